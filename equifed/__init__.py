@@ -1,0 +1,92 @@
+"""equifed: federated learning in JAX, one compiled program a round."""
+
+from . import data as data, nn as nn
+from ._aggregator import (
+    AbstractAggregator as AbstractAggregator,
+    Aggregate as Aggregate,
+    Clip as Clip,
+    DropNonfinite as DropNonfinite,
+    Median as Median,
+    TrimmedMean as TrimmedMean,
+    UniformMean as UniformMean,
+    WeightedMean as WeightedMean,
+)
+from ._algorithm import (
+    AbstractAlgorithm as AbstractAlgorithm,
+    Algorithm as Algorithm,
+    FedAdagrad as FedAdagrad,
+    FedAdam as FedAdam,
+    FedAvg as FedAvg,
+    FedAvgM as FedAvgM,
+    FedDyn as FedDyn,
+    FedNova as FedNova,
+    FedProx as FedProx,
+    FedSGD as FedSGD,
+    FedYogi as FedYogi,
+    Scaffold as Scaffold,
+    State as State,
+)
+from ._checkpoint import Checkpointer as Checkpointer
+from ._client import (
+    AbstractClient as AbstractClient,
+    AbstractCorrection as AbstractCorrection,
+    Broadcast as Broadcast,
+    Control as Control,
+    ControlVariate as ControlVariate,
+    DynamicRegularizer as DynamicRegularizer,
+    FullGradient as FullGradient,
+    LocalSGD as LocalSGD,
+    Message as Message,
+    NoCorrection as NoCorrection,
+    Normalized as Normalized,
+    Proximal as Proximal,
+)
+from ._cohort import ClientData as ClientData, Cohort as Cohort
+from ._evaluate import (
+    ClientMetrics as ClientMetrics,
+    evaluate as evaluate,
+    Evaluator as Evaluator,
+)
+from ._executor import Executor as Executor
+from ._logger import (
+    AbstractLogger as AbstractLogger,
+    JSONLines as JSONLines,
+    Loggers as Loggers,
+    NoLogger as NoLogger,
+    ProgressBar as ProgressBar,
+    Table as Table,
+    TensorBoard as TensorBoard,
+    WandB as WandB,
+)
+from ._metrics import (
+    AbstractMetric as AbstractMetric,
+    accuracy as accuracy,
+    Average as Average,
+    ConfusionMatrix as ConfusionMatrix,
+    cross_entropy as cross_entropy,
+    Sum as Sum,
+    top_k_accuracy as top_k_accuracy,
+)
+from ._optim import Optim as Optim
+from ._server import (
+    AbstractServer as AbstractServer,
+    adagrad as adagrad,
+    adam as adam,
+    DynServer as DynServer,
+    NovaServer as NovaServer,
+    OptaxServer as OptaxServer,
+    ScaffoldServer as ScaffoldServer,
+    yogi as yogi,
+)
+from ._solution import RESULTS as RESULTS, Solution as Solution
+from ._train import rounds as rounds, train as train
+from ._tree import floating as floating
+
+
+def __getattr__(name: str):
+    # Loaded when first used: neither belongs to training.
+    if name in ("plot", "testing"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

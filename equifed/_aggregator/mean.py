@@ -1,0 +1,64 @@
+"""The two means."""
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float
+
+from .._client import Message
+from .._tree import safe_divide, tree_scale
+from .base import AbstractAggregator, Aggregate, Total
+
+
+def _weigh(message: Message, weight: Float[Array, ""]) -> Total:
+    # A message that counts as absent may hold anything: zero times infinity is not 0.
+    present = weight > 0
+    payload, stats = jtu.tree_map(
+        lambda x: jnp.where(present, x, jnp.zeros_like(x)),
+        (message.payload, message.stats),
+    )
+    count = present.astype(weight.dtype)
+    return Total(tree_scale(weight, payload), tree_scale(weight, stats), weight, count)
+
+
+def _divide(total: Total) -> Aggregate:
+    # Times the inverse, as written: XLA turns a division by a scalar into just that for
+    # one device but not for several, and the bits would differ.
+    inverse = safe_divide(jnp.ones_like(total.weight), total.weight)
+    payload, stats = tree_scale(inverse, (total.payload, total.stats))
+    return Aggregate(payload, stats, total.weight, total.count)
+
+
+class WeightedMean(AbstractAggregator):
+    r"""$\sum_i w_i m_i \big/ \sum_i w_i$, where $w_i$ is the message's weight: the
+    client's number of examples, unless its algorithm says otherwise."""
+
+    @property
+    def gathers(self):
+        return False
+
+    def init(self, params):
+        return None
+
+    def encode(self, message, state, *, key):
+        return _weigh(message, message.weight)
+
+    def decode(self, encoded, state, *, key):
+        return _divide(encoded), state
+
+
+class UniformMean(AbstractAggregator):
+    r"""$\frac{1}{|S|} \sum_{i \in S} m_i$ over the messages of nonzero weight."""
+
+    @property
+    def gathers(self):
+        return False
+
+    def init(self, params):
+        return None
+
+    def encode(self, message, state, *, key):
+        present = message.weight > 0
+        return _weigh(message, present.astype(message.weight.dtype))
+
+    def decode(self, encoded, state, *, key):
+        return _divide(encoded), state

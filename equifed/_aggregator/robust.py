@@ -1,0 +1,114 @@
+"""Means that a minority of arbitrary messages cannot carry away.
+
+Both work coordinate by coordinate (Yin et al., 2018, arXiv 1803.01498), count every
+client once whatever its number of examples, and need all messages at once.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float
+
+from .._tree import floating
+from .base import AbstractAggregator, Aggregate, Gathered
+
+
+def _uniform_stats(gathered: Gathered) -> Aggregate:
+    present = gathered.present
+
+    def mean(x):
+        keep = present.reshape(present.shape + (1,) * (x.ndim - 1))
+        total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
+        return total * (1 / jnp.maximum(gathered.count, 1).astype(x.dtype))
+
+    weight = gathered.message.weight
+    stats = jtu.tree_map(mean, gathered.message.stats)
+    count = gathered.count.astype(weight.dtype)
+    return Aggregate(None, stats, weight.sum(), count)
+
+
+def _sorted(x: Array, present: Array) -> Array:
+    """Sorted along the messages, the absent ones (as infinities) last."""
+    keep = present.reshape(present.shape + (1,) * (x.ndim - 1))
+    return jnp.sort(jnp.where(keep, x, jnp.full_like(x, jnp.inf)), axis=0)
+
+
+class Median(AbstractAggregator):
+    """The coordinate-wise median; the mean of the middle two if they are even."""
+
+    @property
+    def gathers(self):
+        return True
+
+    def init(self, params):
+        return None
+
+    def encode(self, message, state, *, key):
+        return Gathered(message)
+
+    def decode(self, encoded, state, *, key):
+        count = jnp.maximum(encoded.count, 1)
+
+        def median(x):
+            x = _sorted(x, encoded.present)
+            middle = x[(count - 1) // 2] + x[count // 2]
+            half = jnp.asarray(0.5, x.dtype)
+            return jnp.where(encoded.count > 0, middle * half, jnp.zeros_like(middle))
+
+        payload = jtu.tree_map(median, encoded.message.payload)
+        return eqx.tree_at(
+            lambda a: a.payload,
+            _uniform_stats(encoded),
+            payload,
+            is_leaf=lambda x: x is None,
+        ), state
+
+
+class TrimmedMean(AbstractAggregator):
+    r"""The coordinate-wise mean of what is left when the largest and the smallest
+    $\lfloor \beta n \rfloor$ of the $n$ values are taken away.
+
+    **Arguments:**
+
+    - `trim`: the fraction $\beta$ to take away at each end, in [0, 0.5).
+    """
+
+    trim: Float[Array, ""] = eqx.field(converter=floating)
+
+    def __init__(self, trim: float):
+        if not 0 <= trim < 0.5:
+            raise ValueError(
+                "`trim` is the fraction taken away at each end, and must be at least "
+                f"0 and less than 0.5, got {trim}."
+            )
+        self.trim = floating(trim)
+
+    @property
+    def gathers(self):
+        return True
+
+    def init(self, params):
+        return None
+
+    def encode(self, message, state, *, key):
+        return Gathered(message)
+
+    def decode(self, encoded, state, *, key):
+        count = encoded.count
+        cut = jnp.floor(self.trim * count).astype(count.dtype)
+
+        def mean(x):
+            place = jnp.arange(x.shape[0])
+            keep = (place >= cut) & (place < count - cut)
+            keep = keep.reshape(keep.shape + (1,) * (x.ndim - 1))
+            x = _sorted(x, encoded.present)
+            total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
+            return total * (1 / jnp.maximum(count - 2 * cut, 1).astype(x.dtype))
+
+        payload = jtu.tree_map(mean, encoded.message.payload)
+        return eqx.tree_at(
+            lambda a: a.payload,
+            _uniform_stats(encoded),
+            payload,
+            is_leaf=lambda x: x is None,
+        ), state

@@ -1,0 +1,62 @@
+"""Aggregators that change each message before another aggregator sees it."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._client import Message
+from .._tree import floating, tree_isfinite, tree_norm, tree_scale
+from .base import AbstractAggregator
+
+
+class Clip(AbstractAggregator):
+    r"""Scales each message down to norm at most $C$: $m \min(1, C / \lVert m \rVert)$.
+
+    The norm is that of the whole payload: for SCAFFOLD, of the change of the params
+    and of the control variate together.
+    """
+
+    aggregator: AbstractAggregator
+    max_norm: Float[Array, ""] = eqx.field(converter=floating)
+
+    @property
+    def gathers(self):
+        return self.aggregator.gathers
+
+    def init(self, params):
+        return self.aggregator.init(params)
+
+    def encode(self, message, state, *, key):
+        norm = tree_norm(message.payload)
+        scale = jnp.minimum(1, self.max_norm / jnp.maximum(norm, self.max_norm))
+        payload = tree_scale(scale, message.payload)
+        message = Message(payload, message.weight, message.stats)
+        return self.aggregator.encode(message, state, key=key)
+
+    def decode(self, encoded, state, *, key):
+        return self.aggregator.decode(encoded, state, key=key)
+
+
+class DropNonfinite(AbstractAggregator):
+    """Leaves out every message that holds a NaN or an infinity.
+
+    The round's metrics count them as `nonfinite`, with or without this wrapper.
+    """
+
+    aggregator: AbstractAggregator
+
+    @property
+    def gathers(self):
+        return self.aggregator.gathers
+
+    def init(self, params):
+        return self.aggregator.init(params)
+
+    def encode(self, message, state, *, key):
+        finite = tree_isfinite((message.payload, message.stats, message.weight))
+        weight = jnp.where(finite, message.weight, jnp.zeros_like(message.weight))
+        message = Message(message.payload, weight, message.stats)
+        return self.aggregator.encode(message, state, key=key)
+
+    def decode(self, encoded, state, *, key):
+        return self.aggregator.decode(encoded, state, key=key)

@@ -1,0 +1,17 @@
+from .base import (
+    AbstractAlgorithm as AbstractAlgorithm,
+    Algorithm as Algorithm,
+    State as State,
+)
+from .fedadaptive import (
+    FedAdagrad as FedAdagrad,
+    FedAdam as FedAdam,
+    FedYogi as FedYogi,
+)
+from .fedavg import FedAvg as FedAvg
+from .fedavgm import FedAvgM as FedAvgM
+from .feddyn import FedDyn as FedDyn
+from .fednova import FedNova as FedNova
+from .fedprox import FedProx as FedProx
+from .fedsgd import FedSGD as FedSGD
+from .scaffold import Scaffold as Scaffold

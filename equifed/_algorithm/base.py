@@ -1,0 +1,218 @@
+"""An algorithm is a client, an aggregator and a server, and one `round` for all.
+
+The round is written once. What makes an algorithm is which three parts it binds, so a
+new one is a class whose only method is an `__init__` that picks them; or no class at
+all: `Algorithm(client=..., aggregator=..., server=...)`.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from beartype import beartype
+from jaxtyping import Array, Float, Int, PRNGKeyArray, jaxtyped
+
+from .._aggregator import AbstractAggregator
+from .._client import AbstractClient, Broadcast
+from .._cohort import NO_CLIENT, Cohort
+from .._executor import Executor
+from .._metrics import Sum, compute_metrics
+from .._server import AbstractServer
+from .._tree import params_of, tree_isfinite, tree_where
+from .._types import AggregatorState, ClientState, Model, ServerState
+from ..data import AbstractBatching
+
+
+class State(eqx.Module):
+    """All that is carried from round to round: checkpoint this and nothing else."""
+
+    model: Model
+    server: ServerState
+    aggregator: AggregatorState
+    clients: ClientState
+    """The clients' states, stacked along a leading axis over the population."""
+    round: Int[Array, ""]
+    """How many rounds have been run."""
+
+
+class AbstractAlgorithm(eqx.Module):
+    """A client, an aggregator and a server, bound."""
+
+    client: eqx.AbstractVar[AbstractClient]
+    aggregator: eqx.AbstractVar[AbstractAggregator]
+    server: eqx.AbstractVar[AbstractServer]
+
+    @property
+    def batching(self) -> AbstractBatching:
+        """How a client goes through its examples; the loader needs it too."""
+        return self.client.batching
+
+    @jaxtyped(typechecker=beartype)
+    def init(self, model: Model, *, num_clients: int) -> State:
+        """The state before the first round. The model is copied.
+
+        **Arguments:**
+
+        - `model`: any PyTree with floating-point arrays, which are what is trained.
+        - `num_clients`: the size of the population.
+
+        **Raises:**
+
+        `ValueError` if the model has nothing to train, or the population is empty.
+        """
+        if num_clients < 1:
+            raise ValueError(f"`num_clients` must be at least 1, got {num_clients}.")
+        model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
+        params = params_of(model)
+        if not jtu.tree_leaves(params):
+            raise ValueError(
+                "The model has no floating-point array, so there is nothing to train: "
+                f"{model!r:.200}. Integer arrays and Python floats are not trained."
+            )
+        # The leaves of every client's state are the same at the start.
+        client = self.client.init(params)
+        clients = jtu.tree_map(
+            lambda x: jnp.broadcast_to(x, (num_clients, *x.shape)).copy(), client
+        )
+        server = self.server.init(params, num_clients=num_clients)
+        aggregator = self.aggregator.init(params)
+        return State(model, server, aggregator, clients, jnp.zeros((), jnp.int32))
+
+    @jaxtyped(typechecker=beartype)
+    def round(
+        self,
+        state: State,
+        cohort: Cohort,
+        *,
+        key: PRNGKeyArray,
+        executor: Executor = Executor(),  # noqa: B008 (holds no array)
+    ) -> tuple[State, dict[str, Array]]:
+        """Runs one round: broadcast, local work, aggregation, server step.
+
+        It is compiled once for all cohorts of the same shape. If the new model is not
+        finite, or no client had anything to say, the round is rejected: the state stays
+        as it was, but for the number of rounds.
+
+        **Arguments:**
+
+        - `state`: what `init` or the last `round` returned.
+        - `cohort`: this round's clients, from a [`equifed.data.Loader`][].
+        - `key`: the experiment's root key, the same in every round: the round's number
+            and the clients' are folded into it.
+        - `executor`: how to run it; never changes the result.
+
+        **Returns:**
+
+        The new state, and metrics: `loss` (the mean training loss over the examples
+        visited, as the clients moved), whatever else the loss reports, `clients` (the
+        number of messages aggregated), `nonfinite` (the number of clients whose
+        message was not finite), `nonfinite_model` (1 if that is why the round was
+        rejected).
+
+        **Raises:**
+
+        `ValueError` if the cohort does not fit the executor or the algorithm.
+        """
+        check_round(self, cohort, executor)
+        return _round(self, state, cohort, key, executor)
+
+
+class Algorithm(AbstractAlgorithm):
+    """Any client, aggregator and server."""
+
+    client: AbstractClient
+    aggregator: AbstractAggregator
+    server: AbstractServer
+
+
+def check_round(
+    algorithm: AbstractAlgorithm, cohort: Cohort, executor: Executor
+) -> None:
+    executor.check(cohort)
+    if cohort.batch_size != algorithm.batching.batch_size:
+        raise ValueError(
+            f"The cohort was planned with a batch size of {cohort.batch_size}, but the "
+            f"algorithm's batching is {algorithm.batching!r}. Build the loader with "
+            "`Loader(dataset, sampler, algorithm.batching)`."
+        )
+
+
+def round_step(
+    algorithm: AbstractAlgorithm,
+    state: State,
+    cohort: Cohort,
+    key: PRNGKeyArray,
+    executor: Executor,
+) -> tuple[State, dict[str, Float[Array, "..."]]]:
+    """One round, as it is traced."""
+    client, aggregator, server = algorithm.client, algorithm.aggregator, algorithm.server
+    client_key, aggregator_key = jr.split(jr.fold_in(key, state.round))
+    params, static = eqx.partition(state.model, eqx.is_inexact_array)
+
+    broadcast = Broadcast(state.model, server.broadcast(params, state.server))
+    encoded, client_states, metrics = executor.run(
+        client,
+        aggregator,
+        broadcast,
+        cohort,
+        state.clients,
+        state.aggregator,
+        key=client_key,
+    )
+    aggregate, aggregator_state = aggregator.decode(
+        encoded, state.aggregator, key=aggregator_key
+    )
+    new_params, server_state = server.round(params, aggregate, state.server)
+
+    finite = tree_isfinite(new_params)
+    accept = finite & (aggregate.count > 0)
+    new_params, server_state, aggregator_state = tree_where(
+        accept,
+        (new_params, server_state, aggregator_state),
+        (params, state.server, state.aggregator),
+    )
+    index = jnp.where(accept, cohort.index.reshape(-1), NO_CLIENT)
+    clients = _scatter(state.clients, index, client_states)
+    metrics = {
+        **metrics,
+        "clients": Sum(aggregate.count),
+        "nonfinite_model": Sum((~finite).astype(jnp.float32)),
+    }
+    new = State(
+        eqx.combine(new_params, static),
+        server_state,
+        aggregator_state,
+        clients,
+        state.round + 1,
+    )
+    return new, compute_metrics(metrics)
+
+
+def _scatter(states: ClientState, index: Array, new: ClientState) -> ClientState:
+    return jtu.tree_map(lambda x, y: x.at[index].set(y, mode="drop"), states, new)
+
+
+_round = eqx.filter_jit(round_step)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def donating_round(
+    kept: Any, state: State
+) -> tuple[State, dict[str, Float[Array, "..."]]]:
+    """`round` for loops that do not look back: the old state's memory is reused."""
+    algorithm, cohort, key, executor = kept
+    return round_step(algorithm, state, cohort, key, executor)
+
+
+def replicate(state: State, executor: Executor) -> State:
+    """Puts the state where the compiled round will leave it, so that the second round
+    does not compile again."""
+    if executor.mesh is None:
+        return state
+    whole = jax.sharding.NamedSharding(executor.mesh, jax.sharding.PartitionSpec())
+    return jtu.tree_map(
+        lambda x: jax.device_put(x, whole) if eqx.is_array(x) else x, state
+    )

@@ -1,0 +1,72 @@
+"""What a client is: a pure function from a broadcast and its data to a message."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._cohort import ClientData
+from .._metrics import AbstractMetric
+from .._types import ClientState, Loss, Model, Params
+from ..data import AbstractBatching
+
+
+class Broadcast(eqx.Module):
+    """What the server sends to every client of a round."""
+
+    model: Model
+    shared: PyTree
+    """Whatever else the algorithm sends down: SCAFFOLD's control variate, say."""
+
+
+class Message(eqx.Module):
+    """What a client sends back.
+
+    The payload is what aggregators work on: they clip it, add noise to it, average
+    it. `stats` holds plain numbers about it that no aggregator may distort, such as
+    FedNova's number of steps; they are averaged with the same weights.
+    """
+
+    payload: PyTree[Array]
+    weight: Float[Array, ""]
+    """At least 0; a message of weight 0 counts as absent."""
+    stats: PyTree[Array] = None
+
+
+class AbstractClient(eqx.Module):
+    """One client's part of a round.
+
+    `round` must be pure, and may depend on its slot, its device and the other clients
+    in no way: that is what makes results independent of how the round was run.
+    """
+
+    loss: eqx.AbstractVar[Loss]
+    batching: eqx.AbstractVar[AbstractBatching]
+
+    @abc.abstractmethod
+    def init(self, params: Params) -> ClientState:
+        """What the client keeps between its rounds; `None` if nothing."""
+
+    @abc.abstractmethod
+    def round(
+        self,
+        broadcast: Broadcast,
+        data: ClientData,
+        state: ClientState,
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[Message, ClientState, dict[str, AbstractMetric]]:
+        """Trains on the client's data, and says what it learnt.
+
+        **Arguments:**
+
+        - `broadcast`: what the server sent.
+        - `data`: the client's examples and the planned order of its visits.
+        - `state`: what `init` or this client's last round returned.
+        - `key`: this client's key for this round.
+
+        **Returns:**
+
+        The message for the server, the new state, and metrics that are summed over
+        the cohort.
+        """

@@ -1,0 +1,88 @@
+"""Clients that take no step: they send a gradient."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._cohort import ClientData
+from .._tree import tree_add, tree_zeros_like
+from .._types import Loss, Model, Params
+from ..data import AbstractBatching
+from .base import AbstractClient, Message
+from .loss import batch_gradient, zero_metrics
+
+
+def mean_gradient(
+    loss: Loss,
+    params: Params,
+    static: Model,
+    data: ClientData,
+    batch_size: int,
+    *,
+    key: PRNGKeyArray,
+) -> Params:
+    """The mean gradient over all the client's examples, in one plain pass."""
+
+    def step(total, examples, mask, i):
+        grads, _ = batch_gradient(
+            loss,
+            params,
+            static,
+            examples,
+            mask,
+            key=jr.fold_in(key, i),
+            mean=False,
+        )
+        return tree_add(total, grads)
+
+    total = data.fold_examples(step, tree_zeros_like(params), batch_size=batch_size)
+    return _divide(total, data.num_examples.astype(jnp.result_type(float)))
+
+
+def _divide(total: Params, count: Float[Array, ""]) -> Params:
+    count = jnp.maximum(count, 1)
+    return jtu.tree_map(lambda x: x / count.astype(x.dtype), total)
+
+
+class FullGradient(AbstractClient):
+    r"""Sends minus the mean gradient at the broadcast model, and takes no step.
+
+    The mean is over the examples of the planned batches: `Epochs(1, ...)` gives the
+    gradient of all the client's data (FedSGD), `Steps(k, ...)` that of `k`
+    mini-batches (mini-batch SGD).
+    """
+
+    loss: Loss
+    batching: AbstractBatching
+
+    def init(self, params):
+        return None
+
+    def round(self, broadcast, data, state, *, key):
+        params, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+
+        def step(carry, examples, mask, i):
+            total, count, metrics = carry
+            grads, new = batch_gradient(
+                self.loss,
+                params,
+                static,
+                examples,
+                mask,
+                key=jr.fold_in(key, i),
+                mean=False,
+            )
+            metrics = {name: metrics[name].merge(new[name]) for name in metrics}
+            count = count + jnp.sum(mask).astype(count.dtype)
+            return tree_add(total, grads), count, metrics
+
+        carry = (
+            tree_zeros_like(params),
+            jnp.zeros((), jnp.result_type(float)),
+            zero_metrics(self.loss, broadcast.model, data.example),
+        )
+        total, count, metrics = data.fold(step, carry)
+        payload = jtu.tree_map(jnp.negative, _divide(total, count))
+        return Message(payload, data.weight), state, metrics

@@ -1,0 +1,68 @@
+"""The local solver that FedAvg, FedProx, SCAFFOLD, FedDyn and FedNova share."""
+
+import equinox as eqx
+import jax.random as jr
+
+from .._optim import Optim, apply_updates, as_optim
+from .._tree import tree_sub
+from .._types import Loss, Params
+from ..data import AbstractBatching
+from .base import AbstractClient, Message
+from .correction import AbstractCorrection, NoCorrection
+from .full_gradient import mean_gradient
+from .loss import batch_gradient, zero_metrics
+
+
+class LocalSGD(AbstractClient):
+    r"""Runs an optimiser over the client's batches, from the broadcast model.
+
+    From $\theta_0 = x$, step $k$ takes the mean gradient of the $k$-th batch, lets
+    the correction change it, and hands it to the optimiser. The message is the
+    change $\theta_K - x$, weighted by the client's number of examples. The
+    optimiser's own state starts afresh in every round.
+    """
+
+    loss: Loss
+    optim: Optim = eqx.field(converter=as_optim)
+    batching: AbstractBatching
+    correction: AbstractCorrection = NoCorrection()
+
+    def init(self, params):
+        return self.correction.init(params)
+
+    def round(self, broadcast, data, state, *, key):
+        start, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+        step_key, pass_key = jr.split(key)
+
+        def gradient() -> Params:
+            batch_size = self.batching.batch_size
+            return mean_gradient(
+                self.loss, start, static, data, batch_size, key=pass_key
+            )
+
+        def step(carry, examples, mask, i):
+            params, optim_state, correction, metrics = carry
+            grads, new = batch_gradient(
+                self.loss,
+                params,
+                static,
+                examples,
+                mask,
+                key=jr.fold_in(step_key, i),
+            )
+            grads, correction = self.correction.correct(grads, params, correction)
+            updates, optim_state = self.optim.update(grads, optim_state, params)
+            params = apply_updates(params, updates)
+            metrics = {name: metrics[name].merge(new[name]) for name in metrics}
+            return params, optim_state, correction, metrics
+
+        carry = (
+            start,
+            self.optim.init(start),
+            self.correction.begin(start, broadcast.shared, state, gradient),
+            zero_metrics(self.loss, broadcast.model, data.example),
+        )
+        params, _, correction, metrics = data.fold(step, carry)
+        delta = tree_sub(params, start)
+        payload, state = self.correction.end(delta, data.num_steps, correction)
+        return Message(payload, data.weight), state, metrics

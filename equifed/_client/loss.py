@@ -1,0 +1,106 @@
+"""From the loss of one example to the gradient of a batch.
+
+Users write the loss of one example. Here it is mapped over a batch, masked, averaged,
+and differentiated; here too its mistakes are found, before anything is compiled.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from .._metrics import AbstractMetric, as_metrics, masked_sum
+from .._tree import tree_zeros_like
+from .._types import Example, Loss, Model, Params
+
+
+Metrics = dict[str, AbstractMetric]
+
+
+def example_metrics(
+    loss: Loss, model: Model, example: Example, key: PRNGKeyArray
+) -> tuple[Array, Metrics]:
+    """The loss of one example, and its metrics, the loss included."""
+    out: Any = loss(model, example, key)
+    value, values = out if isinstance(out, tuple) else (out, {})
+    return value, as_metrics(value, values)
+
+
+def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metrics:
+    """Tries the loss on the shape of one example, without computing anything.
+
+    **Arguments:**
+
+    - `where`: whose example it is, for the error message.
+
+    **Returns:**
+
+    The shapes and dtypes of the metrics that the loss reports.
+
+    **Raises:**
+
+    `ValueError` if the loss cannot take the example, or returns anything but one
+    floating-point number, or a pair of it and a dictionary.
+    """
+    shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
+    try:
+        out: Any = eqx.filter_eval_shape(loss, model, example, jr.key(0))
+    except Exception as error:
+        raise ValueError(
+            f"The loss failed on an example of {where}, {shapes}. Its own error was "
+            f"{type(error).__name__}: {error}\n"
+            "The loss is given ONE example, without a batch axis, and is called as "
+            "`loss(model, example, key)`."
+        ) from error
+    value, values = out if isinstance(out, tuple) and len(out) == 2 else (out, {})
+    kind = getattr(value, "dtype", None)
+    if kind is None or value.shape != () or not jnp.issubdtype(kind, jnp.floating):
+        got = type(value).__name__ if kind is None else f"{kind}{list(value.shape)}"
+        raise ValueError(
+            "The loss of one example must be one floating-point number, or a pair of "
+            f"it and a dictionary of metrics, got {got} for an example of {where}, "
+            f"{shapes}. If it is a vector, take its mean."
+        )
+    if not isinstance(values, dict):
+        raise ValueError(
+            "The second thing that the loss returns must be a dictionary of metrics, "
+            f"got {type(values).__name__}."
+        )
+    return eqx.filter_eval_shape(as_metrics, value, values)
+
+
+def zero_metrics(loss: Loss, model: Model, example: Example) -> Metrics:
+    return tree_zeros_like(check_loss(loss, model, example, "the cohort"))
+
+
+def batch_gradient(
+    loss: Loss,
+    params: Params,
+    static: Model,
+    examples: Example,
+    mask: Bool[Array, " batch"],
+    *,
+    key: PRNGKeyArray,
+    mean: bool = True,
+) -> tuple[Params, Metrics]:
+    r"""The gradient of $\frac1{|B|}\sum_{e \in B} \ell(\theta, e)$ over the examples
+    that the mask keeps (or of the sum, if not `mean`), and their summed metrics."""
+    keys = jr.split(key, mask.shape[0])
+
+    def total(params: Params) -> tuple[Float[Array, ""], Metrics]:
+        model = eqx.combine(params, static)
+
+        def one(example, key):
+            return example_metrics(loss, model, example, key)
+
+        values, metrics = jax.vmap(one)(examples, keys)
+        value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
+        if mean:
+            count = jnp.maximum(jnp.sum(mask), 1)
+            value = value / count.astype(value.dtype)
+        return value, masked_sum(metrics, mask)
+
+    return jax.grad(total, has_aux=True)(params)

@@ -1,0 +1,69 @@
+"""FedNova's client: local SGD that also says how far its steps could have carried it.
+
+With an optimiser that is linear in its gradients, a client's change is a weighted sum
+of them, $\\Delta_i = -\\eta \\sum_k a_{i,k} g_k$. FedNova needs $\\eta \\lVert a_i
+\\rVert_1$. The paper derives it by hand for momentum and for proximal terms; but it is
+simply how far the same optimiser carries one number whose gradient is 1 at every step.
+So that is what is run.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .._loop import fold_range
+from .._optim import apply_updates
+from .._tree import safe_divide
+from .._types import Loss
+from ..data import AbstractBatching
+from .base import AbstractClient, Message
+from .local_sgd import LocalSGD
+
+
+class Normalized(AbstractClient):
+    r"""Wraps `LocalSGD`: sends $\Delta_i / s_i$, and $s_i = \eta \lVert a_i \rVert_1$
+    in the message's `stats`.
+
+    Exact for SGD with or without momentum, Nesterov's included, under any schedule,
+    and with a proximal correction. For other optimisers $s_i$ is the distance that a
+    constant gradient of 1 would have travelled.
+    """
+
+    client: LocalSGD
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.batching
+
+    def init(self, params):
+        return self.client.init(params)
+
+    def round(self, broadcast, data, state, *, key):
+        optim, correction = self.client.optim, self.client.correction
+        message, new_state, metrics = self.client.round(
+            broadcast, data, state, key=key
+        )
+        dtype = jnp.result_type(float)
+        one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
+
+        def step(i, carry):
+            place, optim_state, corrected = carry
+            grad, corrected = correction.correct(one, place, corrected)
+            update, optim_state = optim.update(grad, optim_state, place)
+            return apply_updates(place, update), optim_state, corrected
+
+        corrected = correction.begin(zero, None, None, lambda: one)
+        carry = (zero, optim.init(zero), corrected)
+        bound = data.order.shape[0]
+        place, _, _ = fold_range(
+            step, carry, data.num_steps, bound, data.differentiable
+        )
+        scale = -place
+        payload = jtu.tree_map(
+            lambda x: safe_divide(x, scale.astype(x.dtype)), message.payload
+        )
+        return Message(payload, message.weight, scale), new_state, metrics

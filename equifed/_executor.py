@@ -1,0 +1,239 @@
+"""How the clients of a round are run. Nothing here changes what is computed.
+
+A device takes its slots in blocks. Within a block clients run side by side under
+`vmap`, their loops as long as the longest of them; blocks follow one another. What the
+clients encode is summed as it comes, so that memory does not grow with the cohort,
+unless the aggregator wants all of it, or the sum is to be taken in one fixed order.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ._aggregator import AbstractAggregator
+from ._client import AbstractClient, Broadcast
+from ._cohort import NO_CLIENT, ClientData, Cohort
+from ._loop import fold_range
+from ._metrics import AbstractMetric, Sum
+from ._tree import tree_isfinite, tree_where, tree_zeros_like
+from ._types import AggregatorState, ClientState
+
+
+AXIS = "clients"
+
+
+class Executor(eqx.Module):
+    """Options of how a round is run: they never change its result.
+
+    **Arguments:**
+
+    - `mesh`: the devices, as a `jax.sharding.Mesh` with an axis `clients`; give the
+        loader the same one. `None` runs on the default device.
+    - `block_size`: how many clients run side by side on a device. 1 is right for a
+        CPU; 8 to 64 fill a GPU. Memory grows with it.
+    - `ordered`: sum the messages in the order of the clients' numbers. The result then
+        has the same bits on any number of devices; memory grows with the cohort.
+    - `differentiable`: make the round reverse-mode differentiable, by checkpointing
+        its loops.
+    """
+
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+    block_size: int = 1
+    ordered: bool = False
+    differentiable: bool = False
+
+    def __check_init__(self):
+        if self.block_size < 1:
+            raise ValueError(f"`block_size` must be at least 1, got {self.block_size}.")
+        if self.mesh is not None and AXIS not in self.mesh.axis_names:
+            raise ValueError(
+                f"The mesh must have an axis called {AXIS!r}, got axes "
+                f"{self.mesh.axis_names}. Make it with "
+                f'`jax.make_mesh((jax.device_count(),), ("{AXIS}",))`.'
+            )
+
+    @property
+    def num_devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.shape[AXIS]
+
+    def check(self, cohort: Cohort) -> None:
+        if cohort.num_devices != self.num_devices:
+            raise ValueError(
+                f"The cohort was planned for {cohort.num_devices} devices, but the "
+                f"executor runs on {self.num_devices}. Give the same mesh to "
+                "`Loader(..., mesh=mesh)` and to `Executor(mesh=mesh)`."
+            )
+
+    def run(
+        self,
+        client: AbstractClient,
+        aggregator: AbstractAggregator,
+        broadcast: Broadcast,
+        cohort: Cohort,
+        client_states: ClientState,
+        aggregator_state: AggregatorState,
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[PyTree, ClientState, dict[str, AbstractMetric]]:
+        """Runs every client of the cohort.
+
+        **Returns:**
+
+        What the aggregator's `decode` wants, the cohort's new client states with the
+        axes (slots, ...) in the order of `cohort.index.reshape(-1)`, and the metrics
+        summed over the cohort.
+        """
+        run = _Run(client, aggregator, broadcast, aggregator_state, key)
+        keep = aggregator.gathers or self.ordered
+        arrays, static = eqx.partition(run, eqx.is_array)
+
+        def device(
+            arrays: PyTree, states: ClientState, cohort: Cohort
+        ) -> tuple[PyTree, PyTree, ClientState]:
+            run = eqx.combine(arrays, static)
+            cohort = jtu.tree_map(lambda x: x[0], cohort)
+            total, kept, states = self._device(run, cohort, states, keep=keep)
+            if self.mesh is not None:
+                total = jax.lax.psum(total, AXIS)
+            return total, kept, states
+
+        if self.mesh is not None:
+            whole, split = PartitionSpec(), PartitionSpec(AXIS)
+            # Without the check of which values vary over devices: were the model
+            # known to be the same on all of them, `jax.grad` inside a client would
+            # sum its gradients over the devices.
+            device = jax.shard_map(
+                device,
+                mesh=self.mesh,
+                in_specs=(whole, whole, split),
+                out_specs=(whole, split, split),
+                check_vma=False,
+            )
+        total, kept, states = device(arrays, client_states, cohort)
+        if keep:
+            total = self._in_order(kept, cohort.index.reshape(-1), aggregator.gathers)
+        encoded, metrics = total
+        return encoded, states, metrics
+
+    def _device(self, run: "_Run", cohort: Cohort, states: ClientState, *, keep: bool):
+        """All the slots of one device, block after block."""
+        size = self.block_size
+        num_slots = cohort.index.shape[0]
+        num_blocks = -(-num_slots // size)
+        slots = (cohort.start, cohort.stop, cohort.first, cohort.num_examples)
+        fill = num_blocks * size - num_slots
+        slots = jtu.tree_map(lambda x: jnp.pad(x, (0, fill)), slots)
+        index = jnp.pad(cohort.index, (0, fill), constant_values=NO_CLIENT)
+
+        def one(slot, index):
+            start, stop, first, num_examples = slot
+            data = ClientData(
+                cohort.examples,
+                cohort.order,
+                start,
+                stop,
+                first,
+                num_examples,
+                differentiable=self.differentiable,
+            )
+            return run.client_round(data, index, states)
+
+        def block(b):
+            slot, i = jtu.tree_map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, b * size, size),
+                (slots, index),
+            )
+            if size == 1:
+                slot, i = jtu.tree_map(lambda x: x[0], (slot, i))
+                return jtu.tree_map(lambda x: x[None], one(slot, i))
+            return jax.vmap(one)(slot, i)
+
+        def body(b, carry):
+            total, kept, states = carry
+            summand, new_states = block(b)
+            if keep:
+                kept = _write(kept, summand, b * size)
+            else:
+                total = jtu.tree_map(lambda t, x: t + x.sum(0), total, summand)
+            return total, kept, _write(states, new_states, b * size)
+
+        summand, new_states = jax.eval_shape(block, jnp.zeros((), jnp.int32))
+        zeros = tree_zeros_like(_resize(summand, (num_blocks * size,)))
+        carry = (
+            None if keep else tree_zeros_like(_resize(summand, ())),
+            zeros if keep else None,
+            tree_zeros_like(_resize(new_states, (num_blocks * size,))),
+        )
+        # Empty slots come last: they are not run at all.
+        used = jnp.max(jnp.where(index != NO_CLIENT, jnp.arange(1, index.size + 1), 0))
+        count = (used + size - 1) // size
+        total, kept, new_states = fold_range(
+            body, carry, count, num_blocks, self.differentiable
+        )
+        cut = jtu.tree_map(lambda x: x[:num_slots], (kept, new_states))
+        return total, *cut
+
+    def _in_order(self, kept: PyTree, index: Array, gathers: bool) -> PyTree:
+        """Sorts what was kept by client number; sums it one by one if asked to."""
+        order = jnp.argsort(index, stable=True)
+        kept = jtu.tree_map(lambda x: x[order], kept)
+        if self.mesh is not None:
+            whole = NamedSharding(self.mesh, PartitionSpec())
+            kept = jax.lax.with_sharding_constraint(kept, whole)
+        encoded, metrics = kept
+
+        def ordered_sum(x: PyTree) -> PyTree:
+            zero = jtu.tree_map(lambda x: jnp.zeros_like(x[0]), x)
+
+            def add(total, x):
+                return jtu.tree_map(jnp.add, total, x), None
+
+            return jax.lax.scan(add, zero, x)[0]
+
+        return encoded if gathers else ordered_sum(encoded), ordered_sum(metrics)
+
+
+class _Run(eqx.Module):
+    """What all clients of a round have in common."""
+
+    client: AbstractClient
+    aggregator: AbstractAggregator
+    broadcast: Broadcast
+    aggregator_state: AggregatorState
+    key: PRNGKeyArray
+
+    def client_round(self, data: ClientData, index: Array, states: ClientState) -> Any:
+        present = index != NO_CLIENT
+        train_key, encode_key = jr.split(jr.fold_in(self.key, index))
+        state = jtu.tree_map(lambda x: x.at[index].get(mode="clip"), states)
+        message, new_state, metrics = self.client.round(
+            self.broadcast, data, state, key=train_key
+        )
+        encoded = self.aggregator.encode(message, self.aggregator_state, key=encode_key)
+        # A client that diverged forgets this round, or it would never come back.
+        finite = tree_isfinite((message.payload, message.weight, new_state))
+        state = tree_where(finite, new_state, state)
+        metrics = {**metrics, "nonfinite": Sum((present & ~finite).astype(jnp.float32))}
+        summand = jtu.tree_map(
+            lambda x: jnp.where(present, x, jnp.zeros_like(x)), (encoded, metrics)
+        )
+        return summand, state
+
+
+def _resize(x: PyTree, axes: tuple[int, ...]) -> PyTree:
+    """The shapes of `x` with its leading axis replaced."""
+    return jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct((*axes, *x.shape[1:]), x.dtype), x
+    )
+
+
+def _write(buffer: PyTree, x: PyTree, place: Array) -> PyTree:
+    write: Callable = jax.lax.dynamic_update_slice_in_dim
+    return jtu.tree_map(lambda b, x: write(b, x, place, 0), buffer, x)

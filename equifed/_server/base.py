@@ -1,0 +1,27 @@
+"""What a server is: from the model and an aggregate to the next model."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from .._aggregator import Aggregate
+from .._types import Params, ServerState
+
+
+class AbstractServer(eqx.Module):
+    """The server's part of a round. It sees params: the model's floating arrays."""
+
+    @abc.abstractmethod
+    def init(self, params: Params, *, num_clients: int) -> ServerState:
+        """What the server keeps between rounds."""
+
+    @abc.abstractmethod
+    def broadcast(self, params: Params, state: ServerState) -> PyTree:
+        """What goes down to the clients beside the model; `None` if nothing."""
+
+    @abc.abstractmethod
+    def round(
+        self, params: Params, aggregate: Aggregate, state: ServerState
+    ) -> tuple[Params, ServerState]:
+        """The next params, and the next state."""

@@ -1,0 +1,24 @@
+"""FedNova's server: any server, given the normalised change at its common length."""
+
+import equinox as eqx
+
+from .._tree import tree_scale
+from .base import AbstractServer
+
+
+class NovaServer(AbstractServer):
+    r"""Hands $\overline{s} \cdot \overline{\Delta / s}$ to another server, where
+    $\overline{s}$ is the mean of the clients' $\eta \lVert a_i \rVert_1$."""
+
+    server: AbstractServer
+
+    def init(self, params, *, num_clients):
+        return self.server.init(params, num_clients=num_clients)
+
+    def broadcast(self, params, state):
+        return self.server.broadcast(params, state)
+
+    def round(self, params, aggregate, state):
+        payload = tree_scale(aggregate.stats, aggregate.payload)
+        aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
+        return self.server.round(params, aggregate, state)

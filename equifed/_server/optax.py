@@ -1,0 +1,29 @@
+"""The server as an optimiser (Reddi et al., 2021, arXiv 2003.00295)."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
+
+from .._optim import Optim, apply_updates, as_optim
+from .base import AbstractServer
+
+
+class OptaxServer(AbstractServer):
+    r"""Any Optax optimiser on the pseudo-gradient $-\Delta$, where $\Delta$ is the
+    aggregated change of the params.
+
+    `optax.sgd(1.0)` adds the change: FedAvg.
+    """
+
+    optim: Optim = eqx.field(converter=as_optim)
+
+    def init(self, params, *, num_clients):
+        return self.optim.init(params)
+
+    def broadcast(self, params, state):
+        return None
+
+    def round(self, params, aggregate, state):
+        gradient = jtu.tree_map(jnp.negative, aggregate.payload)
+        updates, state = self.optim.update(gradient, state, params)
+        return apply_updates(params, updates), state

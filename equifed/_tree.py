@@ -1,0 +1,87 @@
+"""Arithmetic on PyTrees that keeps every leaf's dtype.
+
+Optax has tree arithmetic too, but it promotes: a float32 weight times a bfloat16 tree
+is a float32 tree. Inside a compiled loop the carry may not change its type, so here
+the leaf's own dtype always wins.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+
+
+def floating(x: ArrayLike) -> Float[Array, ""]:
+    """Turns a number into a strongly typed array of the default floating dtype.
+
+    The converter of every tunable field: an array is a leaf, so changing it neither
+    recompiles nor stops `jax.vmap` from sweeping over it. An array that is floating
+    already keeps its dtype.
+    """
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating):
+        return jax.lax.convert_element_type(x, x.dtype)
+    return jnp.asarray(x, jnp.result_type(float))
+
+
+def params_of(model: PyTree) -> PyTree:
+    """The trainable part of a model: its floating-point arrays, `None` elsewhere."""
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def tree_add(x: PyTree, y: PyTree) -> PyTree:
+    return jtu.tree_map(lambda a, b: a + b.astype(a.dtype), x, y)
+
+
+def tree_sub(x: PyTree, y: PyTree) -> PyTree:
+    return jtu.tree_map(lambda a, b: a - b.astype(a.dtype), x, y)
+
+
+def tree_scale(scale: Array, x: PyTree) -> PyTree:
+    return jtu.tree_map(lambda a: a * scale.astype(a.dtype), x)
+
+
+def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:
+    """`x + scale * y`."""
+    return jtu.tree_map(
+        lambda a, b: a + scale.astype(a.dtype) * b.astype(a.dtype), x, y
+    )
+
+
+def tree_zeros_like(x: PyTree) -> PyTree:
+    """Zeros with the shapes and dtypes of `x`, which may be `ShapeDtypeStruct`s."""
+    return jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), x)
+
+
+def tree_where(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:
+    """`x` if the condition holds, else `y`, leaf by leaf; leaves that are not arrays
+    are `x`'s."""
+
+    def select(a, b):
+        return jnp.where(condition, a, b) if eqx.is_array(a) else a
+
+    return jtu.tree_map(select, x, y)
+
+
+def tree_isfinite(x: PyTree) -> Bool[Array, ""]:
+    """Whether every number of every floating-point leaf is finite."""
+    leaves = [a for a in jtu.tree_leaves(x) if eqx.is_inexact_array(a)]
+    finite = jnp.asarray(True)
+    for leaf in leaves:
+        finite = finite & jnp.isfinite(leaf).all()
+    return finite
+
+
+def tree_norm(x: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of all leaves together, at least in float32."""
+    total = jnp.asarray(0.0, jnp.result_type(float))
+    for leaf in jtu.tree_leaves(x):
+        if eqx.is_inexact_array(leaf):
+            total = total + jnp.sum(jnp.square(leaf.astype(total.dtype)))
+    return jnp.sqrt(total)
+
+
+def safe_divide(x: Array, y: Array) -> Array:
+    """`x / y`, and zero where `y` is zero, with a gradient that is finite there."""
+    zero = y == 0
+    return jnp.where(zero, jnp.zeros_like(x), x / jnp.where(zero, jnp.ones_like(y), y))

@@ -1,0 +1,35 @@
+"""The table of algorithms: a new one is one line here, and every law is tested."""
+
+import equifed as eqf
+import optax
+
+
+SGD = optax.sgd(0.05)
+
+ALGORITHMS = {
+    "FedSGD": lambda loss, batching: eqf.FedSGD(loss, optax.sgd(0.05), batching),
+    "FedAvg": lambda loss, batching: eqf.FedAvg(loss, SGD, batching),
+    "FedAvg-adam": lambda loss, batching: eqf.FedAvg(
+        loss, optax.adam(0.01), batching, server_optim=optax.sgd(0.5, momentum=0.9)
+    ),
+    "FedAvgM": lambda loss, batching: eqf.FedAvgM(loss, SGD, batching),
+    "FedAdagrad": lambda loss, batching: eqf.FedAdagrad(loss, SGD, batching),
+    "FedAdam": lambda loss, batching: eqf.FedAdam(loss, SGD, batching),
+    "FedYogi": lambda loss, batching: eqf.FedYogi(loss, SGD, batching),
+    "FedProx": lambda loss, batching: eqf.FedProx(loss, SGD, batching, mu=0.1),
+    "Scaffold-1": lambda loss, batching: eqf.Scaffold(loss, SGD, batching, option=1),
+    "Scaffold-2": lambda loss, batching: eqf.Scaffold(loss, SGD, batching),
+    "FedNova": lambda loss, batching: eqf.FedNova(
+        loss, optax.sgd(0.05, momentum=0.9), batching, correction=eqf.Proximal(0.1)
+    ),
+    "FedDyn": lambda loss, batching: eqf.FedDyn(loss, SGD, batching, alpha=0.5),
+    "Median": lambda loss, batching: eqf.FedAvg(
+        loss, SGD, batching, aggregator=eqf.Median()
+    ),
+    "wrappers": lambda loss, batching: eqf.FedAvg(
+        loss,
+        SGD,
+        batching,
+        aggregator=eqf.DropNonfinite(eqf.Clip(eqf.TrimmedMean(0.2), max_norm=0.5)),
+    ),
+}

@@ -1,0 +1,142 @@
+"""Quadratics with known answers."""
+
+import equifed as eqf
+import numpy as np
+import optax
+import pytest
+from equifed import testing
+
+
+ETA = 0.05
+SGD = optax.sgd(ETA)
+UNEQUAL = testing.Quadratics((1.0, 4.0, 2.0), (1.0, -1.0, 3.0), (4, 8, 20))
+
+
+def fedavg(loss, batching):
+    return eqf.FedAvg(loss, SGD, batching)
+
+
+def test_fedavg_settles_at_its_biased_fixed_point():
+    problem = testing.Quadratics((1.0, 4.0), (1.0, -1.0), (4, 4))
+    last = testing.run(fedavg, problem, num_rounds=100)[-1]
+    expected = testing.fedavg_fixed_point(problem, ETA, [10, 10])
+    assert abs(last - expected) < 1e-5
+    assert abs(last - problem.optimum(weighted=True)) > 0.05
+
+
+def test_fedavg_with_unequal_steps_settles_at_its_fixed_point():
+    # One epoch in batches of 4: 1, 2 and 5 steps.
+    batching = eqf.data.Epochs(1, batch_size=4)
+    last = testing.run(fedavg, UNEQUAL, num_rounds=300, batching=batching)[-1]
+    expected = testing.fedavg_fixed_point(UNEQUAL, ETA, [1, 2, 5])
+    assert abs(last - expected) < 1e-5
+
+
+def test_one_step_of_every_client_is_central_sgd():
+    batching = eqf.data.Epochs(1, batch_size=32)
+    a, b, n = (
+        np.array(v)
+        for v in (UNEQUAL.curvatures, UNEQUAL.centres, UNEQUAL.num_examples)
+    )
+    x, expected = 3.0, [3.0]
+    for _ in range(5):
+        x = x - ETA * (n * a * (x - b)).sum() / n.sum()
+        expected.append(x)
+    for make in (
+        fedavg,
+        lambda loss, batching: eqf.FedSGD(loss, SGD, batching),
+        lambda loss, batching: eqf.FedNova(loss, SGD, batching),
+        lambda loss, batching: eqf.FedProx(loss, SGD, batching, mu=1.0),
+        lambda loss, batching: eqf.Scaffold(
+            loss, SGD, batching, aggregator=eqf.WeightedMean()
+        ),
+    ):
+        got = testing.run(make, UNEQUAL, num_rounds=1, batching=batching)
+        np.testing.assert_allclose(got, expected[:2], rtol=1e-5)
+    for make in (fedavg, lambda loss, batching: eqf.FedSGD(loss, SGD, batching)):
+        got = testing.run(make, UNEQUAL, num_rounds=5, batching=batching)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", (1, 2))
+def test_scaffold_reaches_the_optimum(option):
+    def make(loss, batching):
+        return eqf.Scaffold(loss, SGD, batching, option=option)
+
+    testing.check_reaches_optimum(make)
+    testing.check_reaches_optimum(make, UNEQUAL, num_rounds=600)
+
+
+def test_scaffold_reaches_the_optimum_with_partial_participation():
+    def make(loss, batching):
+        server = optax.sgd(0.3)
+        return eqf.Scaffold(loss, SGD, batching, server_optim=server)
+
+    sampler = eqf.data.UniformSampler(2, seed=0)
+    testing.check_reaches_optimum(
+        make, UNEQUAL, num_rounds=1500, sampler=sampler, tolerance=1e-3
+    )
+
+
+def test_feddyn_reaches_the_optimum():
+    def make(loss, batching):
+        return eqf.FedDyn(loss, SGD, batching, alpha=1.0)
+
+    testing.check_reaches_optimum(make)
+    testing.check_reaches_optimum(make, UNEQUAL, num_rounds=1000)
+    # With a third of the clients missing from each round too.
+    testing.check_reaches_optimum(
+        make,
+        UNEQUAL,
+        num_rounds=3000,
+        sampler=eqf.data.UniformSampler(2, seed=0),
+        tolerance=1e-3,
+    )
+
+
+def test_fednova_removes_the_bias_of_unequal_steps():
+    # With small steps drift vanishes, and what is left is the bias of step counts.
+    small = optax.sgd(1e-3)
+    batching = eqf.data.Epochs(1, batch_size=4)
+
+    def nova(loss, batching):
+        return eqf.FedNova(loss, small, batching)
+
+    def plain(loss, batching):
+        return eqf.FedAvg(loss, small, batching)
+
+    optimum = UNEQUAL.optimum(weighted=True)
+    kwargs = {"num_rounds": 2500, "batching": batching, "start": optimum}
+    assert abs(testing.run(nova, UNEQUAL, **kwargs)[-1] - optimum) < 0.02
+    assert abs(testing.run(plain, UNEQUAL, **kwargs)[-1] - optimum) > 0.2
+
+
+def test_the_checks_can_fail():
+    with pytest.raises(AssertionError, match="the minimum is at"):
+        testing.check_reaches_optimum(fedavg)
+
+
+def test_fedprox_without_its_term_is_fedavg():
+    def make(loss, batching):
+        return eqf.FedProx(loss, SGD, batching, mu=0.0)
+
+    a = testing.run(make, UNEQUAL, num_rounds=5)
+    b = testing.run(fedavg, UNEQUAL, num_rounds=5)
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_fedprox_with_many_steps_reaches_its_proximal_point():
+    # argmin of a/2 (x - b)^2 + mu/2 (x - x0)^2, averaged over the clients.
+    mu = 2.0
+
+    def make(loss, batching):
+        return eqf.FedProx(loss, SGD, batching, mu=mu)
+
+    batching = eqf.data.Steps(400, batch_size=4)
+    got = testing.run(make, UNEQUAL, num_rounds=1, batching=batching)[-1]
+    a, b, n = (
+        np.array(v)
+        for v in (UNEQUAL.curvatures, UNEQUAL.centres, UNEQUAL.num_examples)
+    )
+    points = (a * b + mu * 3.0) / (a + mu)
+    assert abs(got - (n * points).sum() / n.sum()) < 1e-5
