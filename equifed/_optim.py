@@ -18,40 +18,16 @@ import optax
 import wadler_lindig as wl
 from jaxtyping import Array, PyTree
 
-from ._tree import floating
+from ._tree import Static, floating
 from ._types import Params
 
 
-class _Static:
-    """The leaves of an optimiser that are not numbers, compared by value."""
-
-    def __init__(self, value: PyTree):
-        leaves, self.treedef = jtu.tree_flatten(value)
-        self.leaves = tuple(leaves)
-        self._hash = hash((self.leaves, self.treedef))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return (
-            isinstance(other, _Static)
-            and self._hash == other._hash
-            and self.treedef == other.treedef
-            and self.leaves == other.leaves
-        )
-
-    def value(self) -> PyTree:
-        return jtu.tree_unflatten(self.treedef, self.leaves)
-
-    def names(self) -> list[str]:
-        """The names of the transformations, for a readable repr."""
-        functions = (getattr(leaf, "fn", None) for leaf in self.leaves)
-        names = [f.__qualname__.split(".")[0] for f in functions if f is not None]
-        hidden = ("chain", "with_extra_args_support", "init_empty_state", "sgd", "adam")
-        return [n for n in dict.fromkeys(names) if n not in hidden]
+def _names(static: Static) -> list[str]:
+    """The names of the transformations, for a readable repr."""
+    functions = (getattr(leaf, "fn", None) for leaf in static.leaves)
+    names = [f.__qualname__.split(".")[0] for f in functions if f is not None]
+    hidden = ("chain", "with_extra_args_support", "init_empty_state", "sgd", "adam")
+    return [n for n in dict.fromkeys(names) if n not in hidden]
 
 
 def _is_number(x: Any) -> bool:
@@ -68,7 +44,7 @@ class Optim(eqx.Module):
     """
 
     numbers: PyTree[Array | None]
-    static: _Static = eqx.field(static=True)
+    static: Static = eqx.field(static=True)
 
     def __init__(self, transformation: optax.GradientTransformation):
         tree = eqxi.closure_to_pytree(transformation)
@@ -76,7 +52,7 @@ class Optim(eqx.Module):
             lambda x: floating(x) if _is_number(x) and np.ndim(x) == 0 else x, tree
         )
         self.numbers, static = eqx.partition(tree, eqx.is_array)
-        self.static = _Static(static)
+        self.static = Static(static)
 
     def init(self, params: Params) -> PyTree:
         """The optimiser's state for these params."""
@@ -104,7 +80,7 @@ class Optim(eqx.Module):
             return "..." if traced else f"{float(x):.4g}"
 
         numbers = ", ".join(show(x) for x in jtu.tree_leaves(self.numbers))
-        return wl.TextDoc(f"Optim({' | '.join(self.static.names())}: {numbers})")
+        return wl.TextDoc(f"Optim({' | '.join(_names(self.static))}: {numbers})")
 
 
 def _cast_like(x: PyTree, like: PyTree) -> PyTree:

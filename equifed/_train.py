@@ -16,7 +16,7 @@ from beartype import beartype
 from jaxtyping import Array, PRNGKeyArray, jaxtyped
 
 from ._algorithm import AbstractAlgorithm, State
-from ._algorithm.base import check_round, donating_round, replicate
+from ._algorithm.loop import Stepper
 from ._checkpoint import Checkpointer
 from ._client import check_loss
 from ._evaluate import Evaluator
@@ -72,13 +72,9 @@ def rounds(
 
 
 def _rounds(algorithm, state, loader, num_rounds, key, executor):
-    # `init`'s arrays may be shared with the caller's state, which must survive.
-    state = jtu.tree_map(lambda x: x.copy() if isinstance(x, jax.Array) else x, state)
-    state = replicate(state, executor)
+    step = Stepper(algorithm, state, key=key, executor=executor)
     for _, cohort in loader.cohorts(int(state.round), num_rounds):
-        check_round(algorithm, cohort, executor)
-        state, metrics = donating_round((algorithm, cohort, key, executor), state)
-        yield state, metrics
+        yield step(cohort)
 
 
 def check_data(

@@ -5,6 +5,8 @@ is a float32 tree. Inside a compiled loop the carry may not change its type, so 
 the leaf's own dtype always wins.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,35 @@ def floating(x: ArrayLike) -> Float[Array, ""]:
     return jnp.asarray(x, jnp.result_type(float))
 
 
+class Static:
+    """Leaves that are not arrays, compared by value and hashed once.
+
+    A jitted function hashes its static arguments at every call. The source code of
+    functions, which is what Equinox compares Optax's closures by, makes a slow hash.
+    """
+
+    def __init__(self, value: PyTree):
+        leaves, self.treedef = jtu.tree_flatten(value)
+        self.leaves = tuple(leaves)
+        self._hash = hash((self.leaves, self.treedef))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return (
+            isinstance(other, Static)
+            and self._hash == other._hash
+            and self.treedef == other.treedef
+            and self.leaves == other.leaves
+        )
+
+    def value(self) -> Any:
+        return jtu.tree_unflatten(self.treedef, self.leaves)
+
+
 def params_of(model: PyTree) -> PyTree:
     """The trainable part of a model: its floating-point arrays, `None` elsewhere."""
     return eqx.filter(model, eqx.is_inexact_array)
@@ -39,6 +70,15 @@ def tree_sub(x: PyTree, y: PyTree) -> PyTree:
 
 def tree_scale(scale: Array, x: PyTree) -> PyTree:
     return jtu.tree_map(lambda a: a * scale.astype(a.dtype), x)
+
+
+def tree_divide(x: PyTree, divisor: Array) -> PyTree:
+    """`x / divisor` by a scalar, and zeros where that is zero.
+
+    It multiplies with the inverse. XLA turns a division by a scalar into just that on
+    one device but not on several, so that the bits of an honest division would differ.
+    """
+    return tree_scale(safe_divide(jnp.ones_like(divisor), divisor), x)
 
 
 def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:

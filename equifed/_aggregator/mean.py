@@ -5,7 +5,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .._client import Message
-from .._tree import safe_divide, tree_scale
+from .._tree import tree_divide, tree_scale
 from .base import AbstractAggregator, Aggregate, Total
 
 
@@ -21,10 +21,7 @@ def _weigh(message: Message, weight: Float[Array, ""]) -> Total:
 
 
 def _divide(total: Total) -> Aggregate:
-    # Times the inverse, as written: XLA turns a division by a scalar into just that for
-    # one device but not for several, and the bits would differ.
-    inverse = safe_divide(jnp.ones_like(total.weight), total.weight)
-    payload, stats = tree_scale(inverse, (total.payload, total.stats))
+    payload, stats = tree_divide((total.payload, total.stats), total.weight)
     return Aggregate(payload, stats, total.weight, total.count)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
-from .._tree import floating
+from .._tree import floating, tree_divide
 from .base import AbstractAggregator, Aggregate, Gathered
 
 
@@ -19,7 +19,7 @@ def _uniform_stats(gathered: Gathered) -> Aggregate:
     def mean(x):
         keep = present.reshape(present.shape + (1,) * (x.ndim - 1))
         total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
-        return total * (1 / jnp.maximum(gathered.count, 1).astype(x.dtype))
+        return tree_divide(total, gathered.count.astype(x.dtype))
 
     weight = gathered.message.weight
     stats = jtu.tree_map(mean, gathered.message.stats)
@@ -103,7 +103,7 @@ class TrimmedMean(AbstractAggregator):
             keep = keep.reshape(keep.shape + (1,) * (x.ndim - 1))
             x = _sorted(x, encoded.present)
             total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
-            return total * (1 / jnp.maximum(count - 2 * cut, 1).astype(x.dtype))
+            return tree_divide(total, (count - 2 * cut).astype(x.dtype))
 
         payload = jtu.tree_map(mean, encoded.message.payload)
         return eqx.tree_at(

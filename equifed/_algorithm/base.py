@@ -5,10 +5,7 @@ new one is a class whose only method is an `__init__` that picks them; or no cla
 all: `Algorithm(client=..., aggregator=..., server=...)`.
 """
 
-from typing import Any
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -197,22 +194,3 @@ def _scatter(states: ClientState, index: Array, new: ClientState) -> ClientState
 
 _round = eqx.filter_jit(round_step)
 
-
-@eqx.filter_jit(donate="all-except-first")
-def donating_round(
-    kept: Any, state: State
-) -> tuple[State, dict[str, Float[Array, "..."]]]:
-    """`round` for loops that do not look back: the old state's memory is reused."""
-    algorithm, cohort, key, executor = kept
-    return round_step(algorithm, state, cohort, key, executor)
-
-
-def replicate(state: State, executor: Executor) -> State:
-    """Puts the state where the compiled round will leave it, so that the second round
-    does not compile again."""
-    if executor.mesh is None:
-        return state
-    whole = jax.sharding.NamedSharding(executor.mesh, jax.sharding.PartitionSpec())
-    return jtu.tree_map(
-        lambda x: jax.device_put(x, whole) if eqx.is_array(x) else x, state
-    )

@@ -17,13 +17,13 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._tree import (
     floating,
     tree_add,
     tree_add_scaled,
+    tree_divide,
     tree_scale,
     tree_sub,
     tree_where,
@@ -141,8 +141,7 @@ class ControlVariate(AbstractCorrection):
     def end(self, delta, num_steps, carry):
         _, seen, state = carry
         if self.option == 2:
-            count = jnp.maximum(num_steps, 1)
-            seen = jtu.tree_map(lambda x: x / count.astype(x.dtype), seen)
+            seen = tree_divide(seen, num_steps.astype(jnp.result_type(float)))
         # A client that took no step has seen nothing.
         new = tree_where(num_steps > 0, seen, state)
         return Control(delta, tree_sub(new, state)), new

@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .._cohort import ClientData
-from .._tree import tree_add, tree_zeros_like
+from .._tree import tree_add, tree_divide, tree_zeros_like
 from .._types import Loss, Model, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -38,12 +38,7 @@ def mean_gradient(
         return tree_add(total, grads)
 
     total = data.fold_examples(step, tree_zeros_like(params), batch_size=batch_size)
-    return _divide(total, data.num_examples.astype(jnp.result_type(float)))
-
-
-def _divide(total: Params, count: Float[Array, ""]) -> Params:
-    count = jnp.maximum(count, 1)
-    return jtu.tree_map(lambda x: x / count.astype(x.dtype), total)
+    return tree_divide(total, data.num_examples.astype(jnp.result_type(float)))
 
 
 class FullGradient(AbstractClient):
@@ -84,5 +79,5 @@ class FullGradient(AbstractClient):
             zero_metrics(self.loss, broadcast.model, data.example),
         )
         total, count, metrics = data.fold(step, carry)
-        payload = jtu.tree_map(jnp.negative, _divide(total, count))
+        payload = jtu.tree_map(jnp.negative, tree_divide(total, count))
         return Message(payload, data.weight), state, metrics

@@ -9,11 +9,10 @@ So that is what is run.
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.tree_util as jtu
 
 from .._loop import fold_range
 from .._optim import apply_updates
-from .._tree import safe_divide
+from .._tree import tree_divide
 from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -63,7 +62,5 @@ class Normalized(AbstractClient):
             step, carry, data.num_steps, bound, data.differentiable
         )
         scale = -place
-        payload = jtu.tree_map(
-            lambda x: safe_divide(x, scale.astype(x.dtype)), message.payload
-        )
+        payload = tree_divide(message.payload, scale)
         return Message(payload, message.weight, scale), new_state, metrics
