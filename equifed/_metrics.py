@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from ._tree import floating, safe_divide
 
@@ -66,7 +66,7 @@ class ConfusionMatrix(AbstractMetric):
 
     counts: Float[Array, "classes classes"]
 
-    def __init__(self, logits: Float[Array, " classes"], label: Int[ArrayLike, ""]):
+    def __init__(self, logits: Float[Array, " classes"], label: Integer[ArrayLike, ""]):
         (num_classes,) = logits.shape
         row = jax.nn.one_hot(label, num_classes)
         column = jax.nn.one_hot(jnp.argmax(logits), num_classes)
@@ -77,7 +77,7 @@ class ConfusionMatrix(AbstractMetric):
 
 
 def cross_entropy(
-    logits: Float[Array, "*shape classes"], label: Int[ArrayLike, "*shape"]
+    logits: Float[Array, "*shape classes"], label: Integer[ArrayLike, "*shape"]
 ) -> Float[Array, "*shape"]:
     r"""The cross-entropy $-\log \mathrm{softmax}(\text{logits})_\text{label}$."""
     # The one-hot product rather than an indexed read: the gradient of a read is a
@@ -87,13 +87,13 @@ def cross_entropy(
     return -jnp.sum(log_probabilities * one_hot, axis=-1)
 
 
-def accuracy(logits: Float[Array, " classes"], label: Int[ArrayLike, ""]) -> Average:
+def accuracy(logits: Float[Array, " classes"], label: Integer[ArrayLike, ""]) -> Average:
     """Whether the largest logit is the label's; the lowest index wins a tie."""
     return Average(jnp.argmax(logits) == label)
 
 
 def top_k_accuracy(
-    logits: Float[Array, " classes"], label: Int[ArrayLike, ""], *, k: int
+    logits: Float[Array, " classes"], label: Integer[ArrayLike, ""], *, k: int
 ) -> Average:
     """Whether the label is among the `k` largest logits; the lowest indices win ties.
 

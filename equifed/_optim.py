@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import optax
@@ -31,9 +32,9 @@ def _names(static: Static) -> list[str]:
 
 
 def _is_number(x: Any) -> bool:
-    if isinstance(x, bool):
-        return False
-    return isinstance(x, float) or eqx.is_inexact_array_like(x)
+    if isinstance(x, float | np.floating):
+        return True
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 class Optim(eqx.Module):

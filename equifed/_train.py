@@ -67,7 +67,10 @@ def rounds(
     """
     if executor is None:
         executor = Executor(mesh=loader.mesh)
-    check_data(algorithm, state.model, loader)
+    if isinstance(loader, Loader):
+        # By shape alone, so that the error can name the client.
+        client, example = loader.dataset.client_ids[0], loader.dataset.example
+        check_loss(algorithm.client.loss, state.model, example, f"client {client!r}")
     return _rounds(algorithm, state, loader, num_rounds, key, executor)
 
 
@@ -75,14 +78,6 @@ def _rounds(algorithm, state, loader, num_rounds, key, executor):
     step = Stepper(algorithm, state, key=key, executor=executor)
     for _, cohort in loader.cohorts(int(state.round), num_rounds):
         yield step(cohort)
-
-
-def check_data(
-    algorithm: AbstractAlgorithm, model: Model, loader: Loader | StreamLoader
-) -> None:
-    """Tries the loss on the first client's data, by shape alone."""
-    example, client = loader.example, loader.example_client
-    check_loss(algorithm.client.loss, model, example, f"client {client!r}")
 
 
 @jaxtyped(typechecker=beartype)
@@ -138,8 +133,9 @@ def train(
     }
     state = algorithm.init(model, num_clients=_num_clients(algorithm, model, loader))
     history: list[dict[str, Any]] = []
+    name = type(algorithm).__name__
     if checkpointer is not None:
-        restored = checkpointer.restore(state)
+        restored = checkpointer.restore(state, algorithm=name)
         if restored is not None:
             _, state, history = restored
 
@@ -157,9 +153,9 @@ def train(
                 result = RESULTS.nonfinite_model
             finished = number == num_rounds or result != RESULTS.successful
             if number % eval_every == 0 or finished:
-                for name, evaluator in evaluators.items():
-                    for key_, value in evaluator(state.model).items():
-                        row[f"{name}/{key_}"] = value
+                for dataset, evaluator in evaluators.items():
+                    for metric, value in evaluator(state.model).items():
+                        row[f"{dataset}/{metric}"] = value
             history.append(row)
             logger.log(
                 number, {k: v for k, v in row.items() if isinstance(v, int | float)}
@@ -170,7 +166,7 @@ def train(
             if checkpointer is not None and (
                 checkpointer.should_save(number) or finished
             ):
-                checkpointer.save(number, state, history)
+                checkpointer.save(number, state, history, algorithm=name)
     return Solution(state.model, state, result, history)
 
 

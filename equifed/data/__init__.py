@@ -1,0 +1,28 @@
+"""The host's side: who takes part in a round, with which examples, in which order."""
+
+from ._batching import (
+    AbstractBatching as AbstractBatching,
+    Epochs as Epochs,
+    Steps as Steps,
+)
+from ._column import ChunkedColumn as ChunkedColumn
+from ._dataset import FederatedDataset as FederatedDataset
+from ._digits import digits as digits
+from ._loader import cohort as cohort, Loader as Loader
+from ._partition import (
+    AbstractPartition as AbstractPartition,
+    ColumnPartition as ColumnPartition,
+    DirichletPartition as DirichletPartition,
+    IIDPartition as IIDPartition,
+    QuantityPartition as QuantityPartition,
+    ShardPartition as ShardPartition,
+)
+from ._sampler import (
+    AbstractSampler as AbstractSampler,
+    AllClients as AllClients,
+    PoissonSampler as PoissonSampler,
+    ShuffledSampler as ShuffledSampler,
+    UniformSampler as UniformSampler,
+    WeightedSampler as WeightedSampler,
+)
+from ._stream import ClientStream as ClientStream, StreamLoader as StreamLoader

@@ -1,0 +1,162 @@
+"""The plan of a round: who sits where, and which rows each step takes.
+
+All of it is NumPy on integers. Clients are sorted by their number of steps, dealt to
+the devices longest first, each to the least loaded one, and their steps are laid end
+to end. Nothing is random here but each client's own order, which comes from a
+generator of its own; so neither the device nor the slot can change what a client sees.
+
+The sizes of the arrays are what a round is compiled for. They are rounded up on a
+coarse geometric ladder, as a function of this round alone.
+"""
+
+import heapq
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from .._cohort import NO_CLIENT, NO_ROW
+from ._batching import AbstractBatching
+from ._random import generator, ORDER
+
+
+class Plan(NamedTuple):
+    """The integer arrays of a `Cohort`, and what its pools of examples must hold."""
+
+    order: Int[np.ndarray, "devices steps batch"]
+    start: Int[np.ndarray, "devices slots"]
+    stop: Int[np.ndarray, "devices slots"]
+    first: Int[np.ndarray, "devices slots"]
+    num_examples: Int[np.ndarray, "devices slots"]
+    index: Int[np.ndarray, "devices slots"]
+    pools: Sequence[Int[np.ndarray, " members"]]
+    """For each device, the places in `clients` whose examples make up its pool."""
+    num_rows: int
+    """The number of rows of every device's pool."""
+
+
+def make_plan(
+    clients: Int[np.ndarray, " clients"],
+    sizes: Int[np.ndarray, " clients"],
+    first: Int[np.ndarray, " clients"] | None,
+    batching: AbstractBatching,
+    *,
+    seed: int,
+    round: int,
+    num_devices: int,
+    max_slots: int,
+) -> Plan:
+    """Plans a round.
+
+    **Arguments:**
+
+    - `clients`: The numbers of the clients that take part. One that occurs twice gets
+        two slots, which do the same.
+    - `sizes`: Their numbers of examples.
+    - `first`: Where their examples begin in a pool that holds the whole dataset, or
+        `None` if each device's pool holds those of its own clients only.
+    - `batching`: How they visit their examples.
+    - `seed`, `round`: What the order depends on, beside the client's number.
+    - `num_devices`: How many devices share the round.
+    - `max_slots`: The most clients that any round has.
+    """
+    steps = np.asarray(batching.num_steps(sizes))
+    orders = _orders(clients, sizes, steps, batching, seed, round)
+    ranked = np.lexsort((clients, -steps))
+    dealt = _deal(steps[ranked], num_devices)
+    members = [ranked[dealt == d] for d in range(num_devices)]
+
+    num_slots = max(len(m) for m in members)
+    num_slots = max(num_slots, min(ladder(num_slots), max_slots), 1)
+    num_steps = ladder(max(int(steps[m].sum()) for m in members))
+    order = np.full((num_devices, num_steps, batching.batch_size), NO_ROW, np.int32)
+    start, stop, begin, count = np.zeros((4, num_devices, num_slots), np.int32)
+    index = np.full((num_devices, num_slots), NO_CLIENT, np.int32)
+    pools, num_rows = [], 0
+    for d, m in enumerate(members):
+        if len(m) == 0:
+            pools.append(m)
+            continue
+        if first is None:
+            pool, firsts = _pool(clients[m], sizes[m])
+            pools.append(m[pool])
+            num_rows = max(num_rows, int(sizes[m[pool]].sum()))
+        else:
+            firsts = first[m]
+        ends = np.cumsum(steps[m])
+        rows = np.concatenate([orders[i] for i in m])
+        shift = np.repeat(firsts, steps[m])[:, None]
+        order[d, : len(rows)] = np.where(rows == NO_ROW, NO_ROW, rows + shift)
+        slots = slice(0, len(m))
+        start[d, slots], stop[d, slots] = ends - steps[m], ends
+        begin[d, slots] = np.where(sizes[m] > 0, firsts, 0)
+        count[d, slots] = sizes[m]
+        index[d, slots] = clients[m]
+    return Plan(
+        order, start, stop, begin, count, index, pools, num_rows=ladder(num_rows)
+    )
+
+
+def ladder(size: int) -> int:
+    """Rounds up to one of four sizes in each octave; at least 1."""
+    rung = 2 ** max(max(size, 1).bit_length() - 3, 0)
+    return max(-(-size // rung) * rung, 1)
+
+
+def _orders(
+    clients: Int[np.ndarray, " clients"],
+    sizes: Int[np.ndarray, " clients"],
+    steps: Int[np.ndarray, " clients"],
+    batching: AbstractBatching,
+    seed: int,
+    round: int,
+) -> list[Int[np.ndarray, "steps batch"]]:
+    # Looking up a method of an Equinox module costs more than laying out a client.
+    lay_out, batch_size = batching.order, batching.batch_size
+    orders = []
+    for client, size, expected in zip(
+        clients.tolist(), sizes.tolist(), steps.tolist(), strict=True
+    ):
+        rng = generator(seed, ORDER, client, round)
+        order = lay_out(size, rng)
+        if order.shape != (expected, batch_size):
+            raise ValueError(
+                f"`{type(batching).__name__}.order` laid out an array of shape "
+                f"{order.shape} for a client with {size} examples, but by its "
+                f"`num_steps` and `batch_size` it is {(expected, batch_size)}."
+            )
+        orders.append(order)
+    return orders
+
+
+def _deal(
+    steps: Int[np.ndarray, " clients"], num_devices: int
+) -> Int[np.ndarray, " clients"]:
+    """The device of each client: the one with the fewest steps so far, and among
+    those the one with the fewest clients."""
+    if num_devices == 1:
+        return np.zeros(len(steps), np.int64)
+    devices = [(0, 0, d) for d in range(num_devices)]
+    dealt = np.empty(len(steps), np.int64)
+    num_busy = int(np.count_nonzero(steps))
+    for i, load in enumerate(steps.tolist()):
+        if i == num_busy:
+            # Clients without steps are spread evenly instead.
+            devices = [(count, 0, d) for _, count, d in devices]
+            heapq.heapify(devices)
+        total, count, d = devices[0]
+        dealt[i] = d
+        step = (total + load, count + 1, d) if i < num_busy else (total + 1, 0, d)
+        heapq.heapreplace(devices, step)
+    return dealt
+
+
+def _pool(
+    clients: Int[np.ndarray, " members"], sizes: Int[np.ndarray, " members"]
+) -> tuple[Int[np.ndarray, " distinct"], Int[np.ndarray, " members"]]:
+    """Which members bring their examples (each client once), and where each member's
+    examples then begin."""
+    _, pool, place = np.unique(clients, return_index=True, return_inverse=True)
+    ends = np.cumsum(sizes[pool])
+    return pool, (ends - sizes[pool])[place.reshape(-1)]

@@ -1,0 +1,133 @@
+"""Who takes part in a round."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+import equifed.data as eqd
+
+
+@st.composite
+def sized(draw):
+    population = draw(st.integers(1, 40))
+    return draw(st.integers(1, population)), population
+
+
+def samplers(cohort_size, population, seed=0):
+    weights = np.arange(1.0, population + 1)
+    return [
+        eqd.UniformSampler(cohort_size, seed=seed),
+        eqd.WeightedSampler(cohort_size, weights, seed=seed),
+        eqd.WeightedSampler(cohort_size, weights, replace=True, seed=seed),
+        eqd.PoissonSampler(cohort_size / population, seed=seed),
+        eqd.AllClients(seed=seed),
+        eqd.ShuffledSampler(cohort_size, seed=seed),
+    ]
+
+
+@given(sized(), st.integers(0, 50), st.integers(0, 2**64 - 1))
+def test_every_sampler_is_pure_and_stays_in_the_population(sizes, round, seed):
+    for sampler in samplers(*sizes, seed=seed):
+        clients = sampler(round, sizes[1])
+        np.testing.assert_array_equal(clients, sampler(round, sizes[1]))
+        assert ((clients >= 0) & (clients < sizes[1])).all()
+        assert len(clients) <= sampler.max_clients(sizes[1])
+        if not getattr(sampler, "replace", False):
+            assert len(np.unique(clients)) == len(clients)
+        if hasattr(sampler, "cohort_size"):
+            assert len(clients) == sizes[0]
+
+
+def test_rounds_and_seeds_differ():
+    for one, two in zip(samplers(10, 100), samplers(10, 100, seed=1), strict=True):
+        if not isinstance(one, eqd.AllClients):
+            assert not np.array_equal(one(0, 100), one(1, 100))
+            assert not np.array_equal(one(0, 100), two(0, 100))
+
+
+@pytest.mark.parametrize("cohort_size", [3, 15])  # by rejection, by permutation
+def test_uniform_takes_everyone_equally_often(cohort_size):
+    sampler = eqd.UniformSampler(cohort_size)
+    counts = np.zeros(20)
+    for round in range(4000):
+        counts[sampler(round, 20)] += 1
+    p = cohort_size / 20
+    assert abs(counts - 4000 * p).max() < 5 * np.sqrt(4000 * p * (1 - p))
+
+
+def test_poisson_takes_everyone_with_the_same_probability():
+    sampler = eqd.PoissonSampler(0.3)
+    rounds = [sampler(round, 20) for round in range(4000)]
+    counts = np.bincount(np.concatenate(rounds), minlength=20)
+    assert abs(counts - 1200).max() < 5 * np.sqrt(4000 * 0.3 * 0.7)
+    sizes = np.array([len(clients) for clients in rounds])
+    # The clients are independent: the variance is that of a binomial variable.
+    np.testing.assert_allclose(sizes.var(), 20 * 0.3 * 0.7, rtol=0.1)
+
+
+def test_poisson_takes_all_or_none():
+    assert list(eqd.PoissonSampler(1.0)(0, 5)) == [0, 1, 2, 3, 4]
+    assert len(eqd.PoissonSampler(1e-12)(0, 5)) == 0
+
+
+def test_weights_are_odds():
+    weights = np.array([1.0, 0.0, 3.0, 6.0])
+    for replace in (False, True):
+        sampler = eqd.WeightedSampler(1, weights, replace=replace)
+        drawn = np.concatenate([sampler(round, 4) for round in range(4000)])
+        shares = np.bincount(drawn, minlength=4) / 4000
+        np.testing.assert_allclose(shares, weights / 10, atol=0.04)
+        assert shares[1] == 0
+
+
+@given(sized())
+def test_shuffled_visits_everyone_once_a_pass_and_no_one_twice_a_round(sizes):
+    cohort_size, population = sizes
+    sampler = eqd.ShuffledSampler(cohort_size, seed=3)
+    rounds = [
+        sampler(round, population) for round in range(-(-4 * population // cohort_size))
+    ]
+    assert all(len(np.unique(clients)) == cohort_size for clients in rounds)
+    stream = np.concatenate(rounds)[: 4 * population].reshape(4, population)
+    for clients in stream:
+        assert sorted(clients) == list(range(population))
+
+
+def test_shuffled_needs_no_earlier_round():
+    late = eqd.ShuffledSampler(30, seed=9)(12345, 47)
+    assert len(np.unique(late)) == 30
+    np.testing.assert_array_equal(late, eqd.ShuffledSampler(30, seed=9)(12345, 47))
+
+
+def test_uniform_is_that_of_all_time():
+    assert eqd.UniformSampler(3, seed=7)(5, 1000).tolist() == [435, 472, 411]
+
+
+def test_a_cohort_larger_than_the_population_is_refused():
+    for sampler in (eqd.UniformSampler(5), eqd.ShuffledSampler(5)):
+        with pytest.raises(
+            ValueError, match="`cohort_size` is 5, but.* only 4 clients"
+        ):
+            sampler(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: eqd.UniformSampler(0), "`cohort_size` must be at least 1, got 0"),
+        (lambda: eqd.UniformSampler(3, seed=-1), "`seed` must be between 0"),
+        (lambda: eqd.ShuffledSampler(-3), "`cohort_size` must be at least 1"),
+        (lambda: eqd.PoissonSampler(0.0), r"`rate` must be a probability in \(0, 1\]"),
+        (lambda: eqd.PoissonSampler(1.5), "`rate` must be a probability"),
+        (lambda: eqd.WeightedSampler(1, np.array([1.0, -2.0])), "-2.0 for client 1"),
+        (lambda: eqd.WeightedSampler(1, np.array([1.0, np.nan])), "not finite"),
+        (lambda: eqd.WeightedSampler(2, np.array([1.0, 0.0])), "only 1 of the"),
+        (
+            lambda: eqd.WeightedSampler(1, np.array([1.0, 2.0]))(0, 3),
+            "2 entries, but the population has 3",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,209 @@
+"""Opening Optax's closures changes nothing but what is a leaf."""
+
+import contextlib
+
+import equifed as eqf
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+from equifed import testing
+
+from .algorithms import ALGORITHMS
+
+
+PARAMS = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.array(0.1)}
+
+OPTIMISERS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "sgd of an integer": lambda: optax.sgd(1),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: optax.adam(0.01, b1=0.8, eps=1e-4),
+    "adamw": lambda: optax.adamw(0.01, weight_decay=0.1),
+    "adamw of a mask": lambda: optax.adamw(0.01, mask=MASK),
+    "yogi": lambda: optax.yogi(0.01),
+    "adagrad": lambda: optax.adagrad(0.1),
+    "rmsprop": lambda: optax.rmsprop(0.01, momentum=0.9),
+    "lion": lambda: optax.lion(0.01),
+    "clip": lambda: optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1)),
+    "exponential": lambda: optax.sgd(optax.exponential_decay(0.1, 2, 0.5)),
+    "cosine": lambda: optax.sgd(optax.cosine_decay_schedule(0.1, 4)),
+    "warm-up": lambda: optax.adam(
+        optax.warmup_cosine_decay_schedule(0.0, 0.1, 2, 5, 0.01)
+    ),
+    "piecewise": lambda: optax.sgd(
+        optax.piecewise_constant_schedule(0.1, {2: 0.5, 4: 0.1})
+    ),
+    "one cycle": lambda: optax.sgd(optax.linear_onecycle_schedule(5, 0.1)),
+    "joined": lambda: optax.sgd(
+        optax.join_schedules(
+            [optax.constant_schedule(0.1), optax.linear_schedule(0.1, 0.0, 3)], [2]
+        )
+    ),
+    "multi": lambda: optax.multi_transform(
+        {"w": optax.sgd(0.1), "b": optax.adam(0.01)}, {"w": "w", "b": "b"}
+    ),
+}
+MASK = {"w": True, "b": False}
+
+
+def enable_x64():
+    new = getattr(jax, "enable_x64", None)
+    if new is not None:
+        return new(True)
+    from jax.experimental import enable_x64 as old
+
+    return old()
+
+
+def steps(update, init, params, num_steps=6):
+    """The params after each of some steps on a fixed, uneven sequence of gradients."""
+    state, seen = init(params), []
+    for i in range(num_steps):
+        grads = jtu.tree_map(lambda p: jnp.cos(3 * p + i).astype(p.dtype), params)  # noqa: B023
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(params)
+    return seen
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_equals_raw_optax(name):
+    raw = OPTIMISERS[name]()
+    optim = eqf.Optim(OPTIMISERS[name]())
+    expected = steps(raw.update, raw.init, PARAMS)
+    got = steps(optim.update, optim.init, PARAMS)
+    jtu.tree_map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        got,
+        expected,
+    )
+    # Whatever is not a number can key a compilation.
+    assert hash(optim.static) == hash(eqf.Optim(OPTIMISERS[name]()).static)
+    assert optim.static == eqf.Optim(OPTIMISERS[name]()).static
+
+
+def test_hyper_parameters_are_leaves():
+    optim = eqf.Optim(optax.adam(0.01, b1=0.8, b2=0.95, eps=1e-4))
+    leaves = sorted(float(x) for x in jtu.tree_leaves(eqx.filter(optim, eqx.is_array)))
+    for number in (0.8, 0.95, 1e-4):
+        assert any(np.isclose(number, leaf) for leaf in leaves)
+    assert any(np.isclose(abs(leaf), 0.01) for leaf in leaves)
+    assert all(x.dtype == jnp.float32 for x in jtu.tree_leaves(optim.numbers))
+
+
+def test_rebuilding_does_not_retrace():
+    traces = 0
+
+    @eqx.filter_jit
+    def update(optim, grads):
+        nonlocal traces
+        traces += 1
+        return optim.update(grads, optim.init(PARAMS), PARAMS)[0]
+
+    rates = (0.1, 0.2, np.float64(0.3), jnp.asarray(0.4))
+    for rate in rates:
+        optim = eqf.Optim(
+            optax.chain(optax.clip(1e3), optax.sgd(rate, momentum=0.9, nesterov=True))
+        )
+        got = update(optim, PARAMS)
+        # The first step of Nesterov's momentum.
+        np.testing.assert_allclose(got["b"], -rate * 1.9 * 0.1, rtol=1e-5)
+    assert traces == 1
+    # Structure is not a hyper-parameter.
+    update(eqf.Optim(optax.sgd(0.1, momentum=0.9)), PARAMS)
+    assert traces == 2
+
+
+def test_a_vmap_over_rates_and_their_gradient():
+    grads = jtu.tree_map(jnp.ones_like, PARAMS)
+
+    def moved(rate):
+        optim = eqf.Optim(optax.sgd(rate))
+        return optim.update(grads, optim.init(PARAMS), PARAMS)[0]["b"]
+
+    rates = jnp.array([0.1, 0.5])
+    np.testing.assert_allclose(jax.vmap(moved)(rates), -rates)
+    np.testing.assert_allclose(jax.grad(moved)(0.3), -1.0)
+
+
+@pytest.mark.parametrize("name", ("adamw", "momentum", "clip", "warm-up", "yogi"))
+def test_dtypes_are_kept(name):
+    def check(dtype):
+        params = jtu.tree_map(lambda x: x.astype(dtype), PARAMS)
+        optim = eqf.Optim(OPTIMISERS[name]())
+        state = optim.init(params)
+        updates, after = optim.update(params, state, params)
+        assert {x.dtype for x in jtu.tree_leaves(updates)} == {jnp.dtype(dtype)}
+        assert jtu.tree_map(jnp.result_type, after) == jtu.tree_map(
+            jnp.result_type, state
+        )
+        return updates["b"]
+
+    check(jnp.bfloat16)
+    single = check(jnp.float32)
+    with enable_x64():
+        double = check(jnp.float64)
+        assert double.dtype == jnp.float64
+        np.testing.assert_allclose(single, double, rtol=1e-4)
+
+
+class Model(eqx.Module):
+    weight: jax.Array
+    bias: jax.Array
+    seen: jax.Array
+
+    def __init__(self, dtype):
+        self.weight = jnp.linspace(-0.5, 0.5, 3, dtype=dtype)
+        self.bias = jnp.asarray(0.1, dtype)
+        self.seen = jnp.arange(2)
+
+
+@pytest.mark.parametrize("dtype", ("bfloat16", "float32", "float64"))
+@pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+def test_a_round_is_strict(make, dtype):
+    batching = eqf.data.Epochs(1, batch_size=4)
+    algorithm = make(testing.noisy_loss, batching)
+    with contextlib.ExitStack() as stack:
+        if dtype == "float64":
+            stack.enter_context(enable_x64())
+        stack.enter_context(jax.numpy_dtype_promotion("strict"))
+        stack.enter_context(jax.numpy_rank_promotion("raise"))
+        cohort = eqf.data.cohort(testing.ragged_clients((5, 0, 3)), batching)
+        state = algorithm.init(Model(dtype), num_clients=3)
+        new, metrics = algorithm.round(state, cohort, key=jr.key(0))
+        for before, after in zip(
+            jtu.tree_leaves(state), jtu.tree_leaves(new), strict=True
+        ):
+            assert (before.dtype, before.shape) == (after.dtype, after.shape)
+        assert new.model.bias.dtype == jnp.dtype(dtype)
+        assert new.model.bias != state.model.bias
+        assert metrics["loss"] > 0
+        assert metrics["clients"] == 2
+
+
+def test_the_repr_is_readable():
+    text = repr(eqf.Optim(optax.sgd(0.125, momentum=0.5)))
+    assert "0.125" in text
+    assert "0.5" in text
+    assert len(text) < 120
+    assert "<function" not in text
+    batching = eqf.data.Epochs(1, batch_size=4)
+    algorithm = repr(ALGORITHMS["FedAvg-adam"](testing.noisy_loss, batching))
+    assert "Optim(" in algorithm
+    assert "0x" not in algorithm
+    # Tracers have no number to show, and a sweep has several.
+    jax.vmap(lambda rate: repr(eqf.Optim(optax.sgd(rate))))(jnp.ones(2))
+    assert "..." in repr(eqx.filter_vmap(lambda r: eqf.Optim(optax.sgd(r)))(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("wrong", (0.1, None, optax.sgd, "sgd", jnp.asarray(0.1)))
+def test_what_is_not_an_optimiser(wrong):
+    # For what the message says, see `test_errors.py`.
+    with pytest.raises(TypeError):
+        eqf.OptaxServer(wrong)
