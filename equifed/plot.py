@@ -78,7 +78,8 @@ def learning_curves(
     if not runs:
         raise ValueError("`runs` is empty: give at least one labelled run.")
     ax = _axes(ax)
-    for i, (label, run) in enumerate(runs.items()):
+    # Lines that are there already keep their colours: several metrics share axes.
+    for i, (label, run) in enumerate(runs.items(), len(ax.lines)):
         seeds = list(run) if isinstance(run, Sequence) else [run]
         rounds, values = _over_seeds(label, seeds, metric)
         values = _smoothed(values, smooth)
@@ -104,7 +105,7 @@ def learning_curves(
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.margins(x=0.02)
     _dress(ax, grid="both")
-    if len(runs) > 1:
+    if len(ax.lines) > 1:
         # Beside the axes: there it covers no line, whatever the lines do.
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
     return ax

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import equifed.data as eqd
 from equifed.data._random import generator, ORDER
@@ -21,6 +21,7 @@ def visits(order):
     return np.bincount(order[order >= 0]) if (order >= 0).any() else np.zeros(0, int)
 
 
+@settings(deadline=None)
 @given(sizes, batch_sizes, epochs, st.booleans())
 def test_short_visits_every_example_once_an_epoch(
     size, batch_size, num_epochs, shuffle
@@ -37,6 +38,7 @@ def test_short_visits_every_example_once_an_epoch(
             assert list(rows) == list(range(size))
 
 
+@settings(deadline=None)
 @given(sizes, batch_sizes, epochs)
 def test_drop_leaves_only_full_batches_without_repeats(size, batch_size, num_epochs):
     batching = eqd.Epochs(num_epochs, batch_size=batch_size, last="drop")
@@ -47,6 +49,7 @@ def test_drop_leaves_only_full_batches_without_repeats(size, batch_size, num_epo
         assert len(np.unique(epoch)) == epoch.size
 
 
+@settings(deadline=None)
 @given(sizes, batch_sizes, epochs)
 def test_fill_visits_every_example_at_least_once_an_epoch(size, batch_size, num_epochs):
     batching = eqd.Epochs(num_epochs, batch_size=batch_size, last="fill")
@@ -59,6 +62,7 @@ def test_fill_visits_every_example_at_least_once_an_epoch(size, batch_size, num_
     assert len(np.unique(tail)) == len(tail)
 
 
+@settings(deadline=None)
 @given(sizes, batch_sizes, st.integers(1, 9), st.booleans())
 def test_steps_are_exactly_so_many_and_even(size, batch_size, num_steps, shuffle):
     batching = eqd.Steps(num_steps, batch_size=batch_size, shuffle=shuffle)
@@ -69,6 +73,7 @@ def test_steps_are_exactly_so_many_and_even(size, batch_size, num_steps, shuffle
         assert counts.max() - counts.min() <= 1
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(
         [

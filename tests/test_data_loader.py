@@ -143,6 +143,7 @@ def test_shapes_are_few():
     assert fixed(0).num_slots == 30
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6))
 def test_the_ladder_is_coarse_but_close(size):
     rung = ladder(size)
@@ -150,8 +151,8 @@ def test_the_ladder_is_coarse_but_close(size):
     assert ladder(rung) == rung
 
 
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(sum))
 @settings(deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=40).filter(sum))
 def test_devices_share_the_steps_evenly(sizes):
     dataset = dataset_of(sizes)
     cohort = eqd.cohort(dataset, eqd.Epochs(batch_size=1), mesh=mesh_of(4))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import equifed.data as eqd
 from equifed.data._random import dirichlet, generator
@@ -15,6 +15,7 @@ def labelled(draw):
     return np.array(labels), clients, draw(st.integers(0, 2**32))
 
 
+@settings(deadline=None)
 @given(labelled())
 def test_every_example_is_given_to_exactly_one_client(case):
     labels, num_clients, seed = case

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import equifed.data as eqd
 
@@ -25,6 +25,7 @@ def samplers(cohort_size, population, seed=0):
     ]
 
 
+@settings(deadline=None)
 @given(sized(), st.integers(0, 50), st.integers(0, 2**64 - 1))
 def test_every_sampler_is_pure_and_stays_in_the_population(sizes, round, seed):
     for sampler in samplers(*sizes, seed=seed):
@@ -80,6 +81,7 @@ def test_weights_are_odds():
         assert shares[1] == 0
 
 
+@settings(deadline=None)
 @given(sized())
 def test_shuffled_visits_everyone_once_a_pass_and_no_one_twice_a_round(sizes):
     cohort_size, population = sizes

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .+? -->\n)?```python\n(?P<code>.*?)^```$", re.M | re.S
 )
-LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)")
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 
@@ -48,10 +48,11 @@ def test_blocks_run(page, tmp_path, monkeypatch):
         exec(compile(code, page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page):
-    for link in LINK.findall(page.read_text("utf-8")):
-        assert (page.parent / link).exists(), f"{name(page)} links to {link}."
+def test_links_of_the_readme_lead_somewhere():
+    # Those of the other pages are held by `mkdocs build --strict`.
+    links = LINK.findall((ROOT / "README.md").read_text("utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_the_first_program_is_the_same_everywhere():

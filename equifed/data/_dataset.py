@@ -8,7 +8,7 @@ be put on a device as it is, and one that is memory-mapped is never copied.
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import overload, TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -183,9 +183,7 @@ class FederatedDataset:
             them, or a partition.
         """
         arrays = {name: np.asarray(column) for name, column in columns.items()}
-        if len(arrays) == 0:
-            raise ValueError("`columns` is empty; a dataset needs at least one column.")
-        rows = _common_rows(arrays, "")
+        rows = common_rows(arrays, "")
         if rows == 0:
             raise ValueError("The dataset is empty: its columns have no rows.")
         for name in _column_names(by):
@@ -292,6 +290,12 @@ class FederatedDataset:
                 f"{some}{', ...' if self.num_clients > 5 else ''}."
             )
         return number
+
+    @overload
+    def __getitem__(self, client_id: str) -> dict[str, Shaped[np.ndarray, "_ ..."]]: ...
+
+    @overload
+    def __getitem__(self, client_id: slice) -> "FederatedDataset": ...
 
     def __getitem__(self, client_id):
         """The examples of one client by its id, or with a slice, some of the clients
@@ -578,7 +582,10 @@ def _assemble(arrays: dict[str, np.ndarray], ids, offsets, runs, rows):
     return columns, offsets, ids
 
 
-def _common_rows(arrays: Mapping[str, np.ndarray], whose: str) -> int:
+def common_rows(arrays: Mapping[str, np.ndarray], whose: str) -> int:
+    """The number of rows that the columns have in common."""
+    if len(arrays) == 0:
+        raise ValueError(f"There are no columns{whose}; there must be at least one.")
     rows = {}
     for name, array in arrays.items():
         if array.ndim == 0:
@@ -603,12 +610,7 @@ def _joined(pairs: list[tuple[str, Mapping[str, np.ndarray]]]) -> FederatedDatas
         (client, {name: np.asarray(column) for name, column in examples.items()})
         for client, examples in pairs
     ]
-    for client, examples in clients:
-        if len(examples) == 0:
-            raise ValueError(
-                f"Client {client!r} has no columns; give it empty ones instead."
-            )
-    sizes = [_common_rows(e, f" of client {c!r}") for c, e in clients]
+    sizes = [common_rows(e, f" of client {c!r}") for c, e in clients]
     # A client without examples does not say what an example looks like.
     model_client, model = clients[int(np.argmax(np.asarray(sizes) > 0))]
     for (client, examples), size in zip(clients, sizes, strict=True):

@@ -121,6 +121,8 @@ class Loader:
 
         - `round`: The number of the round, from 0.
         """
+        if round < 0:
+            raise ValueError(f"`round` must not be negative, got {round}.")
         dataset = self.dataset
         clients = np.asarray(self.sampler(round, dataset.num_clients))
         first = dataset.offsets[clients]

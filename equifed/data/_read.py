@@ -60,12 +60,6 @@ class Source:
         """The distinct values of a column as client ids, and each row's place."""
         self.check([name])
         column = self.table.column(name)
-        if column.null_count > 0:
-            raise ValueError(
-                f"The client column {name!r} has {column.null_count} nulls among its "
-                f"{len(column)} rows. Drop those rows (`dataset.filter(...)`), or fill "
-                "in whom they belong to."
-            )
         import pyarrow as pa
 
         kind = column.type
@@ -78,10 +72,17 @@ class Source:
             column = column.dictionary_encode()
         column = column.unify_dictionaries()
         values = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
-        codes = [np.asarray(c.indices, np.int64) for c in column.chunks]
+        codes = [np.asarray(c.indices.fill_null(-1), np.int64) for c in column.chunks]
         codes = np.concatenate(codes) if codes else np.empty(0, np.int64)
         if self.rows is not None:
             codes = codes[self.rows]
+        nulls = int(np.count_nonzero(codes < 0))
+        if nulls > 0:
+            raise ValueError(
+                f"The client column {name!r} has {nulls} nulls among its {len(codes)} "
+                "rows. Drop those rows (`dataset.filter(...)`), or fill in whom they "
+                "belong to."
+            )
         # Not every value of a dictionary need occur in the rows.
         used, codes = np.unique(codes, return_inverse=True)
         return rank_codes([as_id(values[i]) for i in used], codes.reshape(-1))
@@ -287,10 +288,14 @@ def _images(name: str, chunk, mode: str | None) -> np.ndarray:
 def _take(chunk, local, convert) -> np.ndarray:
     import pyarrow as pa
 
-    kind = chunk.type
-    while pa.types.is_fixed_size_list(kind):
-        kind = kind.value_type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+    # Plain numbers are viewed, not copied, unless there are nulls among them: the rows
+    # asked for may have none.
+    values, nulls = chunk, chunk.null_count
+    while pa.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+        nulls += values.null_count
+    kind = values.type
+    if nulls == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return convert(chunk)[local]
     return convert(chunk.take(pa.array(local)))
 

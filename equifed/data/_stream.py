@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 
 from .._cohort import Cohort
 from ._batching import AbstractBatching
+from ._dataset import common_rows
 from ._loader import check_numeric, make_cohort, Placement, prefetched
 from ._plan import make_plan
 from ._random import check_count, check_seed, generator, integers, STREAM
@@ -107,6 +108,7 @@ class ClientStream:
             if self.transform is not None:
                 new = self.transform(client_id, examples)
                 examples = {name: np.asarray(column) for name, column in new.items()}
+            common_rows(examples, f" of client {client_id!r}")
             yield StreamedClient(number, client_id, examples)
 
     def _clients(self) -> Iterator[tuple[str, list[Examples]]]:

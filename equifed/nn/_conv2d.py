@@ -123,6 +123,11 @@ class Conv2d(eqx.Module):
         A layer that computes on `(height, width, channels)` what `conv` computes on
         `(channels, height, width)`.
 
+        !!! warning
+
+            Flattening an image lists its pixels in another order now, so a linear layer
+            behind it must have the columns of its weight permuted likewise.
+
         **Raises:**
 
         `ValueError` if `conv` is not such a layer, or does not pad with zeros.

@@ -1,0 +1,227 @@
+"""Aggregators against NumPy, message by message and in whole rounds."""
+
+import equifed as eqf
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+from equifed import testing
+from scipy import stats
+
+
+NAN = np.nan
+
+
+def aggregate(aggregator, x, weights, stat=None):
+    """What an executor does: encode each, then sum or stack, then decode.
+
+    The rows of `x` are the messages: the last number is one leaf, the others another.
+    """
+    state, key = aggregator.init(None), jr.key(0)
+
+    def encode(x, weight, stat):
+        message = eqf.Message({"w": x[:-1], "b": x[-1]}, weight, stat)
+        return aggregator.encode(message, state, key=key)
+
+    x, weights = jnp.asarray(x, jnp.float32), jnp.asarray(weights, jnp.float32)
+    encoded = jax.vmap(encode)(x, weights, stat)
+    if not aggregator.gathers:
+        encoded = jtu.tree_map(lambda x: x.sum(0), encoded)
+    out, _ = aggregator.decode(encoded, state, key=key)
+    return out, np.append(out.payload["w"], out.payload["b"])
+
+
+def messages(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+
+
+# A message of weight 0 is absent, whatever it holds.
+PRESENT = np.array([3.0, 1.0, 0.0, 5.0, 0.0, 2.0, 7.0])
+
+
+def with_absent(fill):
+    x = messages(7)
+    x[PRESENT == 0] = fill
+    return x, x[PRESENT > 0]
+
+
+REFERENCES = {
+    "weighted": (
+        eqf.WeightedMean(),
+        lambda x: np.average(x, axis=0, weights=PRESENT[PRESENT > 0]),
+    ),
+    "uniform": (eqf.UniformMean(), lambda x: x.mean(0)),
+    "median": (eqf.Median(), lambda x: np.median(x, axis=0)),
+    "trimmed": (eqf.TrimmedMean(0.25), lambda x: stats.trim_mean(x, 0.25, axis=0)),
+    "untrimmed": (eqf.TrimmedMean(0.0), lambda x: x.mean(0)),
+}
+
+
+@pytest.mark.parametrize("fill", (100.0, NAN, np.inf))
+@pytest.mark.parametrize("name", REFERENCES)
+def test_aggregate(name, fill):
+    aggregator, reference = REFERENCES[name]
+    x, present = with_absent(fill)
+    stat = jnp.asarray(np.where(PRESENT > 0, np.arange(7), NAN), jnp.float32)
+    out, got = aggregate(aggregator, x, PRESENT, stat)
+    np.testing.assert_allclose(got, reference(present), rtol=1e-5, atol=1e-6)
+    assert out.count == 5
+    weights = PRESENT if name == "weighted" else PRESENT > 0
+    assert out.weight == (5 if name == "uniform" else PRESENT.sum())
+    # What aggregators must not distort is averaged with the same weights.
+    expected = np.average(np.arange(7), weights=weights)
+    np.testing.assert_allclose(out.stats, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_without_messages_there_is_no_change(name):
+    for x in (messages(3), np.full((3, 4), NAN)):
+        out, got = aggregate(REFERENCES[name][0], x, np.zeros(3))
+        np.testing.assert_array_equal(got, 0.0)
+        assert out.count == out.weight == 0
+
+
+@pytest.mark.parametrize("n", (1, 2, 3, 6, 7))
+def test_median_of_odd_and_even_numbers(n):
+    x = messages(n, seed=n)
+    _, got = aggregate(eqf.Median(), x, np.ones(n))
+    np.testing.assert_allclose(got, np.median(x, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", (1, 4, 5, 10))
+@pytest.mark.parametrize("trim", (0.1, 0.2, 0.3, 0.49))
+def test_trimmed_mean(n, trim):
+    x = messages(n, seed=n)
+    _, got = aggregate(eqf.TrimmedMean(trim), x, np.arange(1, n + 1))
+    expected = stats.trim_mean(x, trim, axis=0)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("inner", (eqf.WeightedMean(), eqf.Median()))
+def test_clip(inner):
+    x = messages(1)
+    norm = np.linalg.norm(x)
+    clip = lambda c: aggregate(eqf.Clip(inner, max_norm=c), x, [2.0])[1]  # noqa: E731
+    # Above the norm nothing changes, to the bit.
+    np.testing.assert_array_equal(clip(norm * 1.01), x[0])
+    np.testing.assert_allclose(clip(norm / 3), x[0] / 3, rtol=1e-5)
+    # Never beyond the bound, however large the message.
+    for scale in (1.0, 1e10, 1e18):
+        got = aggregate(eqf.Clip(inner, max_norm=0.5), scale * x, [2.0])[1]
+        assert np.linalg.norm(got) <= 0.5 * (1 + 1e-6)
+        np.testing.assert_allclose(got, 0.5 * x[0] / norm, rtol=1e-5)
+
+
+def test_clip_of_nothing_is_nothing_and_differentiable():
+    aggregator = eqf.Clip(eqf.WeightedMean(), max_norm=1.0)
+    out, got = aggregate(aggregator, np.zeros((2, 4)), [1.0, 2.0])
+    np.testing.assert_array_equal(got, 0.0)
+    assert out.count == 2
+
+    def total(scale):
+        def encode(x):
+            message = eqf.Message(scale * x, jnp.asarray(1.0))
+            return aggregator.encode(message, None, key=jr.key(0)).payload.sum()
+
+        return encode(jnp.zeros(2)) + encode(jnp.array([3.0, 4.0]))
+
+    np.testing.assert_allclose(total(1.0), 1.4, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(total)(0.1), 7.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("inner", (eqf.WeightedMean(), eqf.UniformMean(), eqf.Median()))
+@pytest.mark.parametrize("bad", (NAN, np.inf))
+def test_drop_nonfinite(inner, bad):
+    x = messages(4)
+    x[2, 1] = bad
+    out, got = aggregate(eqf.DropNonfinite(inner), x, np.ones(4))
+    _, expected = aggregate(inner, x[[0, 1, 3]], np.ones(3))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert out.count == 3
+
+
+@pytest.mark.parametrize("make", (eqf.WeightedMean, eqf.UniformMean, eqf.Median))
+def test_many_half_precision_messages(make):
+    # A sum in bfloat16 stops growing at 256 times a summand.
+    aggregator, state, key = make(), None, jr.key(0)
+    message = eqf.Message(jnp.asarray(0.5, jnp.bfloat16), jnp.asarray(3.0))
+    encoded = aggregator.encode(message, state, key=key)
+    if aggregator.gathers:
+        encoded = jtu.tree_map(lambda x: jnp.broadcast_to(x, (600, *x.shape)), encoded)
+    else:
+        # One by one, as the executor does.
+        def add(i, total):
+            return jtu.tree_map(jnp.add, total, encoded)
+
+        zero = jtu.tree_map(jnp.zeros_like, encoded)
+        encoded = jax.lax.fori_loop(0, 600, add, zero)
+    out, _ = aggregator.decode(encoded, state, key=key)
+    assert out.payload.dtype == jnp.bfloat16
+    np.testing.assert_allclose(float(out.payload), 0.5, rtol=1e-2)
+
+
+# In whole rounds: five honest clients with minima between -1 and 1, and a bad one.
+
+CENTRES = (-1.0, -0.5, 0.0, 0.5, 1.0)
+BATCHING = eqf.data.Steps(5, batch_size=2)
+
+
+def one_round(make, centres, **kwargs):
+    problem = testing.Quadratics((1.0,) * len(centres), centres, (2,) * len(centres))
+    algorithm = make(testing.quadratic_loss, optax.sgd(0.5), BATCHING, **kwargs)
+    state = algorithm.init(testing.Point(0.3), num_clients=len(centres))
+    cohort = eqf.data.cohort(problem.dataset(), BATCHING)
+    return state, *algorithm.round(state, cohort, key=jr.key(0))
+
+
+@pytest.mark.parametrize("bad", (1e6, NAN))
+@pytest.mark.parametrize(
+    "aggregator, bias",
+    ((eqf.Median(), 0.25), (eqf.TrimmedMean(0.2), 0.26)),
+    ids=("median", "trimmed"),
+)
+def test_robust_rules_resist_a_poisoned_client(aggregator, bias, bad):
+    _, honest, _ = one_round(eqf.FedAvg, CENTRES, aggregator=aggregator)
+    _, state, _ = one_round(eqf.FedAvg, (*CENTRES, bad), aggregator=aggregator)
+    assert abs(float(state.model.x - honest.model.x)) <= bias
+    if np.isfinite(bad):
+        _, state, _ = one_round(eqf.FedAvg, (*CENTRES, bad))
+        assert float(state.model.x) > 1e5
+
+
+@pytest.mark.parametrize(
+    "inner", (eqf.WeightedMean(), eqf.Median(), eqf.Clip(eqf.UniformMean(), 0.4))
+)
+def test_a_diverged_client_is_left_out(inner):
+    aggregator = eqf.DropNonfinite(inner)
+    _, honest, _ = one_round(eqf.FedAvg, CENTRES, aggregator=aggregator)
+    _, state, metrics = one_round(eqf.FedAvg, (NAN, *CENTRES), aggregator=aggregator)
+    np.testing.assert_allclose(state.model.x, honest.model.x, rtol=1e-5)
+    assert metrics["nonfinite"] == 1
+    assert metrics["clients"] == 5
+    assert metrics["nonfinite_model"] == 0
+
+
+def test_a_diverged_client_that_is_let_in_ends_the_round():
+    before, after, metrics = one_round(eqf.Scaffold, (NAN, *CENTRES))
+    assert metrics["nonfinite"] == 1
+    assert metrics["nonfinite_model"] == 1
+    assert after.round == before.round + 1
+    rest = lambda s: (s.model, s.server, s.aggregator, s.clients)  # noqa: E731
+    assert eqx.tree_equal(rest(before), rest(after))
+
+
+@pytest.mark.parametrize("make", (eqf.Scaffold, eqf.FedDyn))
+def test_a_diverged_client_forgets_the_round(make):
+    kwargs = {"alpha": 1.0} if make is eqf.FedDyn else {}
+    aggregator = eqf.DropNonfinite(eqf.UniformMean())
+    # Or it would never come back: its state stays what it was.
+    before, after, _ = one_round(make, (NAN, *CENTRES), aggregator=aggregator, **kwargs)
+    _, honest, _ = one_round(make, CENTRES, aggregator=aggregator, **kwargs)
+    np.testing.assert_array_equal(after.clients.x[0], before.clients.x[0])
+    np.testing.assert_allclose(after.clients.x[1:], honest.clients.x, rtol=1e-5)
+    assert (after.clients.x[1:] != 0).all()

@@ -1,0 +1,212 @@
+"""Evaluation against NumPy, over all examples and client by client."""
+
+import equifed as eqf
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from equifed import testing
+
+
+SIZES = (5, 0, 1, 12, 3, 0)
+DATASET = testing.ragged_clients(SIZES)
+MODEL = testing.Linear()
+X, Y = (np.asarray(DATASET.columns[name], np.float64) for name in ("x", "y"))
+ERROR = X @ np.asarray(MODEL.weight, np.float64) + float(MODEL.bias) - Y
+OWNER = np.repeat(np.arange(len(SIZES)), SIZES)
+
+
+def loss(model, example, key):
+    return (model.weight @ example["x"] + model.bias - example["y"]) ** 2 / 2
+
+
+def loss_and_more(model, example, key):
+    error = model.weight @ example["x"] + model.bias - example["y"]
+    weight = jnp.abs(example["y"])
+    return error**2 / 2, {
+        "error": error,
+        "positive": error > 0,
+        "weighted": eqf.Average(weight * error, weight),
+        "count": eqf.Sum(1),
+    }
+
+
+def only_metrics(model, example, key):
+    return loss_and_more(model, example, key)[1]
+
+
+def expected(rows):
+    error, weight = ERROR[rows], np.abs(Y[rows])
+    return {
+        "loss": (error**2 / 2).mean(),
+        "error": error.mean(),
+        "positive": (error > 0).mean(),
+        "weighted": (weight * error).sum() / weight.sum(),
+        "count": len(error),
+    }
+
+
+def check(got, expected):
+    assert set(got) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("batch_size", (1, 4, 21, 256))
+def test_over_all_examples(batch_size):
+    everything = expected(slice(None))
+    check(
+        eqf.evaluate(MODEL, DATASET, loss, batch_size=batch_size),
+        {"loss": everything["loss"]},
+    )
+    got = eqf.evaluate(MODEL, DATASET, loss_and_more, batch_size=batch_size)
+    check(got, everything)
+    assert all(isinstance(x, float) for x in got.values())
+    del everything["loss"]
+    check(eqf.evaluate(MODEL, DATASET, only_metrics, batch_size=batch_size), everything)
+
+
+def test_a_dictionary_may_name_its_metrics_freely():
+    def metrics(model, example, key):
+        return {"loss": loss(model, example, key), "_": 1.0}
+
+    check(
+        eqf.evaluate(MODEL, DATASET, metrics),
+        {"loss": expected(slice(None))["loss"], "_": 1.0},
+    )
+
+
+@pytest.mark.parametrize("batch_size", (1, 4, 256))
+def test_per_client(batch_size):
+    got = eqf.evaluate(
+        MODEL, DATASET, loss_and_more, per_client=True, batch_size=batch_size
+    )
+    assert got.client_ids == list(DATASET.client_ids)
+    np.testing.assert_array_equal(got.num_examples, SIZES)
+    for i, client in enumerate(DATASET.client_ids):
+        if SIZES[i] == 0:
+            assert all(np.isnan(x) for x in got[client].values())
+            continue
+        rows = expected(OWNER == i)
+        check(got[client], rows)
+        # And it is what evaluating on that client alone gives.
+        alone = eqf.evaluate(MODEL, DATASET.select([client]), loss_and_more)
+        check(alone, rows)
+    with pytest.raises(ValueError, match="'nobody'"):
+        got["nobody"]
+
+
+def test_quantiles_and_mean_over_clients():
+    got = eqf.evaluate(MODEL, DATASET, loss, per_client=True)
+    each = [expected(OWNER == i)["loss"] for i in np.flatnonzero(SIZES)]
+    np.testing.assert_allclose(got.mean("loss"), np.mean(each), rtol=1e-5)
+    quantiles = got.quantiles("loss")
+    assert list(quantiles) == [0.1, 0.25, 0.5, 0.75, 0.9]
+    for q, value in quantiles.items():
+        np.testing.assert_allclose(value, np.quantile(each, q), rtol=1e-5)
+    assert got.quantiles("loss", (0.0, 1.0)) == {
+        0.0: pytest.approx(min(each), rel=1e-5),
+        1.0: pytest.approx(max(each), rel=1e-5),
+    }
+
+
+@pytest.mark.parametrize("piece", (1, 7 * 16, 2**28))
+@pytest.mark.parametrize("per_client", (False, True))
+def test_in_pieces(monkeypatch, piece, per_client):
+    # A row is 16 bytes: pieces of one batch, of 7 rows, and of all rows.
+    monkeypatch.setattr("equifed._evaluate._PIECE", piece)
+    evaluator = eqf.Evaluator(DATASET, loss_and_more, batch_size=2)
+    if not per_client:
+        for _ in range(2):
+            check(evaluator(MODEL), expected(slice(None)))
+        return
+    got = evaluator.per_client(MODEL)
+    for i in np.flatnonzero(SIZES):
+        check(got[DATASET.client_ids[i]], expected(OWNER == i))
+
+
+def test_other_metrics_of_a_matrix_shape():
+    dataset = eqf.data.FederatedDataset.from_mapping(
+        {
+            "a": {"label": np.array([0, 1, 1], np.uint8)},
+            "b": {"label": np.zeros(0, np.uint8)},
+            "c": {"label": np.array([2], np.uint8)},
+        }
+    )
+
+    def metrics(logits, example, key):
+        label = example["label"].astype(jnp.int32)
+        return {
+            "confusion": eqf.ConfusionMatrix(logits, label),
+            "accuracy": eqf.accuracy(logits, label),
+        }
+
+    logits = jnp.array([0.0, 1.0, 0.5])
+    got = eqf.evaluate(logits, dataset, metrics)
+    assert got["confusion"] == [[0, 1, 0], [0, 2, 0], [0, 1, 0]]
+    assert got["accuracy"] == 0.5
+    each = eqf.evaluate(logits, dataset, metrics, per_client=True)
+    np.testing.assert_array_equal(each.values["confusion"][0].sum(0), [0, 3, 0])
+    assert np.isnan(each.values["confusion"][1]).all()
+    np.testing.assert_allclose(each.values["accuracy"], [2 / 3, np.nan, 0.0], rtol=1e-6)
+
+
+def test_in_inference_mode(getkey):
+    class Model(eqx.Module):
+        linear: testing.Linear
+        dropout: eqx.nn.Dropout
+
+    def dropped(model, example, key):
+        x = model.dropout(example["x"], key=key)
+        return loss(model.linear, {**example, "x": x}, key)
+
+    model = Model(MODEL, eqx.nn.Dropout(0.5))
+    for key in (None, getkey()):
+        got = eqf.evaluate(model, DATASET, dropped, key=key)
+        check(got, {"loss": expected(slice(None))["loss"]})
+    # Training has dropout on.
+    assert dropped(model, {"x": jnp.ones(3), "y": 0.0}, jr.key(0)) != dropped(
+        model, {"x": jnp.ones(3), "y": 0.0}, jr.key(1)
+    )
+    assert not model.dropout.inference
+
+
+def test_examples_have_keys_of_their_own(getkey):
+    def noise(model, example, key):
+        return {"noise": jr.normal(key), "square": jr.normal(key) ** 2}
+
+    many = testing.ragged_clients((400,))
+    got = eqf.evaluate(MODEL, many, noise, key=getkey(), batch_size=64)
+    assert abs(got["noise"]) < 0.3
+    assert 0.7 < got["square"] < 1.3
+    assert eqf.evaluate(MODEL, many, noise) == eqf.evaluate(MODEL, many, noise)
+
+
+def test_many_models_are_one_trace():
+    traces = 0
+
+    def counted(model, example, key):
+        nonlocal traces
+        traces += 1
+        return loss(model, example, key)
+
+    evaluator = eqf.Evaluator(DATASET, counted)
+    values = []
+    for scale in (1.0, 2.0, 3.0):
+        values.append(evaluator(jax.tree.map(lambda x: x * scale, MODEL))["loss"])  # noqa: B023
+        if scale == 1.0:
+            first = traces
+    assert traces == first
+    assert len(set(values)) == 3
+
+
+def test_half_precision_is_averaged_in_single():
+    dataset = eqf.data.FederatedDataset.from_mapping({"a": {"x": np.ones(1000)}})
+
+    def metric(model, example, key):
+        return {"x": example["x"].astype(jnp.bfloat16) * model}
+
+    got = eqf.evaluate(jnp.asarray(0.5, jnp.bfloat16), dataset, metric)
+    assert got["x"] == 0.5

@@ -1,0 +1,205 @@
+"""How a round is run does not show in what each client computes, nor in memory."""
+
+import equifed as eqf
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+from equifed import testing
+from equifed._algorithm.base import round_step
+from jax.sharding import AxisType
+
+
+SIZES = (5, 0, 1, 12, 3, 7, 2)
+BATCHING = eqf.data.Epochs(2, batch_size=4)
+DATASET = testing.ragged_clients(SIZES)
+
+
+def mesh_of(count):
+    return jax.make_mesh(
+        (count,),
+        ("clients",),
+        axis_types=(AxisType.Auto,),
+        devices=jax.devices()[:count],
+    )
+
+
+class Collect(eqf.AbstractAggregator):
+    """Moves the model nowhere, and hands the messages on as its state."""
+
+    def __init__(self):
+        pass
+
+    @property
+    def gathers(self):
+        return True
+
+    def init(self, params):
+        messages = jtu.tree_map(lambda x: jnp.zeros((len(SIZES), *x.shape)), params)
+        return messages, jnp.zeros(len(SIZES))
+
+    def encode(self, message, state, *, key):
+        return message
+
+    def decode(self, encoded, state, *, key):
+        # Sorted by client; the empty slots of a device come last.
+        count = len(SIZES)
+        payload = jtu.tree_map(lambda x: x[:count], encoded.payload)
+        zero = jtu.tree_map(lambda x: jnp.zeros_like(x[0]), payload)
+        one = jnp.ones(())
+        return eqf.Aggregate(zero, None, one, one), (payload, encoded.weight[:count])
+
+
+def deltas(executor, mesh=None):
+    client = eqf.LocalSGD(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    server = eqf.OptaxServer(optax.sgd(1.0))
+    algorithm = eqf.Algorithm(client, Collect(), server)
+    state = algorithm.init(testing.Linear(), num_clients=len(SIZES))
+    cohort = eqf.data.cohort(DATASET, BATCHING, mesh=mesh)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0), executor=executor)
+    return state.aggregator
+
+
+@pytest.mark.parametrize("block_size", (1, 3))
+@pytest.mark.parametrize("num_devices", (None, 1, 2, 4))
+def test_each_client_computes_the_same_on_any_device(num_devices, block_size):
+    # Were the model known to be the same on all devices, JAX would silently sum the
+    # gradients of clients on different devices.
+    expected, weights = deltas(eqf.Executor())
+    np.testing.assert_array_equal(weights, SIZES)
+    assert (jnp.abs(expected.bias) > 0).sum() == 6
+    mesh = None if num_devices is None else mesh_of(num_devices)
+    got, weights = deltas(eqf.Executor(mesh=mesh, block_size=block_size), mesh)
+    np.testing.assert_array_equal(weights, SIZES)
+    np.testing.assert_allclose(got.weight, expected.weight, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.bias, expected.bias, rtol=1e-5, atol=1e-6)
+
+
+def test_a_client_computes_what_it_would_alone():
+    got, _ = deltas(eqf.Executor())
+    algorithm = eqf.FedAvg(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    state = algorithm.init(testing.Linear(), num_clients=len(SIZES))
+    for i in (0, 3):
+        cohort = eqf.data.cohort(DATASET, BATCHING, clients=[i])
+        new, metrics = algorithm.round(state, cohort, key=jr.key(0))
+        assert metrics["clients"] == 1
+        moved = new.model.weight - state.model.weight
+        np.testing.assert_allclose(moved, got.weight[i], rtol=1e-5, atol=1e-6)
+
+
+MESHES = {
+    "two axes": lambda: jax.make_mesh(
+        (2, 2), ("model", "clients"), axis_types=(AxisType.Auto,) * 2
+    ),
+    "explicit": lambda: jax.make_mesh(
+        (2,), ("clients",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
+    ),
+    # What the error about a mesh without that axis says to do.
+    "default": lambda: jax.make_mesh((jax.device_count(),), ("clients",)),
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_any_mesh_with_a_clients_axis(name):
+    mesh = MESHES[name]()
+    expected, _ = deltas(eqf.Executor())
+    got, _ = deltas(eqf.Executor(mesh=mesh), mesh)
+    np.testing.assert_allclose(got.weight, expected.weight, rtol=1e-5, atol=1e-6)
+    # A state for each client, and the bits of an ordered sum, over two rounds.
+    algorithm = eqf.Scaffold(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    weights = []
+    for where in (None, mesh):
+        loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING, mesh=where)
+        executor = eqf.Executor(mesh=where, ordered=True)
+        solution = eqf.train(
+            algorithm,
+            testing.Linear(),
+            loader,
+            num_rounds=2,
+            key=jr.key(0),
+            executor=executor,
+        )
+        weights.append(solution.model.weight)
+    np.testing.assert_array_equal(*weights)
+
+
+def temporary_bytes(aggregator, num_clients, executor, num_features=2**15):
+    """The memory that a compiled round needs beside its inputs and outputs."""
+
+    def loss(model, example, key):
+        return jnp.sum(model * example["x"])
+
+    dataset = eqf.data.FederatedDataset.from_mapping(
+        {str(i): {"x": np.ones((2, 1), np.float32)} for i in range(num_clients)}
+    )
+    batching = eqf.data.Epochs(1, batch_size=2)
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), batching, aggregator=aggregator)
+    state = algorithm.init(jnp.zeros(num_features), num_clients=num_clients)
+    cohort = eqf.data.cohort(dataset, batching)
+    arguments = (algorithm, state, cohort, jr.key(0), executor)
+    arrays, static = eqx.partition(arguments, eqx.is_array)
+
+    def step(arrays):
+        state, metrics = round_step(*eqx.combine(arrays, static))
+        return eqx.filter((state, metrics), eqx.is_array)
+
+    compiled = jax.jit(step).lower(arrays).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("block_size", (1, 4))
+def test_sums_do_not_stack_messages(block_size):
+    executor = eqf.Executor(block_size=block_size)
+    message = 4 * 2**15
+    for aggregator in (
+        eqf.WeightedMean(),
+        eqf.DropNonfinite(eqf.Clip(eqf.UniformMean(), max_norm=1.0)),
+    ):
+        few, many = (temporary_bytes(aggregator, n, executor) for n in (8, 64))
+        assert many - few < message
+    # The measure would notice: a median does keep all messages.
+    few, many = (temporary_bytes(eqf.Median(), n, executor) for n in (8, 64))
+    assert many - few > 50 * message
+
+
+PROBLEM = testing.Quadratics((1.0, 4.0, 2.0), (1.0, -1.0, 3.0), (4, 2, 6))
+
+
+def after_one_round(rate, executor, mesh=None):
+    batching = eqf.data.Epochs(2, batch_size=2)
+    cohort = eqf.data.cohort(PROBLEM.dataset(), batching, mesh=mesh)
+    algorithm = eqf.FedAvg(testing.quadratic_loss, optax.sgd(rate), batching)
+    state = algorithm.init(testing.Point(3.0), num_clients=3)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0), executor=executor)
+    return state.model.x
+
+
+@pytest.mark.parametrize(
+    "num_devices, block_size", ((None, 1), (None, 2), (2, 1)), ids=str
+)
+def test_hypergradient(num_devices, block_size):
+    # K steps take client i from x to b + (1 - rate a)^K (x - b).
+    mesh = None if num_devices is None else mesh_of(num_devices)
+    executor = eqf.Executor(mesh=mesh, block_size=block_size, differentiable=True)
+    value, slope = jax.value_and_grad(after_one_round)(0.05, executor, mesh)
+    a, b, n = map(
+        np.array, (PROBLEM.curvatures, PROBLEM.centres, PROBLEM.num_examples)
+    )
+    steps = 2 * n // 2
+    ends = b + (1 - 0.05 * a) ** steps * (3.0 - b)
+    slopes = -a * steps * (1 - 0.05 * a) ** (steps - 1) * (3.0 - b)
+    np.testing.assert_allclose(value, np.average(ends, weights=n), rtol=1e-5)
+    np.testing.assert_allclose(slope, np.average(slopes, weights=n), rtol=1e-5)
+
+
+def test_a_key_of_either_kind():
+    algorithm = eqf.FedAvg(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    state = algorithm.init(testing.Linear(), num_clients=len(SIZES))
+    cohort = eqf.data.cohort(DATASET, BATCHING)
+    typed, _ = algorithm.round(state, cohort, key=jr.key(3))
+    raw, _ = algorithm.round(state, cohort, key=jr.PRNGKey(3))
+    np.testing.assert_array_equal(typed.model.weight, raw.model.weight)
