@@ -70,13 +70,13 @@ from ._metrics import (
 from ._optim import Optim as Optim
 from ._server import (
     AbstractServer as AbstractServer,
-    adagrad as adagrad,
-    adam as adam,
     DynServer as DynServer,
     NovaServer as NovaServer,
     OptaxServer as OptaxServer,
     ScaffoldServer as ScaffoldServer,
-    yogi as yogi,
+    server_adagrad as server_adagrad,
+    server_adam as server_adam,
+    server_yogi as server_yogi,
 )
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._train import rounds as rounds, train as train

@@ -1,6 +1,6 @@
 """The border between the host and the device.
 
-A round's plan is made on the host, by a [`equifed.data.Loader`][]: which clients take
+A round's plan is made on the host, by an [`equifed.data.Loader`][]: which clients take
 part, and which examples each of them visits, in which order. It crosses to the device
 as a `Cohort`: a pool of examples, and small integer arrays that say for each client
 which rows of the pool make up each of its steps. No example is ever padded: a client
@@ -40,8 +40,8 @@ class Cohort(eqx.Module):
     empty and counts as absent. Slots are sorted by their number of steps, longest
     first, with the empty ones last.
 
-    Build one with [`equifed.data.Loader`][], or with `Cohort.from_arrays` from arrays
-    that lie in memory.
+    [`equifed.data.Loader`][] builds one for each round, [`equifed.data.cohort`][] a
+    single one.
     """
 
     examples: PyTree[Shaped[Array, "devices rows ..."]]

@@ -79,7 +79,7 @@ def evaluate(
 
     **Returns:**
 
-    A dictionary of the metrics over all examples; or a [`equifed.ClientMetrics`][].
+    A dictionary of the metrics over all examples; or an [`equifed.ClientMetrics`][].
 
     **Raises:**
 

@@ -21,12 +21,10 @@ from ._aggregator import AbstractAggregator
 from ._client import AbstractClient, Broadcast
 from ._cohort import NO_CLIENT, ClientData, Cohort
 from ._loop import fold_range
+from ._mesh import AXIS, clients_mesh
 from ._metrics import AbstractMetric, Sum
 from ._tree import tree_isfinite, tree_where, tree_zeros_like
 from ._types import AggregatorState, ClientState
-
-
-AXIS = "clients"
 
 
 class Executor(eqx.Module):
@@ -44,20 +42,27 @@ class Executor(eqx.Module):
         its loops.
     """
 
-    mesh: Mesh | None = eqx.field(static=True, default=None)
-    block_size: int = 1
-    ordered: bool = False
-    differentiable: bool = False
+    mesh: Mesh | None = eqx.field(static=True)
+    block_size: int
+    ordered: bool
+    differentiable: bool
+
+    def __init__(
+        self,
+        *,
+        mesh: Mesh | None = None,
+        block_size: int = 1,
+        ordered: bool = False,
+        differentiable: bool = False,
+    ):
+        self.mesh = None if mesh is None else clients_mesh(mesh)
+        self.block_size = block_size
+        self.ordered = ordered
+        self.differentiable = differentiable
 
     def __check_init__(self):
         if self.block_size < 1:
             raise ValueError(f"`block_size` must be at least 1, got {self.block_size}.")
-        if self.mesh is not None and AXIS not in self.mesh.axis_names:
-            raise ValueError(
-                f"The mesh must have an axis called {AXIS!r}, got axes "
-                f"{self.mesh.axis_names}. Make it with "
-                f'`jax.make_mesh((jax.device_count(),), ("{AXIS}",))`.'
-            )
 
     @property
     def num_devices(self) -> int:

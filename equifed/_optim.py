@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -77,8 +78,8 @@ class Optim(eqx.Module):
 
     def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc:
         def show(x: Array) -> str:
-            traced = isinstance(x, jax.core.Tracer) or x.ndim > 0
-            return "..." if traced else f"{float(x):.4g}"
+            unknown = isinstance(x, jax.core.Tracer) or x.ndim > 0
+            return "..." if unknown else f"{float(x):.4g}"
 
         numbers = ", ".join(show(x) for x in jtu.tree_leaves(self.numbers))
         return wl.TextDoc(f"Optim({' | '.join(_names(self.static))}: {numbers})")

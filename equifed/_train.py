@@ -115,7 +115,7 @@ def train(
 
     **Returns:**
 
-    A [`equifed.Solution`][]. If the model became non-finite, its `result` and a warning
+    An [`equifed.Solution`][]. If the model became non-finite, its `result` and a warning
     say so, and its state is the last good one.
 
     **Raises:**

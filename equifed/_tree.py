@@ -118,7 +118,9 @@ def tree_norm(x: PyTree) -> Float[Array, ""]:
     for leaf in jtu.tree_leaves(x):
         if eqx.is_inexact_array(leaf):
             total = total + jnp.sum(jnp.square(leaf.astype(total.dtype)))
-    return jnp.sqrt(total)
+    # The gradient of a square root at 0 is infinite, and an empty client is there.
+    zero = total == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total)))
 
 
 def safe_divide(x: Array, y: Array) -> Array:

@@ -44,7 +44,7 @@ def learning_curves(
 
     **Arguments:**
 
-    - `runs`: for each label a [`equifed.Solution`][], or a list of them: the same
+    - `runs`: for each label an [`equifed.Solution`][], or a list of them: the same
         training with several seeds.
     - `metric`: its name in the history, such as `"loss"` or `"test/accuracy"`. Rounds
         that lack it are skipped.
@@ -118,7 +118,7 @@ def client_sizes(dataset: Any, *, ax: Any = None) -> Any:
 
     **Arguments:**
 
-    - `dataset`: a [`equifed.data.FederatedDataset`][].
+    - `dataset`: an [`equifed.data.FederatedDataset`][].
     - `ax`: the axes to draw on.
 
     **Returns:**
@@ -155,7 +155,7 @@ def label_distribution(
 
     **Arguments:**
 
-    - `dataset`: a [`equifed.data.FederatedDataset`][].
+    - `dataset`: an [`equifed.data.FederatedDataset`][].
     - `label`: the column of the labels.
     - `ax`: the axes to draw on.
     - `max_clients`: draw no more than so many clients, evenly spread over the

@@ -55,13 +55,14 @@ def loss(model, example, key):
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=20)
+MOMENTUM = optax.sgd(0.03, momentum=0.9)
 
 ALGORITHMS = {
-    "FedAvg": lambda: eqf.FedAvg(loss, optax.sgd(0.1), BATCHING),
+    "FedAvg": lambda: eqf.FedAvg(loss, MOMENTUM, BATCHING),
     "FedAdam": lambda: eqf.FedAdam(
-        loss, optax.sgd(0.05), BATCHING, learning_rate=10**-2.5, tau=1e-3
+        loss, optax.sgd(0.05), BATCHING, server_learning_rate=10**-2.5, tau=1e-3
     ),
-    "FedProx": lambda: eqf.FedProx(loss, optax.sgd(0.1), BATCHING, mu=0.01),
+    "FedProx": lambda: eqf.FedProx(loss, MOMENTUM, BATCHING, mu=0.01),
     "Scaffold": lambda: eqf.Scaffold(loss, optax.sgd(0.1), BATCHING),
     "FedDyn": lambda: eqf.FedDyn(loss, optax.sgd(0.1), BATCHING, alpha=0.1),
 }

@@ -144,26 +144,6 @@ def test_drop_nonfinite(inner, bad):
     assert out.count == 3
 
 
-@pytest.mark.parametrize("make", (eqf.WeightedMean, eqf.UniformMean, eqf.Median))
-def test_many_half_precision_messages(make):
-    # A sum in bfloat16 stops growing at 256 times a summand.
-    aggregator, state, key = make(), None, jr.key(0)
-    message = eqf.Message(jnp.asarray(0.5, jnp.bfloat16), jnp.asarray(3.0))
-    encoded = aggregator.encode(message, state, key=key)
-    if aggregator.gathers:
-        encoded = jtu.tree_map(lambda x: jnp.broadcast_to(x, (600, *x.shape)), encoded)
-    else:
-        # One by one, as the executor does.
-        def add(i, total):
-            return jtu.tree_map(jnp.add, total, encoded)
-
-        zero = jtu.tree_map(jnp.zeros_like, encoded)
-        encoded = jax.lax.fori_loop(0, 600, add, zero)
-    out, _ = aggregator.decode(encoded, state, key=key)
-    assert out.payload.dtype == jnp.bfloat16
-    np.testing.assert_allclose(float(out.payload), 0.5, rtol=1e-2)
-
-
 # In whole rounds: five honest clients with minima between -1 and 1, and a bad one.
 
 CENTRES = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -176,6 +156,23 @@ def one_round(make, centres, **kwargs):
     state = algorithm.init(testing.Point(0.3), num_clients=len(centres))
     cohort = eqf.data.cohort(problem.dataset(), BATCHING)
     return state, *algorithm.round(state, cohort, key=jr.key(0))
+
+
+@pytest.mark.parametrize("ordered", (False, True))
+@pytest.mark.parametrize("make", (eqf.WeightedMean, eqf.UniformMean))
+def test_many_half_precision_messages(make, ordered):
+    # A sum in bfloat16 stops growing at 256 times a summand.
+    problem = testing.Quadratics((1.0,) * 600, (1.0,) * 600, (3,) * 600)
+    batching = eqf.data.Steps(1, batch_size=3)
+    loss, optim = testing.quadratic_loss, optax.sgd(0.5)
+    algorithm = eqf.FedAvg(loss, optim, batching, aggregator=make())
+    model = testing.Point(jnp.asarray(0.0, jnp.bfloat16))
+    state = algorithm.init(model, num_clients=600)
+    cohort = eqf.data.cohort(problem.dataset(), batching)
+    executor = eqf.Executor(block_size=4, ordered=ordered)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0), executor=executor)
+    assert state.model.x.dtype == jnp.bfloat16
+    np.testing.assert_allclose(float(state.model.x), 0.5, rtol=1e-2)
 
 
 @pytest.mark.parametrize("bad", (1e6, NAN))

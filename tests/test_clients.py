@@ -187,6 +187,33 @@ def test_the_full_gradient():
     np.testing.assert_array_equal(vector(message.payload), 0.0)
 
 
+@pytest.mark.parametrize("option", (None, 1, 2))
+def test_many_steps_in_half_precision(option):
+    # A sum in bfloat16 stops growing at 256 times a summand.
+    problem = testing.Quadratics((1.0,), (1.0,), (1000,))
+    batching = eqf.data.Epochs(1, batch_size=1)
+    if option is None:
+        client = eqf.FullGradient(testing.quadratic_loss, batching)
+    else:
+        correction = eqf.ControlVariate(option)
+        optim = optax.sgd(0.0)
+        client = eqf.LocalSGD(testing.quadratic_loss, optim, batching, correction)
+    cohort = eqf.data.cohort(problem.dataset(), batching)
+    one = jax.tree.map(lambda x: x[0], cohort)
+    share = eqf.ClientData(
+        one.examples, one.order, *(x[0] for x in (one.start, one.stop, one.first)),
+        one.num_examples[0],
+    )
+    zero = testing.Point(jnp.asarray(0.0, jnp.bfloat16))
+    message, _, _ = client.round(
+        eqf.Broadcast(zero, zero), share, zero, key=jr.key(0)
+    )
+    # The gradient at 0 of (x - 1)^2 / 2, which full gradients are sent as minus.
+    expected = 1.0 if option is None else -1.0
+    payload = message.payload if option is None else message.payload.control
+    np.testing.assert_allclose(float(payload.x), expected, rtol=1e-2)
+
+
 @pytest.mark.parametrize("batch_size", (1, 2, 3, 5, 8))
 def test_one_plain_pass_visits_every_example_once(batch_size):
     share, x, _ = data([], num_examples=5)

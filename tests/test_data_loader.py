@@ -11,8 +11,8 @@ from hypothesis import given, settings, strategies as st
 
 import equifed.data as eqd
 from equifed._cohort import NO_CLIENT, NO_ROW
-from equifed.data._loader import prefetched
 from equifed.data._plan import ladder
+from equifed.data._prefetch import prefetched
 
 
 def dataset_of(sizes):
@@ -205,7 +205,7 @@ def test_other_mesh_axes_hold_copies():
 
 
 def test_size_decides_what_is_resident(monkeypatch):
-    monkeypatch.setattr("equifed.data._loader.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("equifed.data._placement.RESIDENT_BYTES", 100)
     loader = eqd.Loader(dataset_of([3]), eqd.AllClients(), eqd.Epochs(batch_size=2))
     assert loader.resident
     loader = eqd.Loader(dataset_of([30]), eqd.AllClients(), eqd.Epochs(batch_size=2))

@@ -8,8 +8,9 @@ says so: `<!-- not run: why -->`.
 import pathlib
 import re
 
-import equifed as eqf
 import pytest
+
+import equifed as eqf
 
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -93,7 +93,7 @@ def test_changing_a_hyper_parameter_does_not_retrace():
     counts = []
     for rate in (0.1, 0.2, 0.3):
         algorithm = eqf.FedAdam(
-            loss, optax.sgd(rate, momentum=rate), batching, learning_rate=rate
+            loss, optax.sgd(rate, momentum=rate), batching, server_learning_rate=rate
         )
         state = algorithm.init(testing.Linear(), num_clients=2)
         algorithm.round(state, loader(0), key=jr.key(0))

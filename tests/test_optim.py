@@ -120,6 +120,34 @@ def test_rebuilding_does_not_retrace():
     assert traces == 2
 
 
+def test_functions_of_one_source_are_not_confused():
+    # Both have the same name and stand in the same line of source.
+    constants = [lambda count: 0.25, lambda count: 0.5]  # fmt: skip
+    defaults = [lambda count, rate=rate: rate for rate in (0.25, 0.5)]
+    closures = [(lambda rate: lambda count: rate)(rate) for rate in (0.25, 0.5)]
+
+    @eqx.filter_jit
+    def moved(optim):
+        return optim.update(PARAMS, optim.init(PARAMS), PARAMS)[0]["b"]
+
+    for schedules in (constants, defaults, closures):
+        for rate, schedule in zip((0.25, 0.5), schedules, strict=True):
+            got = moved(eqf.Optim(optax.sgd(schedule)))
+            np.testing.assert_allclose(got, -rate * 0.1, rtol=1e-5)
+
+
+def test_a_schedule_that_is_a_table():
+    def look_up(table):
+        return lambda count: table[count]
+
+    for table in (jnp.array([0.25, 0.5]), np.array([0.25, 0.5])):
+        raw, optim = (f(optax.sgd(look_up(jnp.asarray(table)))) for f in (tuple, eqf.Optim))
+        got = steps(eqf.Optim(optax.sgd(look_up(table))).update, optim.init, PARAMS, 2)
+        expected = steps(raw[1], raw[0], PARAMS, 2)
+        np.testing.assert_allclose(got[1]["w"], expected[1]["w"], rtol=1e-5)
+        hash(eqf.Optim(optax.sgd(look_up(table))).static)
+
+
 def test_a_vmap_over_rates_and_their_gradient():
     grads = jtu.tree_map(jnp.ones_like, PARAMS)
 
@@ -153,29 +181,19 @@ def test_dtypes_are_kept(name):
         np.testing.assert_allclose(single, double, rtol=1e-4)
 
 
-class Model(eqx.Module):
-    weight: jax.Array
-    bias: jax.Array
-    seen: jax.Array
-
-    def __init__(self, dtype):
-        self.weight = jnp.linspace(-0.5, 0.5, 3, dtype=dtype)
-        self.bias = jnp.asarray(0.1, dtype)
-        self.seen = jnp.arange(2)
-
-
 @pytest.mark.parametrize("dtype", ("bfloat16", "float32", "float64"))
 @pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 def test_a_round_is_strict(make, dtype):
     batching = eqf.data.Epochs(1, batch_size=4)
-    algorithm = make(testing.noisy_loss, batching)
     with contextlib.ExitStack() as stack:
         if dtype == "float64":
             stack.enter_context(enable_x64())
         stack.enter_context(jax.numpy_dtype_promotion("strict"))
         stack.enter_context(jax.numpy_rank_promotion("raise"))
         cohort = eqf.data.cohort(testing.ragged_clients((5, 0, 3)), batching)
-        state = algorithm.init(Model(dtype), num_clients=3)
+        algorithm = make(testing.noisy_loss, batching)
+        model = jtu.tree_map(lambda x: x.astype(dtype), testing.Linear())
+        state = algorithm.init(model, num_clients=3)
         new, metrics = algorithm.round(state, cohort, key=jr.key(0))
         for before, after in zip(
             jtu.tree_leaves(state), jtu.tree_leaves(new), strict=True
@@ -198,7 +216,11 @@ def test_the_repr_is_readable():
     assert "Optim(" in algorithm
     assert "0x" not in algorithm
     # Tracers have no number to show, and a sweep has several.
-    jax.vmap(lambda rate: repr(eqf.Optim(optax.sgd(rate))))(jnp.ones(2))
+    def traced(rate):
+        assert "..." in repr(eqf.Optim(optax.sgd(rate)))
+        return rate
+
+    jax.vmap(traced)(jnp.ones(2))
     assert "..." in repr(eqx.filter_vmap(lambda r: eqf.Optim(optax.sgd(r)))(jnp.ones(2)))
 
 

@@ -58,16 +58,16 @@ def test_momentum():
 
 
 SECOND_MOMENTS = {
-    eqf.adagrad: lambda v, d: v + d**2,
-    eqf.adam: lambda v, d: 0.8 * v + 0.2 * d**2,
-    eqf.yogi: lambda v, d: v - 0.2 * d**2 * np.sign(v - d**2),
+    eqf.server_adagrad: lambda v, d: v + d**2,
+    eqf.server_adam: lambda v, d: 0.8 * v + 0.2 * d**2,
+    eqf.server_yogi: lambda v, d: v - 0.2 * d**2 * np.sign(v - d**2),
 }
 
 
 @pytest.mark.parametrize("make", SECOND_MOMENTS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("tau", (1e-1, 1e-3))
 def test_adaptive(make, tau):
-    kwargs = {} if make is eqf.adagrad else {"b2": 0.8}
+    kwargs = {} if make is eqf.server_adagrad else {"b2": 0.8}
     server = eqf.OptaxServer(make(0.3, b1=0.6, tau=tau, **kwargs))
     state = server.init(X, num_clients=8)
     for name, v in state.v.items():
@@ -97,9 +97,9 @@ def test_adaptive_is_not_optax(make):
     assert abs(float(x["w"][0] - other["w"][0])) > 0.02
     d, b2 = 0.3, 0.99
     v = {
-        eqf.adagrad: 1e-6 + d**2,
-        eqf.adam: b2 * 1e-6 + (1 - b2) * d**2,
-        eqf.yogi: 1e-6 + (1 - b2) * d**2,
+        eqf.server_adagrad: 1e-6 + d**2,
+        eqf.server_adam: b2 * 1e-6 + (1 - b2) * d**2,
+        eqf.server_yogi: 1e-6 + (1 - b2) * d**2,
     }[make]
     step = 0.1 * d / (np.sqrt(v) + 1e-3)
     np.testing.assert_allclose(x["w"][0], 1.0 + step, rtol=1e-5)

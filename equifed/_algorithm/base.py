@@ -96,7 +96,7 @@ class AbstractAlgorithm(eqx.Module):
         **Arguments:**
 
         - `state`: what `init` or the last `round` returned.
-        - `cohort`: this round's clients, from a [`equifed.data.Loader`][].
+        - `cohort`: this round's clients, from an [`equifed.data.Loader`][].
         - `key`: the experiment's root key, the same in every round: the round's number
             and the clients' are folded into it.
         - `executor`: how to run it; never changes the result.

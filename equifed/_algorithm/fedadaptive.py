@@ -6,7 +6,7 @@ from jaxtyping import ArrayLike
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._client import LocalSGD
 from .._optim import Optim
-from .._server import OptaxServer, adagrad, adam, yogi
+from .._server import OptaxServer, server_adagrad, server_adam, server_yogi
 from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
@@ -24,7 +24,7 @@ class FedAdagrad(AbstractAlgorithm):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `learning_rate`: the server's $\eta$.
+    - `server_learning_rate`: $\eta$.
     - `b1`: $\beta_1$. The paper's experiments use 0 here.
     - `tau`: $\tau$, the degree of adaptivity.
 
@@ -55,14 +55,16 @@ class FedAdagrad(AbstractAlgorithm):
         client_optim: optax.GradientTransformation | Optim,
         batching: AbstractBatching,
         *,
-        learning_rate: ArrayLike = 0.1,
+        server_learning_rate: ArrayLike = 0.1,
         b1: ArrayLike = 0.0,
         tau: ArrayLike = 1e-3,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(adagrad(learning_rate, b1=b1, tau=tau))
+        self.server = OptaxServer(
+            server_adagrad(server_learning_rate, b1=b1, tau=tau)
+        )
 
 
 class FedAdam(AbstractAlgorithm):
@@ -74,7 +76,7 @@ class FedAdam(AbstractAlgorithm):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `learning_rate`: the server's $\eta$.
+    - `server_learning_rate`: $\eta$.
     - `b1`, `b2`: $\beta_1$ and $\beta_2$.
     - `tau`: $\tau$, the degree of adaptivity.
 
@@ -94,7 +96,7 @@ class FedAdam(AbstractAlgorithm):
         client_optim: optax.GradientTransformation | Optim,
         batching: AbstractBatching,
         *,
-        learning_rate: ArrayLike = 10**-2.5,
+        server_learning_rate: ArrayLike = 10**-2.5,
         b1: ArrayLike = 0.9,
         b2: ArrayLike = 0.99,
         tau: ArrayLike = 1e-3,
@@ -102,7 +104,9 @@ class FedAdam(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(adam(learning_rate, b1=b1, b2=b2, tau=tau))
+        self.server = OptaxServer(
+            server_adam(server_learning_rate, b1=b1, b2=b2, tau=tau)
+        )
 
 
 class FedYogi(AbstractAlgorithm):
@@ -115,7 +119,7 @@ class FedYogi(AbstractAlgorithm):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `learning_rate`: the server's $\eta$.
+    - `server_learning_rate`: $\eta$.
     - `b1`, `b2`: $\beta_1$ and $\beta_2$.
     - `tau`: $\tau$, the degree of adaptivity.
 
@@ -135,7 +139,7 @@ class FedYogi(AbstractAlgorithm):
         client_optim: optax.GradientTransformation | Optim,
         batching: AbstractBatching,
         *,
-        learning_rate: ArrayLike = 10**-2.5,
+        server_learning_rate: ArrayLike = 10**-2.5,
         b1: ArrayLike = 0.9,
         b2: ArrayLike = 0.99,
         tau: ArrayLike = 1e-3,
@@ -143,4 +147,6 @@ class FedYogi(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(yogi(learning_rate, b1=b1, b2=b2, tau=tau))
+        self.server = OptaxServer(
+            server_yogi(server_learning_rate, b1=b1, b2=b2, tau=tau)
+        )

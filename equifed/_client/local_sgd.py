@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.random as jr
+import optax
 
 from .._optim import Optim, apply_updates, as_optim
 from .._tree import tree_sub
@@ -23,9 +24,21 @@ class LocalSGD(AbstractClient):
     """
 
     loss: Loss
-    optim: Optim = eqx.field(converter=as_optim)
+    optim: Optim
     batching: AbstractBatching
-    correction: AbstractCorrection = NoCorrection()
+    correction: AbstractCorrection
+
+    def __init__(
+        self,
+        loss: Loss,
+        optim: optax.GradientTransformation | Optim,
+        batching: AbstractBatching,
+        correction: AbstractCorrection = NoCorrection(),  # noqa: B008 (no array)
+    ):
+        self.loss = loss
+        self.optim = as_optim(optim)
+        self.batching = batching
+        self.correction = correction
 
     def init(self, params):
         return self.correction.init(params)

@@ -55,7 +55,10 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
             "The loss is given ONE example, without a batch axis, and is called as "
             "`loss(model, example, key)`."
         ) from error
-    value, values = out if isinstance(out, tuple) and len(out) == 2 else (out, {})
+    value: Any = out
+    values: Any = {}
+    if isinstance(out, tuple) and len(out) == 2:
+        value, values = out
     kind = getattr(value, "dtype", None)
     if kind is None or value.shape != () or not jnp.issubdtype(kind, jnp.floating):
         got = type(value).__name__ if kind is None else f"{kind}{list(value.shape)}"

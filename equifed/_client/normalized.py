@@ -30,6 +30,9 @@ class Normalized(AbstractClient):
 
     client: LocalSGD
 
+    def __init__(self, client: LocalSGD):
+        self.client = client
+
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.client.loss

@@ -1,7 +1,7 @@
 from .adaptive import (
-    adagrad as adagrad,
-    adam as adam,
-    yogi as yogi,
+    server_adagrad as server_adagrad,
+    server_adam as server_adam,
+    server_yogi as server_yogi,
 )
 from .base import AbstractServer as AbstractServer
 from .dyn import DynServer as DynServer

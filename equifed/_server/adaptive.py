@@ -27,8 +27,8 @@ class AdaptiveState(NamedTuple):
     v: Params
 
 
-def _adaptive(
-    second_moment: Callable[[Array, Array], Array],
+def fedopt(
+    second_moment: Callable[[Array, Array], ArrayLike],
     learning_rate: ArrayLike,
     b1: ArrayLike,
     tau: ArrayLike,
@@ -50,14 +50,14 @@ def _adaptive(
     return optax.GradientTransformation(init, update)
 
 
-def adagrad(
+def server_adagrad(
     learning_rate: ArrayLike, *, b1: ArrayLike = 0.0, tau: ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
     r"""FedAdagrad's server: $v_t = v_{t-1} + \Delta_t^2$."""
-    return _adaptive(lambda v, square: v + square, learning_rate, b1, tau)
+    return fedopt(lambda v, square: v + square, learning_rate, b1, tau)
 
 
-def adam(
+def server_adam(
     learning_rate: ArrayLike,
     *,
     b1: ArrayLike = 0.9,
@@ -65,12 +65,12 @@ def adam(
     tau: ArrayLike = 1e-3,
 ) -> optax.GradientTransformation:
     r"""FedAdam's server: $v_t = \beta_2 v_{t-1} + (1 - \beta_2) \Delta_t^2$."""
-    return _adaptive(
+    return fedopt(
         lambda v, square: b2 * v + (1 - b2) * square, learning_rate, b1, tau
     )
 
 
-def yogi(
+def server_yogi(
     learning_rate: ArrayLike,
     *,
     b1: ArrayLike = 0.9,
@@ -80,7 +80,7 @@ def yogi(
     r"""FedYogi's server:
     $v_t = v_{t-1} - (1 - \beta_2) \Delta_t^2 \,\mathrm{sign}(v_{t-1} - \Delta_t^2)$.
     """
-    return _adaptive(
+    return fedopt(
         lambda v, square: v - (1 - b2) * square * jnp.sign(v - square),
         learning_rate,
         b1,

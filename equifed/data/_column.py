@@ -6,7 +6,7 @@ larger than memory can be opened, cut, and reordered client by client without co
 a row; only what is read is ever touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -103,6 +103,19 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 Column: TypeAlias = np.ndarray | ChunkedColumn
+
+
+def protect(column: Column) -> Column:
+    """The same column, which cannot be written to."""
+    return column if isinstance(column, ChunkedColumn) else read_only(column)
+
+
+def check_names(names: Iterable[str], columns: Iterable[str]) -> None:
+    """Refuses names that are not those of columns."""
+    known = list(columns)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"There is no column {name!r}; the columns are {known}.")
 
 
 def take(column: Column, rows: Int[np.ndarray, " rows"]) -> np.ndarray:

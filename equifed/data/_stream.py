@@ -15,9 +15,10 @@ from jaxtyping import Shaped
 
 from .._cohort import Cohort
 from ._batching import AbstractBatching
-from ._dataset import common_rows
-from ._loader import check_numeric, make_cohort, Placement, prefetched
+from ._build import common_rows
+from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
+from ._prefetch import prefetched
 from ._random import check_count, check_seed, generator, integers, STREAM
 from ._read import arrow_batches, Source
 
@@ -181,11 +182,11 @@ class StreamLoader:
         self.batching = batching
         self.buffer_size = check_count("buffer_size", buffer_size)
         self.seed = check_seed(seed)
-        self.mesh = mesh
         if prefetch < 0:
             raise ValueError(f"`prefetch` must not be negative, got {prefetch}.")
         self.prefetch = prefetch
         self._placement = Placement(mesh)
+        self.mesh = self._placement.mesh
 
     @property
     def num_clients(self) -> None:

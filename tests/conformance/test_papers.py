@@ -105,7 +105,7 @@ def test_adaptive(name):
         kwargs["b2"] = b2
     algorithm = getattr(eqf, name)
     check(
-        lambda f, b: algorithm(f, optax.sgd(ETA), b, learning_rate=rate, **kwargs), x
+        lambda f, b: algorithm(f, optax.sgd(ETA), b, server_learning_rate=rate, **kwargs), x
     )
 
 

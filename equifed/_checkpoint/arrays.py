@@ -1,0 +1,62 @@
+"""Arrays to a directory and back, by Orbax."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+
+def write_arrays(path: pathlib.Path, leaves: list[Any]) -> None:
+    import orbax.checkpoint as ocp  # slow to import
+
+    arrays = _numbered(leaves)
+    if arrays:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, args=ocp.args.StandardSave(arrays))
+
+
+def read_arrays(path: pathlib.Path, likes: list[Any]) -> list[Any]:
+    import orbax.checkpoint as ocp
+
+    targets = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        if isinstance(x, jax.Array)
+        else x
+        for name, x in _numbered(likes).items()
+    }
+    read: dict[str, Any] = {}
+    if targets:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            read = checkpointer.restore(path, args=ocp.args.StandardRestore(targets))
+    restored = []
+    for i, like in enumerate(likes):
+        x = read.get(_number(i), like)
+        if x is not like and isinstance(like, jax.Array):
+            x = jnp.asarray(x)
+            if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+                x = jr.wrap_key_data(x, impl=jr.key_impl(like))
+        restored.append(x)
+    return restored
+
+
+def _numbered(leaves: list[Any]) -> dict[str, Any]:
+    # Orbax refuses empty arrays. Nothing is lost: `leaves.json` has their shapes.
+    return {_number(i): _data(x) for i, x in enumerate(leaves) if x.size > 0}
+
+
+def _number(i: int) -> str:
+    return f"{i:05d}"
+
+
+def _data(x: Any) -> Any:
+    """What Orbax is given for an array leaf: numbers instead of keys, and on the host
+    what was not put on a device on purpose (restored there, JAX would not move it).
+    """
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = jr.key_data(x)
+    else:
+        data = x
+    return data if isinstance(x, jax.Array) and x.committed else np.asarray(data)

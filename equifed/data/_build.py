@@ -1,0 +1,169 @@
+"""What a dataset is built from: a table with owners, or one dictionary a client.
+
+Each function answers with the three parts of a `FederatedDataset`, its columns,
+offsets and client ids, or with an error that says what does not fit together.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from ._column import check_names, Column
+from ._ids import client_codes
+from ._layout import by_codes, by_rows
+from ._partition import AbstractPartition
+from ._read import Source
+
+
+Parts: TypeAlias = tuple[Mapping[str, Column], Int[np.ndarray, " bounds"], list[str]]
+
+
+def from_source(
+    source: Source, by: str | AbstractPartition, names: Sequence[str] | None
+) -> Parts:
+    """Builds from a table on disk."""
+    if not isinstance(by, str | AbstractPartition):
+        raise TypeError(
+            "`by` must be the name of a column or a partition, got "
+            f"{type(by).__name__}."
+        )
+    if len(source) == 0:
+        raise ValueError("The dataset is empty: it has no rows.")
+    source.check([*names_in(by), *(names or ())])
+    if isinstance(by, AbstractPartition):
+        read = {n: np.asarray(source.read(n)) for n in by.column_names}
+        layout = by_rows(by(read, len(source)), len(source))
+    else:
+        layout = by_codes(*source.codes(by))
+    if names is None:
+        names = [n for n in source.names if n != by]
+    return layout.read(source, names), layout.offsets, layout.client_ids
+
+
+def from_arrays(
+    columns: Mapping[str, Shaped[np.ndarray, "..."]],
+    by: str | AbstractPartition | Shaped[np.ndarray, " examples"] | Sequence,
+) -> Parts:
+    """Builds from a table in memory."""
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    rows = common_rows(arrays, "")
+    if rows == 0:
+        raise ValueError("The dataset is empty: its columns have no rows.")
+    check_names(names_in(by), arrays)
+    if isinstance(by, AbstractPartition):
+        layout = by_rows(by(arrays, rows), rows)
+    elif isinstance(by, str):
+        layout = by_codes(*client_codes(arrays.pop(by), by))
+    else:
+        ids, codes = client_codes(np.asarray(by), "by")
+        if len(codes) != rows:
+            raise ValueError(
+                f"`by` has {len(codes)} entries for {rows} examples; it needs one "
+                "client id for each."
+            )
+        layout = by_codes(ids, codes)
+    return layout.arrange(arrays), layout.offsets, layout.client_ids
+
+
+def from_clients(
+    clients: Sequence[tuple[str, Mapping[str, Shaped[np.ndarray, "..."]]]],
+) -> Parts:
+    """Builds from pairs of a client's id and its examples."""
+    if len(clients) == 0:
+        raise ValueError("The dataset is empty: it has no clients.")
+    clients = [
+        (client, {name: np.asarray(column) for name, column in examples.items()})
+        for client, examples in clients
+    ]
+    sizes = [common_rows(e, f" of client {c!r}") for c, e in clients]
+    # A client without examples does not say what an example looks like.
+    model_client, model = clients[int(np.argmax(np.asarray(sizes) > 0))]
+    for (client, examples), size in zip(clients, sizes, strict=True):
+        if set(examples) != set(model):
+            raise ValueError(
+                f"Client {client!r} has the columns {sorted(examples)}, but client "
+                f"{model_client!r} has {sorted(model)}. All clients need the same."
+            )
+        for name, column in model.items():
+            got = examples[name]
+            if size == 0:
+                continue
+            if got.shape[1:] != column.shape[1:]:
+                raise ValueError(
+                    f"Column {name!r} of client {client!r} has examples of shape "
+                    f"{got.shape[1:]}, but those of client {model_client!r} have shape "
+                    f"{column.shape[1:]}. Pad or resize them to one shape."
+                )
+            if got.dtype != column.dtype and got.dtype.kind not in "US":
+                raise ValueError(
+                    f"Column {name!r} of client {client!r} has dtype {got.dtype}, but "
+                    f"that of client {model_client!r} has {column.dtype}. Cast them to "
+                    "one dtype."
+                )
+    whole = [e for (_, e), n in zip(clients, sizes, strict=True) if n > 0] or [model]
+    columns = {name: np.concatenate([e[name] for e in whole]) for name in model}
+    return columns, np.append(0, np.cumsum(sizes)), [client for client, _ in clients]
+
+
+def names_in(by: object) -> tuple[str, ...]:
+    """The columns that are read to know whose an example is."""
+    if isinstance(by, AbstractPartition):
+        return by.column_names
+    return (by,) if isinstance(by, str) else ()
+
+
+def common_rows(arrays: Mapping[str, np.ndarray], whose: str) -> int:
+    """The number of rows that the columns have in common."""
+    if len(arrays) == 0:
+        raise ValueError(f"There are no columns{whose}; there must be at least one.")
+    rows = {}
+    for name, array in arrays.items():
+        if array.ndim == 0:
+            raise ValueError(
+                f"Column {name!r}{whose} is a single value; it needs one row for each "
+                "example."
+            )
+        rows[name] = len(array)
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{name!r} has {n}" for name, n in rows.items())
+        raise ValueError(
+            f"The columns{whose} have different numbers of rows: {counts}."
+        )
+    return next(iter(rows.values()))
+
+
+def check_parts(
+    columns: Mapping[str, Column],
+    offsets: Int[np.ndarray, " bounds"],
+    client_ids: Sequence[str],
+) -> None:
+    """Refuses parts that do not fit together, or that have nothing in them."""
+    if len(columns) == 0:
+        raise ValueError("`columns` is empty; a dataset needs at least one column.")
+    if len(client_ids) == 0:
+        raise ValueError("The dataset is empty: it has no clients.")
+    rows = int(offsets[-1])
+    for name, column in columns.items():
+        if len(column) != rows:
+            raise ValueError(
+                f"Column {name!r} has {len(column)} rows, but the clients own "
+                f"{rows}. All columns must have the same number of rows."
+            )
+    if rows == 0:
+        raise ValueError(
+            f"The dataset is empty: its {len(client_ids)} clients have no examples."
+        )
+    if len(offsets) != len(client_ids) + 1:
+        raise ValueError(
+            f"`offsets` has {len(offsets)} entries for {len(client_ids)} clients; it "
+            "needs one more than clients."
+        )
+    if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
+        raise ValueError("`offsets` must begin with 0 and never decrease.")
+    seen: set[str] = set()
+    for client_id in client_ids:
+        if client_id in seen:
+            raise ValueError(f"The client id {client_id!r} occurs more than once.")
+        seen.add(client_id)

@@ -1,0 +1,59 @@
+"""What clients are called, and in which order they come.
+
+A client's id is text, whatever it is in the data. The natural order of ids compares
+runs of digits as numbers, so that `"writer2"` comes before `"writer10"`.
+"""
+
+import re
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+
+def as_id(value: object) -> str:
+    """A client id is text; anything else is turned into it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def natural_key(client_id: str) -> tuple:
+    """The key of the natural order: runs of digits compare as numbers."""
+    parts = re.split(r"([0-9]+)", client_id)
+    parts[1::2] = [int(digits) for digits in parts[1::2]]  # pyright: ignore
+    return (parts, client_id)
+
+
+def rank_codes(
+    names: list[str], codes: Int[np.ndarray, " examples"]
+) -> tuple[list[str], Int[np.ndarray, " examples"]]:
+    """Renumbers codes so that their names are in natural order."""
+    order = sorted(range(len(names)), key=lambda i: natural_key(names[i]))
+    rank = np.empty(len(names), np.int64)
+    rank[order] = np.arange(len(names))
+    return [names[i] for i in order], rank[codes]
+
+
+def client_codes(
+    values: Shaped[np.ndarray, "examples ..."], name: str
+) -> tuple[list[str], Int[np.ndarray, " examples"]]:
+    """The distinct values as strings in natural order, and each row's place among
+    them."""
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(
+            f"Column {name!r} has rows of shape {values.shape[1:]}; clients and labels "
+            "are told apart by single values."
+        )
+    missing = (
+        np.array([v is None or v != v for v in values]).sum()
+        if (values.dtype.kind in "fO")
+        else 0
+    )
+    if missing:
+        raise ValueError(
+            f"Column {name!r} has {missing} nulls among its {len(values)} rows. Drop "
+            "those rows, or fill in whom they belong to."
+        )
+    distinct, codes = np.unique(values, return_inverse=True)
+    return rank_codes([as_id(v) for v in distinct.tolist()], codes.reshape(-1))

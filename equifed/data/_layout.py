@@ -1,0 +1,69 @@
+"""Where in a table the rows of each client are to be found.
+
+In a dataset the rows of a client are adjacent; in the table that it is built from they
+need not be. Where they are, they are runs, which can be viewed in place; otherwise they
+are found row by row, and copied.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from ._column import Column, expand_runs, gather
+from ._read import Source
+
+
+class Layout(NamedTuple):
+    """The clients of a table, and the rows of each."""
+
+    client_ids: list[str]
+    offsets: Int[np.ndarray, " bounds"]
+    """The bounds of the clients' rows in the dataset, not in the table."""
+    runs: tuple[Int[np.ndarray, " clients"], Int[np.ndarray, " clients"]] | None
+    """The first row of each client and the one after its last, if all are adjacent."""
+    rows: Int[np.ndarray, " rows"] | None
+    """Otherwise the rows of the first client, of the second, and so on."""
+
+    def read(self, source: Source, names: Sequence[str]) -> dict[str, Column]:
+        """The columns of a table on disk, client by client."""
+        columns = {name: source.read(name, self.rows) for name in names}
+        if self.runs is None:
+            return columns
+        return {name: gather(c, *self.runs) for name, c in columns.items()}
+
+    def arrange(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The columns of a table in memory, client by client, each one array."""
+        if self.runs is None:
+            return {name: array[self.rows] for name, array in arrays.items()}
+        rows = expand_runs(*self.runs)
+        if np.array_equal(rows, np.arange(len(rows))):
+            return dict(arrays)
+        return {name: array[rows] for name, array in arrays.items()}
+
+
+def by_codes(client_ids: list[str], codes: Int[np.ndarray, " rows"]) -> Layout:
+    """The layout of a table of which row `i` belongs to client `codes[i]`."""
+    sizes = np.bincount(codes, minlength=len(client_ids))
+    offsets = np.append(0, np.cumsum(sizes))
+    starts = np.append(0, np.flatnonzero(codes[1:] != codes[:-1]) + 1)
+    if len(starts) == len(client_ids):
+        first = np.empty(len(client_ids), np.int64)
+        first[codes[starts]] = starts
+        return Layout(client_ids, offsets, (first, first + sizes), None)
+    return Layout(client_ids, offsets, None, np.argsort(codes, kind="stable"))
+
+
+def by_rows(clients: Mapping[str, Int[np.ndarray, "_"]], num_examples: int) -> Layout:
+    """The layout of a table of which the client `c` owns the rows `clients[c]`."""
+    if len(clients) == 0:
+        raise ValueError("The dataset is empty: the partition made no clients.")
+    offsets = np.append(0, np.cumsum([len(rows) for rows in clients.values()]))
+    rows = np.concatenate(list(clients.values())).astype(np.int64)
+    if len(rows) > 0 and (rows.min() < 0 or rows.max() >= num_examples):
+        raise ValueError(
+            f"The partition gave row numbers from {rows.min()} to {rows.max()}, but "
+            f"there are {num_examples} examples."
+        )
+    return Layout(list(clients), offsets, None, rows)

@@ -1,0 +1,158 @@
+"""Where the arrays of a cohort go, and in which dtype.
+
+A cohort lies along the `clients` axis of a mesh, or on one device. Each process makes
+the rows of its own devices only.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, cast, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+from .._cohort import Cohort
+from .._mesh import AXIS, clients_mesh
+from ._column import Column
+from ._plan import Plan
+
+
+T = TypeVar("T")
+
+# Without `resident`, a dataset is kept on the devices if it takes up at most this
+# share of the memory that is free on one of them; or where a device does not tell,
+# as on a CPU, if all copies together take up at most this many bytes.
+RESIDENT_SHARE = 0.25
+RESIDENT_BYTES = 2**30
+
+
+class Placement:
+    """Where the arrays of a cohort go: along the `clients` axis of a mesh, or to the
+    default device."""
+
+    mesh: Mesh | None
+    num_devices: int
+
+    def __init__(self, mesh: Mesh | None):
+        self.mesh = None if mesh is None else clients_mesh(mesh)
+        self.num_devices = 1 if self.mesh is None else self.mesh.shape[AXIS]
+        self._sharding = (
+            None
+            if self.mesh is None
+            else NamedSharding(self.mesh, PartitionSpec(AXIS))
+        )
+
+    def fits(self, num_bytes: int) -> bool:
+        """Whether so many bytes may be put on every device."""
+        device = (
+            jax.local_devices()[0] if self.mesh is None else self.mesh.local_devices[0]
+        )
+        stats = device.memory_stats()
+        if stats is None or "bytes_limit" not in stats:
+            return num_bytes * self.num_devices <= RESIDENT_BYTES
+        free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+        return num_bytes <= RESIDENT_SHARE * free
+
+    def put(self, arrays: T) -> T:
+        """Puts arrays with a leading axis of devices."""
+        if self._sharding is None:
+            return jax.device_put(arrays)
+        if jax.process_count() == 1:
+            return jax.device_put(arrays, self._sharding)
+        sharding = self._sharding
+        return jax.tree.map(
+            lambda a: jax.make_array_from_callback(a.shape, sharding, a.__getitem__),
+            arrays,
+        )
+
+    def replicate(self, array: np.ndarray) -> Shaped[Array, "devices ..."]:
+        """Puts one and the same array on every device."""
+        return self._each(array.shape, lambda device: array)
+
+    def pools(
+        self,
+        columns: Mapping[str, Column],
+        read: Callable[[str, int], np.ndarray],
+        plan: Plan,
+    ) -> dict[str, Shaped[Array, "devices rows ..."]]:
+        """Puts on each device the rows of its own clients: those of this process only.
+
+        `read(name, place)` are the rows of the client at a place of the round.
+        """
+
+        def pool(name: str, column: Column, device: int) -> np.ndarray:
+            # Rows beyond the clients' own are never visited; zeros cost nothing.
+            out = np.zeros((plan.num_rows, *column.shape[1:]), column.dtype)
+            parts = [read(name, place) for place in plan.pools[device].tolist()]
+            total = sum(len(part) for part in parts)
+            if total > 0:
+                np.concatenate(parts, out=out[:total])
+            return on_device_dtype(name, out)
+
+        return {
+            name: self._each(
+                (plan.num_rows, *column.shape[1:]),
+                functools.partial(pool, name, column),
+            )
+            for name, column in columns.items()
+        }
+
+    def _each(
+        self, shape: tuple[int, ...], make: Callable[[int], np.ndarray]
+    ) -> Shaped[Array, "devices ..."]:
+        if self._sharding is None:
+            return jax.device_put(make(0)[None])
+        # A mesh with other axes asks for the same array several times.
+        make = functools.cache(make)
+        return jax.make_array_from_callback(
+            (self.num_devices, *shape),
+            self._sharding,
+            lambda place: make(cast(tuple[slice], place)[0].start or 0)[None],
+        )
+
+
+def make_cohort(
+    plan: Plan, examples: dict[str, Shaped[Array, "devices rows ..."]], to: Placement
+) -> Cohort:
+    arrays = to.put(plan[:6])
+    order, start, stop, first, num_examples, index = cast(tuple[Array, ...], arrays)
+    return Cohort(
+        examples=examples,
+        order=order,
+        start=start,
+        stop=stop,
+        first=first,
+        num_examples=num_examples,
+        index=index,
+    )
+
+
+def check_numeric(columns: Mapping[str, Any]) -> None:
+    """Refuses columns that a device cannot hold."""
+    for name, column in columns.items():
+        if column.dtype.kind not in "biufcV" or column.dtype.names is not None:
+            held = "text or objects" if column.dtype.kind in "OUST" else "no numbers"
+            raise ValueError(
+                f"Column {name!r} holds {held} (dtype {column.dtype}), which cannot be "
+                "put on a device. Turn it into numbers with `dataset.map(...)` or "
+                "`dataset.map_clients(...)`, or leave it out with "
+                "`dataset.select_columns(...)`."
+            )
+
+
+def on_device_dtype(name: str, array: np.ndarray) -> np.ndarray:
+    """Casts to the dtype that JAX will use: 64 bits only where they are enabled."""
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if dtype == array.dtype:
+        return array
+    if dtype.kind in "iu" and array.size > 0:
+        low, high = array.min(), array.max()
+        if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
+            raise ValueError(
+                f"Column {name!r} has values from {low} to {high}, which do not fit "
+                f"{dtype}. Enable 64 bits (`jax.config.update('jax_enable_x64', "
+                "True)`), or drop or renumber the column."
+            )
+    return array.astype(dtype)

@@ -1,0 +1,29 @@
+"""Full participation."""
+
+import numpy as np
+from jaxtyping import Int
+
+from .._random import check_seed
+from .base import AbstractSampler
+
+
+class AllClients(AbstractSampler):
+    """Every client, in every round."""
+
+    seed: int
+
+    def __init__(self, *, seed: int = 0):
+        """**Arguments:**
+
+        - `seed`: The seed of the order in which the clients visit their examples.
+        """
+        self.seed = seed
+
+    def __check_init__(self):
+        check_seed(self.seed)
+
+    def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
+        return np.arange(num_clients)
+
+    def max_clients(self, num_clients: int) -> int:
+        return num_clients

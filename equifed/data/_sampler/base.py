@@ -1,0 +1,43 @@
+"""What a sampler is."""
+
+import abc
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Int
+
+
+class AbstractSampler(eqx.Module):
+    """Draws the clients of each round.
+
+    `seed` is also the seed of the order in which the clients visit their examples.
+    """
+
+    seed: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
+        """Draws the clients of a round.
+
+        **Arguments:**
+
+        - `round`: The number of the round, from 0.
+        - `num_clients`: The size of the population.
+
+        **Returns:**
+
+        The numbers of the clients that take part.
+        """
+
+    @abc.abstractmethod
+    def max_clients(self, num_clients: int) -> int:
+        """The most clients that a round can have."""
+
+
+def check_cohort_size(cohort_size: int, num_clients: int) -> None:
+    if cohort_size > num_clients:
+        raise ValueError(
+            f"`cohort_size` is {cohort_size}, but the population has only "
+            f"{num_clients} clients. Draw at most {num_clients}, or use "
+            "`AllClients()`."
+        )

@@ -1,0 +1,55 @@
+"""A random number of clients, each of which decides for itself."""
+
+import numpy as np
+from jaxtyping import Int
+
+from .._random import check_seed, generator, SAMPLE, uniforms
+from .base import AbstractSampler
+
+
+class PoissonSampler(AbstractSampler):
+    """Every client independently with probability `rate`.
+
+    The number of clients varies from round to round around `rate * num_clients`, and
+    may be zero. Accounting for differential privacy usually assumes this sampling.
+    """
+
+    rate: float
+    seed: int
+
+    def __init__(self, rate: float, *, seed: int = 0):
+        """**Arguments:**
+
+        - `rate`: The probability with which a client takes part in a round.
+        - `seed`: The seed of all rounds.
+        """
+        self.rate = rate
+        self.seed = seed
+
+    def __check_init__(self):
+        if not 0 < self.rate <= 1:
+            raise ValueError(
+                f"`rate` must be a probability in (0, 1], got {self.rate}. For an "
+                "expected cohort of n clients divide n by the number of clients."
+            )
+        check_seed(self.seed)
+
+    def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
+        if self.rate == 1:
+            return np.arange(num_clients)
+        # The gaps between the clients that take part are geometric, so those who do
+        # not take part need not be visited.
+        rng = generator(self.seed, SAMPLE, round)
+        size = int(self.rate * num_clients) + 16
+        drawn, last = [], -1
+        while last < num_clients:
+            gaps = np.log(uniforms(rng, size)) / np.log1p(-self.rate)
+            gaps = np.minimum(gaps, num_clients).astype(np.int64) + 1
+            places = last + np.cumsum(gaps)
+            drawn.append(places)
+            last = int(places[-1])
+        clients = np.concatenate(drawn)
+        return clients[clients < num_clients]
+
+    def max_clients(self, num_clients: int) -> int:
+        return num_clients

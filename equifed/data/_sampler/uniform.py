@@ -1,0 +1,51 @@
+"""A fixed number of clients, all with the same chance."""
+
+import numpy as np
+from jaxtyping import Int
+
+from .._random import (
+    check_count,
+    check_seed,
+    generator,
+    integers,
+    permutation,
+    SAMPLE,
+)
+from .base import AbstractSampler, check_cohort_size
+
+
+class UniformSampler(AbstractSampler):
+    """Every set of `cohort_size` different clients with the same probability."""
+
+    cohort_size: int
+    seed: int
+
+    def __init__(self, cohort_size: int, *, seed: int = 0):
+        """**Arguments:**
+
+        - `cohort_size`: The number of clients in a round.
+        - `seed`: The seed of all rounds.
+        """
+        self.cohort_size = cohort_size
+        self.seed = seed
+
+    def __check_init__(self):
+        check_count("cohort_size", self.cohort_size)
+        check_seed(self.seed)
+
+    def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
+        check_cohort_size(self.cohort_size, num_clients)
+        rng = generator(self.seed, SAMPLE, round)
+        if 4 * self.cohort_size > num_clients:
+            return permutation(rng, num_clients)[: self.cohort_size]
+        # Draw until there are enough different ones: the cost is that of the cohort,
+        # not of the population.
+        drawn = np.empty(0, np.int64)
+        while True:
+            drawn = np.append(drawn, integers(rng, num_clients, self.cohort_size))
+            _, places = np.unique(drawn, return_index=True)
+            if len(places) >= self.cohort_size:
+                return drawn[np.sort(places)[: self.cohort_size]]
+
+    def max_clients(self, num_clients: int) -> int:
+        return self.cohort_size

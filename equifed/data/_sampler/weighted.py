@@ -1,0 +1,91 @@
+"""A fixed number of clients, some more likely than others."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from .._random import check_count, check_seed, generator, SAMPLE, uniforms
+from .base import AbstractSampler
+
+
+class WeightedSampler(AbstractSampler):
+    """`cohort_size` clients, with probabilities in proportion to their weights.
+
+    With `replace=True` the draws are independent, and a client may be drawn more than
+    once. Otherwise the clients are drawn one after the other, each among those that
+    are left.
+    """
+
+    cohort_size: int
+    weights: Float[np.ndarray, " clients"]
+    replace: bool
+    seed: int
+
+    def __init__(
+        self,
+        cohort_size: int,
+        weights: Float[np.ndarray, " clients"] | Int[np.ndarray, " clients"],
+        *,
+        replace: bool = False,
+        seed: int = 0,
+    ):
+        """**Arguments:**
+
+        - `cohort_size`: The number of clients in a round.
+        - `weights`: One non-negative number for each client of the population, such
+            as `dataset.client_sizes`.
+        - `replace`: Whether a client may be drawn more than once in a round.
+        - `seed`: The seed of all rounds.
+        """
+        self.cohort_size = cohort_size
+        self.weights = np.asarray(weights, np.float64)
+        self.replace = replace
+        self.seed = seed
+
+    def __check_init__(self):
+        check_count("cohort_size", self.cohort_size)
+        check_seed(self.seed)
+        if self.weights.ndim != 1 or not np.all(np.isfinite(self.weights)):
+            raise ValueError(
+                "`weights` must be one finite number for each client, got an array of "
+                f"shape {self.weights.shape}"
+                + (
+                    " with values that are not finite."
+                    if self.weights.ndim == 1
+                    else "."
+                )
+            )
+        if np.any(self.weights < 0):
+            client = int(np.argmax(self.weights < 0))
+            raise ValueError(
+                "`weights` must not be negative, got "
+                f"{self.weights[client]} for client {client}."
+            )
+        positive = int(np.count_nonzero(self.weights))
+        needed = 1 if self.replace else self.cohort_size
+        if positive < needed:
+            raise ValueError(
+                f"`cohort_size` is {self.cohort_size}, but only {positive} of the "
+                "`weights` are positive. Draw fewer clients, or pass `replace=True`."
+            )
+
+    def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
+        if len(self.weights) != num_clients:
+            raise ValueError(
+                f"`weights` has {len(self.weights)} entries, but the population has "
+                f"{num_clients} clients. Give one weight for each client."
+            )
+        rng = generator(self.seed, SAMPLE, round)
+        if self.replace:
+            ends = np.cumsum(self.weights)
+            draws = uniforms(rng, self.cohort_size) * ends[-1]
+            last = np.flatnonzero(self.weights)[-1]
+            return np.minimum(np.searchsorted(ends, draws, side="right"), last)
+        # The first arrivals of a race between exponential variables with the weights
+        # as rates (Efraimidis and Spirakis, 2006).
+        with np.errstate(divide="ignore"):
+            times = -np.log(uniforms(rng, num_clients)) / self.weights
+        first = np.argpartition(times, self.cohort_size - 1)[: self.cohort_size]
+        return first[np.argsort(times[first], kind="stable")]
+
+    def max_clients(self, num_clients: int) -> int:
+        return self.cohort_size

@@ -1,0 +1,282 @@
+"""The house rules that no tool holds."""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import subprocess
+import sys
+
+import equifed as eqf
+import equinox as eqx
+import pytest
+
+
+ROOT = pathlib.Path(eqf.__file__).parent
+REPOSITORY = ROOT.parent
+FILES = sorted(ROOT.rglob("*.py"))
+PARTS = {"equifed": eqf, "equifed.data": eqf.data, "equifed.nn": eqf.nn}
+PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
+
+# A part may import those of the rows above it, and what a row allows of its own. The
+# server takes an aggregate, and an aggregate is made of messages.
+LAYERS = (
+    ("_types", "_tree", "_loop"),
+    ("_optim", "_cohort", "_metrics"),
+    ("data", "nn"),
+    ("_client",),
+    ("_aggregator",),
+    ("_server",),
+    ("_executor",),
+    ("_algorithm",),
+    ("_logger", "_checkpoint", "_solution", "_evaluate"),
+    ("_train",),
+    ("testing", "plot"),
+    ("__init__",),
+)
+RANK = {part: i for i, row in enumerate(LAYERS) for part in row}
+
+
+def name_of(file):
+    parts = file.relative_to(ROOT.parent).with_suffix("").parts
+    return parts[:-1] if parts[-1] == "__init__" else parts
+
+
+def imports(file):
+    """The modules that a file imports, wherever in it, by their full names."""
+    package = name_of(file) if file.name == "__init__.py" else name_of(file)[:-1]
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *([node.module] if node.module else [])))
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def part_of(module):
+    """`_client` of `equifed._client.loss`; `None` for another package."""
+    package, _, rest = module.partition(".")
+    if package != "equifed":
+        return None
+    first = rest.split(".")[0]
+    return first if first in RANK else "__init__"
+
+
+def ids(file):
+    return file.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_imports_run_downwards(file):
+    own = part_of(".".join(name_of(file)))
+    assert own in RANK, "A new part: give it its place in `LAYERS`."
+    for module in imports(file):
+        part = part_of(module)
+        if part in (None, own) or module == "equifed":
+            continue
+        downwards = RANK[part] < RANK[own]
+        # Within a row only `_types`, `_tree` and the like lean on each other.
+        beside = RANK[part] == RANK[own] and RANK[own] == 0
+        assert downwards or beside, f"`{own}` imports `{module}`."
+
+
+def test_the_core_does_not_know_the_algorithms():
+    # Nothing but the face imports an algorithm; `base` and `loop` are the round.
+    for file in FILES:
+        if part_of(".".join(name_of(file))) in ("_algorithm", "__init__"):
+            continue
+        for module in imports(file):
+            known = ("AbstractAlgorithm", "State", "base", "loop")
+            match = re.match(r"equifed\._algorithm\.(\w+)", module)
+            assert match is None or match[1] in known, f"{file}: {module}"
+
+
+def test_who_may_import_what():
+    allowed = {
+        "equinox.internal": {"_optim", "_loop"},
+        "datasets": {"data"},
+        "pyarrow": {"data"},
+        "orbax": {"_checkpoint"},
+        "matplotlib": {"plot"},
+        "tqdm": {"_logger"},
+    }
+    for file in FILES:
+        part = part_of(".".join(name_of(file)))
+        for module in imports(file):
+            for name, parts in allowed.items():
+                if module == name or module.startswith(name + "."):
+                    assert part in parts, f"{file} imports `{module}`."
+
+
+def modules():
+    yield eqf
+    for info in pkgutil.walk_packages(eqf.__path__, "equifed."):
+        yield importlib.import_module(info.name)
+
+
+def classes():
+    found = {
+        value
+        for module in modules()
+        for value in vars(module).values()
+        if inspect.isclass(value) and value.__module__.startswith("equifed")
+    }
+    return sorted(found, key=lambda cls: cls.__qualname__)
+
+
+def is_abstract(cls):
+    variables = getattr(cls, "__abstractvars__", ()) or getattr(
+        cls, "__abstractclassvars__", ()
+    )
+    return bool(inspect.isabstract(cls) or variables)
+
+
+@pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__qualname__)
+def test_abstract_or_final(cls):
+    named = cls.__name__.lstrip("_").startswith("Abstract")
+    assert named or not is_abstract(cls), "Call it `Abstract...`, or finish it."
+    for base in cls.__mro__[1:]:
+        if base.__module__.startswith("equifed"):
+            name = base.__name__.lstrip("_")
+            assert name.startswith("Abstract"), f"`{base.__name__}` is final."
+            # A method is implemented once.
+            for method, value in vars(base).items():
+                own = vars(cls).get(method)
+                if inspect.isfunction(value) and inspect.isfunction(own):
+                    done = not getattr(value, "__isabstractmethod__", False)
+                    dunder = method.startswith("__")
+                    assert dunder or not done, f"`{method}` of `{name}`."
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_files(file):
+    text = file.read_text("utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 300
+    if file.name != "__init__.py":
+        assert ast.get_docstring(tree), "A file opens with its idea."
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("super", "hasattr"), f"line {node.lineno}"
+        if isinstance(node, ast.ImportFrom):
+            assert node.module != "__future__"
+
+
+def public():
+    """`equifed.data.Loader` and the like: what the faces export, `X as X`."""
+    for part, module in PARTS.items():
+        file = pathlib.Path(inspect.getfile(module))
+        tree = ast.parse(file.read_text("utf-8"))
+        if file.name == "__init__.py":
+            nodes = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+            names = [a.name for n in nodes for a in n.names if a.asname == a.name]
+        else:
+            kinds = (ast.FunctionDef, ast.ClassDef)
+            names = [n.name for n in tree.body if isinstance(n, kinds)]
+            targets = [t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets]
+            names += [t.id for t in targets if isinstance(t, ast.Name)]
+        for name in names:
+            if not name.startswith("_") and f"{part}.{name}" not in PARTS:
+                yield f"{part}.{name}"
+
+
+def value_of(name):
+    part, _, last = name.rpartition(".")
+    return getattr(PARTS[part], last)
+
+
+PUBLIC = sorted(public())
+
+
+def test_faces_export_everything_once():
+    assert len(PUBLIC) == len(set(PUBLIC)) > 80
+    # What is public in a private part is exported; one name, one path.
+    exported = {id(value_of(name)) for name in PUBLIC}
+    assert len(exported) == len(PUBLIC)
+    for cls in classes():
+        if not cls.__name__.startswith("_") and eqf.AbstractAlgorithm in cls.__mro__:
+            assert id(cls) in exported
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_documented(name):
+    value = value_of(name)
+    if not callable(value):
+        return
+    doc = inspect.getdoc(value) or ""
+    own = value.__doc__ or ""
+    # A dataclass without a docstring is given its signature for one.
+    assert own, "It needs a docstring."
+    assert not own.startswith(f"{value.__name__}("), "It needs a docstring."
+    first = doc.split("\n\n")[0]
+    assert first.rstrip().endswith((".", ":")), "Its first line is a sentence."
+    if inspect.isclass(value):
+        for method, function in vars(value).items():
+            if getattr(function, "__isabstractmethod__", False):
+                function = getattr(function, "fget", function)
+                assert function.__doc__, f"`{method}` needs a docstring."
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """The API pages, and what each of them shows."""
+    shown = {}
+    for page in sorted((REPOSITORY / "docs" / "api").glob("*.md")):
+        for name in re.findall(r"^::: *([\w.]+)", page.read_text("utf-8"), re.M):
+            shown.setdefault(name, []).append(page.name)
+    return shown
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_in_the_docs(name, pages):
+    assert len(pages.get(name, [])) == 1, "Show it on one page of `docs/api`."
+
+
+def test_the_docs_show_nothing_else(pages):
+    assert set(pages) - set(PUBLIC) - set(PARTS) == set()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_are_in_the_changelog(name):
+    text = (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
+    last = name.rpartition(".")[2]
+    assert re.search(rf"`[^`\n]*\b{re.escape(last)}\b[^`\n]*`", text)
+
+
+def test_what_an_import_costs():
+    program = "import equifed, sys; print(*sys.modules)"
+    command = [sys.executable, "-W", "error", "-c", program]
+    out = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    loaded = {module.split(".")[0] for module in out.stdout.split()}
+    slow = {"datasets", "orbax", "matplotlib", "tensorboard", "pyarrow", "tqdm"}
+    slow |= {"wandb", "PIL", "pandas", "sklearn", "hypothesis"}
+    assert loaded & slow == set()
+    assert "equifed.plot" not in out.stdout.split()
+
+
+def test_an_import_makes_no_array():
+    # It would start a backend, before the program could choose one.
+    program = (
+        "import equifed, equifed.testing, equifed.plot\n"
+        "from jax._src import xla_bridge\n"
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    command = [sys.executable, "-c", program]
+    out = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "False"
+
+
+def test_what_a_round_is_made_of_is_a_pytree():
+    for cls in classes():
+        bases = [base.__name__ for base in cls.__mro__]
+        host = ("AbstractLogger", "AbstractColumn")
+        if any(b.startswith("Abstract") for b in bases) and not {*bases} & {*host}:
+            assert issubclass(cls, eqx.Module)

@@ -1,0 +1,444 @@
+"""Training: what is recorded, what ends it, and what survives it."""
+
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import equifed as eqf
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+from equifed import testing
+
+
+BATCHING = eqf.data.Epochs(1, batch_size=4)
+DATASET = testing.ragged_clients((5, 0, 3, 8, 6))
+KEY = jr.key(0)
+
+
+def make(kind=eqf.FedAvg, rate=0.1, **kwargs):
+    return kind(testing.noisy_loss, optax.sgd(rate), BATCHING, **kwargs)
+
+
+def loader_of(sampler=None, dataset=DATASET, **kwargs):
+    sampler = eqf.data.UniformSampler(3, seed=1) if sampler is None else sampler
+    return eqf.data.Loader(dataset, sampler, BATCHING, **kwargs)
+
+
+def train(algorithm=None, num_rounds=5, **kwargs):
+    algorithm = make() if algorithm is None else algorithm
+    kwargs = {"loader": loader_of(), "model": testing.Linear(), "key": KEY, **kwargs}
+    return eqf.train(algorithm, num_rounds=num_rounds, **kwargs)
+
+
+def assert_same_bits(x, y):
+    assert eqx.tree_equal(x, y)
+
+
+class Poisoned(eqf.data.AbstractSampler):
+    """Clients 0 and 1, and from some round on client 2 too."""
+
+    start: int
+    seed: int = 0
+
+    def __call__(self, round, num_clients):
+        return np.arange(3 if round >= self.start else 2)
+
+    def max_clients(self, num_clients):
+        return 3
+
+
+class Only(eqf.data.AbstractSampler):
+    """Always the same clients, but others in some rounds."""
+
+    clients: tuple[int, ...]
+    others: tuple[int, ...]
+    when: tuple[int, ...]
+    seed: int = 0
+
+    def __call__(self, round, num_clients):
+        return np.array(self.others if round in self.when else self.clients, np.int64)
+
+    def max_clients(self, num_clients):
+        return num_clients
+
+
+def poisoned(bad):
+    columns = {"a": np.ones(2, np.float32), "b": np.ones(2, np.float32)}
+    clients = {name: dict(columns) for name in "xyz"}
+    clients["z"]["b"] = np.full(2, bad, np.float32)
+    return eqf.data.FederatedDataset.from_mapping(clients)
+
+
+def test_the_history():
+    test = testing.ragged_clients((4, 4), seed=5)
+    evaluation = {"test": test, "train": DATASET}
+    got = train(num_rounds=7, evaluation=evaluation, eval_every=3)
+    assert got.result == eqf.RESULTS.successful
+    assert [row["round"] for row in got.history] == [1, 2, 3, 4, 5, 6, 7]
+    always = {"round", "loss", "error", "clients", "nonfinite", "nonfinite_model"}
+    measured = {f"{name}/{m}" for name in evaluation for m in ("loss", "error")}
+    for row in got.history:
+        # After every third round, and after the last one.
+        extra = measured if row["round"] in (3, 6, 7) else set()
+        assert set(row) == always | extra
+        assert all(isinstance(x, int | float) for x in row.values())
+    assert got.values("test/loss")[0] == [3, 6, 7]
+    assert got.values("loss") == (list(range(1, 8)), [r["loss"] for r in got.history])
+    assert got.state.round == 7
+    assert got.model is got.state.model
+    last = eqf.evaluate(got.model, test, testing.noisy_loss)
+    assert got.history[-1]["test/loss"] == last["loss"]
+    with pytest.raises(ValueError, match="'accuracy'.*error.*loss"):
+        got.values("accuracy")
+
+
+def test_other_metrics_than_the_loss():
+    def metrics(model, example, key):
+        return {"size": jnp.abs(model.weight).sum()}
+
+    got = train(evaluation={"all": DATASET}, metrics=metrics, eval_every=5)
+    rounds, (size,) = got.values("all/size")
+    assert rounds == [5]
+    np.testing.assert_allclose(size, np.abs(got.model.weight).sum(), rtol=1e-6)
+
+
+def test_the_training_loss_is_the_mean_over_visits():
+    # One client, by hand: two epochs of two examples one at a time.
+    problem = testing.Quadratics((2.0,), (1.0,), (2,))
+    batching = eqf.data.Epochs(2, batch_size=1)
+    algorithm = eqf.FedAvg(testing.quadratic_loss, optax.sgd(0.1), batching)
+    loader = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), batching)
+    got = eqf.train(algorithm, testing.Point(3.0), loader, num_rounds=2, key=KEY)
+    x = 1 + 2 * 0.8 ** np.arange(8)
+    losses = ((x - 1) ** 2).reshape(2, 4).mean(1)
+    np.testing.assert_allclose(got.values("loss")[1], losses, rtol=1e-5)
+
+
+def test_training_is_rounds():
+    algorithm, state = make(), None
+    got = train(algorithm, 4)
+    start = algorithm.init(testing.Linear(), num_clients=5)
+    seen = []
+    iterator = eqf.rounds(algorithm, start, loader_of(), num_rounds=4, key=KEY)
+    for state, metrics in iterator:
+        seen.append((int(state.round), float(metrics["loss"])))
+    assert state is not None
+    assert_same_bits(state.model, got.model)
+    assert seen == [(row["round"], row["loss"]) for row in got.history]
+    # And both are `round` by hand.
+    by_hand = start
+    for number in range(4):
+        by_hand, _ = algorithm.round(by_hand, loader_of()(number), key=KEY)
+    jtu.tree_map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), by_hand, state
+    )
+
+
+def test_what_the_user_gave_survives():
+    model = testing.Linear()
+    before = jtu.tree_map(np.array, model)
+    algorithm = make(eqf.Scaffold)
+    train(algorithm, model=model)
+    state = algorithm.init(model, num_clients=5)
+    kept = jtu.tree_map(np.array, state)
+    for _ in eqf.rounds(algorithm, state, loader_of(), num_rounds=3, key=KEY):
+        pass
+    algorithm.round(state, loader_of()(0), key=KEY)
+    for x, y in ((model, before), (state, kept)):
+        assert not any(leaf.is_deleted() for leaf in jtu.tree_leaves(x))
+        jtu.tree_map(np.testing.assert_array_equal, x, y)
+
+
+def test_going_on_from_a_solution():
+    whole = train(num_rounds=6)
+    half = train(num_rounds=3)
+    state = half.state
+    for state, _ in eqf.rounds(  # noqa: B007
+        make(), half.state, loader_of(), num_rounds=6, key=KEY
+    ):
+        pass
+    assert_same_bits(state, whole.state)
+
+
+def test_no_rounds():
+    got = train(num_rounds=0, evaluation={"all": DATASET})
+    assert got.history == []
+    assert got.result == eqf.RESULTS.successful
+    assert got.state.round == 0
+    assert_same_bits(got.model, testing.Linear())
+
+
+@pytest.mark.parametrize("prefetch", (0, 2))
+def test_leaving_the_loop_early(prefetch):
+    algorithm = make()
+    state = algorithm.init(testing.Linear(), num_clients=5)
+    loader = loader_of(prefetch=prefetch)
+    for state, _ in eqf.rounds(algorithm, state, loader, num_rounds=100, key=KEY):
+        if state.round == 2:
+            break
+    assert state.round == 2
+
+
+@pytest.mark.parametrize("make_algorithm", (eqf.FedAvg, eqf.FedAvgM, eqf.Scaffold))
+def test_a_round_without_participants(make_algorithm):
+    # In rounds 1 and 3 only the client without examples comes.
+    sampler = Only((0, 2, 3), (1,), (1, 3))
+    algorithm = make(make_algorithm)
+    loader = loader_of(sampler)
+    state = algorithm.init(testing.Linear(), num_clients=5)
+    states = [state]
+    for state, metrics in eqf.rounds(algorithm, state, loader, num_rounds=5, key=KEY):  # noqa: B020
+        assert metrics["clients"] == (0 if state.round in (2, 4) else 3)
+        assert jnp.isfinite(metrics["loss"])
+        states.append(jtu.tree_map(jnp.copy, state))
+    for number in range(5):
+        before, after = states[number], states[number + 1]
+        assert after.round == number + 1
+        same = eqx.tree_equal(
+            eqx.tree_at(lambda s: s.round, before, after.round), after
+        )
+        assert bool(same) == (number in (1, 3))
+
+
+def test_nobody_at_all():
+    algorithm = make(eqf.FedAvgM)
+    cohort = eqf.data.cohort(DATASET, BATCHING, clients=[])
+    state = algorithm.init(testing.Linear(), num_clients=5)
+    new, metrics = algorithm.round(state, cohort, key=KEY)
+    assert metrics["clients"] == metrics["loss"] == 0
+    assert_same_bits(new.model, state.model)
+
+
+@pytest.mark.parametrize("bad, rate", ((np.nan, 0.1), (np.inf, 0.1), (1e30, 1e10)))
+def test_a_nonfinite_model_ends_training(bad, rate, tmp_path):
+    # In the last case it is the step that overflows, from finite data.
+    dataset = poisoned(bad)
+    algorithm = eqf.Scaffold(testing.quadratic_loss, optax.sgd(rate), BATCHING)
+    loader = eqf.data.Loader(dataset, Poisoned(3), BATCHING)
+    kwargs = {"model": testing.Point(1.0), "key": KEY}
+    good = eqf.train(algorithm, loader=loader, num_rounds=3, **kwargs)
+    checkpointer = eqf.Checkpointer(tmp_path, every=2)
+    recorder = Recorder()
+    with pytest.warns(UserWarning, match="became non-finite.*DropNonfinite"):
+        got = eqf.train(
+            algorithm,
+            loader=loader,
+            num_rounds=10,
+            checkpointer=checkpointer,
+            logger=recorder,
+            evaluation={"all": dataset.select(["x", "y"])},
+            **kwargs,
+        )
+    assert got.result == eqf.RESULTS.nonfinite_model
+    assert "DropNonfinite" in eqf.RESULTS[got.result]
+    assert [row["round"] for row in got.history] == [1, 2, 3, 4]
+    assert got.history[-1]["nonfinite_model"] == 1
+    assert got.history[-1]["nonfinite"] == 1
+    # The last good state, evaluated and on record.
+    assert_same_bits(got.model, good.model)
+    assert_same_bits(got.state.clients, good.state.clients)
+    assert math.isfinite(got.history[-1]["all/loss"])
+    assert [number for number, _ in recorder.rows] == [1, 2, 3, 4]
+    assert recorder.closed
+    like = algorithm.init(testing.Point(1.0), num_clients=3)
+    restored = checkpointer.restore(like)
+    assert restored is not None
+    assert bool(jnp.isfinite(restored[1].model.x))
+
+
+def test_dropping_the_diverged_trains_on():
+    algorithm = eqf.FedAvg(
+        testing.quadratic_loss,
+        optax.sgd(0.1),
+        BATCHING,
+        aggregator=eqf.DropNonfinite(eqf.WeightedMean()),
+    )
+    loader = eqf.data.Loader(poisoned(np.nan), Poisoned(3), BATCHING)
+    got = eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=6, key=KEY)
+    assert got.result == eqf.RESULTS.successful
+    # Both of the others pull towards 1, by 0.9 in each round.
+    np.testing.assert_allclose(got.model.x, 1 + 0.9**6, rtol=1e-5)
+    assert got.values("nonfinite")[1] == [0, 0, 0, 1, 1, 1]
+    assert got.values("clients")[1] == [2] * 6
+
+
+class Recorder(eqf.AbstractLogger):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.rows, self.closed, self.started = [], False, None
+
+    def start(self, num_rounds, first_round):
+        self.started = (num_rounds, first_round)
+
+    def log(self, round, metrics):
+        self.rows.append((round, dict(metrics)))
+
+    def close(self):
+        self.closed = True
+
+
+def test_the_logger_sees_the_history():
+    recorder = Recorder()
+    got = train(evaluation={"all": DATASET}, eval_every=2, logger=recorder)
+    assert recorder.started == (5, 0)
+    assert recorder.closed
+    assert [number for number, _ in recorder.rows] == [1, 2, 3, 4, 5]
+    for row, (_, logged) in zip(got.history, recorder.rows, strict=True):
+        assert logged.items() <= row.items()
+        assert set(row) - set(logged) <= {"round"}
+
+
+@pytest.mark.parametrize("kind", (eqf.FedAvgM, eqf.Scaffold))
+def test_resumed_in_process(tmp_path, kind):
+    evaluation = {"all": DATASET}
+    straight = train(make(kind), 9, evaluation=evaluation, eval_every=4)
+    checkpointer = eqf.Checkpointer(tmp_path, every=2, keep=2)
+    for num_rounds in (3, 6, 9, 9):
+        recorder = Recorder()
+        got = train(
+            make(kind),
+            num_rounds,
+            evaluation=evaluation,
+            eval_every=4,
+            checkpointer=checkpointer,
+            logger=recorder,
+        )
+    assert recorder.started == (9, 9)
+    assert_same_bits(got.state, straight.state)
+    # A run of 6 rounds is evaluated at its end, which one of 9 is not.
+    for a, b in zip(got.history, straight.history, strict=True):
+        assert b.items() <= a.items()
+
+
+def test_resuming_something_else(tmp_path):
+    checkpointer = eqf.Checkpointer(tmp_path, every=1)
+    train(make(), 1, checkpointer=checkpointer)
+    for algorithm in (make(eqf.Scaffold), make(eqf.FedProx, mu=0.1)):
+        with pytest.raises(ValueError, match="another algorithm or model"):
+            train(algorithm, 2, checkpointer=checkpointer)
+    with pytest.raises(ValueError, match="another algorithm or model"):
+        train(make(), 2, checkpointer=checkpointer, model=testing.Linear(4))
+
+
+PROGRAM = '''
+import sys
+import equifed as eqf, jax, jax.random as jr, numpy as np, optax
+from equifed import testing
+
+class Printer(eqf.AbstractLogger):
+    def start(self, num_rounds, first_round):
+        print(first_round, flush=True)
+    def log(self, round, metrics):
+        print(round, flush=True)
+    def close(self):
+        pass
+
+batching = eqf.data.Epochs(1, batch_size=4)
+dataset = testing.ragged_clients((5, 0, 3, 8, 6))
+loader = eqf.data.Loader(dataset, eqf.data.UniformSampler(3, seed=1), batching)
+checkpointer = None
+if len(sys.argv) > 2:
+    checkpointer = eqf.Checkpointer(sys.argv[2], every=1, keep=2)
+solution = eqf.train(
+    eqf.Scaffold(testing.noisy_loss, optax.sgd(0.1), batching),
+    testing.Linear(), loader, num_rounds=30, key=jr.key(0),
+    evaluation={"all": dataset}, eval_every=7, logger=Printer(),
+    checkpointer=checkpointer,
+)
+arrays = [np.asarray(x).tobytes().hex() for x in jax.tree.leaves(solution.state)]
+open(sys.argv[1], "w").write(repr((arrays, solution.history)))
+'''
+
+
+def test_killed_at_a_random_moment_and_resumed(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    straight, resumed = tmp_path / "straight.txt", tmp_path / "resumed.txt"
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, script, *arguments],
+            cwd=pathlib.Path(eqf.__file__).parents[1],
+            env={**os.environ, "PYTHONPATH": "."},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    uninterrupted = start(straight)
+    rng = np.random.default_rng()
+    last, wait = rng.integers(1, 12), rng.uniform(0, 0.2)
+    killed = start(resumed, tmp_path / "run")
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if int(line) >= last:
+            break
+    time.sleep(wait)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    killed.stdout.close()
+
+    again = start(resumed, tmp_path / "run")
+    out, _ = again.communicate(timeout=60)
+    assert again.returncode == 0
+    # It went on from the last round that was saved, or the one before.
+    assert last - 1 <= int(out.split()[0]) < 30
+    uninterrupted.communicate(timeout=60)
+    assert resumed.read_text() == straight.read_text(), (last, wait)
+
+
+def stream_loader():
+    import datasets
+
+    rows = datasets.Dataset.from_dict(
+        {
+            "who": ["a"] * 3 + ["b"] * 2 + ["c"],
+            "a": np.ones(6, np.float32),
+            "b": np.arange(6, dtype=np.float32),
+        }
+    )
+    stream = eqf.data.ClientStream(rows.to_iterable_dataset(), by="who")
+    return eqf.data.StreamLoader(stream, 2, BATCHING)
+
+
+def test_a_stream_of_clients():
+    algorithm = eqf.FedAvg(testing.quadratic_loss, optax.sgd(0.1), BATCHING)
+    kwargs = {"num_rounds": 3, "key": KEY}
+    got = eqf.train(algorithm, testing.Point(0.0), stream_loader(), **kwargs)
+    assert got.values("clients")[1] == [2, 1, 2]
+    assert got.values("loss")[1][-1] > 0
+
+
+@pytest.mark.parametrize("kind", (eqf.Scaffold, eqf.FedDyn))
+def test_a_stream_does_not_know_its_clients(kind):
+    kwargs = {"alpha": 1.0} if kind is eqf.FedDyn else {}
+    algorithm = kind(testing.quadratic_loss, optax.sgd(0.1), BATCHING, **kwargs)
+    with pytest.raises(ValueError, match=f"`{kind.__name__}` keeps.*does not know"):
+        eqf.train(
+            algorithm, testing.Point(0.0), stream_loader(), num_rounds=1, key=KEY
+        )
+
+
+def test_two_devices():
+    mesh = jax.make_mesh(
+        (2,),
+        ("clients",),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:2],
+    )
+    one = train(make(eqf.Scaffold))
+    two = train(make(eqf.Scaffold), loader=loader_of(mesh=mesh))
+    np.testing.assert_allclose(two.model.weight, one.model.weight, rtol=1e-5)
+    np.testing.assert_allclose(
+        two.state.clients.weight, one.state.clients.weight, rtol=1e-4, atol=1e-6
+    )
