@@ -14,13 +14,14 @@ import statistics
 import time
 from collections.abc import Callable
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+
+import equifed as eqf
 from equifed._algorithm.loop import Stepper
 
 

@@ -129,7 +129,9 @@ class ClientData(eqx.Module):
             return step(carry, self._take(rows), rows != NO_ROW, i)
 
         bound = self.order.shape[0]
-        return fold_range(body, carry, self.num_steps, bound, self.differentiable)
+        return fold_range(
+            body, carry, self.num_steps, bound, differentiable=self.differentiable
+        )
 
     def fold_examples(
         self,
@@ -154,7 +156,9 @@ class ClientData(eqx.Module):
 
         num_batches = (self.num_examples + batch_size - 1) // batch_size
         bound = -(-jtu.tree_leaves(self.examples)[0].shape[0] // batch_size)
-        return fold_range(body, carry, num_batches, bound, self.differentiable)
+        return fold_range(
+            body, carry, num_batches, bound, differentiable=self.differentiable
+        )
 
     def _take(self, rows: Int[Array, " batch"]) -> Example:
         # The client's first row stands in for an empty place: always a real example.

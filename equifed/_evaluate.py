@@ -15,7 +15,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 from beartype import beartype
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree, jaxtyped
+from jaxtyping import Array, Int, jaxtyped, PRNGKeyArray, PyTree
 
 from ._client.loss import check_loss, example_metrics
 from ._metrics import AbstractMetric, as_metrics, compute_metrics

@@ -19,7 +19,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._aggregator import AbstractAggregator
 from ._client import AbstractClient, Broadcast
-from ._cohort import NO_CLIENT, ClientData, Cohort
+from ._cohort import ClientData, Cohort, NO_CLIENT
 from ._loop import fold_range
 from ._mesh import AXIS, clients_mesh
 from ._metrics import AbstractMetric, Sum
@@ -123,7 +123,9 @@ class Executor(eqx.Module):
             )
         total, kept, states = device(arrays, client_states, cohort)
         if keep:
-            total = self._in_order(kept, cohort.index.reshape(-1), aggregator.gathers)
+            total = self._in_order(
+                kept, cohort.index.reshape(-1), gathers=aggregator.gathers
+            )
         encoded, metrics = total
         return encoded, states, metrics
 
@@ -180,12 +182,12 @@ class Executor(eqx.Module):
         used = jnp.max(jnp.where(index != NO_CLIENT, jnp.arange(1, index.size + 1), 0))
         count = (used + size - 1) // size
         total, kept, new_states = fold_range(
-            body, carry, count, num_blocks, self.differentiable
+            body, carry, count, num_blocks, differentiable=self.differentiable
         )
         cut = jtu.tree_map(lambda x: x[:num_slots], (kept, new_states))
         return total, *cut
 
-    def _in_order(self, kept: PyTree, index: Array, gathers: bool) -> PyTree:
+    def _in_order(self, kept: PyTree, index: Array, *, gathers: bool) -> PyTree:
         """Sorts what was kept by client number; sums it one by one if asked to."""
         order = jnp.argsort(index, stable=True)
         kept = jtu.tree_map(lambda x: x[order], kept)

@@ -23,6 +23,7 @@ def fold_range(
     carry: Carry,
     stop: Int[Array, ""],
     bound: int,
+    *,
     differentiable: bool,
 ) -> Carry:
     """Applies `carry = body(i, carry)` for `i` in `range(stop)`; `stop <= bound`."""

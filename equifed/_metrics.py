@@ -87,7 +87,9 @@ def cross_entropy(
     return -jnp.sum(log_probabilities * one_hot, axis=-1)
 
 
-def accuracy(logits: Float[Array, " classes"], label: Integer[ArrayLike, ""]) -> Average:
+def accuracy(
+    logits: Float[Array, " classes"], label: Integer[ArrayLike, ""]
+) -> Average:
     """Whether the largest logit is the label's; the lowest index wins a tie."""
     return Average(jnp.argmax(logits) == label)
 

@@ -20,7 +20,7 @@ import optax
 import wadler_lindig as wl
 from jaxtyping import Array, PyTree
 
-from ._tree import Static, floating
+from ._tree import floating, Static
 from ._types import Params
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.tree_util as jtu
 import numpy as np
 from beartype import beartype
-from jaxtyping import Array, PRNGKeyArray, jaxtyped
+from jaxtyping import Array, jaxtyped, PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm, State
 from ._algorithm.loop import Stepper
@@ -115,8 +115,8 @@ def train(
 
     **Returns:**
 
-    An [`equifed.Solution`][]. If the model became non-finite, its `result` and a warning
-    say so, and its state is the last good one.
+    An [`equifed.Solution`][]. If the model became non-finite, its `result` and a
+    warning say so, and its state is the last good one.
 
     **Raises:**
 

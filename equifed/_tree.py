@@ -5,6 +5,7 @@ is a float32 tree. Inside a compiled loop the carry may not change its type, so 
 the leaf's own dtype always wins.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -106,10 +107,8 @@ def tree_where(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:
 def tree_isfinite(x: PyTree) -> Bool[Array, ""]:
     """Whether every number of every floating-point leaf is finite."""
     leaves = [a for a in jtu.tree_leaves(x) if eqx.is_inexact_array(a)]
-    finite = jnp.asarray(True)
-    for leaf in leaves:
-        finite = finite & jnp.isfinite(leaf).all()
-    return finite
+    finite = [jnp.isfinite(leaf).all() for leaf in leaves]
+    return functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
 
 
 def tree_norm(x: PyTree) -> Float[Array, ""]:

@@ -16,12 +16,13 @@ import json
 import pathlib
 import time
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+
+import equifed as eqf
 
 
 class CNN(eqx.Module):

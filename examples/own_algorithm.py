@@ -12,12 +12,13 @@ library's laws, and against FedAvg.
     python examples/own_algorithm.py
 """
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+
+import equifed as eqf
 
 
 # ----------------------------------------------------------------------------------
@@ -74,9 +75,7 @@ def main():
     writers = eqf.data.digits()
     loader = eqf.data.Loader(writers, eqf.data.UniformSampler(7, seed=0), batching)
     model = eqx.nn.MLP(64, 10, 64, 1, key=jr.key(0))
-    fed_avg = eqf.FedAvg(
-        loss, optax.sgd(0.1), batching, aggregator=eqf.UniformMean()
-    )
+    fed_avg = eqf.FedAvg(loss, optax.sgd(0.1), batching, aggregator=eqf.UniformMean())
     for name, algorithm in {
         "FedAvg": fed_avg,
         "FedExP": fed_exp(loss, batching),

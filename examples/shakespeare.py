@@ -13,9 +13,9 @@ and `text`.
 
 import argparse
 import pathlib
+import string
 import time
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,10 @@ import numpy as np
 import optax
 from datasets import load_dataset
 
+import equifed as eqf
 
-CHARACTERS = "\n !\"&'(),-.0123456789:;?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz"
+
+CHARACTERS = "\n !\"&'(),-.:;?[]" + string.digits + string.ascii_letters
 PAD, OTHER = 0, len(CHARACTERS) + 1
 VOCABULARY = OTHER + 1
 LENGTH = 80
@@ -92,7 +94,9 @@ def unigram_loss(train, test):
     """The loss on `test` of the character frequencies of `train`."""
     count = np.ones(VOCABULARY)
     for client in train:
-        count += np.bincount(client.examples["tokens"][:, 1:].ravel(), minlength=len(count))
+        count += np.bincount(
+            client.examples["tokens"][:, 1:].ravel(), minlength=len(count)
+        )
     count[PAD] = 0
     with np.errstate(divide="ignore"):
         log_probability = np.log(count / count.sum())

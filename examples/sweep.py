@@ -10,13 +10,14 @@ then made one after another; both end in the same models, and both times are pri
 import argparse
 import time
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+
+import equifed as eqf
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=16)

@@ -1,7 +1,8 @@
 """The table of algorithms: a new one is one line here, and every law is tested."""
 
-import equifed as eqf
 import optax
+
+import equifed as eqf
 
 
 SGD = optax.sgd(0.05)

@@ -1,11 +1,12 @@
 """Every algorithm obeys every law: see `equifed.testing`."""
 
-import equifed as eqf
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 from .algorithms import ALGORITHMS

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 from beartype import beartype
-from jaxtyping import Array, Float, Int, PRNGKeyArray, jaxtyped
+from jaxtyping import Array, Float, Int, jaxtyped, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
 from .._client import AbstractClient, Broadcast
-from .._cohort import NO_CLIENT, Cohort
+from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
-from .._metrics import Sum, compute_metrics
+from .._metrics import compute_metrics, Sum
 from .._server import AbstractServer
 from .._tree import params_of, tree_isfinite, tree_where
 from .._types import AggregatorState, ClientState, Model, ServerState
@@ -145,7 +145,11 @@ def round_step(
     executor: Executor,
 ) -> tuple[State, dict[str, Float[Array, "..."]]]:
     """One round, as it is traced."""
-    client, aggregator, server = algorithm.client, algorithm.aggregator, algorithm.server
+    client, aggregator, server = (
+        algorithm.client,
+        algorithm.aggregator,
+        algorithm.server,
+    )
     client_key, aggregator_key = jr.split(jr.fold_in(key, state.round))
     params, static = eqx.partition(state.model, eqx.is_inexact_array)
 
@@ -193,4 +197,3 @@ def _scatter(states: ClientState, index: Array, new: ClientState) -> ClientState
 
 
 _round = eqx.filter_jit(round_step)
-

@@ -62,9 +62,7 @@ class FedAdagrad(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(
-            server_adagrad(server_learning_rate, b1=b1, tau=tau)
-        )
+        self.server = OptaxServer(server_adagrad(server_learning_rate, b1=b1, tau=tau))
 
 
 class FedAdam(AbstractAlgorithm):

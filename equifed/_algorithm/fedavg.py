@@ -60,4 +60,6 @@ class FedAvg(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(optax.sgd(1.0) if server_optim is None else server_optim)
+        self.server = OptaxServer(
+            optax.sgd(1.0) if server_optim is None else server_optim
+        )

@@ -56,4 +56,6 @@ class FedProx(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching, Proximal(mu))
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(optax.sgd(1.0) if server_optim is None else server_optim)
+        self.server = OptaxServer(
+            optax.sgd(1.0) if server_optim is None else server_optim
+        )

@@ -17,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 from .._cohort import Cohort
 from .._executor import Executor
 from .._tree import Static
-from .base import AbstractAlgorithm, State, check_round, round_step
+from .base import AbstractAlgorithm, check_round, round_step, State
 
 
 class Flat:
@@ -60,9 +60,7 @@ class Both:
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _step(both: Both, fixed: list[Array], state: list[Array], cohort: Cohort):
     algorithm, key, executor = both.fixed.build(fixed)
-    new, metrics = round_step(
-        algorithm, both.state.build(state), cohort, key, executor
-    )
+    new, metrics = round_step(algorithm, both.state.build(state), cohort, key, executor)
     return [x for x in jtu.tree_leaves(new) if eqx.is_array(x)], metrics
 
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.random as jr
 import optax
 
-from .._optim import Optim, apply_updates, as_optim
+from .._optim import apply_updates, as_optim, Optim
 from .._tree import tree_sub
 from .._types import Loss, Params
 from ..data import AbstractBatching

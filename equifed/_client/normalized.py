@@ -1,13 +1,12 @@
-"""FedNova's client: local SGD that also says how far its steps could have carried it.
+r"""FedNova's client: local SGD that also says how far its steps could have carried it.
 
 With an optimiser that is linear in its gradients, a client's change is a weighted sum
-of them, $\\Delta_i = -\\eta \\sum_k a_{i,k} g_k$. FedNova needs $\\eta \\lVert a_i
-\\rVert_1$. The paper derives it by hand for momentum and for proximal terms; but it is
+of them, $\Delta_i = -\eta \sum_k a_{i,k} g_k$. FedNova needs $\eta \lVert a_i
+\rVert_1$. The paper derives it by hand for momentum and for proximal terms; but it is
 simply how far the same optimiser carries one number whose gradient is 1 at every step.
 So that is what is run.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._loop import fold_range
@@ -46,9 +45,7 @@ class Normalized(AbstractClient):
 
     def round(self, broadcast, data, state, *, key):
         optim, correction = self.client.optim, self.client.correction
-        message, new_state, metrics = self.client.round(
-            broadcast, data, state, key=key
-        )
+        message, new_state, metrics = self.client.round(broadcast, data, state, key=key)
         dtype = jnp.result_type(float)
         one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
 
@@ -62,7 +59,7 @@ class Normalized(AbstractClient):
         carry = (zero, optim.init(zero), corrected)
         bound = data.order.shape[0]
         place, _, _ = fold_range(
-            step, carry, data.num_steps, bound, data.differentiable
+            step, carry, data.num_steps, bound, differentiable=data.differentiable
         )
         scale = -place
         payload = tree_divide(message.payload, scale)

@@ -42,9 +42,7 @@ def fedopt(
         # `updates` is the gradient of Optax's convention: minus the change.
         m = jtu.tree_map(lambda m, g: b1 * m + (1 - b1) * -g, state.m, updates)
         v = jtu.tree_map(lambda v, g: second_moment(v, g * g), state.v, updates)
-        step = jtu.tree_map(
-            lambda m, v: learning_rate * m / (jnp.sqrt(v) + tau), m, v
-        )
+        step = jtu.tree_map(lambda m, v: learning_rate * m / (jnp.sqrt(v) + tau), m, v)
         return step, AdaptiveState(m, v)
 
     return optax.GradientTransformation(init, update)
@@ -65,9 +63,7 @@ def server_adam(
     tau: ArrayLike = 1e-3,
 ) -> optax.GradientTransformation:
     r"""FedAdam's server: $v_t = \beta_2 v_{t-1} + (1 - \beta_2) \Delta_t^2$."""
-    return fedopt(
-        lambda v, square: b2 * v + (1 - b2) * square, learning_rate, b1, tau
-    )
+    return fedopt(lambda v, square: b2 * v + (1 - b2) * square, learning_rate, b1, tau)
 
 
 def server_yogi(

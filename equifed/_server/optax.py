@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._optim import Optim, apply_updates, as_optim
+from .._optim import apply_updates, as_optim, Optim
 from .base import AbstractServer
 
 

@@ -35,9 +35,7 @@ class ScaffoldServer(AbstractServer):
 
     def round(self, params, aggregate, state):
         control = aggregate.payload.control
-        aggregate = eqx.tree_at(
-            lambda a: a.payload, aggregate, aggregate.payload.delta
-        )
+        aggregate = eqx.tree_at(lambda a: a.payload, aggregate, aggregate.payload.delta)
         params, server = self.server.round(params, aggregate, state.server)
         share = aggregate.count / state.num_clients
         control = tree_add_scaled(state.control, share, control)

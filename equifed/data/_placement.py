@@ -39,9 +39,7 @@ class Placement:
         self.mesh = None if mesh is None else clients_mesh(mesh)
         self.num_devices = 1 if self.mesh is None else self.mesh.shape[AXIS]
         self._sharding = (
-            None
-            if self.mesh is None
-            else NamedSharding(self.mesh, PartitionSpec(AXIS))
+            None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(AXIS))
         )
 
     def fits(self, num_bytes: int) -> bool:

@@ -4,14 +4,14 @@ from ._conformance import (
     run as run,
 )
 from ._laws import (
-    LAWS as LAWS,
     check_laws as check_laws,
+    LAWS as LAWS,
 )
 from ._problems import (
     Linear as Linear,
-    Point as Point,
-    Quadratics as Quadratics,
     noisy_loss as noisy_loss,
+    Point as Point,
     quadratic_loss as quadratic_loss,
+    Quadratics as Quadratics,
     ragged_clients as ragged_clients,
 )

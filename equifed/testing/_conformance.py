@@ -14,7 +14,7 @@ from .._algorithm import AbstractAlgorithm
 from .._train import rounds
 from .._types import Loss
 from ..data import AbstractBatching, AbstractSampler, AllClients, Loader, Steps
-from ._problems import Point, Quadratics, quadratic_loss
+from ._problems import Point, quadratic_loss, Quadratics
 
 
 TWO_CLIENTS = Quadratics((1.0, 4.0), (1.0, -1.0), (4, 4))

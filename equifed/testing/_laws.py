@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._algorithm import AbstractAlgorithm, State
-from .._cohort import NO_CLIENT, Cohort
+from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
 from .._train import rounds
 from .._types import Loss

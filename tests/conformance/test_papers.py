@@ -5,10 +5,11 @@ pseudo-code is a few lines on numbers. Clients have unequal numbers of steps, an
 two of three take part in a round.
 """
 
-import equifed as eqf
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 
@@ -105,7 +106,10 @@ def test_adaptive(name):
         kwargs["b2"] = b2
     algorithm = getattr(eqf, name)
     check(
-        lambda f, b: algorithm(f, optax.sgd(ETA), b, server_learning_rate=rate, **kwargs), x
+        lambda f, b: algorithm(
+            f, optax.sgd(ETA), b, server_learning_rate=rate, **kwargs
+        ),
+        x,
     )
 
 

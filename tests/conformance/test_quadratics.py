@@ -1,9 +1,10 @@
 """Quadratics with known answers."""
 
-import equifed as eqf
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 
@@ -35,8 +36,7 @@ def test_fedavg_with_unequal_steps_settles_at_its_fixed_point():
 def test_one_step_of_every_client_is_central_sgd():
     batching = eqf.data.Epochs(1, batch_size=32)
     a, b, n = (
-        np.array(v)
-        for v in (UNEQUAL.curvatures, UNEQUAL.centres, UNEQUAL.num_examples)
+        np.array(v) for v in (UNEQUAL.curvatures, UNEQUAL.centres, UNEQUAL.num_examples)
     )
     x, expected = 3.0, [3.0]
     for _ in range(5):
@@ -135,8 +135,7 @@ def test_fedprox_with_many_steps_reaches_its_proximal_point():
     batching = eqf.data.Steps(400, batch_size=4)
     got = testing.run(make, UNEQUAL, num_rounds=1, batching=batching)[-1]
     a, b, n = (
-        np.array(v)
-        for v in (UNEQUAL.curvatures, UNEQUAL.centres, UNEQUAL.num_examples)
+        np.array(v) for v in (UNEQUAL.curvatures, UNEQUAL.centres, UNEQUAL.num_examples)
     )
     points = (a * b + mu * 3.0) / (a + mu)
     assert abs(got - (n * points).sum() / n.sum()) < 1e-5
