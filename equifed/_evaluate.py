@@ -6,7 +6,7 @@ clients cost what one does.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
@@ -20,7 +20,7 @@ from jaxtyping import Array, Int, jaxtyped, PRNGKeyArray, PyTree
 from ._client.loss import check_loss, example_metrics
 from ._metrics import AbstractMetric, as_metrics, compute_metrics
 from ._tree import tree_zeros_like
-from ._types import Loss, Model
+from ._types import Measure, Model
 from .data import FederatedDataset
 
 
@@ -56,11 +56,31 @@ class ClientMetrics(eqx.Module):
         return {name: float(value[i]) for name, value in self.values.items()}
 
 
+@overload
+def evaluate(
+    model: Model,
+    dataset: FederatedDataset,
+    metrics: Measure,
+    *,
+    per_client: Literal[False] = False,
+    batch_size: int = 256,
+    key: PRNGKeyArray | None = None,
+) -> dict[str, Any]: ...
+@overload
+def evaluate(
+    model: Model,
+    dataset: FederatedDataset,
+    metrics: Measure,
+    *,
+    per_client: Literal[True],
+    batch_size: int = 256,
+    key: PRNGKeyArray | None = None,
+) -> ClientMetrics: ...
 @jaxtyped(typechecker=beartype)
 def evaluate(
     model: Model,
     dataset: FederatedDataset,
-    metrics: Loss,
+    metrics: Measure,
     *,
     per_client: bool = False,
     batch_size: int = 256,
@@ -98,7 +118,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, dataset: FederatedDataset, metrics: Loss, *, batch_size: int = 256
+        self, dataset: FederatedDataset, metrics: Measure, *, batch_size: int = 256
     ):
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
@@ -172,23 +192,20 @@ class Evaluator:
 
 
 def _metrics_of(
-    metrics: Loss, model: Model, example: PyTree, key: PRNGKeyArray
+    metrics: Measure, model: Model, example: PyTree, key: PRNGKeyArray
 ) -> dict[str, AbstractMetric]:
     def either(model, example, key):
         out: Any = metrics(model, example, key)
         if isinstance(out, Mapping):
-            return jnp.zeros(()), {"_": 0.0, **as_metrics(None, dict(out))}
-        return out
+            return as_metrics(None, dict(out))
+        return example_metrics(lambda *_: out, model, example, key)[1]
 
-    _, values = example_metrics(either, model, example, key)
-    if "_" in values:
-        return {name: x for name, x in values.items() if name not in ("_", "loss")}
-    return values
+    return either(model, example, key)
 
 
 @eqx.filter_jit
 def _fold(
-    metrics: Loss,
+    metrics: Measure,
     model: Model,
     examples: PyTree,
     client: Int[Array, " rows"],
@@ -226,7 +243,7 @@ def _fold(
 
 
 def check_evaluation(
-    metrics: Loss, model: Model, example: PyTree
+    metrics: Measure, model: Model, example: PyTree, where: str = "the dataset"
 ) -> dict[str, AbstractMetric]:
     """The shapes of an example's metrics, or the loss's own kind of error."""
 
@@ -234,7 +251,7 @@ def check_evaluation(
         out: Any = metrics(model, example, key)
         return (jnp.zeros(()), {}) if isinstance(out, Mapping) else out
 
-    check_loss(value, model, example, "the dataset")
+    check_loss(value, model, example, where)
     return eqx.filter_eval_shape(
         lambda m, e: _metrics_of(metrics, m, e, jr.key(0)), model, example
     )

@@ -103,25 +103,39 @@ class Executor(eqx.Module):
             arrays: PyTree, states: ClientState, cohort: Cohort
         ) -> tuple[PyTree, PyTree, ClientState]:
             run = eqx.combine(arrays, static)
-            cohort = jtu.tree_map(lambda x: x[0], cohort)
             total, kept, states = self._device(run, cohort, states, keep=keep)
             if self.mesh is not None:
                 total = jax.lax.psum(total, AXIS)
             return total, kept, states
 
-        if self.mesh is not None:
+        def first_device(arrays, states, cohort):
+            return device(arrays, states, jtu.tree_map(lambda x: x[0], cohort))
+
+        if self.mesh is None:
+            total, kept, states = first_device(arrays, client_states, cohort)
+        elif self.differentiable:
+            # Equinox's loop cannot be differentiated inside `shard_map`. The compiler
+            # splits this over the devices as well, but all wait for the longest.
+            split = jax.vmap(
+                device, in_axes=(None, None, 0), out_axes=(None, 0, 0), axis_name=AXIS
+            )
+            total, kept, states = split(arrays, client_states, cohort)
+            kept, states = jtu.tree_map(
+                lambda x: x.reshape(-1, *x.shape[2:]), (kept, states)
+            )
+        else:
             whole, split = PartitionSpec(), PartitionSpec(AXIS)
             # Without the check of which values vary over devices: were the model
             # known to be the same on all of them, `jax.grad` inside a client would
             # sum its gradients over the devices.
-            device = jax.shard_map(
-                device,
+            mapped = jax.shard_map(
+                first_device,
                 mesh=self.mesh,
                 in_specs=(whole, whole, split),
                 out_specs=(whole, split, split),
                 check_vma=False,
             )
-        total, kept, states = device(arrays, client_states, cohort)
+            total, kept, states = mapped(arrays, client_states, cohort)
         if keep:
             total = self._in_order(
                 kept, cohort.index.reshape(-1), gathers=aggregator.gathers
@@ -225,7 +239,7 @@ class _Run(eqx.Module):
         )
         encoded = self.aggregator.encode(message, self.aggregator_state, key=encode_key)
         # A client that diverged forgets this round, or it would never come back.
-        finite = tree_isfinite((message.payload, message.weight, new_state))
+        finite = tree_isfinite((message, new_state))
         state = tree_where(finite, new_state, state)
         metrics = {**metrics, "nonfinite": Sum((present & ~finite).astype(jnp.float32))}
         summand = jtu.tree_map(

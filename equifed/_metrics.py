@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from ._tree import floating, safe_divide
+from ._tree import floating, safe_divide, wide_dtype
 
 
 def _wide(x: ArrayLike) -> Array:
     """Sums are kept in float32 at least, whatever the model computes in."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide_dtype(x.dtype))
 
 
 class AbstractMetric(eqx.Module):
@@ -84,7 +84,8 @@ def cross_entropy(
     # scatter, which is slow inside a compiled loop.
     log_probabilities = jax.nn.log_softmax(logits)
     one_hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-    return -jnp.sum(log_probabilities * one_hot, axis=-1)
+    chosen = jnp.where(one_hot > 0, log_probabilities, jnp.zeros_like(one_hot))
+    return -jnp.sum(chosen, axis=-1)
 
 
 def accuracy(
@@ -109,14 +110,17 @@ def top_k_accuracy(
     return Average(jnp.any(best == label))
 
 
+RESERVED = ("loss", "round", "clients", "nonfinite", "nonfinite_model")
+
+
 def as_metrics(loss: Array | None, values: dict[str, Any]) -> dict[str, AbstractMetric]:
     """The metrics of one example: its loss, and whatever else it reports."""
     metrics: dict[str, AbstractMetric] = {} if loss is None else {"loss": Average(loss)}
     for name, value in values.items():
-        if name in metrics:
+        if loss is not None and name in RESERVED:
             raise ValueError(
-                f"The loss reports a metric called {name!r}, which is the name of the "
-                "loss itself. Give it another name."
+                f"The loss reports a metric called {name!r}, which is the name of one "
+                f"that every round has ({', '.join(RESERVED)}). Give it another name."
             )
         is_metric = isinstance(value, AbstractMetric)
         metrics[name] = value if is_metric else Average(floating(value))

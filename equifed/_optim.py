@@ -7,10 +7,10 @@ finds becomes an array leaf, and the rest (functions, flags, integers) becomes o
 static value, whose hash is computed once rather than on every call.
 """
 
+import types
 from typing import Any
 
 import equinox as eqx
-import equinox.internal as eqxi
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import optax
 import wadler_lindig as wl
 from jaxtyping import Array, PyTree
 
-from ._tree import floating, Static
+from ._tree import floating, Static, tree_wide
 from ._types import Params
 
 
@@ -38,6 +38,77 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)
 
 
+class _Code:
+    """What a function is but for the values that it holds.
+
+    The same `def`, run twice, makes functions of one code; two functions of the same
+    name, or in the same line, have different ones.
+    """
+
+    def __init__(self, function: types.FunctionType):
+        self.fn = function
+        self._key = (function.__code__, id(function.__globals__))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Code) and self._key == other._key
+
+
+class _Empty:
+    """What a variable holds that was never assigned to."""
+
+
+class _Closure(eqx.Module):
+    """A function whose closure and defaults are subtrees."""
+
+    code: _Code
+    cells: tuple[Any, ...] | None
+    defaults: tuple[Any, ...] | None
+    keywords: dict[str, Any] | None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        old = self.code.fn
+        cells = None
+        if self.cells is not None:
+            cells = tuple(
+                types.CellType() if isinstance(x, _Empty) else types.CellType(x)
+                for x in self.cells
+            )
+        new = types.FunctionType(
+            old.__code__, old.__globals__, old.__name__, self.defaults, cells
+        )
+        new.__kwdefaults__ = self.keywords
+        return new(*args, **kwargs)
+
+
+_EMPTY = _Empty()
+
+
+def _open(tree: Any) -> Any:
+    """Turns the functions in a tree into trees of what they hold."""
+
+    def contents(cell: types.CellType) -> Any:
+        try:
+            return _open(cell.cell_contents)
+        except ValueError:
+            return _EMPTY
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, types.FunctionType):
+            return leaf
+        cells = leaf.__closure__
+        return _Closure(
+            _Code(leaf),
+            None if cells is None else tuple(map(contents, cells)),
+            _open(leaf.__defaults__),
+            _open(leaf.__kwdefaults__),
+        )
+
+    return jtu.tree_map(one, tree)
+
+
 class Optim(eqx.Module):
     """An Optax optimiser whose hyper-parameters are leaves.
 
@@ -49,10 +120,14 @@ class Optim(eqx.Module):
     static: Static = eqx.field(static=True)
 
     def __init__(self, transformation: optax.GradientTransformation):
-        tree = eqxi.closure_to_pytree(transformation)
-        tree = jtu.tree_map(
-            lambda x: floating(x) if _is_number(x) and np.ndim(x) == 0 else x, tree
-        )
+        tree = _open(transformation)
+
+        def leaf(x: Any) -> Any:
+            if isinstance(x, np.ndarray):
+                return jnp.asarray(x)
+            return floating(x) if _is_number(x) and np.ndim(x) == 0 else x
+
+        tree = jtu.tree_map(leaf, tree)
         self.numbers, static = eqx.partition(tree, eqx.is_array)
         self.static = Static(static)
 
@@ -69,8 +144,10 @@ class Optim(eqx.Module):
         The hyper-parameters may be wider than the params (float32 against bfloat16):
         the result keeps the dtypes that it was given.
         """
+        # In float32 at least: a second moment in bfloat16 could not decay by 0.999.
+        wide = tree_wide((grads, state, params))
         with jax.numpy_dtype_promotion("standard"):
-            updates, new_state = self._transformation().update(grads, state, params)
+            updates, new_state = self._transformation().update(*wide)
         return _cast_like(updates, params), _cast_like(new_state, state)
 
     def _transformation(self) -> Any:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.tree_util as jtu
 import numpy as np
@@ -19,12 +20,12 @@ from ._algorithm import AbstractAlgorithm, State
 from ._algorithm.loop import Stepper
 from ._checkpoint import Checkpointer
 from ._client import check_loss
-from ._evaluate import Evaluator
+from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
 from ._logger import AbstractLogger, NoLogger
 from ._solution import RESULTS, Solution
 from ._tree import params_of
-from ._types import Loss, Model
+from ._types import Measure, Model
 from .data import FederatedDataset, Loader, StreamLoader
 
 
@@ -67,6 +68,19 @@ def rounds(
     """
     if executor is None:
         executor = Executor(mesh=loader.mesh)
+    if loader.batching != algorithm.batching:
+        raise ValueError(
+            f"The loader's batching is {loader.batching!r}, but the algorithm's is "
+            f"{algorithm.batching!r}. Build the loader with "
+            "`Loader(dataset, sampler, algorithm.batching)`."
+        )
+    sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients) if eqx.is_array(x)}
+    if isinstance(loader, Loader) and sizes - {loader.num_clients}:
+        raise ValueError(
+            f"The state is of {sizes.pop()} clients, but the loader has "
+            f"{loader.num_clients}. Make it with "
+            "`algorithm.init(model, num_clients=loader.num_clients)`."
+        )
     if isinstance(loader, Loader):
         # By shape alone, so that the error can name the client.
         client, example = loader.dataset.client_ids[0], loader.dataset.example
@@ -89,7 +103,7 @@ def train(
     num_rounds: int,
     key: PRNGKeyArray,
     evaluation: Mapping[str, FederatedDataset] | None = None,
-    metrics: Loss | None = None,
+    metrics: Measure | None = None,
     eval_every: int = 10,
     logger: AbstractLogger = NoLogger(),  # noqa: B008 (holds no array)
     checkpointer: Checkpointer | None = None,
@@ -140,6 +154,8 @@ def train(
             _, state, history = restored
 
     result = RESULTS.successful
+    for where, dataset in (evaluation or {}).items():
+        check_evaluation(metrics, state.model, dataset.example, f"{where!r}")
     iterator = rounds(
         algorithm, state, loader, num_rounds=num_rounds, key=key, executor=executor
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
@@ -27,11 +28,21 @@ def floating(x: ArrayLike) -> Float[Array, ""]:
     return jnp.asarray(x, jnp.result_type(float))
 
 
+def check_number(name: str, x: Any, *, least: float | int, strict: bool) -> None:
+    """Refuses a number that is too small, if it is known."""
+    if isinstance(x, jax.core.Tracer) or jnp.ndim(x) > 0:
+        return
+    if not (x > least or (x == least and not strict)):
+        raise ValueError(
+            f"`{name}` must be {'more than' if strict else 'at least'} {least:g}, got "
+            f"{float(x):g}."
+        )
+
+
 class Static:
     """Leaves that are not arrays, compared by value and hashed once.
 
-    A jitted function hashes its static arguments at every call. The source code of
-    functions, which is what Equinox compares Optax's closures by, makes a slow hash.
+    A jitted function hashes its static arguments at every call.
     """
 
     def __init__(self, value: PyTree):
@@ -92,6 +103,25 @@ def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:
 def tree_zeros_like(x: PyTree) -> PyTree:
     """Zeros with the shapes and dtypes of `x`, which may be `ShapeDtypeStruct`s."""
     return jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), x)
+
+
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype to keep sums in: float32 at least."""
+    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return dtype if wide else jnp.dtype(jnp.float32)
+
+
+def tree_wide(x: PyTree) -> PyTree:
+    """The floating-point leaves in a dtype that sums may be kept in."""
+
+    def wide(a):
+        return a.astype(wide_dtype(a.dtype)) if eqx.is_inexact_array(a) else a
+
+    return jtu.tree_map(wide, x)
+
+
+def tree_cast_like(x: PyTree, like: PyTree) -> PyTree:
+    return jtu.tree_map(lambda a, b: a.astype(b.dtype), x, like)
 
 
 def tree_where(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ with everything but the floating-point arrays replaced by `None`; an *example* i
 one row of a dataset looks like: usually a dictionary with one entry for each column.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -23,5 +23,12 @@ AggregatorState: TypeAlias = PyTree
 # are the library's business, so users never meet them.
 Loss: TypeAlias = Callable[
     [Any, Any, PRNGKeyArray],
-    Float[Array, ""] | tuple[Float[Array, ""], dict[str, Array]],
+    Float[Array, ""] | tuple[Float[Array, ""], dict[str, Any]],
+]
+
+# What is measured on ONE example: a loss, or a function that returns a dictionary of
+# numbers and metrics.
+Measure: TypeAlias = Callable[
+    [Any, Any, PRNGKeyArray],
+    Float[Array, ""] | tuple[Float[Array, ""], dict[str, Any]] | Mapping[str, Any],
 ]

@@ -64,7 +64,7 @@ ALGORITHMS = {
         loss, optax.sgd(0.05), BATCHING, server_learning_rate=10**-2.5, tau=1e-3
     ),
     "FedProx": lambda: eqf.FedProx(loss, MOMENTUM, BATCHING, mu=0.01),
-    "Scaffold": lambda: eqf.Scaffold(loss, optax.sgd(0.1), BATCHING),
+    "Scaffold": lambda: eqf.Scaffold(loss, optax.sgd(0.1), BATCHING, option=1),
     "FedDyn": lambda: eqf.FedDyn(loss, optax.sgd(0.1), BATCHING, alpha=0.1),
 }
 

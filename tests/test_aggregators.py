@@ -1,6 +1,5 @@
 """Aggregators against NumPy, message by message and in whole rounds."""
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,10 @@ import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
-from equifed import testing
 from scipy import stats
+
+import equifed as eqf
+from equifed import testing
 
 
 NAN = np.nan
@@ -155,7 +156,8 @@ def one_round(make, centres, **kwargs):
     algorithm = make(testing.quadratic_loss, optax.sgd(0.5), BATCHING, **kwargs)
     state = algorithm.init(testing.Point(0.3), num_clients=len(centres))
     cohort = eqf.data.cohort(problem.dataset(), BATCHING)
-    return state, *algorithm.round(state, cohort, key=jr.key(0))
+    new, metrics = algorithm.round(state, cohort, key=jr.key(0))
+    return state, new, metrics
 
 
 @pytest.mark.parametrize("ordered", (False, True))

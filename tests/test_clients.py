@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,8 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 
@@ -200,14 +201,10 @@ def test_many_steps_in_half_precision(option):
         client = eqf.LocalSGD(testing.quadratic_loss, optim, batching, correction)
     cohort = eqf.data.cohort(problem.dataset(), batching)
     one = jax.tree.map(lambda x: x[0], cohort)
-    share = eqf.ClientData(
-        one.examples, one.order, *(x[0] for x in (one.start, one.stop, one.first)),
-        one.num_examples[0],
-    )
+    place = (one.start[0], one.stop[0], one.first[0], one.num_examples[0])
+    share = eqf.ClientData(one.examples, one.order, *place)
     zero = testing.Point(jnp.asarray(0.0, jnp.bfloat16))
-    message, _, _ = client.round(
-        eqf.Broadcast(zero, zero), share, zero, key=jr.key(0)
-    )
+    message, _, _ = client.round(eqf.Broadcast(zero, zero), share, zero, key=jr.key(0))
     # The gradient at 0 of (x - 1)^2 / 2, which full gradients are sent as minus.
     expected = 1.0 if option is None else -1.0
     payload = message.payload if option is None else message.payload.control

@@ -1,17 +1,19 @@
-"""Bad input is refused before anything is compiled, by an error that says what to do."""
+"""Bad input is refused before anything is compiled, with what to do about it."""
 
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
-import equifed as eqf
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 
@@ -22,7 +24,7 @@ MODEL = testing.Linear()
 KEY = jr.key(0)
 
 
-def loader_of(dataset=DATASET, batching=BATCHING, **kwargs):
+def loader_of(dataset=DATASET, batching: Any = BATCHING, **kwargs):
     return eqf.data.Loader(dataset, eqf.data.AllClients(), batching, **kwargs)
 
 
@@ -31,7 +33,7 @@ def fresh_loss():
     return lambda model, example, key: testing.noisy_loss(model, example, key)
 
 
-def train(loss=None, *, model=MODEL, **kwargs):
+def train(loss=None, *, model: Any = MODEL, **kwargs):
     algorithm = eqf.FedAvg(loss or fresh_loss(), SGD, BATCHING)
     kwargs = {"loader": loader_of(), "num_rounds": 3, "key": KEY, **kwargs}
     return eqf.train(algorithm, model, **kwargs)
@@ -163,7 +165,7 @@ ERRORS = {
     ),
     "another batch size in training": (
         lambda: train(loader=loader_of(batching=eqf.data.Steps(2, batch_size=8))),
-        "batch size of 8",
+        "batch(_size=| size of )8",
     ),
     "another batching in training": (
         lambda: train(loader=loader_of(batching=eqf.data.Steps(2, batch_size=4))),
@@ -268,9 +270,17 @@ TYPES = {
     "a fraction of a round": lambda: train(num_rounds=1.5),
     "a mapping for a dataset": lambda: train(evaluation={"test": {"x": np.ones(3)}}),
     "a loss for an algorithm": lambda: eqf.train(
-        testing.noisy_loss, MODEL, loader_of(), num_rounds=1, key=KEY
+        testing.noisy_loss,  # pyright: ignore[reportArgumentType]
+        MODEL,
+        loader_of(),
+        num_rounds=1,
+        key=KEY,
     ),
-    "a model for a dataset": lambda: eqf.evaluate(MODEL, MODEL, testing.noisy_loss),
+    "a model for a dataset": lambda: eqf.evaluate(
+        MODEL,
+        MODEL,  # pyright: ignore[reportArgumentType]
+        testing.noisy_loss,
+    ),
 }
 
 

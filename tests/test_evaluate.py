@@ -1,12 +1,13 @@
 """Evaluation against NumPy, over all examples and client by client."""
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 

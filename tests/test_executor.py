@@ -1,6 +1,5 @@
 """How a round is run does not show in what each client computes, nor in memory."""
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,11 @@ import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType
+
+import equifed as eqf
 from equifed import testing
 from equifed._algorithm.base import round_step
-from jax.sharding import AxisType
 
 
 SIZES = (5, 0, 1, 12, 3, 7, 2)
@@ -148,7 +149,9 @@ def temporary_bytes(aggregator, num_clients, executor, num_features=2**15):
         return eqx.filter((state, metrics), eqx.is_array)
 
     compiled = jax.jit(step).lower(arrays).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 @pytest.mark.parametrize("block_size", (1, 4))
@@ -186,9 +189,7 @@ def test_hypergradient(num_devices, block_size):
     mesh = None if num_devices is None else mesh_of(num_devices)
     executor = eqf.Executor(mesh=mesh, block_size=block_size, differentiable=True)
     value, slope = jax.value_and_grad(after_one_round)(0.05, executor, mesh)
-    a, b, n = map(
-        np.array, (PROBLEM.curvatures, PROBLEM.centres, PROBLEM.num_examples)
-    )
+    a, b, n = map(np.array, (PROBLEM.curvatures, PROBLEM.centres, PROBLEM.num_examples))
     steps = 2 * n // 2
     ends = b + (1 - 0.05 * a) ** steps * (3.0 - b)
     slopes = -a * steps * (1 - 0.05 * a) ** (steps - 1) * (3.0 - b)

@@ -23,6 +23,9 @@ def test_a_broken_algorithm_is_caught():
     class Peeks(eqf.AbstractClient):
         client: eqf.LocalSGD
 
+        def __init__(self, client):
+            self.client = client
+
         @property
         def loss(self):
             return self.client.loss

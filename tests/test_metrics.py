@@ -2,15 +2,16 @@
 
 import functools
 
-import equifed as eqf
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 import pytest
-from equifed._metrics import as_metrics, masked_sum
 from hypothesis import given, settings, strategies as st
+
+import equifed as eqf
+from equifed._metrics import as_metrics, masked_sum
 
 
 NUMBERS = st.floats(-100, 100, width=32)

@@ -2,7 +2,6 @@
 
 import contextlib
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,8 @@ import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 from .algorithms import ALGORITHMS
@@ -56,7 +57,7 @@ def enable_x64():
     new = getattr(jax, "enable_x64", None)
     if new is not None:
         return new(True)
-    from jax.experimental import enable_x64 as old
+    from jax.experimental import enable_x64 as old  # pyright: ignore
 
     return old()
 
@@ -124,13 +125,15 @@ def test_functions_of_one_source_are_not_confused():
     # Both have the same name and stand in the same line of source.
     constants = [lambda count: 0.25, lambda count: 0.5]  # fmt: skip
     defaults = [lambda count, rate=rate: rate for rate in (0.25, 0.5)]
-    closures = [(lambda rate: lambda count: rate)(rate) for rate in (0.25, 0.5)]
+
+    def close(rate):
+        return lambda count: rate
 
     @eqx.filter_jit
     def moved(optim):
         return optim.update(PARAMS, optim.init(PARAMS), PARAMS)[0]["b"]
 
-    for schedules in (constants, defaults, closures):
+    for schedules in (constants, defaults, [close(0.25), close(0.5)]):
         for rate, schedule in zip((0.25, 0.5), schedules, strict=True):
             got = moved(eqf.Optim(optax.sgd(schedule)))
             np.testing.assert_allclose(got, -rate * 0.1, rtol=1e-5)
@@ -141,11 +144,12 @@ def test_a_schedule_that_is_a_table():
         return lambda count: table[count]
 
     for table in (jnp.array([0.25, 0.5]), np.array([0.25, 0.5])):
-        raw, optim = (f(optax.sgd(look_up(jnp.asarray(table)))) for f in (tuple, eqf.Optim))
-        got = steps(eqf.Optim(optax.sgd(look_up(table))).update, optim.init, PARAMS, 2)
-        expected = steps(raw[1], raw[0], PARAMS, 2)
+        raw = optax.sgd(look_up(jnp.asarray(table)))
+        optim = eqf.Optim(optax.sgd(look_up(table)))
+        expected = steps(raw.update, raw.init, PARAMS, 2)
+        got = steps(optim.update, optim.init, PARAMS, 2)
         np.testing.assert_allclose(got[1]["w"], expected[1]["w"], rtol=1e-5)
-        hash(eqf.Optim(optax.sgd(look_up(table))).static)
+        assert isinstance(hash(optim.static), int)
 
 
 def test_a_vmap_over_rates_and_their_gradient():
@@ -181,7 +185,7 @@ def test_dtypes_are_kept(name):
         np.testing.assert_allclose(single, double, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ("bfloat16", "float32", "float64"))
+@pytest.mark.parametrize("dtype", ("bfloat16", "float64"))
 @pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 def test_a_round_is_strict(make, dtype):
     batching = eqf.data.Epochs(1, batch_size=4)
@@ -215,13 +219,15 @@ def test_the_repr_is_readable():
     algorithm = repr(ALGORITHMS["FedAvg-adam"](testing.noisy_loss, batching))
     assert "Optim(" in algorithm
     assert "0x" not in algorithm
+
     # Tracers have no number to show, and a sweep has several.
     def traced(rate):
         assert "..." in repr(eqf.Optim(optax.sgd(rate)))
         return rate
 
     jax.vmap(traced)(jnp.ones(2))
-    assert "..." in repr(eqx.filter_vmap(lambda r: eqf.Optim(optax.sgd(r)))(jnp.ones(2)))
+    many = eqx.filter_vmap(lambda rate: eqf.Optim(optax.sgd(rate)))(jnp.ones(2))
+    assert "..." in repr(many)
 
 
 @pytest.mark.parametrize("wrong", (0.1, None, optax.sgd, "sgd", jnp.asarray(0.1)))

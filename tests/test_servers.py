@@ -1,10 +1,11 @@
 """Each server's step, by hand."""
 
-import equifed as eqf
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 
 
 X = {"w": jnp.array([1.0, -2.0, 0.5]), "b": jnp.array(3.0)}
@@ -92,7 +93,7 @@ def test_adaptive_is_not_optax(make):
     # (1 - b1) d / (sqrt(b2 tau^2 + (1 - b2) d^2) + tau).
     server = eqf.OptaxServer(make(1.0, b1=0.9, tau=1e-3))
     (x, *_), _ = run(server)
-    optax_one = getattr(optax, make.__name__)(1.0)
+    optax_one = getattr(optax, make.__name__.removeprefix("server_"))(1.0)
     (other, *_), _ = run(eqf.OptaxServer(optax_one))
     assert abs(float(x["w"][0] - other["w"][0])) > 0.02
     d, b2 = 0.3, 0.99

@@ -1,5 +1,6 @@
 """Training: what is recorded, what ends it, and what survives it."""
 
+import contextlib
 import math
 import os
 import pathlib
@@ -7,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
-import equifed as eqf
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
+
+import equifed as eqf
 from equifed import testing
 
 
@@ -25,7 +28,7 @@ DATASET = testing.ragged_clients((5, 0, 3, 8, 6))
 KEY = jr.key(0)
 
 
-def make(kind=eqf.FedAvg, rate=0.1, **kwargs):
+def make(kind: Any = eqf.FedAvg, rate=0.1, **kwargs):
     return kind(testing.noisy_loss, optax.sgd(rate), BATCHING, **kwargs)
 
 
@@ -48,7 +51,10 @@ class Poisoned(eqf.data.AbstractSampler):
     """Clients 0 and 1, and from some round on client 2 too."""
 
     start: int
-    seed: int = 0
+    seed: int
+
+    def __init__(self, start):
+        self.start, self.seed = start, 0
 
     def __call__(self, round, num_clients):
         return np.arange(3 if round >= self.start else 2)
@@ -63,7 +69,11 @@ class Only(eqf.data.AbstractSampler):
     clients: tuple[int, ...]
     others: tuple[int, ...]
     when: tuple[int, ...]
-    seed: int = 0
+    seed: int
+
+    def __init__(self, clients, others, when):
+        self.clients, self.others, self.when = clients, others, when
+        self.seed = 0
 
     def __call__(self, round, num_clients):
         return np.array(self.others if round in self.when else self.clients, np.int64)
@@ -183,7 +193,8 @@ def test_leaving_the_loop_early(prefetch):
     algorithm = make()
     state = algorithm.init(testing.Linear(), num_clients=5)
     loader = loader_of(prefetch=prefetch)
-    for state, _ in eqf.rounds(algorithm, state, loader, num_rounds=100, key=KEY):
+    iterator = eqf.rounds(algorithm, state, loader, num_rounds=100, key=KEY)
+    for state, _ in iterator:
         if state.round == 2:
             break
     assert state.round == 2
@@ -331,7 +342,7 @@ def test_resuming_something_else(tmp_path):
         train(make(), 2, checkpointer=checkpointer, model=testing.Linear(4))
 
 
-PROGRAM = '''
+PROGRAM = """
 import sys
 import equifed as eqf, jax, jax.random as jr, numpy as np, optax
 from equifed import testing
@@ -358,7 +369,7 @@ solution = eqf.train(
 )
 arrays = [np.asarray(x).tobytes().hex() for x in jax.tree.leaves(solution.state)]
 open(sys.argv[1], "w").write(repr((arrays, solution.history)))
-'''
+"""
 
 
 def test_killed_at_a_random_moment_and_resumed(tmp_path):
@@ -366,34 +377,38 @@ def test_killed_at_a_random_moment_and_resumed(tmp_path):
     script.write_text(PROGRAM)
     straight, resumed = tmp_path / "straight.txt", tmp_path / "resumed.txt"
 
-    def start(*arguments):
-        return subprocess.Popen(
-            [sys.executable, script, *arguments],
-            cwd=pathlib.Path(eqf.__file__).parents[1],
-            env={**os.environ, "PYTHONPATH": "."},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    with contextlib.ExitStack() as stack:
 
-    uninterrupted = start(straight)
-    rng = np.random.default_rng()
-    last, wait = rng.integers(1, 12), rng.uniform(0, 0.2)
-    killed = start(resumed, tmp_path / "run")
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if int(line) >= last:
-            break
-    time.sleep(wait)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    killed.stdout.close()
+        def start(*arguments):
+            process = subprocess.Popen(
+                [sys.executable, script, *arguments],
+                cwd=pathlib.Path(eqf.__file__).parents[1],
+                env={**os.environ, "PYTHONPATH": "."},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
 
-    again = start(resumed, tmp_path / "run")
-    out, _ = again.communicate(timeout=60)
-    assert again.returncode == 0
-    # It went on from the last round that was saved, or the one before.
-    assert last - 1 <= int(out.split()[0]) < 30
-    uninterrupted.communicate(timeout=60)
+        uninterrupted = start(straight)
+        rng = np.random.default_rng()
+        last, wait = rng.integers(1, 12), rng.uniform(0, 0.2)
+        killed = start(resumed, tmp_path / "run")
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if int(line) >= last:
+                break
+        time.sleep(wait)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+
+        again = start(resumed, tmp_path / "run")
+        out, _ = again.communicate(timeout=60)
+        assert again.returncode == 0
+        # It went on from the last round that was saved, or the one before.
+        assert last - 1 <= int(out.split()[0]) < 30
+        uninterrupted.communicate(timeout=60)
     assert resumed.read_text() == straight.read_text(), (last, wait)
 
 
@@ -420,13 +435,11 @@ def test_a_stream_of_clients():
 
 
 @pytest.mark.parametrize("kind", (eqf.Scaffold, eqf.FedDyn))
-def test_a_stream_does_not_know_its_clients(kind):
-    kwargs = {"alpha": 1.0} if kind is eqf.FedDyn else {}
+def test_a_stream_does_not_know_its_clients(kind: Any):
+    kwargs: Any = {"alpha": 1.0} if kind is eqf.FedDyn else {}
     algorithm = kind(testing.quadratic_loss, optax.sgd(0.1), BATCHING, **kwargs)
     with pytest.raises(ValueError, match=f"`{kind.__name__}` keeps.*does not know"):
-        eqf.train(
-            algorithm, testing.Point(0.0), stream_loader(), num_rounds=1, key=KEY
-        )
+        eqf.train(algorithm, testing.Point(0.0), stream_loader(), num_rounds=1, key=KEY)
 
 
 def test_two_devices():

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from equifed import floating
 from equifed._tree import (
     params_of,

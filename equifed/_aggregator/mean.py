@@ -5,7 +5,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .._client import Message
-from .._tree import tree_divide, tree_scale
+from .._tree import tree_divide, tree_scale, tree_wide
 from .base import AbstractAggregator, Aggregate, Total
 
 
@@ -16,6 +16,7 @@ def _weigh(message: Message, weight: Float[Array, ""]) -> Total:
         lambda x: jnp.where(present, x, jnp.zeros_like(x)),
         (message.payload, message.stats),
     )
+    payload, stats = tree_wide((payload, stats))
     count = present.astype(weight.dtype)
     return Total(tree_scale(weight, payload), tree_scale(weight, stats), weight, count)
 

@@ -5,6 +5,8 @@ client once whatever its number of examples, and need all messages at once.
 """
 
 import equinox as eqx
+import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
@@ -76,7 +78,8 @@ class TrimmedMean(AbstractAggregator):
     trim: Float[Array, ""] = eqx.field(converter=floating)
 
     def __init__(self, trim: float):
-        if not 0 <= trim < 0.5:
+        known = not isinstance(trim, jax.core.Tracer) and jnp.ndim(trim) == 0
+        if known and not 0 <= trim < 0.5:
             raise ValueError(
                 "`trim` is the fraction taken away at each end, and must be at least "
                 f"0 and less than 0.5, got {trim}."
@@ -95,7 +98,7 @@ class TrimmedMean(AbstractAggregator):
 
     def decode(self, encoded, state, *, key):
         count = encoded.count
-        cut = jnp.floor(self.trim * count).astype(count.dtype)
+        cut = jnp.floor(self.trim * count.astype(self.trim.dtype)).astype(count.dtype)
 
         def mean(x):
             place = jnp.arange(x.shape[0])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._client import Message
-from .._tree import floating, tree_isfinite, tree_norm, tree_scale
+from .._tree import check_number, floating, tree_isfinite, tree_norm, tree_scale
 from .base import AbstractAggregator
 
 
@@ -18,6 +18,9 @@ class Clip(AbstractAggregator):
 
     aggregator: AbstractAggregator
     max_norm: Float[Array, ""] = eqx.field(converter=floating)
+
+    def __check_init__(self):
+        check_number("max_norm", self.max_norm, least=0, strict=True)
 
     @property
     def gathers(self):

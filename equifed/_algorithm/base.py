@@ -42,6 +42,20 @@ class AbstractAlgorithm(eqx.Module):
     aggregator: eqx.AbstractVar[AbstractAggregator]
     server: eqx.AbstractVar[AbstractServer]
 
+    def __check_init__(self):
+        for name, kind in (
+            ("client", AbstractClient),
+            ("aggregator", AbstractAggregator),
+            ("server", AbstractServer),
+            ("batching", AbstractBatching),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"`{name}` must be an `{kind.__name__}`, got {value!r:.99} of type "
+                    f"`{type(value).__name__}`."
+                )
+
     @property
     def batching(self) -> AbstractBatching:
         """How a client goes through its examples; the loader needs it too."""

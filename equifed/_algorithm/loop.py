@@ -80,6 +80,7 @@ class Stepper:
         executor: Executor,
     ):
         self._algorithm, self._executor = algorithm, executor
+        self._checked: set[tuple[int, ...]] = set()
         fixed = Flat((algorithm, key, executor))
         self._fixed = fixed.arrays
         self._state = Flat(state)
@@ -95,6 +96,9 @@ class Stepper:
         ]
 
     def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Array]]:
-        check_round(self._algorithm, cohort, self._executor)
+        shape = cohort.order.shape
+        if shape not in self._checked:
+            check_round(self._algorithm, cohort, self._executor)
+            self._checked.add(shape)
         self._arrays, metrics = _step(self._both, self._fixed, self._arrays, cohort)
         return self._state.build(self._arrays), metrics

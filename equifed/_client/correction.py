@@ -20,13 +20,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._tree import (
+    check_number,
     floating,
     tree_add,
     tree_add_scaled,
+    tree_cast_like,
     tree_divide,
     tree_scale,
     tree_sub,
     tree_where,
+    tree_wide,
     tree_zeros_like,
 )
 from .._types import ClientState, Params
@@ -87,6 +90,9 @@ class Proximal(AbstractCorrection):
 
     mu: Float[Array, ""] = eqx.field(converter=floating)
 
+    def __check_init__(self):
+        check_number("mu", self.mu, least=0, strict=False)
+
     def init(self, params):
         return None
 
@@ -129,7 +135,7 @@ class ControlVariate(AbstractCorrection):
         return tree_zeros_like(params)
 
     def begin(self, params, shared, state, gradient):
-        seen = gradient() if self.option == 1 else tree_zeros_like(params)
+        seen = gradient() if self.option == 1 else tree_wide(tree_zeros_like(params))
         return tree_sub(shared, state), seen, state
 
     def correct(self, grads, params, carry):
@@ -142,6 +148,7 @@ class ControlVariate(AbstractCorrection):
         _, seen, state = carry
         if self.option == 2:
             seen = tree_divide(seen, num_steps.astype(jnp.result_type(float)))
+        seen = tree_cast_like(seen, state)
         # A client that took no step has seen nothing.
         new = tree_where(num_steps > 0, seen, state)
         return Control(delta, tree_sub(new, state)), new
@@ -155,6 +162,9 @@ class DynamicRegularizer(AbstractCorrection):
     """
 
     alpha: Float[Array, ""] = eqx.field(converter=floating)
+
+    def __check_init__(self):
+        check_number("alpha", self.alpha, least=0, strict=True)
 
     def init(self, params):
         return tree_zeros_like(params)

@@ -7,7 +7,7 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
 from .._cohort import ClientData
-from .._tree import tree_add, tree_divide, tree_zeros_like
+from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros_like
 from .._types import Loss, Model, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -37,8 +37,10 @@ def mean_gradient(
         )
         return tree_add(total, grads)
 
-    total = data.fold_examples(step, tree_zeros_like(params), batch_size=batch_size)
-    return tree_divide(total, data.num_examples.astype(jnp.result_type(float)))
+    zeros = tree_wide(tree_zeros_like(params))
+    total = data.fold_examples(step, zeros, batch_size=batch_size)
+    mean = tree_divide(total, data.num_examples.astype(jnp.result_type(float)))
+    return tree_cast_like(mean, params)
 
 
 class FullGradient(AbstractClient):
@@ -74,10 +76,11 @@ class FullGradient(AbstractClient):
             return tree_add(total, grads), count, metrics
 
         carry = (
-            tree_zeros_like(params),
+            tree_wide(tree_zeros_like(params)),
             jnp.zeros((), jnp.result_type(float)),
             zero_metrics(self.loss, broadcast.model, data.example),
         )
         total, count, metrics = data.fold(step, carry)
-        payload = jtu.tree_map(jnp.negative, tree_divide(total, count))
+        mean = tree_cast_like(tree_divide(total, count), params)
+        payload = jtu.tree_map(jnp.negative, mean)
         return Message(payload, data.weight), state, metrics

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._tree import floating, tree_add, tree_add_scaled, tree_zeros_like
+from .._tree import check_number, floating, tree_add, tree_add_scaled, tree_zeros_like
 from .._types import Params
 from .base import AbstractServer
 
@@ -21,6 +21,9 @@ class DynServer(AbstractServer):
     $x \leftarrow x + \overline{\Delta} - h / \alpha$."""
 
     alpha: Float[Array, ""] = eqx.field(converter=floating)
+
+    def __check_init__(self):
+        check_number("alpha", self.alpha, least=0, strict=True)
 
     def init(self, params, *, num_clients):
         number = jnp.asarray(num_clients, jnp.result_type(float))

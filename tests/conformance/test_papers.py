@@ -137,7 +137,7 @@ def test_scaffold(option):
             dx.append(y - x[-1])
             dc.append(new - ci[i])
             ci[i] = new
-        x.append(x[-1] + server_rate * np.mean(dx))
+        x.append(float(x[-1] + server_rate * np.mean(dx)))
         c = c + len(cohort) / 3 * np.mean(dc)
     check(
         lambda f, b: eqf.Scaffold(
@@ -160,7 +160,7 @@ def test_fednova(momentum, mu):
                 momentum=momentum,
             )
             # The paper's section 4: a for SGD, for momentum, for the proximal term.
-            k = np.arange(STEPS[i])
+            k = np.arange(int(STEPS[i]))
             if momentum:
                 a = (1 - momentum ** (STEPS[i] - k)) / (1 - momentum)
             else:
@@ -189,5 +189,5 @@ def test_feddyn():
             hi[i] -= alpha * (y - start)
             thetas.append(y)
         h -= alpha / 3 * sum(y - start for y in thetas)
-        x.append(np.mean(thetas) - h / alpha)
+        x.append(float(np.mean(thetas) - h / alpha))
     check(lambda f, b: eqf.FedDyn(f, optax.sgd(ETA), b, alpha=alpha), x)
