@@ -21,9 +21,9 @@ def group(name: str) -> list[str]:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite."""
+    """The test suite, on all cores."""
     session.install(".", *group("tests"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session
@@ -54,7 +54,7 @@ def examples(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """The test suite on the oldest supported versions of everything in `pyproject`."""
     session.install("--resolution=lowest-direct", ".", *group("tests"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

@@ -28,7 +28,8 @@ def _names(static: Static) -> list[str]:
     """The names of the transformations, for a readable repr."""
     functions = (getattr(leaf, "fn", None) for leaf in static.leaves)
     names = [f.__qualname__.split(".")[0] for f in functions if f is not None]
-    hidden = ("chain", "with_extra_args_support", "init_empty_state", "sgd", "adam")
+    names += [leaf for leaf in static.leaves if isinstance(leaf, str)]
+    hidden = ("chain", "identity", "with_extra_args_support", "init_empty_state")
     return [n for n in dict.fromkeys(names) if n not in hidden]
 
 
@@ -158,7 +159,9 @@ class Optim(eqx.Module):
             unknown = isinstance(x, jax.core.Tracer) or x.ndim > 0
             return "..." if unknown else f"{float(x):.4g}"
 
-        numbers = ", ".join(show(x) for x in jtu.tree_leaves(self.numbers))
+        # A number that both `init` and `update` hold is there twice.
+        shown = [show(x) for x in jtu.tree_leaves(self.numbers)]
+        numbers = ", ".join(dict.fromkeys(shown))
         return wl.TextDoc(f"Optim({' | '.join(_names(self.static))}: {numbers})")
 
 

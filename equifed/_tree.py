@@ -6,6 +6,7 @@ the leaf's own dtype always wins.
 """
 
 import functools
+from collections.abc import Hashable
 from typing import Any
 
 import equinox as eqx
@@ -48,6 +49,12 @@ class Static:
     def __init__(self, value: PyTree):
         leaves, self.treedef = jtu.tree_flatten(value)
         self.leaves = tuple(leaves)
+        for leaf in leaves:
+            if not isinstance(leaf, Hashable):
+                raise TypeError(
+                    f"{leaf!r:.99} of type `{type(leaf).__name__}` cannot be compiled "
+                    "for: it is neither an array nor hashable."
+                )
         self._hash = hash((self.leaves, self.treedef))
 
     def __hash__(self) -> int:

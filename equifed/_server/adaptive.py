@@ -9,14 +9,15 @@ x_{t+1} = x_t + \eta \frac{m_t}{\sqrt{v_t} + \tau},$$
 there is no bias correction, $v$ starts at $\tau^2$, and Adagrad has momentum too.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
+from .._tree import floating
 from .._types import Params
 
 
@@ -27,32 +28,50 @@ class AdaptiveState(NamedTuple):
     v: Params
 
 
-def fedopt(
-    second_moment: Callable[[Array, Array], ArrayLike],
-    learning_rate: ArrayLike,
-    b1: ArrayLike,
-    tau: ArrayLike,
-) -> optax.GradientTransformation:
-    def init(params):
+class Adaptive(eqx.Module):
+    """What the three have in common, as the two functions that Optax asks for."""
+
+    rule: Literal["adagrad", "adam", "yogi"]
+    learning_rate: Float[Array, ""] = eqx.field(converter=floating)
+    b1: Float[Array, ""] = eqx.field(converter=floating)
+    b2: Float[Array, ""] = eqx.field(converter=floating)
+    tau: Float[Array, ""] = eqx.field(converter=floating)
+
+    def init(self, params: Params) -> AdaptiveState:
         m = jtu.tree_map(jnp.zeros_like, params)
-        v = jtu.tree_map(lambda p: jnp.full_like(p, jnp.square(tau)), params)
+        v = jtu.tree_map(lambda p: jnp.full_like(p, jnp.square(self.tau)), params)
         return AdaptiveState(m, v)
 
-    def update(updates, state, params=None):
+    def update(
+        self, updates: Params, state: Any, params: Params | None = None
+    ) -> tuple[Params, AdaptiveState]:
         # `updates` is the gradient of Optax's convention: minus the change.
-        m = jtu.tree_map(lambda m, g: b1 * m + (1 - b1) * -g, state.m, updates)
-        v = jtu.tree_map(lambda v, g: second_moment(v, g * g), state.v, updates)
-        step = jtu.tree_map(lambda m, v: learning_rate * m / (jnp.sqrt(v) + tau), m, v)
-        return step, AdaptiveState(m, v)
+        def first(m: Array, g: Array) -> Array:
+            return self.b1 * m + (1 - self.b1) * -g
 
-    return optax.GradientTransformation(init, update)
+        def step(m: Array, v: Array) -> Array:
+            return self.learning_rate * m / (jnp.sqrt(v) + self.tau)
+
+        m = jtu.tree_map(first, state.m, updates)
+        v = jtu.tree_map(lambda v, g: self.second_moment(v, g * g), state.v, updates)
+        return jtu.tree_map(step, m, v), AdaptiveState(m, v)
+
+    def second_moment(self, v: Array, square: Array) -> Array:
+        if self.rule == "adagrad":
+            return v + square
+        if self.rule == "adam":
+            return self.b2 * v + (1 - self.b2) * square
+        return v - (1 - self.b2) * square * jnp.sign(v - square)
+
+    def transformation(self) -> optax.GradientTransformation:
+        return optax.GradientTransformation(self.init, self.update)
 
 
 def server_adagrad(
     learning_rate: ArrayLike, *, b1: ArrayLike = 0.0, tau: ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
     r"""FedAdagrad's server: $v_t = v_{t-1} + \Delta_t^2$."""
-    return fedopt(lambda v, square: v + square, learning_rate, b1, tau)
+    return Adaptive("adagrad", learning_rate, b1, 0.0, tau).transformation()
 
 
 def server_adam(
@@ -63,7 +82,7 @@ def server_adam(
     tau: ArrayLike = 1e-3,
 ) -> optax.GradientTransformation:
     r"""FedAdam's server: $v_t = \beta_2 v_{t-1} + (1 - \beta_2) \Delta_t^2$."""
-    return fedopt(lambda v, square: b2 * v + (1 - b2) * square, learning_rate, b1, tau)
+    return Adaptive("adam", learning_rate, b1, b2, tau).transformation()
 
 
 def server_yogi(
@@ -76,9 +95,4 @@ def server_yogi(
     r"""FedYogi's server:
     $v_t = v_{t-1} - (1 - \beta_2) \Delta_t^2 \,\mathrm{sign}(v_{t-1} - \Delta_t^2)$.
     """
-    return fedopt(
-        lambda v, square: v - (1 - b2) * square * jnp.sign(v - square),
-        learning_rate,
-        b1,
-        tau,
-    )
+    return Adaptive("yogi", learning_rate, b1, b2, tau).transformation()
