@@ -241,11 +241,14 @@ class _Run(eqx.Module):
         # A client that diverged forgets this round, or it would never come back.
         finite = tree_isfinite((message, new_state))
         state = tree_where(finite, new_state, state)
-        metrics = {**metrics, "nonfinite": Sum((present & ~finite).astype(jnp.float32))}
-        summand = jtu.tree_map(
-            lambda x: jnp.where(present, x, jnp.zeros_like(x)), (encoded, metrics)
-        )
-        return summand, state
+        # Nor do its metrics count, or every mean over the cohort would be NaN.
+        metrics = _only_if(present & finite, metrics)
+        metrics["nonfinite"] = Sum((present & ~finite).astype(jnp.float32))
+        return (_only_if(present, encoded), metrics), state
+
+
+def _only_if(condition: Array, x: PyTree) -> PyTree:
+    return jtu.tree_map(lambda x: jnp.where(condition, x, jnp.zeros_like(x)), x)
 
 
 def _resize(x: PyTree, axes: tuple[int, ...]) -> PyTree:

@@ -201,6 +201,7 @@ def test_a_diverged_client_is_left_out(inner):
     _, state, metrics = one_round(eqf.FedAvg, (NAN, *CENTRES), aggregator=aggregator)
     np.testing.assert_allclose(state.model.x, honest.model.x, rtol=1e-5)
     assert metrics["nonfinite"] == 1
+    assert jnp.isfinite(metrics["loss"])
     assert metrics["clients"] == 5
     assert metrics["nonfinite_model"] == 0
 

@@ -118,10 +118,10 @@ class AbstractAlgorithm(eqx.Module):
         **Returns:**
 
         The new state, and metrics: `loss` (the mean training loss over the examples
-        visited, as the clients moved), whatever else the loss reports, `clients` (the
-        number of messages aggregated), `nonfinite` (the number of clients whose
-        message was not finite), `nonfinite_model` (1 if that is why the round was
-        rejected).
+        visited, as the clients moved, of those clients whose message is finite),
+        whatever else the loss reports, `clients` (the number of messages aggregated),
+        `nonfinite` (the number of clients whose message was not finite),
+        `nonfinite_model` (1 if that is why the round was rejected).
 
         **Raises:**
 
