@@ -49,11 +49,11 @@ class ClientMetrics(eqx.Module):
         """The mean of a metric over the clients, each counted once."""
         return float(np.nanmean(self.values[name]))
 
-    def __getitem__(self, client_id: str) -> dict[str, float]:
+    def __getitem__(self, client_id: str) -> dict[str, Any]:
         if client_id not in self.client_ids:
             raise ValueError(f"There is no client {client_id!r} among these.")
         i = self.client_ids.index(client_id)
-        return {name: float(value[i]) for name, value in self.values.items()}
+        return {name: value[i].tolist() for name, value in self.values.items()}
 
 
 @overload

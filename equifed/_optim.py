@@ -92,9 +92,10 @@ def _open(tree: Any) -> Any:
 
     def contents(cell: types.CellType) -> Any:
         try:
-            return _open(cell.cell_contents)
+            value = cell.cell_contents
         except ValueError:
             return _EMPTY
+        return _open(value)
 
     def one(leaf: Any) -> Any:
         if not isinstance(leaf, types.FunctionType):
@@ -133,9 +134,9 @@ class Optim(eqx.Module):
         self.static = Static(static)
 
     def init(self, params: Params) -> PyTree:
-        """The optimiser's state for these params."""
+        """The optimiser's state for these params, in float32 at least."""
         with jax.numpy_dtype_promotion("standard"):
-            return self._transformation().init(params)
+            return self._transformation().init(tree_wide(params))
 
     def update(
         self, grads: Params, state: PyTree, params: Params

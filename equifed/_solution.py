@@ -23,7 +23,7 @@ class Solution(eqx.Module):
 
     `history` has one dictionary for each round: its number, its training metrics, and
     after the rounds that were evaluated `"<dataset>/<metric>"` for each dataset. It
-    holds plain Python numbers.
+    holds plain Python numbers, and lists of them.
     """
 
     model: Model

@@ -75,6 +75,8 @@ def rounds(
             "`Loader(dataset, sampler, algorithm.batching)`."
         )
     sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients) if eqx.is_array(x)}
+    if loader.num_clients is None and sizes:
+        raise _stateful_on_a_stream(algorithm)
     if isinstance(loader, Loader) and sizes - {loader.num_clients}:
         raise ValueError(
             f"The state is of {sizes.pop()} clients, but the loader has "
@@ -89,8 +91,10 @@ def rounds(
 
 
 def _rounds(algorithm, state, loader, num_rounds, key, executor):
+    start = int(state.round)
     step = Stepper(algorithm, state, key=key, executor=executor)
-    for _, cohort in loader.cohorts(int(state.round), num_rounds):
+    del state  # The caller may have let go of it.
+    for _, cohort in loader.cohorts(start, num_rounds):
         yield step(cohort)
 
 
@@ -152,10 +156,12 @@ def train(
         restored = checkpointer.restore(state, algorithm=name)
         if restored is not None:
             _, state, history = restored
+            del restored
 
     result = RESULTS.successful
     for where, dataset in (evaluation or {}).items():
-        check_evaluation(metrics, state.model, dataset.example, f"{where!r}")
+        model = eqx.nn.inference_mode(state.model)
+        check_evaluation(metrics, model, dataset.example, f"{where!r}")
     iterator = rounds(
         algorithm, state, loader, num_rounds=num_rounds, key=key, executor=executor
     )
@@ -193,11 +199,15 @@ def _num_clients(
         return loader.num_clients
     params = jax.eval_shape(lambda: algorithm.client.init(params_of(model)))
     if jtu.tree_leaves(params):
-        raise ValueError(
-            f"`{type(algorithm).__name__}` keeps a state for each client, but a stream "
-            "does not know its clients. Use a `FederatedDataset` and a `Loader`."
-        )
+        raise _stateful_on_a_stream(algorithm)
     return 1
+
+
+def _stateful_on_a_stream(algorithm: AbstractAlgorithm) -> ValueError:
+    return ValueError(
+        f"`{type(algorithm).__name__}` keeps a state for each client, but a stream "
+        "does not know its clients. Use a `FederatedDataset` and a `Loader`."
+    )
 
 
 def _to_host(values: dict[str, Array]) -> dict[str, Any]:

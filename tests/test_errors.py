@@ -348,3 +348,16 @@ def test_type_error_without_the_hook(name, without_the_hook):
     kind, message = without_the_hook[name].split(" ", 1)
     assert kind == "True", message
     assert re.search(PLAIN[name], message)
+
+
+@pytest.mark.parametrize(
+    "correction", (eqf.ControlVariate(), eqf.DynamicRegularizer(0.5))
+)
+def test_fednova_refuses_corrections_that_remember(correction):
+    with pytest.raises(ValueError, match="remembers a gradient"):
+        eqf.FedNova(
+            testing.quadratic_loss,
+            optax.sgd(0.1),
+            eqf.data.Epochs(1, batch_size=2),
+            correction=correction,
+        )

@@ -211,3 +211,21 @@ def test_half_precision_is_averaged_in_single():
 
     got = eqf.evaluate(jnp.asarray(0.5, jnp.bfloat16), dataset, metric)
     assert got["x"] == 0.5
+
+
+def test_matrices_of_each_client():
+    dataset = eqf.data.FederatedDataset.from_mapping(
+        {
+            "a": {"label": np.array([0, 1], np.int32)},
+            "b": {"label": np.array([1], np.int32)},
+        }
+    )
+
+    def measure(model, example, key):
+        return {
+            "matrix": eqf.ConfusionMatrix(model.x * jnp.eye(2)[0], example["label"])
+        }
+
+    got = eqf.evaluate(testing.Point(1.0), dataset, measure, per_client=True)
+    assert got["a"] == {"matrix": [[1.0, 0.0], [1.0, 0.0]]}
+    assert got["b"] == {"matrix": [[0.0, 0.0], [1.0, 0.0]]}

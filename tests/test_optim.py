@@ -235,3 +235,16 @@ def test_what_is_not_an_optimiser(wrong):
     # For what the message says, see `test_errors.py`.
     with pytest.raises(TypeError):
         eqf.OptaxServer(wrong)
+
+
+def test_a_second_moment_decays_in_half_precision():
+    optim = eqf.Optim(optax.adam(0.1))
+    params = {"x": jnp.ones(2, jnp.bfloat16)}
+    state = optim.init(params)
+    _, state = optim.update(params, state, params)
+    first = float(state[0].nu["x"][0])
+    zero = {"x": jnp.zeros(2, jnp.bfloat16)}
+    for _ in range(50):
+        updates, state = optim.update(zero, state, params)
+    assert updates["x"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(state[0].nu["x"], first * 0.999**50, rtol=1e-4)

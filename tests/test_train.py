@@ -442,6 +442,13 @@ def test_a_stream_does_not_know_its_clients(kind: Any):
         eqf.train(algorithm, testing.Point(0.0), stream_loader(), num_rounds=1, key=KEY)
 
 
+def test_rounds_refuse_a_stateful_algorithm_on_a_stream():
+    algorithm = eqf.Scaffold(testing.quadratic_loss, optax.sgd(0.1), BATCHING)
+    state = algorithm.init(testing.Point(0.0), num_clients=1)
+    with pytest.raises(ValueError, match="`Scaffold` keeps"):
+        eqf.rounds(algorithm, state, stream_loader(), num_rounds=1, key=KEY)
+
+
 def test_two_devices():
     mesh = jax.make_mesh(
         (2,),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
-from .._tree import floating, tree_divide
+from .._tree import floating, tree_divide, tree_wide
 from .base import AbstractAggregator, Aggregate, Gathered
 
 
@@ -52,7 +52,7 @@ class Median(AbstractAggregator):
         count = jnp.maximum(encoded.count, 1)
 
         def median(x):
-            x = _sorted(x, encoded.present)
+            x = _sorted(tree_wide(x), encoded.present)
             middle = x[(count - 1) // 2] + x[count // 2]
             half = jnp.asarray(0.5, x.dtype)
             return jnp.where(encoded.count > 0, middle * half, jnp.zeros_like(middle))
@@ -104,7 +104,7 @@ class TrimmedMean(AbstractAggregator):
             place = jnp.arange(x.shape[0])
             keep = (place >= cut) & (place < count - cut)
             keep = keep.reshape(keep.shape + (1,) * (x.ndim - 1))
-            x = _sorted(x, encoded.present)
+            x = _sorted(tree_wide(x), encoded.present)
             total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
             return tree_divide(total, (count - 2 * cut).astype(x.dtype))
 

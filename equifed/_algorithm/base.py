@@ -103,9 +103,9 @@ class AbstractAlgorithm(eqx.Module):
     ) -> tuple[State, dict[str, Array]]:
         """Runs one round: broadcast, local work, aggregation, server step.
 
-        It is compiled once for all cohorts of the same shape. If the new model is not
-        finite, or no client had anything to say, the round is rejected: the state stays
-        as it was, but for the number of rounds.
+        It is compiled once for all cohorts of the same shape. If the new model or
+        the server's new state is not finite, or no client had anything to say, the
+        round is rejected: the state stays as it was, but for the number of rounds.
 
         **Arguments:**
 
@@ -182,7 +182,7 @@ def round_step(
     )
     new_params, server_state = server.round(params, aggregate, state.server)
 
-    finite = tree_isfinite(new_params)
+    finite = tree_isfinite((new_params, server_state))
     accept = finite & (aggregate.count > 0)
     new_params, server_state, aggregator_state = tree_where(
         accept,

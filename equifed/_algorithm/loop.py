@@ -94,6 +94,8 @@ class Stepper:
         self._arrays = [
             jax.device_put(jnp.array(x, copy=True), place) for x in self._state.arrays
         ]
+        # The jit cache keeps both for good: no array may hang on them.
+        fixed.arrays, self._state.arrays = [], []
 
     def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Array]]:
         shape = cohort.order.shape

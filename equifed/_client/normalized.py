@@ -15,6 +15,7 @@ from .._tree import tree_divide
 from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
+from .correction import ControlVariate, DynamicRegularizer
 from .local_sgd import LocalSGD
 
 
@@ -31,6 +32,14 @@ class Normalized(AbstractClient):
 
     def __init__(self, client: LocalSGD):
         self.client = client
+
+    def __check_init__(self):
+        if isinstance(self.client.correction, ControlVariate | DynamicRegularizer):
+            raise ValueError(
+                "`Normalized` (FedNova) takes `NoCorrection` or `Proximal`, got "
+                f"`{type(self.client.correction).__name__}`, which remembers a "
+                "gradient: the change is then no sum of this round's gradients alone."
+            )
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -231,10 +231,19 @@ def sweep(make: Make) -> None:
 
 
 def metrics_are_means(make: Make) -> None:
-    """The loss that is reported is the mean over all visits of examples."""
+    """What is reported is the mean over all visits of examples."""
+
+    def loss(model, example, key):
+        value, _ = noisy_loss(model, example, key)
+        return value, {"y": example["y"]}
+
     algorithm, loader, state = _setup(make)
+    algorithm = make(loss, algorithm.batching)
     _, metrics = algorithm.round(state, loader(0), key=jr.key(1))
-    assert set(metrics) >= {"loss", "error", "clients", "nonfinite", "nonfinite_model"}
+    # Two epochs visit every example twice, so that this mean is known.
+    mean = np.mean(np.asarray(loader.dataset.columns["y"]))
+    np.testing.assert_allclose(metrics["y"], mean, rtol=1e-5, atol=1e-5)
+    assert set(metrics) >= {"loss", "y", "clients", "nonfinite", "nonfinite_model"}
     assert int(metrics["clients"]) == sum(size > 0 for size in SIZES)
     assert int(metrics["nonfinite"]) == int(metrics["nonfinite_model"]) == 0
     assert bool(jnp.isfinite(metrics["loss"]))
