@@ -20,7 +20,7 @@ import optax
 import wadler_lindig as wl
 from jaxtyping import Array, PyTree
 
-from ._tree import floating, Static, tree_wide
+from ._tree import floating, Static, tree_cast_like, tree_wide
 from ._types import Params
 
 
@@ -150,7 +150,7 @@ class Optim(eqx.Module):
         wide = tree_wide((grads, state, params))
         with jax.numpy_dtype_promotion("standard"):
             updates, new_state = self._transformation().update(*wide)
-        return _cast_like(updates, params), _cast_like(new_state, state)
+        return tree_cast_like(updates, params), tree_cast_like(new_state, state)
 
     def _transformation(self) -> Any:
         return eqx.combine(self.numbers, self.static.value())
@@ -164,13 +164,6 @@ class Optim(eqx.Module):
         shown = [show(x) for x in jtu.tree_leaves(self.numbers)]
         numbers = ", ".join(dict.fromkeys(shown))
         return wl.TextDoc(f"Optim({' | '.join(_names(self.static))}: {numbers})")
-
-
-def _cast_like(x: PyTree, like: PyTree) -> PyTree:
-    def cast(a, b):
-        return a.astype(b.dtype) if eqx.is_array(a) and a.dtype != b.dtype else a
-
-    return jtu.tree_map(cast, x, like)
 
 
 def as_optim(x: optax.GradientTransformation | Optim) -> Optim:
@@ -189,7 +182,3 @@ def as_optim(x: optax.GradientTransformation | Optim) -> Optim:
         f"`{type(x).__name__}`. If this is a learning rate, wrap it: "
         "`optax.sgd(learning_rate)`."
     )
-
-
-def apply_updates(params: Params, updates: Params) -> Params:
-    return jtu.tree_map(lambda p, u: p + u, params, updates)

@@ -128,7 +128,12 @@ def tree_wide(x: PyTree) -> PyTree:
 
 
 def tree_cast_like(x: PyTree, like: PyTree) -> PyTree:
-    return jtu.tree_map(lambda a, b: a.astype(b.dtype), x, like)
+    """The arrays of `x` in the dtypes of those of `like`."""
+
+    def cast(a, b):
+        return a.astype(b.dtype) if eqx.is_array(a) and a.dtype != b.dtype else a
+
+    return jtu.tree_map(cast, x, like)
 
 
 def tree_where(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:

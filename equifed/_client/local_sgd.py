@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.random as jr
 import optax
 
-from .._optim import apply_updates, as_optim, Optim
-from .._tree import tree_sub
+from .._optim import as_optim, Optim
+from .._tree import tree_add, tree_sub
 from .._types import Loss, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -65,7 +65,7 @@ class LocalSGD(AbstractClient):
             )
             grads, correction = self.correction.correct(grads, params, correction)
             updates, optim_state = self.optim.update(grads, optim_state, params)
-            params = apply_updates(params, updates)
+            params = tree_add(params, updates)
             metrics = {name: metrics[name].merge(new[name]) for name in metrics}
             return params, optim_state, correction, metrics
 

@@ -10,8 +10,7 @@ So that is what is run.
 import jax.numpy as jnp
 
 from .._loop import fold_range
-from .._optim import apply_updates
-from .._tree import tree_divide
+from .._tree import tree_add, tree_divide
 from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -62,7 +61,7 @@ class Normalized(AbstractClient):
             place, optim_state, corrected = carry
             grad, corrected = correction.correct(one, place, corrected)
             update, optim_state = optim.update(grad, optim_state, place)
-            return apply_updates(place, update), optim_state, corrected
+            return tree_add(place, update), optim_state, corrected
 
         corrected = correction.begin(zero, None, None, lambda: one)
         carry = (zero, optim.init(zero), corrected)

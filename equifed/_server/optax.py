@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._optim import apply_updates, as_optim, Optim
+from .._optim import as_optim, Optim
+from .._tree import tree_add
 from .base import AbstractServer
 
 
@@ -26,4 +27,4 @@ class OptaxServer(AbstractServer):
     def round(self, params, aggregate, state):
         gradient = jtu.tree_map(jnp.negative, aggregate.payload)
         updates, state = self.optim.update(gradient, state, params)
-        return apply_updates(params, updates), state
+        return tree_add(params, updates), state
