@@ -194,13 +194,10 @@ class Evaluator:
 def _metrics_of(
     metrics: Measure, model: Model, example: PyTree, key: PRNGKeyArray
 ) -> dict[str, AbstractMetric]:
-    def either(model, example, key):
-        out: Any = metrics(model, example, key)
-        if isinstance(out, Mapping):
-            return as_metrics(None, dict(out))
-        return example_metrics(lambda *_: out, model, example, key)[1]
-
-    return either(model, example, key)
+    out: Any = metrics(model, example, key)
+    if isinstance(out, Mapping):
+        return as_metrics(None, dict(out))
+    return example_metrics(lambda *_: out, model, example, key)[1]
 
 
 @eqx.filter_jit

@@ -9,24 +9,19 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from .._metrics import masked_sum
 from .._tree import floating, tree_divide, tree_wide
 from .base import AbstractAggregator, Aggregate, Gathered
 
 
-def _uniform_stats(gathered: Gathered) -> Aggregate:
-    present = gathered.present
-
-    def mean(x):
-        keep = present.reshape(present.shape + (1,) * (x.ndim - 1))
-        total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
-        return tree_divide(total, gathered.count.astype(x.dtype))
-
+def _uniform(gathered: Gathered, payload: PyTree) -> Aggregate:
+    """The aggregate of a payload that counted every client once."""
     weight = gathered.message.weight
-    stats = jtu.tree_map(mean, gathered.message.stats)
     count = gathered.count.astype(weight.dtype)
-    return Aggregate(None, stats, weight.sum(), count)
+    total = masked_sum(gathered.message.stats, gathered.present)
+    return Aggregate(payload, tree_divide(total, count), weight.sum(), count)
 
 
 def _sorted(x: Array, present: Array) -> Array:
@@ -58,12 +53,7 @@ class Median(AbstractAggregator):
             return jnp.where(encoded.count > 0, middle * half, jnp.zeros_like(middle))
 
         payload = jtu.tree_map(median, encoded.message.payload)
-        return eqx.tree_at(
-            lambda a: a.payload,
-            _uniform_stats(encoded),
-            payload,
-            is_leaf=lambda x: x is None,
-        ), state
+        return _uniform(encoded, payload), state
 
 
 class TrimmedMean(AbstractAggregator):
@@ -109,9 +99,4 @@ class TrimmedMean(AbstractAggregator):
             return tree_divide(total, (count - 2 * cut).astype(x.dtype))
 
         payload = jtu.tree_map(mean, encoded.message.payload)
-        return eqx.tree_at(
-            lambda a: a.payload,
-            _uniform_stats(encoded),
-            payload,
-            is_leaf=lambda x: x is None,
-        ), state
+        return _uniform(encoded, payload), state
