@@ -3,6 +3,7 @@
 What follows `--` is given on: `nox -s tests -- tests/test_laws.py -k permuting`.
 """
 
+import os
 import tempfile
 
 import nox
@@ -64,8 +65,28 @@ def docs(session: nox.Session) -> None:
     session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
 
 
+# What the sides of `benchmarks/compare.py` need, each in an environment of its own.
+PEERS = {
+    "fedjax": ["fedjax==0.0.17"],
+    "pfl": ["pfl==0.6.0", "torch==2.13.0"],
+    "flower": ["flwr[simulation]==1.41.0", "torch==2.13.0"],
+}
+
+
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """The cost of a round beside the bare SGD steps."""
-    session.install(".")
-    session.run("python", "benchmarks/overhead.py", *session.posargs)
+    """equifed beside other libraries, each in an environment of its own (some GB)."""
+    session.install(".[plot]")
+    ask = "import jax; print(jax.__version__)"
+    version = session.run("python", "-c", ask, silent=True) or ""
+    venvs = session.cache_dir / "peers"
+    for name, requirements in PEERS.items():
+        if name == "fedjax":
+            requirements = [*requirements, f"jax=={version.strip()}"]
+        # With pip, which may have been told where to find PyTorch without CUDA.
+        session.run("python", "-m", "venv", str(venvs / name))
+        binaries = venvs / name / ("Scripts" if os.name == "nt" else "bin")
+        pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet"]
+        session.run(*pip, *requirements, external=True)
+    compare = ["python", "benchmarks/compare.py", "--venvs", str(venvs)]
+    session.run(*compare, *session.posargs)

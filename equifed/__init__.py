@@ -68,6 +68,7 @@ from ._metrics import (
     top_k_accuracy as top_k_accuracy,
 )
 from ._optim import Optim as Optim
+from ._rounds import rounds as rounds
 from ._server import (
     AbstractServer as AbstractServer,
     DynServer as DynServer,
@@ -79,7 +80,7 @@ from ._server import (
     server_yogi as server_yogi,
 )
 from ._solution import RESULTS as RESULTS, Solution as Solution
-from ._train import rounds as rounds, train as train
+from ._train import train as train
 from ._tree import floating as floating
 
 

@@ -71,6 +71,36 @@ class Cohort(eqx.Module):
         return self.order.shape[2]
 
 
+class Cohorts(eqx.Module):
+    """The cohorts of successive rounds, stacked, for one call that runs them all.
+
+    `cohorts[i]` is the cohort of the `i`-th. Where there are fewer rounds than room,
+    the last ones are empty.
+    """
+
+    examples: PyTree[Shaped[Array, "..."]]
+    """The pool that all rounds share, or, if `pooled`, one for each round, stacked."""
+    order: Int[Array, "rounds devices steps batch"]
+    start: Int[Array, "rounds devices slots"]
+    stop: Int[Array, "rounds devices slots"]
+    first: Int[Array, "rounds devices slots"]
+    num_examples: Int[Array, "rounds devices slots"]
+    index: Int[Array, "rounds devices slots"]
+    pooled: bool = eqx.field(static=True)
+
+    @property
+    def num_rounds(self) -> int:
+        return self.index.shape[0]
+
+    def __getitem__(self, i: int | Int[Array, ""]) -> Cohort:
+        plan = (self.order, self.start, self.stop)
+        slots = (self.first, self.num_examples, self.index)
+        examples = self.examples
+        if self.pooled:
+            examples = jtu.tree_map(lambda x: x[i], examples)
+        return Cohort(examples, *(x[i] for x in (*plan, *slots)))
+
+
 class ClientData(eqx.Module):
     """One client's share of a round: what `AbstractClient.round` is given.
 

@@ -7,19 +7,20 @@ unless the aggregator wants all of it, or the sum is to be taken in one fixed or
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._aggregator import AbstractAggregator
 from ._client import AbstractClient, Broadcast
 from ._cohort import ClientData, Cohort, NO_CLIENT
+from ._in_order import in_order
 from ._loop import fold_range
 from ._mesh import AXIS, clients_mesh
 from ._metrics import AbstractMetric, Sum
@@ -33,9 +34,13 @@ class Executor(eqx.Module):
     **Arguments:**
 
     - `mesh`: the devices, as a `jax.sharding.Mesh` with an axis `clients`; give the
-        loader the same one. `None` runs on the default device.
+        loader the same one. `None` runs on the default device. Over any other axis the
+        compiler spreads each client's own work, following how the model is sharded.
     - `block_size`: how many clients run side by side on a device. 1 is right for a
-        CPU; 8 to 64 fill a GPU. Memory grows with it.
+        CPU; 8 to 64 fill a GPU. Memory grows with it. With `"auto"`,
+        [`equifed.rounds`][] and [`equifed.train`][] time the first round at several
+        sizes and take the fastest. As this may differ from run to run, so may the last
+        bits of sums that are not `ordered`.
     - `ordered`: sum the messages in the order of the clients' numbers. The result then
         has the same bits on any number of devices; memory grows with the cohort.
     - `differentiable`: make the round reverse-mode differentiable, by checkpointing
@@ -43,7 +48,7 @@ class Executor(eqx.Module):
     """
 
     mesh: Mesh | None = eqx.field(static=True)
-    block_size: int
+    block_size: int | Literal["auto"]
     ordered: bool
     differentiable: bool
 
@@ -51,7 +56,7 @@ class Executor(eqx.Module):
         self,
         *,
         mesh: Mesh | None = None,
-        block_size: int = 1,
+        block_size: int | Literal["auto"] = 1,
         ordered: bool = False,
         differentiable: bool = False,
     ):
@@ -61,14 +66,22 @@ class Executor(eqx.Module):
         self.differentiable = differentiable
 
     def __check_init__(self):
-        if self.block_size < 1:
-            raise ValueError(f"`block_size` must be at least 1, got {self.block_size}.")
+        size = self.block_size
+        if size != "auto" and (isinstance(size, str) or size < 1):
+            raise ValueError(
+                f"`block_size` must be at least 1 or 'auto', got {size!r}."
+            )
 
     @property
     def num_devices(self) -> int:
         return 1 if self.mesh is None else self.mesh.shape[AXIS]
 
     def check(self, cohort: Cohort) -> None:
+        if self.block_size == "auto":
+            raise ValueError(
+                "`block_size='auto'` is measured by `rounds` and `train`. A single "
+                "`algorithm.round` needs a number."
+            )
         if cohort.num_devices != self.num_devices:
             raise ValueError(
                 f"The cohort was planned for {cohort.num_devices} devices, but the "
@@ -133,19 +146,20 @@ class Executor(eqx.Module):
                 mesh=self.mesh,
                 in_specs=(whole, whole, split),
                 out_specs=(whole, split, split),
+                axis_names={AXIS},
                 check_vma=False,
             )
             total, kept, states = mapped(arrays, client_states, cohort)
         if keep:
-            total = self._in_order(
-                kept, cohort.index.reshape(-1), gathers=aggregator.gathers
-            )
+            index = cohort.index.reshape(-1)
+            total = in_order(kept, index, self.mesh, gathers=aggregator.gathers)
         encoded, metrics = total
         return encoded, states, metrics
 
     def _device(self, run: "_Run", cohort: Cohort, states: ClientState, *, keep: bool):
         """All the slots of one device, block after block."""
         size = self.block_size
+        assert size != "auto"
         num_slots = cohort.index.shape[0]
         num_blocks = -(-num_slots // size)
         slots = (cohort.start, cohort.stop, cohort.first, cohort.num_examples)
@@ -200,25 +214,6 @@ class Executor(eqx.Module):
         )
         cut = jtu.tree_map(lambda x: x[:num_slots], (kept, new_states))
         return total, *cut
-
-    def _in_order(self, kept: PyTree, index: Array, *, gathers: bool) -> PyTree:
-        """Sorts what was kept by client number; sums it one by one if asked to."""
-        order = jnp.argsort(index, stable=True)
-        kept = jtu.tree_map(lambda x: x[order], kept)
-        if self.mesh is not None:
-            whole = NamedSharding(self.mesh, PartitionSpec())
-            kept = jax.lax.with_sharding_constraint(kept, whole)
-        encoded, metrics = kept
-
-        def ordered_sum(x: PyTree) -> PyTree:
-            zero = jtu.tree_map(lambda x: jnp.zeros_like(x[0]), x)
-
-            def add(total, x):
-                return jtu.tree_map(jnp.add, total, x), None
-
-            return jax.lax.scan(add, zero, x)[0]
-
-        return encoded if gathers else ordered_sum(encoded), ordered_sum(metrics)
 
 
 class _Run(eqx.Module):

@@ -1,12 +1,9 @@
-"""Training is a loop over rounds.
-
-`rounds` is the loop as an iterator, for programs that want to do something of their
-own between rounds. `train` is what most programs want to do: log, evaluate, save, and
-stop when the model is no longer finite.
+"""Training: rounds, and between them what most programs want to do: log, evaluate,
+save, and stop when the model is no longer finite.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -16,86 +13,17 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import Array, jaxtyped, PRNGKeyArray
 
-from ._algorithm import AbstractAlgorithm, State
-from ._algorithm.loop import Stepper
+from ._algorithm import AbstractAlgorithm
 from ._checkpoint import Checkpointer
-from ._client import check_loss
 from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
 from ._logger import AbstractLogger, NoLogger
+from ._processes import is_first
+from ._rounds import check_rounds, run_calls, stateful_on_a_stream
 from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
 from .data import FederatedDataset, Loader, StreamLoader
-
-
-@jaxtyped(typechecker=beartype)
-def rounds(
-    algorithm: AbstractAlgorithm,
-    state: State,
-    loader: Loader | StreamLoader,
-    *,
-    num_rounds: int,
-    key: PRNGKeyArray,
-    executor: Executor | None = None,
-) -> Iterator[tuple[State, dict[str, Array]]]:
-    """Runs rounds one after another, up to round `num_rounds`.
-
-    The state that is yielded is used up by the next round: what you want to keep of
-    it, copy before going on (`jax.tree.map(jnp.copy, state.model)`).
-
-    **Arguments:**
-
-    - `state`: where to start: what `algorithm.init` returned, or a restored state.
-        Cohorts are drawn from round `state.round` on.
-    - `num_rounds`: the number of rounds in all, those behind `state` included.
-    - `key`: the experiment's root key.
-    - `executor`: how to run the rounds; on the loader's devices if not given.
-
-    **Returns:**
-
-    An iterator of pairs: the state after each round, and the round's metrics (still on
-    the device: reading one waits for the round).
-
-    !!! example
-
-        ```python
-        for state, metrics in eqf.rounds(
-            algorithm, state, loader, num_rounds=100, key=key
-        ):
-            print(int(state.round), float(metrics["loss"]))
-        ```
-    """
-    if executor is None:
-        executor = Executor(mesh=loader.mesh)
-    if loader.batching != algorithm.batching:
-        raise ValueError(
-            f"The loader's batching is {loader.batching!r}, but the algorithm's is "
-            f"{algorithm.batching!r}. Build the loader with "
-            "`Loader(dataset, sampler, algorithm.batching)`."
-        )
-    sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients) if eqx.is_array(x)}
-    if loader.num_clients is None and sizes:
-        raise _stateful_on_a_stream(algorithm)
-    if isinstance(loader, Loader) and sizes - {loader.num_clients}:
-        raise ValueError(
-            f"The state is of {sizes.pop()} clients, but the loader has "
-            f"{loader.num_clients}. Make it with "
-            "`algorithm.init(model, num_clients=loader.num_clients)`."
-        )
-    if isinstance(loader, Loader):
-        # By shape alone, so that the error can name the client.
-        client, example = loader.dataset.client_ids[0], loader.dataset.example
-        check_loss(algorithm.client.loss, state.model, example, f"client {client!r}")
-    return _rounds(algorithm, state, loader, num_rounds, key, executor)
-
-
-def _rounds(algorithm, state, loader, num_rounds, key, executor):
-    start = int(state.round)
-    step = Stepper(algorithm, state, key=key, executor=executor)
-    del state  # The caller may have let go of it.
-    for _, cohort in loader.cohorts(start, num_rounds):
-        yield step(cohort)
 
 
 @jaxtyped(typechecker=beartype)
@@ -112,6 +40,7 @@ def train(
     logger: AbstractLogger = NoLogger(),  # noqa: B008 (holds no array)
     checkpointer: Checkpointer | None = None,
     executor: Executor | None = None,
+    rounds_per_call: int = 1,
 ) -> Solution:
     """Trains a model.
 
@@ -126,10 +55,13 @@ def train(
     - `metrics`: what to measure on them; the algorithm's loss if not given. See
         [`equifed.evaluate`][].
     - `eval_every`: evaluate after every so many rounds, and after the last one.
-    - `logger`: where each round's metrics go.
+    - `logger`: where each round's metrics go; if several processes share the
+        training, on the first of them only.
     - `checkpointer`: saves the state every few rounds. If it finds a checkpoint of
         this training, training goes on from there, to the same bits.
     - `executor`: how to run the rounds; on the loader's devices if not given.
+    - `rounds_per_call`: how many rounds at most one call of the compiled program runs.
+        More than one is faster where a round takes less than about a millisecond.
 
     **Returns:**
 
@@ -144,9 +76,12 @@ def train(
         raise ValueError(f"`num_rounds` must be at least 0, got {num_rounds}.")
     if eval_every < 1:
         raise ValueError(f"`eval_every` must be at least 1, got {eval_every}.")
+    mesh = loader.mesh if executor is None else executor.mesh
+    if not is_first(mesh):
+        logger = NoLogger()
     metrics = algorithm.client.loss if metrics is None else metrics
     evaluators = {
-        name: Evaluator(dataset, metrics)
+        name: Evaluator(dataset, metrics, mesh=mesh)
         for name, dataset in (evaluation or {}).items()
     }
     state = algorithm.init(model, num_clients=_num_clients(algorithm, model, loader))
@@ -162,15 +97,28 @@ def train(
     for where, dataset in (evaluation or {}).items():
         model = eqx.nn.inference_mode(state.model)
         check_evaluation(metrics, model, dataset.example, f"{where!r}")
-    iterator = rounds(
-        algorithm, state, loader, num_rounds=num_rounds, key=key, executor=executor
-    )
+    check_rounds(algorithm, state, loader, rounds_per_call)
     number = int(state.round)
+    breaks = [eval_every] if evaluators else []
+    if checkpointer is not None:
+        breaks.append(checkpointer.every)
+    iterator = run_calls(
+        algorithm,
+        state,
+        loader,
+        num_rounds=num_rounds,
+        key=key,
+        executor=executor,
+        rounds_per_call=rounds_per_call,
+        breaks=breaks,
+        stop_nonfinite=True,
+    )
     logger.start(num_rounds, number)
     with logger:
-        for state, values in iterator:
-            number += 1
-            row = {"round": number, **_to_host(values)}
+        for state, values, ran in iterator:
+            rows = _rows(number, values, int(ran), stacked=rounds_per_call > 1)
+            number += len(rows)
+            row = rows[-1]
             if row["nonfinite_model"]:
                 result = RESULTS.nonfinite_model
             finished = number == num_rounds or result != RESULTS.successful
@@ -178,10 +126,10 @@ def train(
                 for dataset, evaluator in evaluators.items():
                     for metric, value in evaluator(state.model).items():
                         row[f"{dataset}/{metric}"] = value
-            history.append(row)
-            logger.log(
-                number, {k: v for k, v in row.items() if isinstance(v, int | float)}
-            )
+            for row in rows:
+                history.append(row)
+                numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
+                logger.log(row["round"], numbers)
             if result != RESULTS.successful:
                 warnings.warn(RESULTS[result], stacklevel=2)
                 break
@@ -199,16 +147,18 @@ def _num_clients(
         return loader.num_clients
     params = jax.eval_shape(lambda: algorithm.client.init(params_of(model)))
     if jtu.tree_leaves(params):
-        raise _stateful_on_a_stream(algorithm)
+        raise stateful_on_a_stream(algorithm)
     return 1
 
 
-def _stateful_on_a_stream(algorithm: AbstractAlgorithm) -> ValueError:
-    return ValueError(
-        f"`{type(algorithm).__name__}` keeps a state for each client, but a stream "
-        "does not know its clients. Use a `FederatedDataset` and a `Loader`."
-    )
-
-
-def _to_host(values: dict[str, Array]) -> dict[str, Any]:
-    return {name: np.asarray(x).tolist() for name, x in jax.device_get(values).items()}
+def _rows(
+    start: int, values: dict[str, Array], count: int, *, stacked: bool
+) -> list[dict[str, Any]]:
+    """The metrics of each of `count` rounds, as plain numbers."""
+    host = {k: np.asarray(x).tolist() for k, x in jax.device_get(values).items()}
+    if not stacked:
+        return [{"round": start + 1, **host}]
+    return [
+        {"round": start + i + 1, **{k: x[i] for k, x in host.items()}}
+        for i in range(count)
+    ]

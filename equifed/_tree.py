@@ -108,8 +108,9 @@ def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:
 
 
 def tree_zeros_like(x: PyTree) -> PyTree:
-    """Zeros with the shapes and dtypes of `x`, which may be `ShapeDtypeStruct`s."""
-    return jtu.tree_map(lambda a: jnp.zeros(a.shape, a.dtype), x)
+    """Zeros with the shapes and dtypes of `x`, which may be `ShapeDtypeStruct`s, spread
+    over devices as `x` is."""
+    return jtu.tree_map(jnp.zeros_like, x)
 
 
 def wide_dtype(dtype: Any) -> Any:

@@ -56,23 +56,17 @@ class LSTM(eqx.Module):
     """An embedding, one LSTM layer and a dense layer, for one window."""
 
     embedding: eqx.nn.Embedding
-    cell: eqx.nn.LSTMCell
+    lstm: eqf.nn.LSTM
     dense: eqx.nn.Linear
 
     def __init__(self, key, size=128):
         keys = jr.split(key, 3)
         self.embedding = eqx.nn.Embedding(VOCABULARY, 16, key=keys[0])
-        self.cell = eqx.nn.LSTMCell(16, size, key=keys[1])
+        self.lstm = eqf.nn.LSTM(16, size, key=keys[1])
         self.dense = eqx.nn.Linear(size, VOCABULARY, key=keys[2])
 
     def __call__(self, tokens):
-        zeros = jnp.zeros(self.cell.hidden_size)
-
-        def step(state, token):
-            state = self.cell(self.embedding(token), state)
-            return state, state[0]
-
-        _, hidden = jax.lax.scan(step, (zeros, zeros), tokens)
+        hidden, _ = self.lstm(jax.vmap(self.embedding)(tokens))
         return jax.vmap(self.dense)(hidden)
 
 

@@ -193,7 +193,7 @@ ERRORS = {
     ),
     "empty block": (
         lambda: eqf.Executor(block_size=0),
-        "`block_size` must be at least 1, got 0",
+        "`block_size` must be at least 1 or 'auto', got 0",
     ),
     "empty batch": (lambda: eqf.data.Epochs(1, batch_size=0), "batch_size.*0"),
     "negative steps": (lambda: eqf.data.Steps(-1, batch_size=4), "num_steps.*-1"),
@@ -252,7 +252,7 @@ def test_error(name, caplog):
 def compiled(caplog):
     """What was compiled of that which trains or evaluates."""
     lines = [r.getMessage() for r in caplog.records if "XLA" in r.getMessage()]
-    names = {"_step", "round_step", "_fold"}
+    names = {"_one", "round_step", "fold"}
     return {name for name in names if any(f"jit({name})" in line for line in lines)}
 
 
@@ -260,7 +260,7 @@ def test_compilation_would_be_seen(caplog):
     with jax.log_compiles():
         train(num_rounds=1, evaluation={"all": DATASET})
         run_round()
-    assert compiled(caplog) == {"_step", "round_step", "_fold"}
+    assert compiled(caplog) == {"_one", "round_step", "fold"}
 
 
 TYPES = {

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec as P
 
 import equifed as eqf
 from equifed import testing
+from equifed._evaluate.rows import put_model
 
 
 SIZES = (5, 0, 1, 12, 3, 0)
@@ -99,6 +101,103 @@ def test_per_client(batch_size):
         got["nobody"]
 
 
+MESHES = {
+    "2": lambda: jax.make_mesh((2,), ("clients",)),
+    "4": lambda: jax.make_mesh((4,), ("clients",)),
+    "2x2": lambda: jax.make_mesh((2, 2), ("clients", "other")),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("batch_size", (1, 4, 256))
+@pytest.mark.parametrize("piece", (1, 2**28))
+def test_on_several_devices(mesh, batch_size, piece, monkeypatch):
+    monkeypatch.setattr("equifed._evaluate.rows._PIECE", piece)
+    evaluator = eqf.Evaluator(
+        DATASET, loss_and_more, batch_size=batch_size, mesh=MESHES[mesh]()
+    )
+    got = evaluator(MODEL)
+    check(got, expected(slice(None)))
+    assert got["count"] == len(ERROR)
+    each = evaluator.per_client(MODEL)
+    np.testing.assert_array_equal(each.values["count"], np.where(SIZES, SIZES, np.nan))
+    for i in np.flatnonzero(SIZES):
+        check(each[DATASET.client_ids[i]], expected(OWNER == i))
+
+
+@pytest.mark.parametrize("num_examples", (1, 3))
+def test_more_devices_than_examples(num_examples):
+    dataset = testing.ragged_clients((num_examples, 0))
+    mesh = MESHES["4"]()
+    alone = eqf.evaluate(MODEL, dataset, loss_and_more)
+    check(eqf.evaluate(MODEL, dataset, loss_and_more, mesh=mesh), alone)
+    assert alone["count"] == num_examples
+    each = eqf.evaluate(MODEL, dataset, loss, mesh=mesh, per_client=True)
+    assert np.isnan(each.values["loss"]).tolist() == [False, True]
+
+
+def test_an_example_has_the_same_key_in_any_batch_on_any_device(getkey):
+    def noise(model, example, key):
+        return {"noise": eqf.Sum(example["x"][0] * jr.normal(key))}
+
+    key = getkey()
+    alone = eqf.evaluate(MODEL, DATASET, noise, key=key)
+    assert alone["noise"] != 0
+    for batch_size, mesh in ((3, None), (1, MESHES["2"]()), (256, MESHES["4"]())):
+        got = eqf.evaluate(
+            MODEL, DATASET, noise, key=key, batch_size=batch_size, mesh=mesh
+        )
+        check(got, alone)
+
+
+def test_each_device_holds_its_own_rows():
+    evaluator = eqf.Evaluator(DATASET, loss, mesh=MESHES["4"]())
+    evaluator(MODEL)
+    assert evaluator._kept is not None
+    got = evaluator._kept.examples["y"]
+    assert len({shard.device for shard in got.addressable_shards}) == 4
+    rows = [np.asarray(shard.data)[0] for shard in got.addressable_shards]
+    assert {len(x) for x in rows} == {-(-len(Y) // 4)}
+    np.testing.assert_array_equal(np.concatenate(rows)[: len(Y)], Y.astype(np.float32))
+
+
+def test_a_model_that_lies_on_a_mesh():
+    mesh = MESHES["4"]()
+    copies = jax.device_put(MODEL, NamedSharding(mesh, P()))
+    sharded = eqx.tree_at(
+        lambda m: m.weight,
+        testing.Linear(4),
+        replace_fn=lambda x: jax.device_put(x, NamedSharding(mesh, P("clients"))),
+    )
+
+    def first_three(model, example, key):
+        return loss(
+            eqx.tree_at(lambda m: m.weight, model, model.weight[:3]), example, 0
+        )
+
+    for where in (None, mesh, MESHES["2"]()):
+        got = eqf.evaluate(copies, DATASET, loss, mesh=where)
+        check(got, {"loss": expected(slice(None))["loss"]})
+        if where is not None:
+            got = eqf.evaluate(sharded, DATASET, first_three, mesh=where)
+            alone = eqf.evaluate(testing.Linear(4), DATASET, first_three)
+            check(got, alone)
+    # Without a mesh one device does the work, not each that holds a copy.
+    assert len(put_model(copies, None).weight.sharding.device_set) == 1
+
+
+def test_a_mesh_without_clients_is_refused():
+    with pytest.raises(ValueError, match="must have an axis 'clients'"):
+        eqf.Evaluator(DATASET, loss, mesh=jax.make_mesh((4,), ("x",)))
+
+
+def test_a_column_of_text_is_refused():
+    columns = {**DATASET.columns, "text": np.full(len(Y), "a")}
+    dataset = eqf.data.FederatedDataset(columns, DATASET.offsets, DATASET.client_ids)
+    with pytest.raises(ValueError, match="Column 'text' holds text"):
+        eqf.evaluate(MODEL, dataset, loss)
+
+
 def test_quantiles_and_mean_over_clients():
     got = eqf.evaluate(MODEL, DATASET, loss, per_client=True)
     each = [expected(OWNER == i)["loss"] for i in np.flatnonzero(SIZES)]
@@ -117,7 +216,7 @@ def test_quantiles_and_mean_over_clients():
 @pytest.mark.parametrize("per_client", (False, True))
 def test_in_pieces(monkeypatch, piece, per_client):
     # A row is 16 bytes: pieces of one batch, of 7 rows, and of all rows.
-    monkeypatch.setattr("equifed._evaluate._PIECE", piece)
+    monkeypatch.setattr("equifed._evaluate.rows._PIECE", piece)
     evaluator = eqf.Evaluator(DATASET, loss_and_more, batch_size=2)
     if not per_client:
         for _ in range(2):

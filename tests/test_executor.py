@@ -8,7 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import equifed as eqf
 from equifed import testing
@@ -204,3 +204,60 @@ def test_a_key_of_either_kind():
     typed, _ = algorithm.round(state, cohort, key=jr.key(3))
     raw, _ = algorithm.round(state, cohort, key=jr.PRNGKey(3))
     np.testing.assert_array_equal(typed.model.weight, raw.model.weight)
+
+
+def perceptron(key):
+    return eqx.nn.MLP(3, "scalar", 64, 2, key=key)
+
+
+def square_loss(model, example, key):
+    return (model(example["x"]) - example["y"]) ** 2
+
+
+def split_weights(model, mesh):
+    """Every hidden layer's outputs are spread over the axis `model`."""
+
+    def put(x):
+        spec = PartitionSpec("model") if x.shape[0] == 64 else PartitionSpec()
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    return jtu.tree_map(lambda x: put(x) if eqx.is_array(x) else x, model)
+
+
+@pytest.mark.parametrize("kind", (eqf.FedAvg, eqf.FedAdam, eqf.Scaffold))
+def test_a_model_spread_over_devices(kind):
+    """Two devices to a client: the same numbers, each holding half the weights."""
+    mesh = jax.make_mesh((2, 2), ("clients", "model"), axis_types=(AxisType.Auto,) * 2)
+    model = perceptron(jr.key(0))
+
+    def train(model, mesh):
+        algorithm = kind(square_loss, optax.sgd(0.01), BATCHING)
+        loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING, mesh=mesh)
+        solution = eqf.train(algorithm, model, loader, num_rounds=3, key=jr.key(0))
+        return solution.state
+
+    expected, got = train(model, None), train(split_weights(model, mesh), mesh)
+    arrays = eqx.filter(expected.model, eqx.is_array)
+    for x, y in zip(
+        jtu.tree_leaves(arrays),
+        jtu.tree_leaves(eqx.filter(got.model, eqx.is_array)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(y, x, rtol=1e-5, atol=1e-6)
+    weight = got.model.layers[1].weight
+    assert {s.data.shape for s in weight.addressable_shards} == {(32, 64)}
+    # What the server and the clients keep is spread like the weights.
+    for x in jtu.tree_leaves((got.server, got.clients)):
+        if x.shape[-2:] == (64, 64):
+            assert {s.data.shape[-2:] for s in x.addressable_shards} == {(32, 64)}
+
+
+def test_a_model_spread_over_the_axes_that_make_mesh_makes():
+    """They are explicit, and become automatic."""
+    mesh = jax.make_mesh((2, 2), ("clients", "model"))
+    algorithm = eqf.Scaffold(square_loss, optax.sgd(0.01), BATCHING)
+    loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING, mesh=mesh)
+    model = split_weights(perceptron(jr.key(0)), mesh)
+    solution = eqf.train(algorithm, model, loader, num_rounds=2, key=jr.key(0))
+    weight = solution.model.layers[1].weight
+    assert {s.data.shape for s in weight.addressable_shards} == {(32, 64)}

@@ -230,8 +230,9 @@ def test_nobody_at_all():
     assert_same_bits(new.model, state.model)
 
 
+@pytest.mark.parametrize("rounds_per_call", (1, 8))
 @pytest.mark.parametrize("bad, rate", ((np.nan, 0.1), (np.inf, 0.1), (1e30, 1e10)))
-def test_a_nonfinite_model_ends_training(bad, rate, tmp_path):
+def test_a_nonfinite_model_ends_training(bad, rate, rounds_per_call, tmp_path):
     # In the last case it is the step that overflows, from finite data.
     dataset = poisoned(bad)
     algorithm = eqf.Scaffold(testing.quadratic_loss, optax.sgd(rate), BATCHING)
@@ -248,6 +249,7 @@ def test_a_nonfinite_model_ends_training(bad, rate, tmp_path):
             checkpointer=checkpointer,
             logger=recorder,
             evaluation={"all": dataset.select(["x", "y"])},
+            rounds_per_call=rounds_per_call,
             **kwargs,
         )
     assert got.result == eqf.RESULTS.nonfinite_model

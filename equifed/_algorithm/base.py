@@ -6,10 +6,12 @@ all: `Algorithm(client=..., aggregator=..., server=...)`.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 from beartype import beartype
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, jaxtyped, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
@@ -85,9 +87,7 @@ class AbstractAlgorithm(eqx.Module):
             )
         # The leaves of every client's state are the same at the start.
         client = self.client.init(params)
-        clients = jtu.tree_map(
-            lambda x: jnp.broadcast_to(x, (num_clients, *x.shape)).copy(), client
-        )
+        clients = jtu.tree_map(lambda x: _repeat(x, num_clients), client)
         server = self.server.init(params, num_clients=num_clients)
         aggregator = self.aggregator.init(params)
         return State(model, server, aggregator, clients, jnp.zeros((), jnp.int32))
@@ -204,6 +204,15 @@ def round_step(
         state.round + 1,
     )
     return new, compute_metrics(metrics)
+
+
+def _repeat(x: Array, count: int) -> Array:
+    """Stacks copies of `x`, each spread over devices as `x` is."""
+    stacked = jnp.broadcast_to(x, (count, *x.shape)).copy()
+    if isinstance(x.sharding, NamedSharding):
+        place = NamedSharding(x.sharding.mesh, PartitionSpec(None, *x.sharding.spec))
+        stacked = jax.device_put(stacked, place)
+    return stacked
 
 
 def _scatter(states: ClientState, index: Array, new: ClientState) -> ClientState:

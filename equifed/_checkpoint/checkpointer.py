@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 from jaxtyping import PyTree
 
+from .._processes import any_process, told, wait_for_all
 from .arrays import read_arrays, write_arrays
 from .disk import damage, sync, sync_directory, write_json
 from .leaves import array_leaves, check_same, describe, replace_arrays
@@ -27,6 +28,11 @@ class Checkpointer:
 
     Give one to [`equifed.train`][] and run the program again after it was killed: it
     goes on from the newest complete checkpoint, to the same bits.
+
+    Where several processes share a training (`jax.distributed`), each of them calls
+    `save` and `restore`, with the same directory on a filesystem that they share. They
+    wait for one another: a checkpoint is complete for all or for none, and all go on
+    from the one that process 0 chooses.
 
     !!! example
 
@@ -79,23 +85,25 @@ class Checkpointer:
         **Raises:**
 
         `ValueError` if the directory holds an intact checkpoint of a later round: it
-        belongs to another training.
+        belongs to another training; or if some process does not see the directory.
         """
-        for later in self._checkpoints():
-            if _round_of(later) > round and damage(later) is None:
-                raise ValueError(
-                    f"Cannot save round {round}: `{later}` is of a later round. "
-                    "Restore it and go on from there, or give another directory."
-                )
+        first = jax.process_index() == 0
+        later = told(self._later_than(round) if first else None)
+        if later is not None:
+            raise ValueError(
+                f"Cannot save round {round}: `{self.directory / later}` is of a later "
+                "round. Restore it and go on from there, or give another directory."
+            )
         temporary = self.directory / _TEMPORARY
-        if jax.process_index() == 0:
+        if first:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-        _barrier("begun")
+        wait_for_all()
+        _check_shared(temporary)
         leaves = array_leaves(state)
         write_arrays(temporary / "state", list(leaves.values()))
-        _barrier("written")
-        if jax.process_index() == 0:
+        wait_for_all()  # They have written.
+        if first:
             about = {
                 "algorithm": algorithm,
                 "round": int(round),
@@ -108,7 +116,7 @@ class Checkpointer:
             temporary.rename(self._unused_name(round))
             sync_directory(self.directory)
             self._delete_old(round)
-        _barrier("complete")
+        wait_for_all()  # It is complete.
 
     def restore(
         self, like: State, *, algorithm: str = ""
@@ -131,23 +139,40 @@ class Checkpointer:
 
         **Raises:**
 
-        `ValueError` if the checkpoint is of another algorithm or model.
+        `ValueError` if the checkpoint is of another algorithm or model, or if some
+        process does not see it.
         """
+        name = told(self._newest() if jax.process_index() == 0 else None)
+        if name is None:
+            return None
+        path = self.directory / name
+        _check_shared(path)
+        about = json.loads((path / "leaves.json").read_text("utf-8"))
+        leaves = array_leaves(like)
+        check_same(path, about, algorithm, leaves)
+        arrays = read_arrays(path / "state", list(leaves.values()))
+        state = replace_arrays(like, arrays)
+        history = json.loads((path / "history.json").read_text("utf-8"))
+        return about["round"], state, history
+
+    def _newest(self) -> str | None:
+        """The name of the newest checkpoint that is intact."""
         for path in reversed(self._checkpoints()):
             found = damage(path)
             if found is None:
-                about = json.loads((path / "leaves.json").read_text("utf-8"))
-                leaves = array_leaves(like)
-                check_same(path, about, algorithm, leaves)
-                arrays = read_arrays(path / "state", list(leaves.values()))
-                state = replace_arrays(like, arrays)
-                history = json.loads((path / "history.json").read_text("utf-8"))
-                return about["round"], state, history
+                return path.name
             warnings.warn(
                 f"The checkpoint `{path}` is damaged: {found}. It is passed over for "
                 "the one before it.",
-                stacklevel=2,
+                stacklevel=3,
             )
+        return None
+
+    def _later_than(self, round: int) -> str | None:
+        """The name of an intact checkpoint of a later round."""
+        for path in self._checkpoints():
+            if _round_of(path) > round and damage(path) is None:
+                return path.name
         return None
 
     def _checkpoints(self) -> list[pathlib.Path]:
@@ -190,8 +215,9 @@ def _round_of(path: pathlib.Path) -> int:
     return _order_of(path)[0]
 
 
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"equifed_checkpoint_{name}")
+def _check_shared(directory: pathlib.Path) -> None:
+    if any_process(value=not directory.is_dir()):
+        raise ValueError(
+            f"Process 0 sees `{directory}`, but another one does not. Give all "
+            "processes the same directory, on a filesystem that they share."
+        )

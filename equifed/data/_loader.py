@@ -10,19 +10,20 @@ numbers. Of one that does not, each device is sent its clients' rows, round by r
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
-from .._cohort import Cohort
+from .._cohort import Cohort, Cohorts
 from ._batching import AbstractBatching
 from ._dataset import FederatedDataset
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
-from ._plan import make_plan
+from ._plan import make_plan, Plan
 from ._prefetch import prefetched
 from ._sampler import AbstractSampler, AllClients
+from ._stack import make_cohorts
 
 
 class Loader:
@@ -110,6 +111,14 @@ class Loader:
         """
         if round < 0:
             raise ValueError(f"`round` must not be negative, got {round}.")
+        plan, read = self._plan(round)
+        if self.resident:
+            return make_cohort(plan, self._resident_examples, self._placement)
+        pools = self._placement.pools(self.dataset.columns, read, plan)
+        return make_cohort(plan, pools, self._placement)
+
+    def _plan(self, round: int) -> tuple[Plan, Callable[[str, int], np.ndarray]]:
+        """The plan of a round, and how to read a column of one of its clients."""
         dataset = self.dataset
         clients = np.asarray(self.sampler(round, dataset.num_clients))
         first = dataset.offsets[clients]
@@ -124,15 +133,12 @@ class Loader:
             num_devices=self.num_devices,
             max_slots=self.sampler.max_clients(dataset.num_clients),
         )
-        if self.resident:
-            return make_cohort(plan, self._resident_examples, self._placement)
 
         def read(name: str, place: int) -> np.ndarray:
             start = int(first[place])
             return dataset.columns[name][start : start + int(sizes[place])]
 
-        pools = self._placement.pools(dataset.columns, read, plan)
-        return make_cohort(plan, pools, self._placement)
+        return plan, read
 
     def cohorts(
         self, start: int = 0, stop: int | None = None
@@ -150,6 +156,29 @@ class Loader:
         """
         rounds = itertools.count(start) if stop is None else range(start, stop)
         return prefetched(((r, self(r)) for r in rounds), self.prefetch)
+
+    def stacks(
+        self, calls: Iterable[range], size: int
+    ) -> Iterator[tuple[range, Cohorts]]:
+        """Makes the cohorts of several rounds at a time, ahead of their use.
+
+        **Arguments:**
+
+        - `calls`: The rounds of each call, at most `size` of them.
+        - `size`: How many rounds there is room for.
+        """
+        return prefetched(((c, self._stack(c, size)) for c in calls), self.prefetch)
+
+    def _stack(self, rounds: range, size: int) -> Cohorts:
+        plans, reads = zip(*map(self._plan, rounds), strict=True)
+        to = self._placement
+        if self.resident:
+            return make_cohorts(plans, size, self._resident_examples, (), to)
+        pools = [
+            to.pools(self.dataset.columns, read, plan)
+            for plan, read in zip(plans, reads, strict=True)
+        ]
+        return make_cohorts(plans, size, None, pools, to)
 
     def __repr__(self) -> str:
         return (

@@ -15,6 +15,7 @@ from jaxtyping import Array, Shaped
 
 from .._cohort import Cohort
 from .._mesh import AXIS, clients_mesh
+from .._processes import any_process
 from ._column import Column
 from ._plan import Plan
 
@@ -43,7 +44,12 @@ class Placement:
         )
 
     def fits(self, num_bytes: int) -> bool:
-        """Whether so many bytes may be put on every device."""
+        """Whether so many bytes may be put on every device; the processes agree."""
+        fits = self._fits(num_bytes)
+        several = self.mesh is not None and self.mesh.is_multi_process
+        return not any_process(value=not fits) if several else fits
+
+    def _fits(self, num_bytes: int) -> bool:
         device = (
             jax.local_devices()[0] if self.mesh is None else self.mesh.local_devices[0]
         )
@@ -53,13 +59,14 @@ class Placement:
         free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
         return num_bytes <= RESIDENT_SHARE * free
 
-    def put(self, arrays: T) -> T:
-        """Puts arrays with a leading axis of devices."""
-        if self._sharding is None:
+    def put(self, arrays: T, *, axis: int = 0) -> T:
+        """Puts arrays that have an axis of devices."""
+        if self.mesh is None:
             return jax.device_put(arrays)
+        spec = PartitionSpec(*(None,) * axis, AXIS)
+        sharding = NamedSharding(self.mesh, spec)
         if jax.process_count() == 1:
-            return jax.device_put(arrays, self._sharding)
-        sharding = self._sharding
+            return jax.device_put(arrays, sharding)
         return jax.tree.map(
             lambda a: jax.make_array_from_callback(a.shape, sharding, a.__getitem__),
             arrays,
@@ -67,7 +74,7 @@ class Placement:
 
     def replicate(self, array: np.ndarray) -> Shaped[Array, "devices ..."]:
         """Puts one and the same array on every device."""
-        return self._each(array.shape, lambda device: array)
+        return self.each(array.shape, lambda device: array)
 
     def pools(
         self,
@@ -90,16 +97,17 @@ class Placement:
             return on_device_dtype(name, out)
 
         return {
-            name: self._each(
+            name: self.each(
                 (plan.num_rows, *column.shape[1:]),
                 functools.partial(pool, name, column),
             )
             for name, column in columns.items()
         }
 
-    def _each(
+    def each(
         self, shape: tuple[int, ...], make: Callable[[int], np.ndarray]
     ) -> Shaped[Array, "devices ..."]:
+        """Puts `make(device)` on each device, of this process only, end to end."""
         if self._sharding is None:
             return jax.device_put(make(0)[None])
         # A mesh with other axes asks for the same array several times.

@@ -1,6 +1,9 @@
-"""Layers that stay fast inside a compiled loop. They take images as they are stored:
-`(height, width, channels)`.
+"""Layers that stay fast inside a compiled loop. Those for images take them as they are
+stored: `(height, width, channels)`. `canonicalize` makes a model of `equinox.nn`'s
+layers as fast, and leaves its channels first.
 """
 
+from ._canonicalize import canonicalize as canonicalize
 from ._conv2d import Conv2d as Conv2d
+from ._lstm import LSTM as LSTM
 from ._pool import AvgPool2d as AvgPool2d, MaxPool2d as MaxPool2d

@@ -14,8 +14,8 @@ matters most is how it batches:
   primitive: `jax.custom_vjp` would form a gradient for each example, and
   `jax.custom_batching.custom_vmap` is not differentiable);
 - kernels that share their images are folded into O;
-- clients with a kernel each become the groups of one grouped convolution, which a CPU
-  is better given one by one (`_one_group_at_a_time`).
+- clients with a kernel each become the groups of one grouped convolution, of which
+  `_lowering.py` knows other ways to compute it.
 """
 
 from functools import partial
@@ -27,8 +27,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from ._lowering import grouped, lower, Lowering, Sizes
 
-Sizes: TypeAlias = tuple[int, ...]
+
 Pads: TypeAlias = tuple[tuple[int, int], ...]
 
 
@@ -41,6 +42,7 @@ def conv2d(
     x_dilation: Sizes = (1, 1),
     kernel_dilation: Sizes = (1, 1),
     groups: int = 1,
+    lowering: Lowering = "auto",
 ) -> Float[Array, "batch new_height new_width out_channels"]:
     """Convolves a batch of images, stored channels last, with one kernel.
 
@@ -54,6 +56,7 @@ def conv2d(
     - `x_dilation`: The spacing between the pixels of `x`, as if zeros lay in between.
     - `kernel_dilation`: The spacing between the points of the kernel.
     - `groups`: The number of groups into which the channels fall.
+    - `lowering`: How groups are computed, those included that `jax.vmap` makes.
 
     **Returns:**
 
@@ -68,6 +71,7 @@ def conv2d(
         x_dilation=x_dilation,
         kernel_dilation=kernel_dilation,
         groups=groups,
+        lowering=lowering,
     )
 
 
@@ -84,22 +88,9 @@ def _vary_alike(*arrays: Array) -> list[Array]:
     ]
 
 
-def _lax_conv(x, kernel, *, stride, padding, x_dilation, kernel_dilation, groups):
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=padding,
-        lhs_dilation=x_dilation,
-        rhs_dilation=kernel_dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-
-
-def _abstract(x, kernel, **params):
+def _abstract(x, kernel, *, lowering, **params):
     # Shape, dtype, sharding and varying axes are those of `jax.lax`, errors included.
-    (aval,) = jax.make_jaxpr(partial(_lax_conv, **params))(x, kernel).out_avals
+    (aval,) = jax.make_jaxpr(partial(grouped, **params))(x, kernel).out_avals
     return aval
 
 
@@ -108,7 +99,7 @@ def _dilate(size: Sizes, dilation: Sizes) -> Sizes:
 
 
 def _transpose_x(
-    ct, x, kernel, *, stride, padding, x_dilation, kernel_dilation, groups
+    ct, x, kernel, *, stride, padding, x_dilation, kernel_dilation, groups, lowering
 ):
     """The gradient of the images: a convolution of `ct` with the mirrored kernel."""
     height, width, group_channels, out_channels = kernel.shape
@@ -131,11 +122,12 @@ def _transpose_x(
         x_dilation=stride,
         kernel_dilation=kernel_dilation,
         groups=groups,
+        lowering=lowering,
     )
 
 
 def _transpose_kernel(
-    ct, x, kernel, *, stride, padding, x_dilation, kernel_dilation, groups
+    ct, x, kernel, *, stride, padding, x_dilation, kernel_dilation, groups, lowering
 ):
     """The gradient of the kernel: a convolution of `x` with `ct` over the examples.
 
@@ -160,6 +152,7 @@ def _transpose_kernel(
         x_dilation=x_dilation,
         kernel_dilation=stride,
         groups=groups,
+        lowering=lowering,
     )
     return jnp.transpose(out, (1, 2, 0, 3))
 
@@ -190,29 +183,24 @@ def _batch(args, axes, *, groups, **params):
     return out.reshape(*out.shape[:3], size, -1), 3
 
 
-def _one_group_at_a_time(x, kernel, *, groups, **params):
-    """The lowering for CPUs, where clients as groups at once take about twice as long.
-
-    Only for depthwise kernels is it the other way round, by a quarter.
-    """
-    if groups == 1:
-        return _lax_conv(x, kernel, groups=1, **params)
-    x = x.reshape(*x.shape[:3], groups, x.shape[3] // groups)
-    kernel = kernel.reshape(*kernel.shape[:3], groups, kernel.shape[3] // groups)
-    out = jax.lax.map(
-        lambda group: _lax_conv(*group, groups=1, **params),
-        (jnp.moveaxis(x, 3, 0), jnp.moveaxis(kernel, 3, 0)),
-    )
-    out = jnp.moveaxis(out, 0, 3)
-    return out.reshape(*out.shape[:3], -1)
+def spell_padding(
+    padding: str | Pads, size: Sizes, kernel_size: Sizes, stride: Sizes, dilation: Sizes
+) -> Pads:
+    """The padding of an image of this size, in numbers."""
+    if isinstance(padding, str):
+        window = _dilate(kernel_size, dilation)
+        pads = jax.lax.padtype_to_pads(size, window, stride, padding)
+    else:
+        pads = padding
+    return tuple((int(before), int(after)) for before, after in pads)
 
 
-_static = ("stride", "padding", "x_dilation", "kernel_dilation", "groups")
+_static = ("stride", "padding", "x_dilation", "kernel_dilation", "groups", "lowering")
 conv2d_p = Primitive("equifed_conv2d")
 conv2d_p.def_abstract_eval(_abstract)
-conv2d_p.def_impl(jax.jit(_lax_conv, static_argnames=_static))
+conv2d_p.def_impl(jax.jit(conv2d_p.bind, static_argnames=_static))
 ad.defbilinear(conv2d_p, _transpose_x, _transpose_kernel)
 batching.primitive_batchers[conv2d_p] = _batch
-for platform, function in ((None, _lax_conv), ("cpu", _one_group_at_a_time)):
-    lowering = mlir.lower_fun(function, multiple_results=False)
+for platform, auto in ((None, "grouped"), ("cpu", "one-by-one")):
+    lowering = mlir.lower_fun(partial(lower, auto=auto), multiple_results=False)
     mlir.register_lowering(conv2d_p, lowering, platform=platform)

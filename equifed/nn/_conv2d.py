@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
-from ._conv import conv2d, Pads
+from ._conv import conv2d, Pads, spell_padding
+from ._lowering import check_lowering, Lowering
 
 
 class Conv2d(eqx.Module):
@@ -40,6 +41,7 @@ class Conv2d(eqx.Module):
     padding: str | tuple[tuple[int, int], ...] = eqx.field(static=True)
     dilation: tuple[int, ...] = eqx.field(static=True)
     groups: int = eqx.field(static=True)
+    lowering: Lowering = eqx.field(static=True)
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Conv2d(eqx.Module):
         padding_mode: str = "ZEROS",
         dtype: DTypeLike | None = None,
         *,
+        lowering: Lowering = "auto",
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -71,6 +74,11 @@ class Conv2d(eqx.Module):
         - `use_bias`: Whether to add a bias after the convolution.
         - `padding_mode`: Only `'ZEROS'`.
         - `dtype`: The dtype of the parameters; by default JAX's floating-point type.
+        - `lowering`: How clients that run side by side, each with a kernel of its own,
+            are computed: as one `'grouped'` convolution, `'one-by-one'`, or by
+            `'im2col'` as a batch of matrix products. This changes a result by no more
+            than rounding. `'auto'` takes clients one by one on a CPU and as one
+            grouped convolution elsewhere.
         - `key`: The randomness of the initial parameters.
 
         **Raises:**
@@ -89,6 +97,7 @@ class Conv2d(eqx.Module):
                 f"`out_channels` (={out_channels}) must be divisible by `groups` "
                 f"(={groups})."
             )
+        check_lowering(lowering)
         conv = eqx.nn.Conv2d(
             in_channels,
             out_channels,
@@ -109,14 +118,21 @@ class Conv2d(eqx.Module):
         self.padding = conv.padding
         self.dilation = conv.dilation
         self.groups = conv.groups
+        self.lowering = lowering
 
     @classmethod
-    def from_equinox(cls, conv: eqx.nn.Conv) -> "Conv2d":
+    def from_equinox(
+        cls, conv: eqx.nn.Conv, *, lowering: Lowering = "auto"
+    ) -> "Conv2d":
         """Turns a layer of Equinox's into one of ours that keeps its parameters.
+
+        To convert a whole model, which then keeps its channels first, use
+        [`equifed.nn.canonicalize`][].
 
         **Arguments:**
 
         - `conv`: The layer to convert.
+        - `lowering`: As in `Conv2d`.
 
         **Returns:**
 
@@ -148,6 +164,7 @@ class Conv2d(eqx.Module):
             conv.groups,
             conv.use_bias,
             conv.padding_mode,
+            lowering=lowering,
             key=jr.key(0),
         )
         return eqx.tree_at(
@@ -189,6 +206,7 @@ class Conv2d(eqx.Module):
             padding=padding,
             kernel_dilation=self.dilation,
             groups=self.groups,
+            lowering=self.lowering,
         )[0]
         return out if self.bias is None else out + self.bias[None, None, :]
 
@@ -208,10 +226,9 @@ class Conv2d(eqx.Module):
             )
         sizes = zip(self.kernel_size, self.dilation, strict=True)
         window = [(size - 1) * dilation + 1 for size, dilation in sizes]
-        padding = self.padding
-        if isinstance(padding, str):
-            padding = jax.lax.padtype_to_pads(x.shape[:2], window, self.stride, padding)
-        top, left = ((int(before), int(after)) for before, after in padding)
+        top, left = spell_padding(
+            self.padding, x.shape[:2], self.kernel_size, self.stride, self.dilation
+        )
         padded = (x.shape[0] + sum(top), x.shape[1] + sum(left))
         if padded[0] < window[0] or padded[1] < window[1]:
             raise ValueError(

@@ -69,7 +69,7 @@ class MaxPool2d(eqx.Module):
         `ValueError` if `x` is not an image at least as large as the window.
         """
         del key
-        return jnp.max(_split_windows(x, self.kernel_size), axis=(1, 3))
+        return jnp.max(split_windows(x, self.kernel_size), axis=(1, 3))
 
 
 class AvgPool2d(eqx.Module):
@@ -128,7 +128,7 @@ class AvgPool2d(eqx.Module):
         `ValueError` if `x` is not an image at least as large as the window.
         """
         del key
-        return jnp.mean(_split_windows(x, self.kernel_size), axis=(1, 3))
+        return jnp.mean(split_windows(x, self.kernel_size), axis=(1, 3))
 
 
 def _window_of(
@@ -155,7 +155,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def _split_windows(
+def split_windows(
     x: Array, window: tuple[int, ...]
 ) -> Float[Array, "new_height kernel_height new_width kernel_width channels"]:
     if x.ndim != 3 or x.shape[0] < window[0] or x.shape[1] < window[1]:

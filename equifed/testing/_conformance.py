@@ -11,7 +11,7 @@ import jax.random as jr
 import numpy as np
 
 from .._algorithm import AbstractAlgorithm
-from .._train import rounds
+from .._rounds import rounds
 from .._types import Loss
 from ..data import AbstractBatching, AbstractSampler, AllClients, Loader, Steps
 from ._problems import Point, quadratic_loss, Quadratics

@@ -21,77 +21,32 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import PyTree
 
-from .._algorithm import AbstractAlgorithm, State
+from .._algorithm import State
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
-from .._train import rounds
-from .._types import Loss
-from ..data import AbstractBatching, AllClients, Epochs, Loader, UniformSampler
-from ._problems import Linear, noisy_loss, ragged_clients
-
-
-Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
-
-# Empty clients, one-example clients, and sizes that no batch size divides.
-SIZES = (5, 0, 1, 12, 3, 7)
-TOLERANCE = 1e-5
-
-
-def _setup(make: Make) -> tuple[AbstractAlgorithm, Loader, State]:
-    algorithm = make(noisy_loss, Epochs(2, batch_size=4))
-    loader = Loader(ragged_clients(SIZES), AllClients(), algorithm.batching)
-    return algorithm, loader, algorithm.init(Linear(), num_clients=len(SIZES))
-
-
-def _assert_same(x: PyTree, y: PyTree, tolerance: float = TOLERANCE) -> None:
-    x, y = eqx.filter(x, eqx.is_array), eqx.filter(y, eqx.is_array)
-    for (path, a), b in zip(
-        jtu.tree_leaves_with_path(x), jtu.tree_leaves(y), strict=True
-    ):
-        np.testing.assert_allclose(
-            np.asarray(a, np.float64),
-            np.asarray(b, np.float64),
-            rtol=tolerance,
-            atol=tolerance,
-            err_msg=jtu.keystr(path),
-        )
-
-
-def _two_rounds(
-    algorithm: AbstractAlgorithm,
-    loader: Loader,
-    state: State,
-    executor: Executor,
-    change: Callable[[Cohort], Cohort] = lambda cohort: cohort,
-) -> tuple[State, dict]:
-    """Two, because what clients and servers keep shows only in the second."""
-    metrics = {}
-    for number in range(2):
-        cohort = change(loader(number))
-        state, metrics = algorithm.round(
-            state, cohort, key=jr.key(1), executor=executor
-        )
-    return state, metrics
+from .._rounds import rounds
+from ..data import Loader, UniformSampler
+from ._problems import noisy_loss
+from ._setup import assert_same, Make, setup, SIZES, two_rounds
 
 
 def permutation(make: Make) -> None:
     """The order of the slots does not matter."""
-    algorithm, loader, state = _setup(make)
+    algorithm, loader, state = setup(make)
 
     def permute(cohort: Cohort) -> Cohort:
         order = np.random.default_rng(0).permutation(cohort.num_slots)
         where = lambda c: (c.start, c.stop, c.first, c.num_examples, c.index)  # noqa: E731
         return eqx.tree_at(where, cohort, [x[:, order] for x in where(cohort)])
 
-    expected = _two_rounds(algorithm, loader, state, Executor())
-    _assert_same(_two_rounds(algorithm, loader, state, Executor(), permute), expected)
+    expected = two_rounds(algorithm, loader, state, Executor())
+    assert_same(two_rounds(algorithm, loader, state, Executor(), permute), expected)
 
 
 def empty_slots(make: Make) -> None:
     """An empty slot is as if absent."""
-    algorithm, loader, state = _setup(make)
+    algorithm, loader, state = setup(make)
 
     def pad(cohort: Cohort) -> Cohort:
         where = lambda c: (c.start, c.stop, c.first, c.num_examples)  # noqa: E731
@@ -100,44 +55,55 @@ def empty_slots(make: Make) -> None:
         index = jnp.pad(cohort.index, ((0, 0), (0, 3)), constant_values=NO_CLIENT)
         return eqx.tree_at(lambda c: c.index, cohort, index)
 
-    expected = _two_rounds(algorithm, loader, state, Executor())
+    expected = two_rounds(algorithm, loader, state, Executor())
     for size in (1, 4):
         executor = Executor(block_size=size)
-        _assert_same(_two_rounds(algorithm, loader, state, executor, pad), expected)
+        assert_same(two_rounds(algorithm, loader, state, executor, pad), expected)
 
 
 def block_size(make: Make) -> None:
     """How many clients run side by side does not matter."""
-    algorithm, loader, state = _setup(make)
-    expected = _two_rounds(algorithm, loader, state, Executor())
+    algorithm, loader, state = setup(make)
+    expected = two_rounds(algorithm, loader, state, Executor())
     for size in (2, 4, 16):
         executor = Executor(block_size=size)
-        _assert_same(_two_rounds(algorithm, loader, state, executor), expected)
+        assert_same(two_rounds(algorithm, loader, state, executor), expected)
+
+
+def rounds_per_call(make: Make) -> None:
+    """Nor how many rounds are run in one call."""
+    algorithm, loader, state = setup(make)
+
+    def run(size: int) -> State:
+        *_, (last, _) = rounds(
+            algorithm, state, loader, num_rounds=3, key=jr.key(1), rounds_per_call=size
+        )
+        return last
+
+    assert_same(run(2), run(1))
 
 
 def ordered(make: Make) -> None:
     """Nor does summing in order."""
-    algorithm, loader, state = _setup(make)
-    expected = _two_rounds(algorithm, loader, state, Executor())
+    algorithm, loader, state = setup(make)
+    expected = two_rounds(algorithm, loader, state, Executor())
     executor = Executor(ordered=True)
-    _assert_same(_two_rounds(algorithm, loader, state, executor), expected)
+    assert_same(two_rounds(algorithm, loader, state, executor), expected)
 
 
 def differentiable(make: Make) -> None:
     """Nor does making the round differentiable; and then it is."""
-    algorithm, loader, state = _setup(make)
-    expected = _two_rounds(algorithm, loader, state, Executor())
+    algorithm, loader, state = setup(make)
+    expected = two_rounds(algorithm, loader, state, Executor())
     executor = Executor(differentiable=True)
-    _assert_same(_two_rounds(algorithm, loader, state, executor), expected)
+    assert_same(two_rounds(algorithm, loader, state, executor), expected)
 
     params, static = eqx.partition(state, eqx.is_inexact_array)
 
     def loss_after(scale):
         scaled = jtu.tree_map(lambda x: x * scale, params.model)
         start = eqx.tree_at(lambda s: s.model, params, scaled)
-        _, metrics = _two_rounds(
-            algorithm, loader, eqx.combine(start, static), executor
-        )
+        _, metrics = two_rounds(algorithm, loader, eqx.combine(start, static), executor)
         return metrics["loss"]
 
     one, step = jnp.asarray(1.0), 1e-2
@@ -148,10 +114,10 @@ def differentiable(make: Make) -> None:
 
 def streamed(make: Make) -> None:
     """Nor does whether the examples are resident."""
-    algorithm, loader, state = _setup(make)
-    expected = _two_rounds(algorithm, loader, state, Executor())
+    algorithm, loader, state = setup(make)
+    expected = two_rounds(algorithm, loader, state, Executor())
     stream = Loader(loader.dataset, loader.sampler, loader.batching, resident=False)
-    _assert_same(_two_rounds(algorithm, stream, state, Executor()), expected)
+    assert_same(two_rounds(algorithm, stream, state, Executor()), expected)
 
 
 def devices(make: Make) -> None:
@@ -160,23 +126,23 @@ def devices(make: Make) -> None:
     If only the bits differ: XLA turns a division by a scalar into a product with its
     inverse, but not on several devices. Write `x * (1 / n)` yourself.
     """
-    algorithm, loader, state = _setup(make)
-    expected = _two_rounds(algorithm, loader, state, Executor())
-    bits = _two_rounds(algorithm, loader, state, Executor(ordered=True))
+    algorithm, loader, state = setup(make)
+    expected = two_rounds(algorithm, loader, state, Executor())
+    bits = two_rounds(algorithm, loader, state, Executor(ordered=True))
     for count in (1, 2, 4):
         if count > jax.device_count():
             continue
         mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
         split = Loader(loader.dataset, loader.sampler, loader.batching, mesh=mesh)
         executor = Executor(mesh=mesh)
-        _assert_same(_two_rounds(algorithm, split, state, executor), expected)
+        assert_same(two_rounds(algorithm, split, state, executor), expected)
         executor = Executor(mesh=mesh, ordered=True)
-        _assert_same(_two_rounds(algorithm, split, state, executor), bits, 0.0)
+        assert_same(two_rounds(algorithm, split, state, executor), bits, 0.0)
 
 
 def one_trace(make: Make) -> None:
     """Many rounds, and an algorithm built anew, are traced once."""
-    algorithm, loader, state = _setup(make)
+    algorithm, loader, state = setup(make)
     traces = 0
 
     def counting_loss(model, example, key):
@@ -195,7 +161,7 @@ def one_trace(make: Make) -> None:
 
 def resume(make: Make) -> None:
     """A run that is stopped and taken up again ends in the same bits."""
-    algorithm, loader, state = _setup(make)
+    algorithm, loader, state = setup(make)
     loader = Loader(
         loader.dataset, UniformSampler(3, seed=2), algorithm.batching, prefetch=0
     )
@@ -212,12 +178,12 @@ def resume(make: Make) -> None:
     middle = jtu.tree_map(
         lambda x: jnp.asarray(np.asarray(x)) if eqx.is_array(x) else x, run(state, 2)
     )
-    _assert_same(run(middle, 5), straight, 0.0)
+    assert_same(run(middle, 5), straight, 0.0)
 
 
 def sweep(make: Make) -> None:
     """Many experiments under `eqx.filter_vmap` are those experiments one by one."""
-    algorithm, loader, state = _setup(make)
+    algorithm, loader, state = setup(make)
     cohort = loader(0)
     keys = jr.split(jr.key(3), 3)
 
@@ -227,7 +193,7 @@ def sweep(make: Make) -> None:
     together = eqx.filter_vmap(once)(keys)
     for i in range(3):
         one = jtu.tree_map(lambda x: x[i] if eqx.is_array(x) else x, together)  # noqa: B023
-        _assert_same(one, once(keys[i]))
+        assert_same(one, once(keys[i]))
 
 
 def metrics_are_means(make: Make) -> None:
@@ -237,7 +203,7 @@ def metrics_are_means(make: Make) -> None:
         value, _ = noisy_loss(model, example, key)
         return value, {"y": example["y"]}
 
-    algorithm, loader, state = _setup(make)
+    algorithm, loader, state = setup(make)
     algorithm = make(loss, algorithm.batching)
     _, metrics = algorithm.round(state, loader(0), key=jr.key(1))
     # Two epochs visit every example twice, so that this mean is known.
@@ -255,6 +221,7 @@ LAWS: dict[str, Callable[[Make], None]] = {
         permutation,
         empty_slots,
         block_size,
+        rounds_per_call,
         ordered,
         differentiable,
         streamed,

@@ -53,9 +53,11 @@ class Source:
                 f"The client column {name!r} holds {kind}; a client is told by a "
                 "single value. Name another column in `by`."
             )
-        if not pa.types.is_dictionary(kind):
-            column = column.dictionary_encode()
-        column = column.unify_dictionaries()
+        # Encoding gives all chunks one dictionary; `unify_dictionaries` would make a
+        # table as long as that for each of them.
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+        column = column.dictionary_encode()
         values = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
         codes = [np.asarray(c.indices.fill_null(-1), np.int64) for c in column.chunks]
         codes = np.concatenate(codes) if codes else np.empty(0, np.int64)

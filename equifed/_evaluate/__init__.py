@@ -1,0 +1,13 @@
+"""How good a model is: over all examples, and for each client.
+
+Both are one pass in large batches that take no notice of whose examples they hold.
+The statistics of each example are added to its client's row, so that a thousand
+clients cost what one does.
+
+On a mesh each device takes an equal share of the rows, and the sums are added up: a
+metric is a sum, so it does not matter how the rows are cut.
+"""
+
+from .clients import ClientMetrics as ClientMetrics
+from .evaluate import evaluate as evaluate, Evaluator as Evaluator
+from .fold import check_evaluation as check_evaluation

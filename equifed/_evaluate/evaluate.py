@@ -1,0 +1,159 @@
+"""The entry points: one evaluation, or many on the same dataset."""
+
+from typing import Any, Literal, overload
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from beartype import beartype
+from jax.sharding import Mesh
+from jaxtyping import jaxtyped, PRNGKeyArray
+
+from .._metrics import AbstractMetric, compute_metrics
+from .._types import Measure, Model
+from ..data import FederatedDataset
+from ..data._placement import check_numeric, Placement
+from .clients import ClientMetrics
+from .fold import fold
+from .rows import piece_size, put_model, put_rows, Rows
+
+
+@overload
+def evaluate(
+    model: Model,
+    dataset: FederatedDataset,
+    metrics: Measure,
+    *,
+    per_client: Literal[False] = False,
+    batch_size: int = 128,
+    key: PRNGKeyArray | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Any]: ...
+@overload
+def evaluate(
+    model: Model,
+    dataset: FederatedDataset,
+    metrics: Measure,
+    *,
+    per_client: Literal[True],
+    batch_size: int = 128,
+    key: PRNGKeyArray | None = None,
+    mesh: Mesh | None = None,
+) -> ClientMetrics: ...
+@jaxtyped(typechecker=beartype)
+def evaluate(
+    model: Model,
+    dataset: FederatedDataset,
+    metrics: Measure,
+    *,
+    per_client: bool = False,
+    batch_size: int = 128,
+    key: PRNGKeyArray | None = None,
+    mesh: Mesh | None = None,
+) -> dict[str, Any] | ClientMetrics:
+    """Evaluates a model on a federated dataset, in inference mode.
+
+    **Arguments:**
+
+    - `metrics`: `metrics(model, example, key)` of ONE example: a loss as given to the
+        algorithms, or a function that returns a dictionary of numbers and of
+        [`equifed.AbstractMetric`][]s.
+    - `per_client`: whether to return the metrics of each client.
+    - `batch_size`: how many examples are evaluated at a time, on each device.
+    - `key`: for models that are random even in inference mode.
+    - `mesh`: the devices that share the work, as a `jax.sharding.Mesh` with an axis
+        `clients`. By default one device; of several processes, each does all of it.
+
+    **Returns:**
+
+    A dictionary of the metrics over all examples; or an [`equifed.ClientMetrics`][].
+
+    **Raises:**
+
+    `ValueError` if the metrics cannot be computed on an example of the dataset, if a
+    column does not hold numbers, or for a mesh without an axis `clients`.
+    """
+    evaluator = Evaluator(dataset, metrics, batch_size=batch_size, mesh=mesh)
+    if per_client:
+        return evaluator.per_client(model, key=key)
+    return evaluator(model, key=key)
+
+
+class Evaluator:
+    """Evaluates many models on one dataset, which is put on the devices once.
+
+    **Arguments:** as those of [`equifed.evaluate`][].
+    """
+
+    def __init__(
+        self,
+        dataset: FederatedDataset,
+        metrics: Measure,
+        *,
+        batch_size: int = 128,
+        mesh: Mesh | None = None,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        check_numeric(dataset.columns)
+        self._dataset = dataset
+        self._metrics = metrics
+        self._batch_size = batch_size
+        self._placement = Placement(mesh)
+        sizes = np.asarray(dataset.client_sizes)
+        self._client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        self._piece = piece_size(dataset, batch_size, self._placement)
+        self._kept: Rows | None = None
+
+    def __call__(
+        self, model: Model, *, key: PRNGKeyArray | None = None
+    ) -> dict[str, Any]:
+        """The metrics over all examples."""
+        total = self._total(model, None, key)
+        return {name: x.tolist() for name, x in _compute(total).items()}
+
+    def per_client(
+        self, model: Model, *, key: PRNGKeyArray | None = None
+    ) -> ClientMetrics:
+        """The metrics of each client."""
+        total = self._total(model, self._dataset.num_clients, key)
+        sizes = np.asarray(self._dataset.client_sizes)
+        values = {}
+        for name, value in jax.device_get(jax.vmap(_compute)(total)).items():
+            value = np.array(value)
+            if np.issubdtype(value.dtype, np.floating):
+                value[sizes == 0] = np.nan
+            values[name] = value
+        return ClientMetrics(values, sizes, list(self._dataset.client_ids))
+
+    def _total(
+        self, model: Model, num_clients: int | None, key: PRNGKeyArray | None
+    ) -> dict[str, AbstractMetric]:
+        key = jr.key(0) if key is None else key
+        mesh = self._placement.mesh
+        model = put_model(eqx.nn.inference_mode(model), mesh)
+        num_examples = self._dataset.num_examples
+        total = None
+        for start in range(0, num_examples, self._piece):
+            rows = self._load(start, min(start + self._piece, num_examples))
+            part = fold(
+                self._metrics, model, rows, num_clients, self._batch_size, key, mesh
+            )
+            total = part if total is None else jtu.tree_map(jnp.add, total, part)
+        assert total is not None
+        return total
+
+    def _load(self, start: int, stop: int) -> Rows:
+        """Puts rows on the devices; keeps them there if they are all of the rows."""
+        if self._kept is not None:
+            return self._kept
+        rows = put_rows(self._dataset, self._client, start, stop, self._placement)
+        if stop - start == self._dataset.num_examples:
+            self._kept = rows
+        return rows
+
+
+_compute = eqx.filter_jit(compute_metrics)

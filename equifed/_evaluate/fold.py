@@ -1,0 +1,114 @@
+"""The compiled pass over the rows."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import PRNGKeyArray, PyTree
+
+from .._client.loss import check_loss, example_metrics
+from .._mesh import AXIS
+from .._metrics import AbstractMetric, as_metrics
+from .._tree import tree_zeros_like
+from .._types import Measure, Model
+from .rows import Rows
+
+
+def _metrics_of(
+    metrics: Measure, model: Model, example: PyTree, key: PRNGKeyArray
+) -> dict[str, AbstractMetric]:
+    out: Any = metrics(model, example, key)
+    if isinstance(out, Mapping):
+        return as_metrics(None, dict(out))
+    return example_metrics(lambda *_: out, model, example, key)[1]
+
+
+@eqx.filter_jit
+def fold(
+    metrics: Measure,
+    model: Model,
+    rows: Rows,
+    num_clients: int | None,
+    batch_size: int,
+    key: PRNGKeyArray,
+    mesh: Mesh | None,
+) -> dict[str, AbstractMetric]:
+    arrays, static = eqx.partition((model, key), eqx.is_array)
+
+    def device(arrays: PyTree, rows: Rows) -> dict[str, AbstractMetric]:
+        model, key = eqx.combine(arrays, static)
+        rows = jtu.tree_map(lambda x: x[0], rows)
+        total = _fold_device(metrics, model, rows, num_clients, batch_size, key)
+        return total if mesh is None else jax.lax.psum(total, AXIS)
+
+    if mesh is None:
+        return device(arrays, rows)
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(
+        device,
+        mesh=mesh,
+        in_specs=(whole, split),
+        out_specs=whole,
+        axis_names={AXIS},  # The model may be sharded over others.
+        check_vma=False,
+    )
+    return mapped(arrays, rows)
+
+
+def _fold_device(metrics, model, rows, num_clients, batch_size, key):
+    num_rows = rows.client.shape[0]
+    batch_size = min(batch_size, num_rows)
+    shape = jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows.examples
+    )
+    axes = () if num_clients is None else (num_clients,)
+    zero = jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype),
+        check_evaluation(metrics, model, shape),
+    )
+
+    def body(i, total):
+        # The last batch begins early enough to be whole, and skips what it has seen.
+        start = jnp.minimum(i * batch_size, num_rows - batch_size)
+        row = start + jnp.arange(batch_size, dtype=jnp.int32)
+        mask = (row >= i * batch_size) & (row < rows.count)
+        batch, client = jtu.tree_map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, batch_size),
+            (rows.examples, rows.client),
+        )
+        # A key is its row's: it depends on no batch and no device.
+        keys = jax.vmap(functools.partial(jr.fold_in, key))(
+            rows.first + row.astype(jnp.uint32)
+        )
+        values = jax.vmap(lambda e, k: _metrics_of(metrics, model, e, k))(batch, keys)
+
+        def add(total, x):
+            keep = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+            x = jnp.where(keep, x, jnp.zeros_like(x))
+            return total + x.sum(0) if num_clients is None else total.at[client].add(x)
+
+        return jtu.tree_map(add, total, values)
+
+    num_batches = -(-num_rows // batch_size)
+    return jax.lax.fori_loop(0, num_batches, body, tree_zeros_like(zero))
+
+
+def check_evaluation(
+    metrics: Measure, model: Model, example: PyTree, where: str = "the dataset"
+) -> dict[str, AbstractMetric]:
+    """The shapes of an example's metrics, or the loss's own kind of error."""
+
+    def value(model, example, key):
+        out: Any = metrics(model, example, key)
+        return (jnp.zeros(()), {}) if isinstance(out, Mapping) else out
+
+    check_loss(value, model, example, where)
+    return eqx.filter_eval_shape(
+        lambda m, e: _metrics_of(metrics, m, e, jr.key(0)), model, example
+    )

@@ -1,0 +1,85 @@
+"""What an evaluation puts on the devices: rows of a dataset, and the model."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Shaped, UInt
+
+from .._types import Model
+from ..data import FederatedDataset
+from ..data._placement import on_device_dtype, Placement
+
+
+# Examples go to a device in pieces of at most this many bytes.
+_PIECE = 2**28
+
+
+class Rows(eqx.Module):
+    """Rows of a dataset, an equal share on each device. A share that is too short is
+    filled up with zeros."""
+
+    examples: dict[str, Shaped[Array, "devices rows ..."]]
+    client: Int[Array, "devices rows"]
+    first: UInt[Array, " devices"]
+    """The number of the share's first row in the dataset."""
+    count: Int[Array, " devices"]
+    """The number of its rows that are the dataset's."""
+
+
+def piece_size(dataset: FederatedDataset, batch_size: int, place: Placement) -> int:
+    """How many rows to put on all devices at a time."""
+    row = max(1, dataset.nbytes // dataset.num_examples)
+    return max(batch_size, _PIECE // row) * place.num_devices
+
+
+def put_rows(
+    dataset: FederatedDataset,
+    client: Int[np.ndarray, " rows"],
+    start: int,
+    stop: int,
+    place: Placement,
+) -> Rows:
+    """Puts the rows `start:stop` on the devices: each process its own share."""
+    share = -(-(stop - start) // place.num_devices)
+    firsts = np.minimum(start + share * np.arange(place.num_devices), stop)
+    counts = np.minimum(firsts + share, stop) - firsts
+
+    def put(name: str, column: Any) -> Array:
+        def part(device: int) -> np.ndarray:
+            first, count = int(firsts[device]), int(counts[device])
+            rows = on_device_dtype(name, np.asarray(column[first : first + count]))
+            fill = [(0, share - count)] + [(0, 0)] * (rows.ndim - 1)
+            return np.pad(rows, fill) if count < share else rows
+
+        return place.each((share, *column.shape[1:]), part)
+
+    return Rows(
+        examples={name: put(name, column) for name, column in dataset.columns.items()},
+        client=put("client", client),
+        first=place.each((), lambda device: firsts[device].astype(np.uint32)),
+        count=place.each((), lambda device: counts[device].astype(np.int32)),
+    )
+
+
+def put_model(model: Model, mesh: Mesh | None) -> Model:
+    """A copy of the model on each device of the mesh, if it does not lie on them in
+    some way already; without a mesh, on one device."""
+
+    def put(x):
+        if not isinstance(x, jax.Array):
+            return x
+        devices = x.sharding.device_set
+        if mesh is not None:
+            there = devices == set(mesh.devices.flat)
+            return x if there else jax.device_put(x, NamedSharding(mesh, whole))
+        # A training on a mesh leaves copies, and all that hold one would do the work.
+        return (
+            x.addressable_data(0) if len(devices) > 1 and x.is_fully_replicated else x
+        )
+
+    whole = PartitionSpec()
+    return jtu.tree_map(put, model)

@@ -1,0 +1,168 @@
+"""The loop over rounds, as an iterator: for programs that want to do something of their
+own between rounds. [`equifed.train`][] is built on it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import equinox as eqx
+import jax.tree_util as jtu
+from beartype import beartype
+from jaxtyping import Array, jaxtyped, PRNGKeyArray
+
+from ._algorithm import AbstractAlgorithm, State
+from ._algorithm.loop import Stepper
+from ._algorithm.tune import tuned
+from ._client import check_loss
+from ._executor import Executor
+from .data import Loader, StreamLoader
+
+
+@jaxtyped(typechecker=beartype)
+def rounds(
+    algorithm: AbstractAlgorithm,
+    state: State,
+    loader: Loader | StreamLoader,
+    *,
+    num_rounds: int,
+    key: PRNGKeyArray,
+    executor: Executor | None = None,
+    rounds_per_call: int = 1,
+) -> Iterator[tuple[State, dict[str, Array]]]:
+    """Runs rounds one after another, up to round `num_rounds`.
+
+    The state that is yielded is used up by the next round: what you want to keep of
+    it, copy before going on (`jax.tree.map(jnp.copy, state.model)`).
+
+    **Arguments:**
+
+    - `state`: where to start: what `algorithm.init` returned, or a restored state.
+        Cohorts are drawn from round `state.round` on.
+    - `num_rounds`: the number of rounds in all, those behind `state` included.
+    - `key`: the experiment's root key.
+    - `executor`: how to run the rounds; on the loader's devices if not given.
+    - `rounds_per_call`: how many rounds one call of the compiled program runs. More
+        than one is faster where a round takes less than about a millisecond.
+
+    **Returns:**
+
+    An iterator of pairs: the state after each round, and the round's metrics (still on
+    the device: reading one waits for the round). With `rounds_per_call` above 1 there
+    is a pair for each call, and its metrics have a leading axis of rounds.
+
+    !!! example
+
+        ```python
+        for state, metrics in eqf.rounds(
+            algorithm, state, loader, num_rounds=100, key=key
+        ):
+            print(int(state.round), float(metrics["loss"]))
+        ```
+    """
+    check_rounds(algorithm, state, loader, rounds_per_call)
+    iterator = run_calls(
+        algorithm,
+        state,
+        loader,
+        num_rounds=num_rounds,
+        key=key,
+        executor=executor,
+        rounds_per_call=rounds_per_call,
+    )
+    return ((state, metrics) for state, metrics, _ in iterator)
+
+
+def run_calls(
+    algorithm: AbstractAlgorithm,
+    state: State,
+    loader: Loader | StreamLoader,
+    *,
+    num_rounds: int,
+    key: PRNGKeyArray,
+    executor: Executor | None,
+    rounds_per_call: int,
+    breaks: Sequence[int] = (),
+    stop_nonfinite: bool = False,
+) -> Iterator[tuple[State, dict[str, Array], int | Array]]:
+    """Runs rounds in calls of at most `rounds_per_call`.
+
+    **Arguments:**
+
+    - `breaks`: no call goes beyond a multiple of any of these.
+    - `stop_nonfinite`: whether a call ends early with a round whose model is not
+        finite.
+
+    **Returns:**
+
+    An iterator of the state after each call, the metrics, and how many rounds were run.
+    """
+    if executor is None:
+        executor = Executor(mesh=loader.mesh)
+    if executor.block_size == "auto":
+        first = next(cohort for _, cohort in loader.cohorts(int(state.round)))
+        executor = tuned(algorithm, state, first, key=key, executor=executor)
+    step = Stepper(algorithm, state, key=key, executor=executor)
+    start = int(state.round)
+    del state  # The caller may have let go of it.
+    if rounds_per_call == 1:
+        for _, cohort in loader.cohorts(start, num_rounds):
+            yield *step(cohort), 1
+        return
+    assert isinstance(loader, Loader)
+    calls = _split(start, num_rounds, rounds_per_call, breaks)
+    for call, cohorts in loader.stacks(calls, rounds_per_call):
+        count = len(call)
+        state, metrics, ran = step.several(cohorts, count, stop=stop_nonfinite)
+        if count < rounds_per_call:
+            metrics = {name: x[:count] for name, x in metrics.items()}
+        yield state, metrics, ran
+
+
+def _split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[range]:
+    while start < stop:
+        end = min(start + size, stop, *(start - start % b + b for b in breaks))
+        yield range(start, end)
+        start = end
+
+
+def check_rounds(
+    algorithm: AbstractAlgorithm,
+    state: State,
+    loader: Loader | StreamLoader,
+    rounds_per_call: int,
+) -> None:
+    """Refuses what does not fit together, before anything is compiled."""
+    if rounds_per_call < 1:
+        raise ValueError(
+            f"`rounds_per_call` must be at least 1, got {rounds_per_call}."
+        )
+    if rounds_per_call > 1 and not isinstance(loader, Loader):
+        raise ValueError(
+            f"`rounds_per_call={rounds_per_call}` needs a `Loader`, got a "
+            f"`{type(loader).__name__}`."
+        )
+    if loader.batching != algorithm.batching:
+        raise ValueError(
+            f"The loader's batching is {loader.batching!r}, but the algorithm's is "
+            f"{algorithm.batching!r}. Build the loader with "
+            "`Loader(dataset, sampler, algorithm.batching)`."
+        )
+    sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients) if eqx.is_array(x)}
+    if loader.num_clients is None and sizes:
+        raise stateful_on_a_stream(algorithm)
+    if isinstance(loader, Loader) and sizes - {loader.num_clients}:
+        raise ValueError(
+            f"The state is of {sizes.pop()} clients, but the loader has "
+            f"{loader.num_clients}. Make it with "
+            "`algorithm.init(model, num_clients=loader.num_clients)`."
+        )
+    if isinstance(loader, Loader):
+        # By shape alone, so that the error can name the client.
+        client, example = loader.dataset.client_ids[0], loader.dataset.example
+        check_loss(algorithm.client.loss, state.model, example, f"client {client!r}")
+
+
+def stateful_on_a_stream(algorithm: AbstractAlgorithm) -> ValueError:
+    return ValueError(
+        f"`{type(algorithm).__name__}` keeps a state for each client, but a stream "
+        "does not know its clients. Use a `FederatedDataset` and a `Loader`."
+    )

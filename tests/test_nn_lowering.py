@@ -1,0 +1,266 @@
+"""All ways to compute a convolution agree, in values and in gradients, in float64.
+
+The reference is Equinox's layer, whose gradients are JAX's own.
+"""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from jax.sharding import AxisType, PartitionSpec as P
+
+from equifed.nn import Conv2d
+from equifed.nn._lowering import grouped, im2col, one_by_one
+
+
+LOWERINGS = ["auto", "grouped", "one-by-one", "im2col"]
+CLIENTS, EXAMPLES = 3, 2
+# Arguments of a layer that takes 4 channels, of an image of 9 x 10 pixels.
+convs = {
+    "plain": {"kernel_size": 3},
+    "first-layer": {"kernel_size": 3, "groups": 4, "use_bias": False},
+    "pointwise": {"kernel_size": 1},
+    "strided": {"kernel_size": 3, "stride": (2, 3), "padding": "SAME"},
+    "cropped": {"kernel_size": 2, "padding": ((-1, 1), (0, -2))},
+    "all-at-once": {
+        "kernel_size": (3, 2),
+        "stride": (3, 2),
+        "padding": 2,
+        "dilation": (2, 3),
+        "groups": 2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):  # noqa: FBT003
+        yield
+
+
+def _assert_close(ours, theirs):
+    ours, theirs = jtu.tree_leaves(ours), jtu.tree_leaves(theirs)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def _one_loss(layer, x):
+    return jnp.sum(jnp.sin(layer(x)))
+
+
+def _vmap_grad(layers, x):
+    """The gradient of each client's sum over its examples."""
+
+    def client(layer, x):
+        return jnp.sum(jax.vmap(lambda x: _one_loss(layer, x))(x))
+
+    return eqx.filter_vmap(eqx.filter_grad(client))(layers, x)
+
+
+def _grad_vmap(layers, x):
+    """The gradient of the sum over all clients."""
+
+    def total(layers):
+        def client(layer, x):
+            return jnp.sum(jax.vmap(lambda x: _one_loss(layer, x))(x))
+
+        return jnp.sum(eqx.filter_vmap(client)(layers, x))
+
+    return eqx.filter_grad(total)(layers)
+
+
+def _vmap_vmap_grad(layers, x):
+    """The gradient of each example, for each client."""
+    each = eqx.filter_vmap(eqx.filter_grad(_one_loss), in_axes=(None, 0))
+    return eqx.filter_vmap(each)(layers, x)
+
+
+def _grad_of_images(layers, x):
+    def total(x):
+        return jnp.sum(eqx.filter_vmap(jax.vmap(_one_loss, (None, 0)))(layers, x))
+
+    return jax.grad(total)(x)
+
+
+def _values(layers, x):
+    return eqx.filter_vmap(lambda layer, x: jax.vmap(layer)(x))(layers, x)
+
+
+def _local_steps(layers, x):
+    """A few steps of gradient descent at each client, in a compiled loop."""
+
+    def client(layer, x):
+        params, static = eqx.partition(layer, eqx.is_inexact_array)
+
+        def body(_, params):
+            grads = jax.grad(
+                lambda p: jnp.mean(
+                    jax.vmap(lambda x: _one_loss(eqx.combine(p, static), x))(x)
+                )
+            )(params)
+            return jtu.tree_map(lambda p, g: p - 0.1 * g, params, grads)
+
+        return jax.lax.fori_loop(0, 3, body, params)
+
+    return eqx.filter_vmap(client)(layers, x)
+
+
+transforms = {
+    "values": _values,
+    "vmap-grad": _vmap_grad,
+    "grad-vmap": _grad_vmap,
+    "vmap-vmap-grad": _vmap_vmap_grad,
+    "grad-of-images": _grad_of_images,
+    "local-steps": _local_steps,
+}
+
+
+class _First(eqx.Module):
+    """Equinox's layer on images whose channels are last."""
+
+    conv: eqx.nn.Conv2d
+
+    def __call__(self, x):
+        return jnp.moveaxis(self.conv(jnp.moveaxis(x, -1, 0)), 0, -1)
+
+
+def _layers(name, lowering, key):
+    """Equinox's layer, one for each client, and ours."""
+    theirs = eqx.filter_vmap(lambda key: eqx.nn.Conv2d(4, 8, **convs[name], key=key))(
+        jr.split(key, CLIENTS)
+    )
+    ours = eqx.filter_vmap(lambda conv: Conv2d.from_equinox(conv, lowering=lowering))
+    return ours(theirs), _First(theirs)
+
+
+def _in_our_layout(tree):
+    """Their gradients, with weights and biases as we store them."""
+
+    def convert(x):
+        if not isinstance(x, _First):
+            return x
+        weight, bias = x.conv.weight, x.conv.bias
+        weight = jnp.moveaxis(weight, (-2, -1, -3, -4), (-4, -3, -2, -1))
+        return weight, None if bias is None else bias[..., 0, 0]
+
+    return jtu.tree_map(convert, tree, is_leaf=lambda x: isinstance(x, _First))
+
+
+@pytest.mark.parametrize("name", convs)
+@pytest.mark.parametrize("transform", transforms)
+def test_agrees_with_equinox(transform, name, getkey):
+    key, f = getkey(), eqx.filter_jit(transforms[transform])
+    x = jr.normal(getkey(), (CLIENTS, EXAMPLES, 9, 10, 4))
+    expected = _in_our_layout(f(_layers(name, "auto", key)[1], x))
+    for lowering in ("grouped", "one-by-one", "im2col"):
+        _assert_close(f(_layers(name, lowering, key)[0], x), expected)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_without_jit(lowering, getkey):
+    ours, theirs = _layers("plain", lowering, getkey())
+    x = jr.normal(getkey(), (CLIENTS, EXAMPLES, 9, 10, 4))
+    _assert_close(_vmap_grad(ours, x), _in_our_layout(_vmap_grad(theirs, x)))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
+    kernel_size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(
+        st.tuples(st.integers(-1, 3), st.integers(0, 3)),
+        st.tuples(st.integers(0, 3), st.integers(-1, 3)),
+    ),
+    x_dilation=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    kernel_dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    groups=st.integers(2, 3),
+    channels=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+)
+def test_any_shape(size, kernel_size, groups, channels, **params):
+    with jax.enable_x64(True):  # noqa: FBT003
+        in_channels, out_channels = channels
+        x = jr.normal(jr.key(0), (2, *size, groups * in_channels))
+        shape = (*kernel_size, in_channels, groups * out_channels)
+        kernel = jr.normal(jr.key(1), shape)
+        plain = partial(grouped, groups=groups, **params)
+        if 0 in jax.eval_shape(plain, x, kernel).shape:
+            return
+        expected, *others = (
+            jax.jit(partial(way, groups=groups, **params))(x, kernel)
+            for way in (grouped, im2col, one_by_one)
+        )
+        for other in others:
+            _assert_close(other, expected)
+
+
+def _text(lowering, getkey):
+    layers, _ = _layers("plain", lowering, getkey())
+    x = jr.normal(getkey(), (CLIENTS, EXAMPLES, 9, 10, 4))
+    params, static = eqx.partition(layers, eqx.is_inexact_array)
+
+    def f(params, x):
+        return eqx.filter(_vmap_grad(eqx.combine(params, static), x), eqx.is_array)
+
+    return jax.jit(f).lower(params, x).as_text()
+
+
+def test_each_way_is_the_one_asked_for(getkey):
+    # Gradients included: the choice is handed on to them.
+    counts = {}
+    for lowering in LOWERINGS:
+        text = _text(lowering, getkey)
+        convolutions = [s for s in text.splitlines() if "stablehlo.convolution(" in s]
+        plain = sum("feature_group_count = 1 " in s for s in convolutions)
+        several = len(convolutions) - plain
+        counts[lowering] = plain, several, text.count("stablehlo.dot_general")
+    # The value's convolution, and the kernel's gradient; those of the images are not
+    # needed.
+    assert counts["grouped"] == (0, 2, 0)
+    assert counts["one-by-one"] == counts["auto"] == (2, 0, 0)
+    assert counts["im2col"] == (0, 0, 2)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map(check_vma, lowering, getkey):
+    layers, _ = _layers("plain", lowering, getkey())
+    layers = jtu.tree_map(lambda x: jnp.concatenate([x, x[:1]]), layers)
+    x = jr.normal(getkey(), (CLIENTS + 1, EXAMPLES, 9, 10, 4))
+    params, static = eqx.partition(layers, eqx.is_inexact_array)
+    mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
+
+    def f(params, x):
+        return _local_steps(eqx.combine(params, static), x)
+
+    sharded = jax.shard_map(
+        f,
+        mesh=mesh,
+        in_specs=(P("clients"), P("clients")),
+        out_specs=P("clients"),
+        check_vma=check_vma,
+    )
+    _assert_close(jax.jit(sharded)(params, x), jax.jit(f)(params, x))
+
+
+def test_without_examples(getkey):
+    x, kernel = jnp.ones((0, 5, 5, 4)), jnp.ones((3, 3, 2, 6))
+    params = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 2}
+    params |= {"x_dilation": (1, 1), "kernel_dilation": (1, 1)}
+    for way in (grouped, one_by_one, im2col):
+        assert way(x, kernel, **params).shape == (0, 3, 3, 6)
+
+
+def test_it_is_part_of_the_layer(getkey):
+    layer = Conv2d(1, 2, 3, lowering="im2col", key=getkey())
+    assert layer.lowering == "im2col"
+    assert "im2col" in repr(layer)
+    with pytest.raises(Exception, match="lowering"):
+        Conv2d(1, 2, 3, lowering="fast", key=getkey())  # pyright: ignore

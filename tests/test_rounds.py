@@ -1,0 +1,198 @@
+"""Several rounds in one call, and the block size found by trying."""
+
+from collections.abc import Callable
+
+import datasets
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import testing
+from equifed._algorithm import tune
+from equifed._algorithm.compile import _known, _NO_YNN, compiler_options
+
+
+BATCHING = eqf.data.Epochs(1, batch_size=4)
+DATASET = testing.ragged_clients((5, 0, 3, 8, 6))
+KEY = jr.key(0)
+
+
+def make(kind=eqf.FedAvg):
+    return kind(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+
+
+def loader_of(dataset=DATASET, **kwargs):
+    sampler = eqf.data.UniformSampler(3, seed=1)
+    return eqf.data.Loader(dataset, sampler, BATCHING, **kwargs)
+
+
+def after(num_rounds, rounds_per_call, *, kind=eqf.FedAvg, start=None, **kwargs):
+    """The last state of `rounds`, and the metrics of each round."""
+    algorithm, loader = make(kind), loader_of(**kwargs)
+    if start is None:
+        start = algorithm.init(testing.Linear(), num_clients=len(DATASET))
+    state, losses = start, []
+    for state, metrics in eqf.rounds(
+        algorithm,
+        start,
+        loader,
+        num_rounds=num_rounds,
+        key=KEY,
+        executor=eqf.Executor(mesh=loader.mesh, ordered=True),
+        rounds_per_call=rounds_per_call,
+    ):
+        losses.extend(np.atleast_1d(metrics["loss"]).tolist())
+        state = jax.tree.map(jnp.copy, state)
+    return state, losses
+
+
+def assert_close(x, y):
+    for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", (eqf.FedAvg, eqf.Scaffold))
+@pytest.mark.parametrize("resident", (True, False))
+@pytest.mark.parametrize("num_devices", (1, 2))
+def test_several_rounds_in_a_call(kind, resident, num_devices):
+    mesh = None
+    if num_devices > 1:
+        mesh = jax.make_mesh((num_devices,), ("clients",))
+    options = {"kind": kind, "resident": resident, "mesh": mesh}
+    expected, losses = after(7, 1, **options)
+    got, got_losses = after(7, 3, **options)  # The last call has one round.
+    assert int(got.round) == 7
+    assert_close(got, expected)
+    np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
+
+
+def test_going_on_in_the_middle_of_a_call():
+    whole, losses = after(7, 3)
+    half, first = after(4, 3)
+    resumed, rest = after(7, 3, start=half)
+    assert eqx.tree_equal(resumed, whole)
+    assert first + rest == losses
+
+
+def test_one_trace_for_all_calls():
+    traces = []
+
+    def loss(model, example, key):
+        traces.append(1)
+        return testing.noisy_loss(model, example, key)
+
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING)
+    state = algorithm.init(testing.Linear(), num_clients=len(DATASET))
+    counts = []
+    for _ in eqf.rounds(
+        algorithm, state, loader, num_rounds=8, key=KEY, rounds_per_call=3
+    ):
+        counts.append(len(traces))
+    assert len(counts) == 3
+    assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("rounds_per_call", (2, 4, 100))
+def test_training_logs_evaluates_and_saves_as_it_would_one_by_one(
+    rounds_per_call, tmp_path
+):
+    def train(name, rounds_per_call):
+        checkpointer = eqf.Checkpointer(tmp_path / name, every=4, keep=9)
+        solution = eqf.train(
+            make(),
+            testing.Linear(),
+            loader_of(),
+            num_rounds=9,
+            key=KEY,
+            evaluation={"all": DATASET},
+            eval_every=3,
+            checkpointer=checkpointer,
+            rounds_per_call=rounds_per_call,
+        )
+        saved = sorted(path.name for path in (tmp_path / name).iterdir())
+        return solution, saved
+
+    expected, expected_saved = train("one", 1)
+    got, saved = train("several", rounds_per_call)
+    assert saved == expected_saved
+    assert [row["round"] for row in got.history] == list(range(1, 10))
+    for row, reference in zip(got.history, expected.history, strict=True):
+        assert row.keys() == reference.keys()
+        assert row == pytest.approx(reference, rel=1e-5)
+    assert_close(got.state, expected.state)
+
+
+def test_the_block_size_found_by_trying(monkeypatch):
+    seconds = {1: 3.0, 2: 2.0, 4: 2.5, 8: 1.0}
+    tried = []
+
+    def measured(*args, executor, **kwargs):
+        tried.append(executor.block_size)
+        return seconds[executor.block_size]
+
+    monkeypatch.setattr(tune, "_seconds", measured)
+    loader, algorithm = loader_of(), make()
+    state = algorithm.init(testing.Linear(), num_clients=len(DATASET))
+    executor = eqf.Executor(block_size="auto", ordered=True)
+    best = tune.tuned(algorithm, state, loader(0), key=KEY, executor=executor)
+    assert tried == [1, 2, 4]
+    assert best == eqf.Executor(block_size=2, ordered=True)
+
+
+def test_training_with_an_automatic_block_size():
+    solution = eqf.train(
+        make(),
+        testing.Linear(),
+        loader_of(),
+        num_rounds=3,
+        key=KEY,
+        executor=eqf.Executor(block_size="auto", ordered=True),
+    )
+    assert_close(solution.state, after(3, 1)[0])
+
+
+def test_refusals():
+    algorithm, loader = make(), loader_of()
+    state = algorithm.init(testing.Linear(), num_clients=len(DATASET))
+    with pytest.raises(ValueError, match="`rounds_per_call` must be at least 1"):
+        eqf.rounds(algorithm, state, loader, num_rounds=1, key=KEY, rounds_per_call=0)
+    rows = datasets.Dataset.from_dict({"who": ["a"], "x": [1.0]})
+    clients = eqf.data.ClientStream(rows.to_iterable_dataset(), by="who")
+    stream = eqf.data.StreamLoader(clients, 2, BATCHING)
+    with pytest.raises(ValueError, match="needs a `Loader`"):
+        eqf.rounds(algorithm, state, stream, num_rounds=1, key=KEY, rounds_per_call=2)
+    auto = eqf.Executor(block_size="auto")
+    with pytest.raises(ValueError, match="'auto'` is measured by `rounds`"):
+        algorithm.round(state, loader(0), key=KEY, executor=auto)
+
+
+def options_for(model):
+    def loss(model, example, key):
+        return jnp.mean(model(example["image"]))
+
+    dataset = eqf.data.digits()
+    cohort = eqf.data.cohort(dataset, BATCHING)
+    return compiler_options(loss, model, cohort)
+
+
+class Image(eqx.Module):
+    """A layer, given the image in floating point and with its channel."""
+
+    layer: Callable
+
+    def __call__(self, image):
+        return self.layer(image[..., None].astype(jnp.float32))
+
+
+def test_only_convolutions_are_compiled_otherwise():
+    conv = eqf.nn.Conv2d(1, 2, 3, key=KEY)
+    dense = eqx.nn.Lambda(lambda x: x.sum())
+    # A version of XLA that does not have the option is not asked for it.
+    assert options_for(Image(conv)) == (_NO_YNN if _known() else {})
+    assert options_for(Image(dense)) == {}
