@@ -50,7 +50,6 @@ SIDES = {
     "equifed": Side("equifed_worker.py"),
     "equifed-2": Side("equifed_worker.py", ("--devices", "2")),
     "bare": Side("bare_worker.py"),
-    "bare-tuned": Side("bare_worker.py", ("--ynn-off",)),
     "bare-2": Side("bare_worker.py", ("--devices", "2")),
     "fedjax": Side("fedjax_worker.py", venv="fedjax"),
     "fedjax-tuned": Side(

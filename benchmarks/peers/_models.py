@@ -79,7 +79,9 @@ MODELS = {"cnn": CNN, "dense": Dense, "logistic": Logistic, "lstm": LSTM}
 
 def make_model(work: Work) -> eqx.Module:
     """The workload's model with its first parameters."""
-    model = MODELS[work.model](work.shapes(), jr.key(0))
+    # By shape alone: the first numbers come from the workload.
+    make = MODELS[work.model]
+    model = eqx.filter_eval_shape(make, work.shapes(), jr.key(0))
     leaves = {}
     for name, value in work.params().items():
         layer, kind = name.split("/")
@@ -107,8 +109,8 @@ def params_of(work: Work, model: eqx.Module) -> dict[str, np.ndarray]:
     return params
 
 
-def loss_of(work: Work):
-    """The loss of one example, and its accuracy."""
+def metrics_of(work: Work):
+    """The loss of one example and its accuracy, for evaluation."""
 
     def image_loss(model, example, key):
         logits = model(example["x"])
@@ -125,6 +127,12 @@ def loss_of(work: Work):
         return (losses * there).sum() / num_words, {"accuracy": accuracy}
 
     return sentence_loss if work.model == "lstm" else image_loss
+
+
+def loss_of(work: Work):
+    """The loss of one example alone: what the other sides compute in training."""
+    metrics = metrics_of(work)
+    return lambda model, example, key: metrics(model, example, key)[0]
 
 
 def _turned(model, layer: str, value: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ are compared with nobody's.
 """
 
 import functools
-import os
 
 import _protocol as protocol
 import equinox as eqx
@@ -43,10 +42,13 @@ class BarePeer(protocol.Peer):
 
         def mean_loss(params, batch):
             model = eqx.combine(params, static)
-            losses, _ = jax.vmap(lambda e: loss(model, e, jr.key(0)))(batch)
-            return losses.mean()
+            return jax.vmap(lambda e: loss(model, e, jr.key(0)))(batch).mean()
 
-        @functools.partial(jax.jit, donate_argnums=0)
+        # With the flag that equifed compiles convolutions with.
+        fusion = {"xla_cpu_experimental_ynn_fusion_type": ""}
+        options = fusion if self.work.model == "cnn" else None
+
+        @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
         @functools.partial(
             jax.shard_map,
             mesh=self.mesh,
@@ -91,11 +93,7 @@ class BarePeer(protocol.Peer):
 def main():
     parser = protocol.parser(__doc__)
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--ynn-off", action="store_true", help="an XLA:CPU fusion")
     args = parser.parse_args()
-    if args.ynn_off:
-        flag = "--xla_cpu_experimental_ynn_fusion_type="
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     if args.devices > 1:
         jax.config.update("jax_num_cpu_devices", args.devices)
     protocol.serve(args, BarePeer)

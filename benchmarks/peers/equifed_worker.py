@@ -4,11 +4,10 @@ python benchmarks/peers/equifed_worker.py --work small_dense --data DIR
 """
 
 import _protocol as protocol
-import equinox as eqx
 import jax
 import jax.random as jr
 import optax
-from _models import loss_of, make_model, params_of
+from _models import loss_of, make_model, metrics_of, params_of
 
 import equifed as eqf
 
@@ -38,8 +37,10 @@ class EquifedPeer(protocol.Peer):
         columns = {"x": data.x, "y": data.y}
         self.dataset = eqf.data.FederatedDataset(columns, data.offsets, ids)
         batching = eqf.data.Epochs(1, batch_size=work.batch_size, shuffle=False)
-        self.loss = loss_of(work)
-        self.algorithm = eqf.FedAvg(self.loss, optax.sgd(work.learning_rate), batching)
+        self.metrics = metrics_of(work)
+        self.algorithm = eqf.FedAvg(
+            loss_of(work), optax.sgd(work.learning_rate), batching
+        )
         sampler = Sampler(work, args.clients)
         self.loader = eqf.data.Loader(self.dataset, sampler, batching, mesh=mesh)
         self.work, self.first, self.iterator = work, make_model(work), None
@@ -61,27 +62,19 @@ class EquifedPeer(protocol.Peer):
         return params_of(self.work, self.state.model)
 
     def evaluate(self, num_clients):
-        return self._evaluator(num_clients)(self._model())
+        return self._evaluator(num_clients)(self.state.model)
 
     def evaluate_per_client(self, num_clients):
-        metrics = self._evaluator(num_clients).per_client(self._model())
+        metrics = self._evaluator(num_clients).per_client(self.state.model)
         return {name: metrics.mean(name) for name in metrics.values}
 
     def _evaluator(self, num_clients):
         if num_clients not in self.evaluators:
             first = self.dataset[:num_clients]
-            size = self.work.eval_batch_size
             self.evaluators[num_clients] = eqf.Evaluator(
-                first, self.loss, batch_size=size
+                first, self.metrics, mesh=self.loader.mesh
             )
         return self.evaluators[num_clients]
-
-    def _model(self):
-        model = self.state.model
-        # As far as evaluation goes, one of the devices has it.
-        return jax.tree.map(
-            lambda x: x.addressable_data(0) if eqx.is_array(x) else x, model
-        )
 
     def close(self):
         if self.iterator is not None:

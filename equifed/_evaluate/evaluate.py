@@ -16,6 +16,7 @@ from .._metrics import AbstractMetric, compute_metrics
 from .._types import Measure, Model
 from ..data import FederatedDataset
 from ..data._placement import check_numeric, Placement
+from .batch_size import choose_batch_size
 from .clients import ClientMetrics
 from .fold import fold
 from .rows import piece_size, put_model, put_rows, Rows
@@ -28,7 +29,7 @@ def evaluate(
     metrics: Measure,
     *,
     per_client: Literal[False] = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any]: ...
@@ -39,7 +40,7 @@ def evaluate(
     metrics: Measure,
     *,
     per_client: Literal[True],
-    batch_size: int = 128,
+    batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
     mesh: Mesh | None = None,
 ) -> ClientMetrics: ...
@@ -50,7 +51,7 @@ def evaluate(
     metrics: Measure,
     *,
     per_client: bool = False,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     key: PRNGKeyArray | None = None,
     mesh: Mesh | None = None,
 ) -> dict[str, Any] | ClientMetrics:
@@ -62,7 +63,9 @@ def evaluate(
         algorithms, or a function that returns a dictionary of numbers and of
         [`equifed.AbstractMetric`][]s.
     - `per_client`: whether to return the metrics of each client.
-    - `batch_size`: how many examples are evaluated at a time, on each device.
+    - `batch_size`: how many examples are evaluated at a time, on each device. By
+        default as many as keep what is computed from them in a CPU's cache; on other
+        devices 1,024.
     - `key`: for models that are random even in inference mode.
     - `mesh`: the devices that share the work, as a `jax.sharding.Mesh` with an axis
         `clients`. By default one device; of several processes, each does all of it.
@@ -93,10 +96,10 @@ class Evaluator:
         dataset: FederatedDataset,
         metrics: Measure,
         *,
-        batch_size: int = 128,
+        batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         check_numeric(dataset.columns)
         self._dataset = dataset
@@ -105,7 +108,7 @@ class Evaluator:
         self._placement = Placement(mesh)
         sizes = np.asarray(dataset.client_sizes)
         self._client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        self._piece = piece_size(dataset, batch_size, self._placement)
+        self._piece = piece_size(dataset, batch_size or 1, self._placement)
         self._kept: Rows | None = None
 
     def __call__(
@@ -135,6 +138,10 @@ class Evaluator:
         key = jr.key(0) if key is None else key
         mesh = self._placement.mesh
         model = put_model(eqx.nn.inference_mode(model), mesh)
+        if self._batch_size is None:
+            self._batch_size = choose_batch_size(
+                self._metrics, model, self._dataset.example
+            )
         num_examples = self._dataset.num_examples
         total = None
         for start in range(0, num_examples, self._piece):

@@ -20,7 +20,7 @@ from .._types import Measure, Model
 from .rows import Rows
 
 
-def _metrics_of(
+def metrics_of(
     metrics: Measure, model: Model, example: PyTree, key: PRNGKeyArray
 ) -> dict[str, AbstractMetric]:
     out: Any = metrics(model, example, key)
@@ -86,7 +86,7 @@ def _fold_device(metrics, model, rows, num_clients, batch_size, key):
         keys = jax.vmap(functools.partial(jr.fold_in, key))(
             rows.first + row.astype(jnp.uint32)
         )
-        values = jax.vmap(lambda e, k: _metrics_of(metrics, model, e, k))(batch, keys)
+        values = jax.vmap(lambda e, k: metrics_of(metrics, model, e, k))(batch, keys)
 
         def add(total, x):
             keep = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
@@ -110,5 +110,5 @@ def check_evaluation(
 
     check_loss(value, model, example, where)
     return eqx.filter_eval_shape(
-        lambda m, e: _metrics_of(metrics, m, e, jr.key(0)), model, example
+        lambda m, e: metrics_of(metrics, m, e, jr.key(0)), model, example
     )
