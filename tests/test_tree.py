@@ -103,6 +103,19 @@ def test_isfinite_looks_at_every_floating_leaf():
         assert not tree_isfinite({**MIXED, "bad": jnp.asarray(bad, jnp.bfloat16)})
 
 
+@pytest.mark.parametrize("dtype", (jnp.float16, jnp.bfloat16, jnp.float32))
+@pytest.mark.parametrize("shape", ((7,), (3, 4), (2, 3, 5), (0, 4)))
+def test_isfinite_is_exact_at_the_largest_number(dtype, shape):
+    largest = jnp.full(shape, jnp.finfo(dtype).max, dtype)
+    assert tree_isfinite(largest)
+    for bad in (jnp.inf, -jnp.inf, jnp.nan):
+        for i in range(largest.size):
+            assert not tree_isfinite(largest.at[jnp.unravel_index(i, shape)].set(bad))
+    if largest.size > 1:  # Two that would cancel.
+        both = largest.ravel().at[0].set(jnp.inf).at[-1].set(-jnp.inf).reshape(shape)
+        assert not tree_isfinite(both)
+
+
 def test_where_chooses_a_whole_tree():
     x = {"a": jnp.zeros(2), "f": "x"}
     y = {"a": jnp.full(2, jnp.nan), "f": "x"}

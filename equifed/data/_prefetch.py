@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -58,4 +59,5 @@ def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
     finally:
         closed.set()
         room.release()
-        thread.join()
+        if not sys.is_finalizing():  # Then the thread is as good as gone already.
+            thread.join()
