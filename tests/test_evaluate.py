@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 
 import equifed as eqf
 from equifed import testing
+from equifed._evaluate.batch_size import choose_batch_size
 from equifed._evaluate.rows import put_model
 
 
@@ -328,3 +329,18 @@ def test_matrices_of_each_client():
     got = eqf.evaluate(testing.Point(1.0), dataset, measure, per_client=True)
     assert got["a"] == {"matrix": [[1.0, 0.0], [1.0, 0.0]]}
     assert got["b"] == {"matrix": [[0.0, 0.0], [1.0, 0.0]]}
+
+
+def test_the_batch_size_fits_what_a_model_computes():
+    example = {"x": jax.ShapeDtypeStruct((64, 64, 8), jnp.float32)}
+
+    def small(model, example, key):
+        return (model @ example["x"][0, 0]).mean()
+
+    def large(model, example, key):
+        y = jnp.tanh(example["x"] * 2.0)  # 128 KiB, as the inner program's result too
+        return jax.jit(lambda y: (y + 1).mean())(y)
+
+    model = jnp.ones((2048, 8))  # What is as large without examples does not count.
+    assert choose_batch_size(small, model, example) == 1024
+    assert choose_batch_size(large, model, example) == 128

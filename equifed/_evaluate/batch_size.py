@@ -12,6 +12,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.random as jr
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from .._types import Example, Measure, Model
 from .fold import metrics_of
@@ -40,6 +43,11 @@ def _batch_sizes(
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), example
     )
+    # By shape alone: it may lie on many devices.
+    model = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x,
+        model,
+    )
 
     def batched(model, batch):
         return jax.vmap(lambda x: metrics_of(metrics, model, x, jr.key(0)))(batch)
@@ -48,16 +56,17 @@ def _batch_sizes(
     return list(_sizes(closed.jaxpr))
 
 
-def _sizes(jaxpr: Any) -> Iterator[int]:
+def _sizes(jaxpr: Jaxpr) -> Iterator[int]:
     """The bytes of every array that is computed, in inner programs as well."""
+    kinds = (Jaxpr, ClosedJaxpr)
     for equation in jaxpr.eqns:
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
+        params = list(equation.params.values())
+        for inner in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, kinds)):
+            if isinstance(inner, ClosedJaxpr):
+                yield from _sizes(inner.jaxpr)
+            elif isinstance(inner, Jaxpr):
                 yield from _sizes(inner)
         for x in equation.outvars:
-            aval = x.aval
-            if hasattr(aval, "shape") and hasattr(aval.dtype, "itemsize"):
+            aval: Any = x.aval  # Tokens have no shape, keys no plain dtype.
+            if isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype):
                 yield aval.size * aval.dtype.itemsize
