@@ -120,20 +120,21 @@ def processor() -> str:
 
 
 def ratios(side: dict, ours: dict, of: str) -> list[float]:
-    """That side's times over ours, round for round, the median's ratio first."""
+    """That side's median time over ours, and the quartiles of the ratios round for
+    round: a round that compiled would stand out of any scale."""
     if of not in side or of not in ours:
         return []
     theirs, base = side[of], ours[of]
     pairs = sorted(a / b for a, b in zip(theirs, base, strict=True))
     median = statistics.median(theirs) / statistics.median(base)
-    return [median, pairs[0], pairs[-1]]
+    return [median, pairs[len(pairs) // 4], pairs[-1 - len(pairs) // 4]]
 
 
 def show(row: dict) -> None:
     ours = row["sides"][0]
     print(
         f"  {row['parameters']:,} parameters, about {row['steps']} steps a round\n"
-        f"  {'side':14} {'round':>11} {'ratio':>7} {'min..max':>13} "
+        f"  {'side':14} {'round':>11} {'ratio':>7} {'quartiles':>13} "
         f"{'evaluate':>9} {'each':>6} {'first round':>11} {'memory':>8} "
         "parameters differ"
     )
@@ -183,6 +184,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
     labels = [f"{row['work']}\n{row['clients']} clients" for row in rows]
     axes.set_xticks(range(len(rows)), labels, fontsize=8)
     axes.set_yscale("log", subs=[2, 5])
+    axes.set_ylim(bottom=0.5)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_ylabel("time of a round / equifed's")
