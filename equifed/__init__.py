@@ -7,6 +7,8 @@ from ._aggregator import (
     Clip as Clip,
     DropNonfinite as DropNonfinite,
     Median as Median,
+    NonzeroMean as NonzeroMean,
+    PosteriorProduct as PosteriorProduct,
     TrimmedMean as TrimmedMean,
     UniformMean as UniformMean,
     WeightedMean as WeightedMean,
@@ -19,7 +21,9 @@ from ._algorithm import (
     FedAvg as FedAvg,
     FedAvgM as FedAvgM,
     FedDyn as FedDyn,
+    FedEP as FedEP,
     FedNova as FedNova,
+    FedPA as FedPA,
     FedProx as FedProx,
     FedSGD as FedSGD,
     FedYogi as FedYogi,
@@ -68,10 +72,31 @@ from ._metrics import (
     top_k_accuracy as top_k_accuracy,
 )
 from ._optim import Optim as Optim
+from ._posterior import (
+    AbstractMomentEstimator as AbstractMomentEstimator,
+    AbstractPosteriorSampler as AbstractPosteriorSampler,
+    effective_sample_size as effective_sample_size,
+    EPClient as EPClient,
+    ExactGaussian as ExactGaussian,
+    Gaussian as Gaussian,
+    GaussianMoments as GaussianMoments,
+    HMC as HMC,
+    IASG as IASG,
+    Laplace as Laplace,
+    Natural as Natural,
+    NUTS as NUTS,
+    PosteriorClient as PosteriorClient,
+    PreconditionedSGLD as PreconditionedSGLD,
+    Samples as Samples,
+    SGLD as SGLD,
+    Shrinkage as Shrinkage,
+)
 from ._rounds import rounds as rounds
 from ._server import (
     AbstractServer as AbstractServer,
+    BurnInServer as BurnInServer,
     DynServer as DynServer,
+    EPServer as EPServer,
     NovaServer as NovaServer,
     OptaxServer as OptaxServer,
     ScaffoldServer as ScaffoldServer,
@@ -85,8 +110,8 @@ from ._tree import floating as floating
 
 
 def __getattr__(name: str):
-    # Loaded when first used: neither belongs to training.
-    if name in ("plot", "testing"):
+    # Loaded when first used: none belongs to training.
+    if name in ("objectives", "plot", "testing"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -140,6 +140,14 @@ class ClientData(eqx.Module):
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.examples
         )
 
+    def between(self, begin: Int[Array, ""], end: Int[Array, ""]) -> "ClientData":
+        """The same client with the steps `begin:end` of its plan alone.
+
+        In its `fold` the number of the step counts from 0 again.
+        """
+        bounds = (self.start + begin, self.start + end)
+        return eqx.tree_at(lambda d: (d.start, d.stop), self, bounds)
+
     def fold(
         self,
         step: Callable[

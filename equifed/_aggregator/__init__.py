@@ -3,9 +3,11 @@ from .base import (
     Aggregate as Aggregate,
 )
 from .mean import (
+    NonzeroMean as NonzeroMean,
     UniformMean as UniformMean,
     WeightedMean as WeightedMean,
 )
+from .product import PosteriorProduct as PosteriorProduct
 from .robust import (
     Median as Median,
     TrimmedMean as TrimmedMean,

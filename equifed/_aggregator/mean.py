@@ -1,11 +1,12 @@
-"""The two means."""
+"""The means."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._client import Message
-from .._tree import tree_divide, tree_scale, tree_wide
+from .._tree import safe_divide, tree_divide, tree_scale, tree_wide
 from .base import AbstractAggregator, Aggregate, Total
 
 
@@ -60,3 +61,41 @@ class UniformMean(AbstractAggregator):
 
     def decode(self, encoded, state, *, key):
         return _divide(encoded), state
+
+
+class _Nonzero(eqx.Module):
+    """The sums of a mean, and for each number the weights of those that are not 0."""
+
+    total: Total
+    weights: PyTree[Array]
+
+
+class NonzeroMean(AbstractAggregator):
+    r"""[`equifed.WeightedMean`][] over those messages, for each number of the payload,
+    in which that number is not exactly zero.
+
+    For models of which a client changes only a part, such as the embeddings of the
+    words that it has: $\sum_i w_i m_{ij} \big/ \sum_i w_i [m_{ij} \ne 0]$, and 0 where
+    all are.
+    """
+
+    @property
+    def gathers(self):
+        return False
+
+    def init(self, params):
+        return None
+
+    def encode(self, message, state, *, key):
+        total = _weigh(message, message.weight)
+        weights = jtu.tree_map(
+            lambda x: jnp.where(x != 0, message.weight.astype(x.dtype), 0),
+            total.payload,
+        )
+        return _Nonzero(total, weights)
+
+    def decode(self, encoded, state, *, key):
+        aggregate = _divide(encoded.total)
+        payload = jtu.tree_map(safe_divide, encoded.total.payload, encoded.weights)
+        aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
+        return aggregate, state

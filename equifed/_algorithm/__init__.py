@@ -11,7 +11,9 @@ from .fedadaptive import (
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
 from .feddyn import FedDyn as FedDyn
+from .fedep import FedEP as FedEP
 from .fednova import FedNova as FedNova
+from .fedpa import FedPA as FedPA
 from .fedprox import FedProx as FedProx
 from .fedsgd import FedSGD as FedSGD
 from .scaffold import Scaffold as Scaffold

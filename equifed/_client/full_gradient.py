@@ -11,10 +11,10 @@ from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros
 from .._types import Loss, Model, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
-from .loss import batch_gradient, zero_metrics
+from .loss import batch_gradient, merge_metrics, Metrics, zero_metrics
 
 
-def mean_gradient(
+def full_pass(
     loss: Loss,
     params: Params,
     static: Model,
@@ -22,11 +22,13 @@ def mean_gradient(
     batch_size: int,
     *,
     key: PRNGKeyArray,
-) -> Params:
-    """The mean gradient over all the client's examples, in one plain pass."""
+) -> tuple[Params, Metrics]:
+    """The mean gradient over all the client's examples, and their metrics, in one plain
+    pass."""
 
-    def step(total, examples, mask, i):
-        grads, _ = batch_gradient(
+    def step(carry, examples, mask, i):
+        total, metrics = carry
+        grads, new = batch_gradient(
             loss,
             params,
             static,
@@ -35,12 +37,13 @@ def mean_gradient(
             key=jr.fold_in(key, i),
             mean=False,
         )
-        return tree_add(total, grads)
+        return tree_add(total, grads), merge_metrics(metrics, new)
 
-    zeros = tree_wide(tree_zeros_like(params))
-    total = data.fold_examples(step, zeros, batch_size=batch_size)
+    metrics = zero_metrics(loss, eqx.combine(params, static), data.example)
+    carry = (tree_wide(tree_zeros_like(params)), metrics)
+    total, metrics = data.fold_examples(step, carry, batch_size=batch_size)
     mean = tree_divide(total, data.num_examples.astype(jnp.result_type(float)))
-    return tree_cast_like(mean, params)
+    return tree_cast_like(mean, params), metrics
 
 
 class FullGradient(AbstractClient):
@@ -71,7 +74,7 @@ class FullGradient(AbstractClient):
                 key=jr.fold_in(key, i),
                 mean=False,
             )
-            metrics = {name: metrics[name].merge(new[name]) for name in metrics}
+            metrics = merge_metrics(metrics, new)
             count = count + jnp.sum(mask).astype(count.dtype)
             return tree_add(total, grads), count, metrics
 

@@ -10,8 +10,8 @@ from .._types import Loss, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
 from .correction import AbstractCorrection, NoCorrection
-from .full_gradient import mean_gradient
-from .loss import batch_gradient, zero_metrics
+from .full_gradient import full_pass
+from .loss import batch_gradient, merge_metrics, zero_metrics
 
 
 class LocalSGD(AbstractClient):
@@ -49,9 +49,10 @@ class LocalSGD(AbstractClient):
 
         def gradient() -> Params:
             batch_size = self.batching.batch_size
-            return mean_gradient(
+            grads, _ = full_pass(
                 self.loss, start, static, data, batch_size, key=pass_key
             )
+            return grads
 
         def step(carry, examples, mask, i):
             params, optim_state, correction, metrics = carry
@@ -66,7 +67,7 @@ class LocalSGD(AbstractClient):
             grads, correction = self.correction.correct(grads, params, correction)
             updates, optim_state = self.optim.update(grads, optim_state, params)
             params = tree_add(params, updates)
-            metrics = {name: metrics[name].merge(new[name]) for name in metrics}
+            metrics = merge_metrics(metrics, new)
             return params, optim_state, correction, metrics
 
         carry = (

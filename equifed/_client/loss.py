@@ -79,6 +79,38 @@ def zero_metrics(loss: Loss, model: Model, example: Example) -> Metrics:
     return tree_zeros_like(check_loss(loss, model, example, "the cohort"))
 
 
+def merge_metrics(metrics: Metrics, new: Metrics) -> Metrics:
+    return {name: metrics[name].merge(new[name]) for name in metrics}
+
+
+class BatchLoss(eqx.Module):
+    r"""The mean loss $\frac1{|B|}\sum_{e \in B} \ell(\theta, e)$ of those examples of a
+    batch that the mask keeps (or the sum, if not `mean`), as a function of the params,
+    and their summed metrics."""
+
+    loss: Loss
+    static: Model
+    examples: Example
+    mask: Bool[Array, " batch"]
+    key: PRNGKeyArray
+    mean: bool = True
+
+    def __call__(self, params: Params) -> tuple[Float[Array, ""], Metrics]:
+        model = eqx.combine(params, self.static)
+        mask = self.mask
+
+        def one(example, key):
+            return example_metrics(self.loss, model, example, key)
+
+        keys = jr.split(self.key, mask.shape[0])
+        values, metrics = jax.vmap(one)(self.examples, keys)
+        value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
+        if self.mean:
+            count = jnp.maximum(jnp.sum(mask), 1)
+            value = value / count.astype(value.dtype)
+        return value, masked_sum(metrics, mask)
+
+
 def batch_gradient(
     loss: Loss,
     params: Params,
@@ -89,21 +121,7 @@ def batch_gradient(
     key: PRNGKeyArray,
     mean: bool = True,
 ) -> tuple[Params, Metrics]:
-    r"""The gradient of $\frac1{|B|}\sum_{e \in B} \ell(\theta, e)$ over the examples
-    that the mask keeps (or of the sum, if not `mean`), and their summed metrics."""
-    keys = jr.split(key, mask.shape[0])
-
-    def total(params: Params) -> tuple[Float[Array, ""], Metrics]:
-        model = eqx.combine(params, static)
-
-        def one(example, key):
-            return example_metrics(loss, model, example, key)
-
-        values, metrics = jax.vmap(one)(examples, keys)
-        value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
-        if mean:
-            count = jnp.maximum(jnp.sum(mask), 1)
-            value = value / count.astype(value.dtype)
-        return value, masked_sum(metrics, mask)
-
-    return jax.grad(total, has_aux=True)(params)
+    """The gradient of the mean loss of a batch (or of the sum, if not `mean`), and the
+    metrics of its examples, summed."""
+    batch = BatchLoss(loss, static, examples, mask, key, mean)
+    return jax.grad(batch, has_aux=True)(params)

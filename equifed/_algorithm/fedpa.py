@@ -1,0 +1,95 @@
+"""FedPA."""
+
+import optax
+from jaxtyping import ArrayLike
+
+from .._aggregator import AbstractAggregator, WeightedMean
+from .._optim import Optim
+from .._posterior import AbstractPosteriorSampler, PosteriorClient, Shrinkage
+from .._server import BurnInServer, OptaxServer
+from .._types import Loss
+from ..data import AbstractBatching
+from .base import AbstractAlgorithm
+
+
+class FedPA(AbstractAlgorithm):
+    r"""Federated learning via posterior averaging.
+
+    If each client's posterior is a Gaussian $N(\mu_i, \Sigma_i)$, the mode of their
+    product is the minimum of $\sum_i \frac{w_i}{2} (x - \mu_i)^\top \Sigma_i^{-1} (x -
+    \mu_i)$. So each client draws samples of its posterior, estimates $\mu_i$ and
+    $\Sigma_i$ from them, and sends a step along that gradient; the server does what it
+    does in FedAvg:
+
+    $$\Delta_i = \hat\Sigma_i^{-1} (\hat\mu_i - x), \qquad
+    x \leftarrow x + \eta \sum_i \frac{n_i}{\sum_j n_j} \Delta_i.$$
+
+    FedAvg is the case $\hat\Sigma_i = I$, and so drifts to where the means of the
+    posteriors agree rather than to the minimum of the loss.
+
+    **Arguments:**
+
+    - `loss`: the loss of one example, `loss(model, example, key)`.
+    - `sampler`: how clients draw samples; [`equifed.IASG`][] on real tasks, whose
+        `burnin` is the number of burn-in epochs within a round.
+    - `batching`: how a client goes through its examples; with [`equifed.IASG`][],
+        `Epochs` make one sample an epoch.
+    - `rho`: the shrinkage of the covariance, see [`equifed.Shrinkage`][]; or any other
+        estimator that turns samples into a change of the params.
+    - `start_round`: the rounds before it are plain FedAvg on the same steps. From it on
+        messages are longer, by up to $1 + (l - 1) \rho$ for $l$ samples: the server's
+        learning rate must suit them.
+    - `server_optim`: the server's Optax optimiser on minus the mean change;
+        `optax.sgd(1.0)` if not given.
+    - `aggregator`: [`equifed.WeightedMean`][] if not given.
+
+    !!! example
+
+        ```python
+        eqf.FedPA(
+            loss,
+            eqf.IASG(optax.sgd(0.02, momentum=0.9), burnin=1),
+            eqf.data.Epochs(5, batch_size=20),
+            rho=0.01,
+            start_round=400,
+            server_optim=optax.sgd(0.5, momentum=0.9),
+        )
+        ```
+
+    ??? cite "Reference"
+
+        [Federated Learning via Posterior Averaging: A New Perspective and Practical
+        Algorithms](https://arxiv.org/abs/2010.05273)
+
+        ```bibtex
+        @inproceedings{alshedivat2021federated,
+            title={{F}ederated {L}earning via {P}osterior {A}veraging: {A} {N}ew
+                   {P}erspective and {P}ractical {A}lgorithms},
+            author={Al-Shedivat, Maruan and Gillenwater, Jennifer and Xing, Eric and
+                    Rostamizadeh, Afshin},
+            booktitle={ICLR},
+            year={2021},
+        }
+        ```
+    """
+
+    client: PosteriorClient
+    aggregator: AbstractAggregator
+    server: BurnInServer
+
+    def __init__(
+        self,
+        loss: Loss,
+        sampler: AbstractPosteriorSampler,
+        batching: AbstractBatching,
+        *,
+        rho: ArrayLike | Shrinkage = 0.01,
+        start_round: int = 0,
+        server_optim: optax.GradientTransformation | Optim | None = None,
+        aggregator: AbstractAggregator | None = None,
+    ):
+        estimator = rho if isinstance(rho, Shrinkage) else Shrinkage(rho)
+        self.client = PosteriorClient(loss, sampler, batching, estimator)
+        self.aggregator = WeightedMean() if aggregator is None else aggregator
+        server_optim = optax.sgd(1.0) if server_optim is None else server_optim
+        self.server = BurnInServer(OptaxServer(server_optim), start_round)

@@ -1,0 +1,138 @@
+r"""Expectation propagation with diagonal Gaussians.
+
+A Gaussian is kept by its natural parameters: its precision $\Lambda$ and $\eta =
+\Lambda \mu$, element by element. In these a product of Gaussians is a sum, and a
+quotient a difference.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import optax
+from jaxtyping import Array, ArrayLike, Float
+
+from .._client import AbstractClient, AbstractCorrection, Broadcast, LocalSGD, Message
+from .._optim import as_optim, Optim
+from .._tree import (
+    check_number,
+    floating,
+    tree_add,
+    tree_scale,
+    tree_sub,
+    tree_wide,
+    tree_zeros_like,
+)
+from .._types import Loss, Params
+from ..data import AbstractBatching
+from .laplace import check_curvature, Curvature, diagonal_curvature
+from .objective import ClientObjective
+
+
+class Natural(eqx.Module):
+    """The natural parameters of a diagonal Gaussian over the params."""
+
+    precision: Params
+    linear: Params
+    """The precision times the mean."""
+
+
+class _Pull(AbstractCorrection):
+    r"""Adds the gradient of $\frac1{2 n} (\theta - \mu)^\top \Lambda (\theta - \mu)$:
+    $(\Lambda \theta - \eta) / n$."""
+
+    cavity: Natural
+    share: Float[Array, ""]
+
+    def init(self, params):
+        return None
+
+    def begin(self, params, shared, state, gradient):
+        return None
+
+    def correct(self, grads, params, carry):
+        def add(g, theta, precision, linear):
+            pull = precision * theta.astype(precision.dtype) - linear
+            return g + (self.share.astype(pull.dtype) * pull).astype(g.dtype)
+
+        cavity = self.cavity
+        return jtu.tree_map(add, grads, params, cavity.precision, cavity.linear), carry
+
+    def end(self, delta, num_steps, carry):
+        return delta, None
+
+
+class EPClient(AbstractClient):
+    r"""FedEP's client: it refines its own factor of the global posterior.
+
+    The server broadcasts the product $q$ of a prior and one factor $q_i$ for each
+    client. Client $i$ takes its own factor out, $q_{-i} = q / q_i$ (the cavity), and
+    fits a Gaussian to the product of the cavity and its likelihood $\exp(-n_i f_i)$:
+    local SGD on $f_i - \frac1{n_i} \log q_{-i}$ finds the mean, and the curvature of
+    $f_i$ there the precision. That Gaussian over the cavity is its new factor. It sends
+    the change of the natural parameters, times `damping`, and remembers its factor.
+
+    **Arguments:**
+
+    - `loss`, `batching`: as in [`equifed.LocalSGD`][].
+    - `optim`: the client's Optax optimiser. The cavity grows as clients' factors come
+        in, and steps must stay stable under the curvature of all clients together over
+        $n_i$.
+    - `damping`: more than 0, at most 1.
+    - `curvature`: `"fisher"` or `"hessian"`, as in [`equifed.Laplace`][].
+    """
+
+    loss: Loss
+    optim: Optim
+    batching: AbstractBatching
+    damping: Float[Array, ""]
+    curvature: Curvature
+
+    def __init__(
+        self,
+        loss: Loss,
+        optim: optax.GradientTransformation | Optim,
+        batching: AbstractBatching,
+        *,
+        damping: ArrayLike = 1.0,
+        curvature: Curvature = "fisher",
+    ):
+        check_number("damping", damping, least=0, strict=True)
+        check_number("1 - damping", 1 - damping, least=0, strict=False)
+        check_curvature(curvature)
+        self.loss = loss
+        self.optim = as_optim(optim)
+        self.batching = batching
+        self.damping = floating(damping)
+        self.curvature = curvature
+
+    def init(self, params):
+        zeros = tree_zeros_like(tree_wide(params))
+        return Natural(zeros, zeros)
+
+    def round(self, broadcast, data, state, *, key):
+        params, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+        step_key, pass_key, probe_key = jr.split(key, 3)
+        count = data.num_examples.astype(jnp.result_type(float))
+        cavity = tree_sub(broadcast.shared, state)
+
+        pull = _Pull(cavity, 1 / jnp.maximum(count, 1))
+        client = LocalSGD(self.loss, self.optim, self.batching, pull)
+        start = Broadcast(broadcast.model, None)
+        message, _, metrics = client.round(start, data, None, key=step_key)
+        mean = tree_add(params, message.payload)
+
+        size = self.batching.batch_size
+        objective = ClientObjective(self.loss, static, data, size, pass_key)
+        curvature = diagonal_curvature(self.curvature, objective, mean, key=probe_key)
+        precision = tree_scale(count, curvature)
+        linear = jtu.tree_map(
+            lambda own, rest, m, other: (own + rest) * m.astype(own.dtype) - other,
+            precision,
+            cavity.precision,
+            mean,
+            cavity.linear,
+        )
+        change = tree_sub(Natural(precision, linear), state)
+        change = tree_scale(self.damping, change)
+        return Message(change, message.weight), tree_add(state, change), metrics

@@ -1,0 +1,69 @@
+"""Exact samples, where the posterior is a Gaussian."""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import jax.random as jr
+import jax.scipy.linalg
+from jaxtyping import Array, ArrayLike, Float
+
+from .._tree import check_number, floating, tree_cast_like, tree_wide
+from ..data._random import check_count
+from .base import AbstractPosteriorSampler, check_whole, Samples
+from .objective import ClientObjective
+
+
+class ExactGaussian(AbstractPosteriorSampler):
+    r"""Independent samples of a posterior that is a Gaussian: exact if the client's
+    loss is a quadratic function of the params.
+
+    From the gradient $g$ and the Hessian $A$ of the client's mean loss at the server's
+    model $x$, the samples are of $N(x - A^{-1} g, T A^{-1})$. On any other loss this is
+    the Gaussian whose quadratic touches the loss at $x$. It takes a matrix of $d \times
+    d$ numbers: for small models.
+
+    Where $A$ is not positive definite there is no such Gaussian: the samples are then
+    NaN, and the client's message counts for nothing.
+
+    **Arguments:**
+
+    - `num_samples`: how many to draw.
+    - `temperature`: $T$; see [`equifed.SGLD`][].
+    """
+
+    samples: int
+    temperature: Float[Array, ""]
+
+    def __init__(self, num_samples: int, *, temperature: ArrayLike = 1.0):
+        check_number("temperature", temperature, least=0, strict=True)
+        self.samples = check_count("num_samples", num_samples)
+        self.temperature = floating(temperature)
+
+    def num_samples(self, batching):
+        check_whole(self, batching)
+        return self.samples
+
+    def sample(self, loss, model, data, batching, *, key):
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        pass_key, draw_key = jr.split(key)
+        objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        grads, metrics = objective.full_pass(params)
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+        flat_grads, _ = jax.flatten_util.ravel_pytree(tree_wide(grads))
+        _, unravel_wide = jax.flatten_util.ravel_pytree(tree_wide(params))
+        hessian = objective.hessian(flat, unravel)
+        # A client without examples has no posterior; its message weighs nothing.
+        empty = data.num_examples == 0
+        hessian = jnp.where(empty, jnp.eye(flat.size, dtype=hessian.dtype), hessian)
+        root = jnp.linalg.cholesky(hessian)
+        # The last entries of the root of a singular matrix are rounding errors.
+        tiny = flat.size * jnp.finfo(hessian.dtype).eps * jnp.diagonal(hessian).max()
+        regular = jnp.square(jnp.diagonal(root)).min() > tiny
+        mean = -jax.scipy.linalg.cho_solve((root, True), flat_grads)
+        noise = jr.normal(draw_key, (self.samples, flat.size), hessian.dtype)
+        spread = jax.scipy.linalg.solve_triangular(root, noise.T, lower=True, trans="T")
+        scale = jnp.sqrt(self.temperature).astype(hessian.dtype)
+        values = jnp.where(regular, mean + scale * spread.T, jnp.nan)
+        last = tree_cast_like(unravel_wide(mean), params)
+        return Samples(jax.vmap(unravel_wide)(values), last), metrics

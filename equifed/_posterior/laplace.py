@@ -1,0 +1,110 @@
+"""Laplace's approximation with a diagonal covariance."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import optax
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from .._client import Broadcast, LocalSGD
+from .._optim import as_optim, Optim
+from .._tree import check_number, floating, tree_add, tree_wide
+from .._types import Params
+from ..data._random import check_count
+from .base import AbstractPosteriorSampler, Samples
+from .objective import ClientObjective
+
+
+Curvature = Literal["fisher", "hessian"]
+
+
+def check_curvature(curvature: str) -> None:
+    if curvature not in ("fisher", "hessian"):
+        raise ValueError(
+            f"`curvature` must be 'fisher' or 'hessian', got {curvature!r}."
+        )
+
+
+def diagonal_curvature(
+    kind: Curvature, objective: ClientObjective, params: Params, *, key: PRNGKeyArray
+) -> Params:
+    """The diagonal of the curvature of a client's mean loss, never negative."""
+    if kind == "fisher":
+        return objective.diagonal_fisher(params)
+    diagonal = objective.diagonal_hessian(params, key=key)
+    return jtu.tree_map(lambda x: jnp.maximum(x, jnp.zeros_like(x)), diagonal)
+
+
+class Laplace(AbstractPosteriorSampler):
+    r"""Independent samples of a diagonal Gaussian around the end of local SGD.
+
+    The client runs its optimiser over all its planned steps to $\hat\theta$, and then
+    takes one more pass over its examples for the diagonal $a$ of the curvature of its
+    mean loss there. The samples are of $N(\hat\theta, T / (a + \delta))$, element by
+    element.
+
+    **Arguments:**
+
+    - `optim`: the client's Optax optimiser.
+    - `num_samples`: how many to draw.
+    - `damping`: $\delta > 0$, the precision where the loss is flat.
+    - `curvature`: `"fisher"`, the mean squared gradient of single examples (the
+        diagonal of the empirical Fisher information); or `"hessian"`, one Hutchinson
+        estimate $v \odot H v$ with random signs $v$, exact where the Hessian is
+        diagonal, and cut off at 0.
+    - `temperature`: $T$; see [`equifed.SGLD`][].
+    """
+
+    optim: Optim
+    samples: int
+    damping: Float[Array, ""]
+    curvature: Curvature
+    temperature: Float[Array, ""]
+
+    def __init__(
+        self,
+        optim: optax.GradientTransformation | Optim,
+        num_samples: int,
+        *,
+        damping: ArrayLike = 1.0,
+        curvature: Curvature = "fisher",
+        temperature: ArrayLike = 1.0,
+    ):
+        check_number("damping", damping, least=0, strict=True)
+        check_number("temperature", temperature, least=0, strict=False)
+        check_curvature(curvature)
+        self.optim = as_optim(optim)
+        self.samples = check_count("num_samples", num_samples)
+        self.damping = floating(damping)
+        self.curvature = curvature
+        self.temperature = floating(temperature)
+
+    def num_samples(self, batching):
+        return self.samples
+
+    def sample(self, loss, model, data, batching, *, key):
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        step_key, pass_key, probe_key, draw_key = jr.split(key, 4)
+        client = LocalSGD(loss, self.optim, batching)
+        message, _, metrics = client.round(
+            Broadcast(model, None), data, None, key=step_key
+        )
+        mode = tree_add(params, message.payload)
+        objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        curvature = diagonal_curvature(self.curvature, objective, mode, key=probe_key)
+        centre, treedef = jtu.tree_flatten(tree_wide(message.payload))
+        values = []
+        for i, (x, a) in enumerate(
+            zip(centre, jtu.tree_leaves(curvature), strict=True)
+        ):
+            variance = self.temperature.astype(x.dtype) / (
+                a + self.damping.astype(x.dtype)
+            )
+            shape = (self.samples, *x.shape)
+            noise = jr.normal(jr.fold_in(draw_key, i), shape, x.dtype)
+            values.append(x + jnp.sqrt(variance) * noise)
+        samples = jtu.tree_unflatten(treedef, values)
+        return Samples(samples, message.payload), metrics

@@ -1,0 +1,222 @@
+"""Hamiltonian Monte Carlo on all of a client's examples, by BlackJAX."""
+
+import abc
+import importlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+
+from .._metrics import Average, Sum
+from .._tree import check_number, floating, tree_cast_like, tree_wide
+from ..data._random import check_count
+from .base import AbstractPosteriorSampler, check_whole, Samples
+from .objective import ClientObjective
+
+
+class AbstractHamiltonian(AbstractPosteriorSampler):
+    r"""A Markov chain on $\exp(-f / T)$ that starts from the server's model."""
+
+    samples: eqx.AbstractVar[int]
+    num_warmup: eqx.AbstractVar[int]
+    step_size: eqx.AbstractVar[Float[Array, ""]]
+    target_acceptance: eqx.AbstractVar[Float[Array, ""]]
+    temperature: eqx.AbstractVar[Float[Array, ""]]
+
+    @abc.abstractmethod
+    def kernel(self) -> tuple[Any, dict[str, Any]]:
+        """BlackJAX's algorithm, and its options beside step size and mass matrix."""
+
+    def num_samples(self, batching):
+        check_whole(self, batching)
+        return self.samples
+
+    def sample(self, loss, model, data, batching, *, key):
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        pass_key, warmup_key, draw_key = jr.split(key, 3)
+        objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        with jax.numpy_dtype_promotion("standard"):
+            values, infos = self._run(params, objective, warmup_key, draw_key)
+        _, metrics = objective.full_pass(params)
+        # A client without examples has no posterior, and its message weighs nothing.
+        there = (data.num_examples > 0).astype(jnp.result_type(float))
+        zero = jnp.zeros_like(there)
+        wide = tree_wide(params)
+        values = jtu.tree_map(lambda s, x: s.astype(x.dtype) - x, values, wide)
+        mean = jtu.tree_map(lambda s: s.mean(0), values)
+        rate = jnp.where(there > 0, infos.acceptance_rate.mean(), zero)
+        diverged = jnp.where(there > 0, infos.is_divergent.sum(), zero)
+        metrics = {
+            **metrics,
+            "acceptance": Average(rate, there),
+            "divergences": Sum(diverged),
+        }
+        return Samples(values, tree_cast_like(mean, params)), metrics
+
+    def _run(
+        self,
+        params: PyTree,
+        objective: ClientObjective,
+        warmup_key: PRNGKeyArray,
+        draw_key: PRNGKeyArray,
+    ) -> Any:
+        blackjax = _blackjax()
+        algorithm, options = self.kernel()
+
+        def density(position):
+            return objective.log_density(position, self.temperature)
+
+        tuned = {
+            "step_size": self.step_size,
+            "inverse_mass_matrix": jnp.ones(
+                sum(x.size for x in jtu.tree_leaves(params)), jnp.result_type(float)
+            ),
+        }
+        if self.num_warmup > 0:
+            warmup = blackjax.window_adaptation(
+                algorithm,
+                density,
+                initial_step_size=self.step_size,
+                target_acceptance_rate=self.target_acceptance,
+                adaptation_info_fn=lambda *_: None,
+                **options,
+            )
+            result, _ = warmup.run(warmup_key, params, self.num_warmup)
+            state, tuned = result.state, result.parameters
+            options = {}
+        else:
+            state = algorithm(density, **tuned, **options).init(params)
+        step = algorithm(density, **tuned, **options).step
+
+        def advance(state, key):
+            state, info = step(key, state)
+            return state, (state.position, info)
+
+        draw_keys = jr.split(draw_key, self.samples)
+        _, (values, infos) = jax.lax.scan(advance, state, draw_keys)
+        return values, infos
+
+
+class HMC(AbstractHamiltonian):
+    r"""Hamiltonian Monte Carlo on the client's whole mean loss, by BlackJAX.
+
+    Needs `pip install "equifed[mcmc]"`. Each sample takes `num_integration_steps`
+    passes over all the client's examples: for small problems, and as a reference for
+    cheaper samplers. The metrics gain `acceptance` and `divergences`.
+
+    **Arguments:**
+
+    - `num_samples`: how many to draw, one after another.
+    - `num_integration_steps`: the leapfrog steps of each.
+    - `num_warmup`: the steps that adapt the step size and a diagonal mass matrix; with
+        0 both stay as they are (the mass matrix the identity).
+    - `step_size`: the step size, or where its adaptation begins.
+    - `target_acceptance`: the acceptance rate that the step size is adapted to.
+    - `temperature`: $T$; see [`equifed.SGLD`][].
+
+    **Raises:**
+
+    `ImportError` if BlackJAX is not installed.
+    """
+
+    samples: int
+    num_integration_steps: int
+    num_warmup: int
+    step_size: Float[Array, ""]
+    target_acceptance: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        num_integration_steps: int = 10,
+        num_warmup: int = 100,
+        step_size: ArrayLike = 0.1,
+        target_acceptance: ArrayLike = 0.8,
+        temperature: ArrayLike = 1.0,
+    ):
+        self.samples = check_count("num_samples", num_samples)
+        self.num_integration_steps = check_count(
+            "num_integration_steps", num_integration_steps
+        )
+        _check(num_warmup, step_size, target_acceptance, temperature)
+        self.num_warmup = num_warmup
+        self.step_size = floating(step_size)
+        self.target_acceptance = floating(target_acceptance)
+        self.temperature = floating(temperature)
+
+    def kernel(self):
+        options = {"num_integration_steps": self.num_integration_steps}
+        return _blackjax().hmc, options
+
+
+class NUTS(AbstractHamiltonian):
+    r"""The No-U-Turn sampler on the client's whole mean loss, by BlackJAX.
+
+    Hamiltonian Monte Carlo that chooses the length of each trajectory itself, up to
+    $2^{10}$ passes over all the client's examples. Needs
+    `pip install "equifed[mcmc]"`.
+
+    **Arguments:**
+
+    - `num_samples`, `num_warmup`, `step_size`, `target_acceptance`, `temperature`: as
+        in [`equifed.HMC`][].
+
+    **Raises:**
+
+    `ImportError` if BlackJAX is not installed.
+    """
+
+    samples: int
+    num_warmup: int
+    step_size: Float[Array, ""]
+    target_acceptance: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        num_warmup: int = 100,
+        step_size: ArrayLike = 0.1,
+        target_acceptance: ArrayLike = 0.8,
+        temperature: ArrayLike = 1.0,
+    ):
+        self.samples = check_count("num_samples", num_samples)
+        _check(num_warmup, step_size, target_acceptance, temperature)
+        self.num_warmup = num_warmup
+        self.step_size = floating(step_size)
+        self.target_acceptance = floating(target_acceptance)
+        self.temperature = floating(temperature)
+
+    def kernel(self):
+        return _blackjax().nuts, {}
+
+
+def _check(
+    num_warmup: int,
+    step_size: ArrayLike,
+    target_acceptance: ArrayLike,
+    temperature: ArrayLike,
+) -> None:
+    _blackjax()
+    check_number("num_warmup", num_warmup, least=0, strict=False)
+    check_number("step_size", step_size, least=0, strict=True)
+    check_number("temperature", temperature, least=0, strict=True)
+    check_number("target_acceptance", target_acceptance, least=0, strict=True)
+    check_number("1 - target_acceptance", 1 - target_acceptance, least=0, strict=True)
+
+
+def _blackjax() -> Any:
+    try:
+        return importlib.import_module("blackjax")
+    except ImportError as error:
+        raise ImportError(
+            "`HMC` and `NUTS` need BlackJAX, which is not installed. Run "
+            '`pip install "equifed[mcmc]"`.'
+        ) from error

@@ -1,0 +1,42 @@
+"""A server that counts rounds, for algorithms that begin with FedAvg."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from .base import AbstractServer
+
+
+class BurnInState(eqx.Module):
+    """The inner server's state, and the number of rounds so far."""
+
+    server: PyTree
+    round: Int[Array, ""]
+
+
+class BurnInServer(AbstractServer):
+    """Wraps a server: broadcasts whether `start_round` rounds are over.
+
+    A round that was rejected does not count.
+    """
+
+    server: AbstractServer
+    start_round: int
+
+    def __check_init__(self):
+        if not isinstance(self.start_round, int) or self.start_round < 0:
+            raise ValueError(
+                "`start_round` must be an integer and at least 0, got "
+                f"{self.start_round!r}."
+            )
+
+    def init(self, params, *, num_clients):
+        server = self.server.init(params, num_clients=num_clients)
+        return BurnInState(server, jnp.zeros((), jnp.int32))
+
+    def broadcast(self, params, state):
+        return state.round >= self.start_round
+
+    def round(self, params, aggregate, state):
+        params, server = self.server.round(params, aggregate, state.server)
+        return params, BurnInState(server, state.round + 1)
