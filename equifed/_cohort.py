@@ -70,6 +70,18 @@ class Cohort(eqx.Module):
     def batch_size(self) -> int:
         return self.order.shape[2]
 
+    def client(self, slot: int, *, device: int = 0) -> "ClientData":
+        """What the client in a slot is given, to work with it outside a round."""
+        place = (device, slot)
+        return ClientData(
+            jtu.tree_map(lambda x: x[device], self.examples),
+            self.order[device],
+            self.start[place],
+            self.stop[place],
+            self.first[place],
+            self.num_examples[place],
+        )
+
 
 class Cohorts(eqx.Module):
     """The cohorts of successive rounds, stacked, for one call that runs them all.

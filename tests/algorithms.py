@@ -24,6 +24,19 @@ ALGORITHMS = {
         loss, optax.sgd(0.05, momentum=0.9), batching, correction=eqf.Proximal(0.1)
     ),
     "FedDyn": lambda loss, batching: eqf.FedDyn(loss, SGD, batching, alpha=0.5),
+    "FedPA": lambda loss, batching: eqf.FedPA(
+        loss, eqf.IASG(SGD, burnin=1), batching, rho=0.1, start_round=1
+    ),
+    "FedEP": lambda loss, batching: eqf.FedEP(
+        loss, optax.sgd(0.01), batching, prior_precision=10.0
+    ),
+    "PosteriorProduct": lambda loss, batching: eqf.Algorithm(
+        eqf.PosteriorClient(
+            loss, eqf.SGLD(0.01, chains=2), batching, eqf.GaussianMoments(1.0)
+        ),
+        eqf.PosteriorProduct(),
+        eqf.OptaxServer(optax.sgd(1.0)),
+    ),
     "Median": lambda loss, batching: eqf.FedAvg(
         loss, SGD, batching, aggregator=eqf.Median()
     ),

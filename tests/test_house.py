@@ -20,6 +20,7 @@ REPOSITORY = ROOT.parent
 FILES = sorted(ROOT.rglob("*.py"))
 PARTS = {"equifed": eqf, "equifed.data": eqf.data, "equifed.nn": eqf.nn}
 PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
+PARTS |= {"equifed.objectives": eqf.objectives}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -27,6 +28,7 @@ LAYERS = (
     ("_types", "_tree", "_loop", "_mesh", "_processes"),
     ("_optim", "_cohort", "_metrics"),
     ("data", "nn"),
+    ("objectives",),
     ("_client",),
     ("_aggregator",),
     ("_server",),

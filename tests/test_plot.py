@@ -3,8 +3,11 @@
 import importlib
 import types
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from equifed import plot
 
@@ -39,6 +42,31 @@ class Clients:
             "image": np.zeros((self.client_sizes[i], 2)),
             "label": np.arange(int(self.client_sizes[i])) % self.num_labels,
         }
+
+
+class Bowl(eqx.Module):
+    """`offset + scale * |x - centre|^2`."""
+
+    centre: Float[Array, " dim"] = eqx.field(converter=jnp.asarray)
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def dim(self):
+        return self.centre.size
+
+    def __call__(self, x):
+        return self.offset + self.scale * jnp.sum((x - self.centre) ** 2)
+
+    def optimum(self):
+        return self.centre
+
+
+def kinds(ax):
+    """The contours on the axes, and the points."""
+    contours = importlib.import_module("matplotlib.contour").ContourSet
+    lines = [drawn for drawn in ax.collections if isinstance(drawn, contours)]
+    return lines, [drawn for drawn in ax.collections if drawn not in lines]
 
 
 def test_a_line_for_each_run():
@@ -105,6 +133,7 @@ def test_changes_no_setting():
     plot.learning_curves({"a": run([1, 2])}, "loss")
     plot.client_sizes(Clients([1, 2]))
     plot.label_distribution(Clients([1, 2]))
+    plot.trajectory([[0, 0], [1, 1]], ax=plot.objective_contours({"a": Bowl([0, 1])}))
     assert dict(matplotlib.rcParams) == before
 
 
@@ -143,6 +172,155 @@ def test_label_distribution_of_some_clients():
     ax = plot.label_distribution(Clients([2] * 100), max_clients=10)
     assert len(ax.containers[0]) == 10
     assert ax.get_title() == "10 of 100 clients"
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_contours_are_where_the_function_has_their_level(log):
+    bowl = Bowl([1.0, 0.0], scale=2.0, offset=-5.0)
+    region = ((-1.0, 3.0), (-2.0, 3.0))
+    ax = plot.objective_contours({"a": bowl}, limits=region, levels=4, log=log)
+    (contours,), (star,) = kinds(ax)
+    # Its least value is -5 at its centre, its greatest in the corners above.
+    shares = 10 ** np.array([-1.875, -1.25, -0.625, 0]) if log else [0.25, 0.5, 0.75, 1]
+    above = 2 * (2**2 + 3**2) * 0.2 * np.asarray(shares)
+    np.testing.assert_allclose(contours.levels, -5 + above, rtol=1e-5)
+    for height, path in zip(above, contours.get_paths(), strict=True):
+        radii = np.hypot(*(path.vertices - [1, 0]).T)
+        assert len(radii) > 20
+        np.testing.assert_allclose(radii, np.sqrt(height / 2), rtol=0.02)
+    np.testing.assert_array_equal(star.get_offsets(), [(1, 0)])
+    assert (ax.get_xlim(), ax.get_ylim()) == region
+    assert ax.get_aspect() == 1
+    # Not dashed because its levels are below zero.
+    assert all(dashes is None for _, dashes in contours.get_linestyles())
+
+
+def test_contours_around_the_optima():
+    bowls = {"a": Bowl([0.0, 1.0]), "b": Bowl([4.0, 3.0], scale=9.0)}
+    # The square between the optima has sides of 4 and its centre at (2, 2).
+    ax = plot.objective_contours(bowls, margin=0.5)
+    assert ax.get_xlim() == ax.get_ylim() == (-2, 6)
+    lines, stars = kinds(ax)
+    offsets = [star.get_offsets().tolist() for star in stars]
+    assert offsets == [[[0, 1]], [[4, 3]]]
+    for contours, star, entry, colour, dash in zip(
+        lines,
+        stars,
+        ax.get_legend().get_lines(),
+        plot.COLOURS,
+        ["-", "--"],
+        strict=False,
+    ):
+        rgb = matplotlib.colors.to_rgb(colour)
+        np.testing.assert_allclose(contours.get_edgecolor()[:, :3], [rgb] * 10)
+        np.testing.assert_allclose(star.get_facecolor()[0, :3], rgb)
+        assert entry.get_color() == colour
+        assert entry.get_linestyle() == dash
+        assert entry.get_marker() == "*"
+        assert (contours.get_linestyles()[0][1] is None) == (dash == "-")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    # A steep function's contours are as far apart as a flat one's.
+    for contours, bowl in zip(lines, bowls.values(), strict=True):
+        np.testing.assert_allclose(
+            contours.levels[-1] / bowl.scale, 0.2 * (6**2 + 5**2)
+        )
+
+
+def test_contours_of_one_optimum_and_of_plain_functions():
+    ax = plot.objective_contours({"a": Bowl([3.0, 5.0])}, optima=False)
+    assert (ax.get_xlim(), ax.get_ylim()) == ((2.25, 3.75), (4.25, 5.75))
+    assert kinds(ax)[1] == []
+    # What is drawn next on the same axes has a colour of its own.
+    more = {"b": lambda x: x[0] + 2 * x[1], "c": lambda x: jnp.log(x[0])}
+    plot.objective_contours(more, ax=ax, limits=[(-1, 1), (0, 1)], levels=2)
+    _, linear, logarithm = kinds(ax)[0]
+    np.testing.assert_allclose(linear.levels, [-0.6, -0.2], atol=1e-6)
+    for path, level in zip(linear.get_paths(), linear.levels, strict=True):
+        np.testing.assert_allclose(path.vertices @ [1, 2], level, atol=1e-5)
+    # Half of the region is outside the domain of the logarithm.
+    assert all(np.isfinite(logarithm.levels))
+    colours = [line.get_color() for line in ax.get_legend().get_lines()]
+    assert colours == list(plot.COLOURS[:3])
+    markers = {line.get_marker() for line in ax.get_legend().get_lines()}
+    assert markers == {"None"}
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-1, 1), (0, 1))
+
+
+class Valley(Bowl):
+    def __call__(self, x):
+        return x[0] ** 2
+
+    def optimum(self):
+        raise ValueError("There is more than one.")
+
+
+def test_contours_of_an_objective_without_a_single_optimum():
+    objectives = {"valley": Valley([0.0, 0.0]), "bowl": Bowl([3.0, 5.0])}
+    ax = plot.objective_contours(objectives)
+    _, (star,) = kinds(ax)
+    np.testing.assert_array_equal(star.get_offsets(), [(3, 5)])
+    markers = [line.get_marker() for line in ax.get_legend().get_lines()]
+    assert markers == ["None", "*"]
+    with pytest.raises(ValueError, match="None of the objectives has an `optimum"):
+        plot.objective_contours({"valley": Valley([0.0, 0.0])})
+
+
+def test_trajectories():
+    ax = plot.objective_contours({"a": Bowl([0.0, 0.0])}, optima=False)
+    limits = ax.get_xlim(), ax.get_ylim()
+    way = [(0.5, 0.5), (0.2, 0.1), (9.0, 9.0)]
+    assert plot.trajectory(jnp.asarray(way), ax=ax, label="FedAvg") is ax
+    plot.trajectory([jnp.zeros(2), jnp.ones(2)], ax=ax, label="FedPA")
+    plot.trajectory(np.eye(2), ax=ax, colour="red")
+    lines = [line for line in ax.lines if len(line.get_xdata())]
+    np.testing.assert_allclose(lines[0].get_xydata(), way)
+    np.testing.assert_allclose(lines[1].get_xydata(), [(0, 0), (1, 1)])
+    assert len({line.get_color() for line in lines} | {plot.COLOURS[0]}) == 4
+    assert len({line.get_marker() for line in lines}) == 3
+    assert lines[2].get_color() == "red"
+    start, end = kinds(ax)[1][:2]
+    np.testing.assert_allclose(start.get_offsets(), way[:1])
+    np.testing.assert_allclose(end.get_offsets(), way[-1:])
+    ink = matplotlib.colors.to_rgba(lines[0].get_color())
+    np.testing.assert_array_equal(start.get_facecolor(), [(1, 1, 1, 1)])
+    np.testing.assert_array_equal(start.get_edgecolor(), [ink])
+    np.testing.assert_array_equal(end.get_facecolor(), [ink])
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["a", "FedAvg", "FedPA"]
+    assert (ax.get_xlim(), ax.get_ylim()) == limits
+    alone = plot.trajectory([(1, 2)])
+    np.testing.assert_array_equal(alone.lines[0].get_xydata(), [(1, 2)])
+    assert alone.get_legend() is None
+
+
+@pytest.mark.parametrize(
+    "objectives, options, message",
+    [
+        ({}, {}, "`objectives` is empty"),
+        ({"a": Bowl([0.0, 0.0])}, {"levels": 0}, "`levels` must be at least 1"),
+        ({"a": Bowl([0.0, 0.0])}, {"margin": 0.0}, "`margin` must be positive"),
+        ({"a": Bowl([0.0, np.nan])}, {}, "optimum of 'a' must be two finite"),
+        ({"big": Bowl([0.0] * 3)}, {}, "'big' has dimension 3"),
+        ({"a": jnp.sum}, {}, r"`limits=\(\(x0, x1\), \(y0, y1\)\)`"),
+        ({"a": jnp.sum}, {"limits": ((0, 1), (1, 1))}, "`limits` must be"),
+        ({"a": jnp.sum}, {"limits": ((0, 1), (1, np.inf))}, "`limits` must be"),
+        ({"a": jnp.sum}, {"limits": ((0, 1),)}, "`limits` must be"),
+        ({"a": jnp.sin}, {"limits": ((0, 1), (0, 1))}, "'a' must return one number"),
+        ({"a": lambda x: 0 * x[0]}, {"limits": ((0, 1), (0, 1))}, "'a' is constant"),
+        ({"a": lambda x: x[0] / 0}, {"limits": ((1, 2), (0, 1))}, "not finite"),
+        ({"a": lambda x: 1 / (x[0] > 0)}, {"limits": ((-1, 1), (0, 1))}, "constant or"),
+    ],
+)
+def test_contours_say_what_is_wrong(objectives, options, message):
+    with pytest.raises(ValueError, match=message):
+        plot.objective_contours(objectives, **options)
+    assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 3), (0, 2), (2, 2, 2)])
+def test_a_trajectory_has_two_columns(shape):
+    with pytest.raises(ValueError, match=r"shape \[n, 2\], got one of \["):
+        plot.trajectory(np.zeros(shape))
 
 
 def test_errors_say_what_there_is():

@@ -191,3 +191,75 @@ def test_feddyn():
         h -= alpha / 3 * sum(y - start for y in thetas)
         x.append(float(np.mean(thetas) - h / alpha))
     check(lambda f, b: eqf.FedDyn(f, optax.sgd(ETA), b, alpha=alpha), x)
+
+
+@pytest.mark.parametrize("burnin", (0, 1))
+def test_fedpa(burnin):
+    """The benchmark's version: one sample an epoch, burn-in epochs and rounds."""
+    batching = eqf.data.Epochs(4, batch_size=4)
+    rho, start_round, rate, momentum = 0.7, 2, 0.6, 0.5
+    x, v = [3.0], 0.0
+    for r, cohort in enumerate(COHORTS):
+        deltas = []
+        for i in cohort:
+            y, velocity, iterates = x[-1], 0.0, []
+            for _ in range(4 * N[i] // 4):
+                velocity = 0.9 * velocity + A[i] * (y - B[i])
+                y = y - ETA * velocity
+                iterates.append(y)
+            samples = np.reshape(iterates, (4, -1)).mean(1)[burnin:]
+            length = len(samples)
+            shrink = 1 / (1 + (length - 1) * rho)
+            sigma = shrink + (1 - shrink) * samples.var(ddof=1)
+            exact = (x[-1] - samples.mean()) / sigma
+            deltas.append(x[-1] - y if r < start_round else exact)
+        gradient = (N[cohort] * deltas).sum() / N[cohort].sum()
+        v = momentum * v + gradient
+        x.append(x[-1] - rate * v)
+
+    def make(loss, batching):
+        return eqf.FedPA(
+            loss,
+            eqf.IASG(optax.sgd(ETA, momentum=0.9), burnin=burnin),
+            batching,
+            rho=rho,
+            start_round=start_round,
+            server_optim=optax.sgd(rate, momentum=momentum),
+        )
+
+    got = testing.run(
+        make, PROBLEM, num_rounds=ROUNDS, batching=batching, sampler=SAMPLER
+    )
+    np.testing.assert_allclose(got, x, rtol=2e-5, atol=2e-5)
+
+
+def test_fedep():
+    """Cavity, tilted distribution, new factor; in natural parameters."""
+    prior, damping, rate = 20.0, 0.7, 0.02
+    x, precision, linear = [3.0], prior, prior * 3.0
+    factors = np.zeros((3, 2))
+    for cohort in COHORTS:
+        changes = []
+        for i in cohort:
+            cavity = np.array([precision, linear]) - factors[i]
+            y = x[-1]
+            for _ in range(int(STEPS[i])):
+                pull = (cavity[0] * y - cavity[1]) / N[i]
+                y = y - rate * (A[i] * (y - B[i]) + pull)
+            tilted = np.array([1.0, y]) * (cavity[0] + N[i] * A[i])
+            changes.append(damping * (tilted - cavity - factors[i]))
+        for i, change in zip(cohort, changes, strict=True):
+            factors[i] += change
+        precision, linear = np.array([precision, linear]) + sum(changes)
+        x.append(float(linear / precision))
+    check(
+        lambda f, b: eqf.FedEP(
+            f,
+            optax.sgd(rate),
+            b,
+            prior_precision=prior,
+            damping=damping,
+            curvature="hessian",
+        ),
+        x,
+    )

@@ -139,3 +139,66 @@ def test_fedprox_with_many_steps_reaches_its_proximal_point():
     )
     points = (a * b + mu * 3.0) / (a + mu)
     assert abs(got - (n * points).sum() / n.sum()) < 1e-5
+
+
+def exact_fedpa(loss, batching):
+    # The noise of the samples is averaged away by smaller and smaller steps.
+    return eqf.FedPA(
+        loss,
+        eqf.ExactGaussian(2000),
+        batching,
+        rho=1e3,
+        server_optim=optax.sgd(lambda k: 0.2 / (1 + 0.05 * k)),
+    )
+
+
+def test_fedpa_with_exact_posteriors_reaches_the_optimum():
+    batching = eqf.data.Epochs(1, batch_size=4)
+    kwargs = {"num_rounds": 200, "tolerance": 0.01, "batching": batching}
+    testing.check_reaches_optimum(exact_fedpa, **kwargs)
+    testing.check_reaches_optimum(exact_fedpa, UNEQUAL, weighted=True, **kwargs)
+    # Where FedAvg, given the means of the same posteriors, does not.
+    mean = testing.run(
+        lambda loss, batching: eqf.FedPA(
+            loss, eqf.ExactGaussian(100), batching, rho=0.0
+        ),
+        num_rounds=50,
+        batching=batching,
+    )[-1]
+    assert abs(mean - testing.TWO_CLIENTS.optimum(weighted=False)) > 0.3
+
+
+@pytest.mark.parametrize("steps", (2, 40))
+def test_fedep_reaches_the_optimum(steps):
+    # Few steps or many: at a fixed point there is no drift.
+    def make(loss, batching):
+        return eqf.FedEP(
+            loss,
+            optax.sgd(0.01),
+            batching,
+            prior_precision=1e-3,
+            damping=0.3,
+            curvature="hessian",
+        )
+
+    batching = eqf.data.Steps(steps, batch_size=4)
+    kwargs = {"weighted": True, "batching": batching, "tolerance": 1e-3}
+    testing.check_reaches_optimum(make, UNEQUAL, **kwargs)
+
+
+@pytest.mark.parametrize("covariance", ("diagonal", "dense"))
+def test_the_posterior_product_finds_the_optimum_in_one_round(covariance):
+    def make(loss, batching):
+        client = eqf.PosteriorClient(
+            loss,
+            eqf.ExactGaussian(20_000),
+            batching,
+            eqf.GaussianMoments(1e6, covariance=covariance),
+        )
+        server = eqf.OptaxServer(optax.sgd(1.0))
+        return eqf.Algorithm(client, eqf.PosteriorProduct(), server)
+
+    batching = eqf.data.Epochs(1, batch_size=4)
+    testing.check_reaches_optimum(
+        make, UNEQUAL, num_rounds=1, weighted=True, batching=batching, tolerance=0.05
+    )

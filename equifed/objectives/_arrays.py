@@ -1,0 +1,78 @@
+"""What the objectives share: arrays of numbers, products, and a safe solution."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+
+# What is computed here is compared with: no reduced precision on an accelerator.
+dot = functools.partial(jnp.matmul, precision="highest")
+
+
+def floats(x: ArrayLike | Sequence) -> Float[Array, "..."]:
+    """A strongly typed array of floating-point numbers; arrays of them keep their
+    dtype, as far as JAX has it."""
+    array = array_of(x)
+    known = isinstance(x, jax.Array | np.ndarray)
+    if known and jnp.issubdtype(array.dtype, jnp.floating):
+        return jax.lax.convert_element_type(array, array.dtype)
+    return array.astype(jnp.result_type(float))
+
+
+def array_of(x: ArrayLike | Sequence) -> Array:
+    """A copy of what the host has."""
+    if isinstance(x, np.ndarray):
+        # `jnp.array` would compile for every shape, and clients have many.
+        return jax.device_put(np.array(x))
+    return jnp.asarray(x)
+
+
+def is_concrete(*xs: Any) -> bool:
+    """Whether these are values, not the stand-ins of a function that is traced."""
+    return not any(isinstance(x, jax.core.Tracer) for x in xs)
+
+
+def check_rows(name: str, rows: Array, others: dict[str, Array]) -> None:
+    """Refuses rows that are not a matrix, and what does not go with them."""
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(
+            f"`{name}` must be a matrix with one row for each example, at least one "
+            f"row and one column, got shape {rows.shape}."
+        )
+    for other, x in others.items():
+        if x.shape != rows.shape[:1]:
+            raise ValueError(
+                f"`{other}` must have one number for each of the {rows.shape[0]} rows "
+                f"of `{name}`, got shape {x.shape}."
+            )
+
+
+def check_optimum(x: Float[Array, " dim"], advice: str) -> Float[Array, " dim"]:
+    """Refuses the NaN that stands for no optimum, where its value is known."""
+    if is_concrete(x) and not np.isfinite(np.asarray(x)).all():
+        raise ValueError(advice)
+    return x
+
+
+@jax.jit
+def solve_positive(
+    matrix: Float[Array, "dim dim"], vector: Float[Array, " dim"]
+) -> Float[Array, " dim"]:
+    """Solves with a symmetric matrix; NaN unless it is positive definite."""
+    solution = jnp.linalg.solve(matrix, vector)
+    return jnp.where(is_positive(matrix), solution, jnp.nan)
+
+
+def is_positive(matrix: Float[Array, "dim dim"]) -> Bool[Array, ""]:
+    """Whether a symmetric matrix is positive definite beyond rounding, in whatever
+    units each variable is measured."""
+    matrix = jax.lax.stop_gradient(matrix)
+    scale = jax.lax.rsqrt(jnp.diagonal(matrix))  # NaN or infinite unless positive
+    values = jnp.linalg.eigvalsh(scale[:, None] * matrix * scale[None, :])
+    return values[0] > 4 * matrix.shape[-1] * float(jnp.finfo(matrix.dtype).eps)

@@ -1,0 +1,126 @@
+"""How the clients of a random problem are drawn.
+
+A client is drawn from the key, folded with its number: one more client leaves the
+others as they are. All are drawn at once, and with as many rows as the largest may
+have, so that nothing is compiled for every size.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._tree import check_number, floating
+from ..data._random import check_count
+from ._arrays import dot, is_concrete
+
+
+Number: TypeAlias = float | int | Float[Array, ""]
+T = TypeVar("T")
+
+
+def in_default(x: Number) -> Float[Array, ""]:
+    """The number in the dtype of what is drawn."""
+    return floating(x).astype(jnp.result_type(float))
+
+
+def check_spectrum(low: Number, high: Number) -> None:
+    check_number("min_eigenvalue", low, least=0, strict=True)
+    if is_concrete(low, high) and not high >= low:
+        raise ValueError(
+            "`max_eigenvalue` must be at least `min_eigenvalue`, got "
+            f"{float(high):g} and {float(low):g}."
+        )
+
+
+def spectrum(
+    key: PRNGKeyArray, dim: int, low: Number, high: Number
+) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:
+    """The eigenvalues and eigenvectors of a random symmetric matrix, the eigenvalues
+    mapped affinely onto the range."""
+    matrix_key, single_key = jr.split(key)
+    matrix = jr.normal(matrix_key, (dim, dim))
+    values, vectors = jnp.linalg.eigh(matrix + matrix.T)
+    if dim == 1:
+        place = jr.uniform(single_key, (1,))
+    else:
+        place = (values - values[0]) / (values[-1] - values[0])
+    # So that both ends are met exactly.
+    return (1 - place) * in_default(low) + place * in_default(high), vectors
+
+
+def each_client(
+    draw: Callable[[PRNGKeyArray], T], num_clients: int, key: PRNGKeyArray
+) -> T:
+    """What is drawn for each client, stacked, on the host."""
+    check_count("num_clients", num_clients)
+    keys = jax.vmap(lambda i: jr.fold_in(key, i))(jnp.arange(num_clients))
+    return jax.device_get(jax.vmap(draw)(keys))
+
+
+def linear_clients(
+    num_clients: int,
+    dim: int,
+    num_examples: int | tuple[int, int],
+    eigenvalues: tuple[Number, Number],
+    num_informative: int | None,
+    *,
+    intercept: bool,
+    heterogeneity: Number,
+    target: Callable[[PRNGKeyArray, Float[Array, " rows"]], Array],
+    key: PRNGKeyArray,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The features and targets of clients with linear models.
+
+    **Arguments:**
+
+    - `target`: makes the targets from $X w_i$.
+    """
+    least, most = _range_of(num_examples)
+    num_features = check_count("dim", dim) - int(intercept)
+    if num_features < 1:
+        raise ValueError(
+            "`dim` counts the intercept, so it must be at least 2 with "
+            f"`intercept=True`, got {dim}."
+        )
+    informative = num_features if num_informative is None else num_informative
+    if not 1 <= check_count("num_informative", informative) <= num_features:
+        raise ValueError(
+            "`num_informative` must be at most the number of features, "
+            f"{num_features} besides an intercept, got {num_informative}."
+        )
+    check_spectrum(*eigenvalues)
+    check_number("heterogeneity", heterogeneity, least=0, strict=False)
+    weights_key, chosen_key, clients_key = jr.split(key, 3)
+    chosen = jr.permutation(chosen_key, num_features) < informative
+    chosen = jnp.append(chosen, jnp.ones(int(intercept), bool))
+    common = jnp.where(chosen, jr.normal(weights_key, (dim,)), 0)
+
+    def draw(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        size_key, matrix_key, row_key, weight_key, target_key = jr.split(key, 5)
+        values, vectors = spectrum(matrix_key, num_features, *eigenvalues)
+        rows = jr.normal(row_key, (most, num_features)) * jnp.sqrt(values)[None, :]
+        features = dot(rows, vectors.T)
+        ones = jnp.ones((most, int(intercept)), features.dtype)
+        features = jnp.concatenate([features, ones], axis=1)
+        weights = common + in_default(heterogeneity) * jr.normal(weight_key, (dim,))
+        targets = target(target_key, dot(features, weights))
+        return features, targets, jr.randint(size_key, (), least, most + 1)
+
+    features, targets, sizes = each_client(draw, num_clients, clients_key)
+    return [(x[:n], y[:n]) for x, y, n in zip(features, targets, sizes, strict=True)]
+
+
+def _range_of(num_examples: int | tuple[int, int]) -> tuple[int, int]:
+    pair = num_examples if isinstance(num_examples, tuple) else (num_examples,) * 2
+    least, most = (check_count("num_examples", n) for n in pair)
+    if least > most:
+        raise ValueError(
+            "`num_examples` must be a number, or the smallest and the largest one, got "
+            f"{num_examples}."
+        )
+    return least, most

@@ -1,0 +1,124 @@
+"""Curves: a metric over the rounds of one training or several."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ._axes import axes, COLOURS, DASHES, dress
+
+
+def learning_curves(
+    runs: Mapping[str, Any],
+    metric: str,
+    *,
+    ax: Any = None,
+    band: Literal["range", "std", "none"] = "range",
+    smooth: int = 1,
+    log: bool = False,
+) -> Any:
+    """Draws a metric over rounds, one line for each run.
+
+    A run over several seeds is drawn as its mean, in a band that shows how far the
+    seeds are apart.
+
+    **Arguments:**
+
+    - `runs`: for each label an [`equifed.Solution`][], or a list of them: the same
+        training with several seeds.
+    - `metric`: its name in the history, such as `"loss"` or `"test/accuracy"`. Rounds
+        that lack it are skipped.
+    - `ax`: the axes to draw on.
+    - `band`: `"range"` is from the lowest to the highest seed, `"std"` one standard
+        deviation to each side of the mean.
+    - `smooth`: draw the mean of so many measurements in place of each; for training
+        losses, which jump with the cohort.
+    - `log`: whether the vertical axis is logarithmic.
+
+    **Returns:**
+
+    The axes.
+
+    **Raises:**
+
+    `ValueError` if a run has no such metric.
+
+    !!! example
+
+        ```python
+        ax = eqf.plot.learning_curves(
+            {"FedAvg": fedavg, "SCAFFOLD": [scaffold_0, scaffold_1, scaffold_2]},
+            "test/accuracy",
+        )
+        ax.figure.savefig("curves.png")
+        ```
+    """
+    if smooth < 1:
+        raise ValueError(f"`smooth` must be at least 1, got {smooth}.")
+    if not runs:
+        raise ValueError("`runs` is empty: give at least one labelled run.")
+    ax = axes(ax)
+    # Lines that are there already keep their colours: several metrics share axes.
+    for i, (label, run) in enumerate(runs.items(), len(ax.lines)):
+        seeds = list(run) if isinstance(run, Sequence) else [run]
+        rounds, values = _over_seeds(label, seeds, metric)
+        values = _smoothed(values, smooth)
+        mean = values.mean(0)
+        style = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": DASHES[(i % len(COLOURS) + i // len(COLOURS)) % len(DASHES)],
+        }
+        marker = "o" if len(rounds) <= 25 else None
+        ax.plot(rounds, mean, label=label, marker=marker, markersize=4, **style)
+        if len(seeds) > 1 and band != "none":
+            if band == "std":
+                low, high = mean - values.std(0), mean + values.std(0)
+            else:
+                low, high = values.min(0), values.max(0)
+            ax.fill_between(
+                rounds, low, high, color=style["color"], alpha=0.18, linewidth=0
+            )
+    if log:
+        ax.set_yscale("log")
+    ax.set_xlabel("round")
+    ax.set_ylabel(metric.replace("/", " ").replace("_", " "))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.margins(x=0.02)
+    dress(ax, grid="both")
+    if len(ax.lines) > 1:
+        # Beside the axes: there it covers no line, whatever the lines do.
+        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+    return ax
+
+
+def _over_seeds(
+    label: str, seeds: list[Any], metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rounds at which every seed was measured, and the seeds' values there."""
+    if not seeds:
+        raise ValueError(f"The list of runs for {label!r} is empty.")
+    curves = []
+    for seed in seeds:
+        curve = {row["round"]: row[metric] for row in seed.history if metric in row}
+        if not curve:
+            known = sorted({key for row in seed.history for key in row} - {"round"})
+            raise ValueError(
+                f"The run {label!r} has no metric {metric!r}. It has: "
+                f"{', '.join(known) or 'none'}."
+            )
+        curves.append(curve)
+    rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
+    if not rounds:
+        raise ValueError(
+            f"The runs for {label!r} have no round in common at which {metric!r} was "
+            "measured. Draw them under labels of their own."
+        )
+    values = [[float(curve[r]) for r in rounds] for curve in curves]
+    return np.asarray(rounds), np.asarray(values)
+
+
+def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the last `window` values, or of as many as there are."""
+    sums = np.cumsum(values, 1)
+    before = np.pad(sums, ((0, 0), (window, 0)))[:, : values.shape[1]]
+    return (sums - before) / np.minimum(np.arange(values.shape[1]) + 1, window)

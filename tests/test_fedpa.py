@@ -1,0 +1,245 @@
+"""FedPA as a family: what it has in common with FedAvg, and where it parts from it."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import testing
+from equifed.objectives import random_least_squares
+
+
+DATASET = testing.ragged_clients((5, 0, 1, 12, 7))
+MOMENTUM = optax.sgd(0.05, momentum=0.9)
+SERVER = optax.sgd(0.5, momentum=0.9)
+STEPS = eqf.data.Steps(6, batch_size=4)
+EPOCHS = eqf.data.Epochs(4, batch_size=4)
+
+
+def run(algorithm, num_rounds=3, executor=None, dataset=DATASET, model=None):
+    """The models and the metrics of a few rounds."""
+    loader = eqf.data.Loader(dataset, eqf.data.AllClients(), algorithm.batching)
+    model = testing.Linear() if model is None else model
+    state = algorithm.init(model, num_clients=dataset.num_clients)
+    models, seen = [], []
+    for r in range(num_rounds):
+        state, metrics = algorithm.round(
+            state, loader(r), key=jr.key(1), executor=executor or eqf.Executor()
+        )
+        models.append(state.model)
+        seen.append(metrics)
+    return models, seen
+
+
+def fedavg(batching, **kwargs):
+    return eqf.FedAvg(
+        testing.noisy_loss, MOMENTUM, batching, server_optim=SERVER, **kwargs
+    )
+
+
+def fedpa(batching, sampler=None, **kwargs):
+    sampler = eqf.IASG(MOMENTUM) if sampler is None else sampler
+    kwargs = {"rho": 2.0, "server_optim": SERVER, **kwargs}
+    return eqf.FedPA(testing.noisy_loss, sampler, batching, **kwargs)
+
+
+def assert_same(models, others, tolerance=0.0):
+    for one, other in zip(models, others, strict=True):
+        for x, y in zip(jtu.tree_leaves(one), jtu.tree_leaves(other), strict=True):
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("block_size", (1, 4))
+def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
+    executor = eqf.Executor(block_size=block_size)
+    one = fedpa(STEPS, eqf.IASG(MOMENTUM, burnin=5))
+    assert one.client.sampler.num_samples(STEPS) == 1
+    assert_same(
+        run(one, executor=executor)[0], run(fedavg(STEPS), executor=executor)[0]
+    )
+
+
+@pytest.mark.parametrize("batching", (STEPS, EPOCHS), ids=("steps", "epochs"))
+@pytest.mark.parametrize("burnin", (0, 2))
+def test_burn_in_rounds_are_fedavg_to_the_bit(batching, burnin):
+    late = fedpa(batching, eqf.IASG(MOMENTUM, burnin=burnin), start_round=2)
+    models, metrics = run(late)
+    expected, _ = run(fedavg(batching))
+    assert_same(models[:2], expected[:2])
+    assert [float(m["correction_norm"]) > 0 for m in metrics] == [False, False, True]
+    difference = models[2].weight - expected[2].weight
+    assert float(jnp.abs(difference).max()) > 1e-3
+
+
+def test_a_rejected_round_does_not_count():
+    late = fedpa(STEPS, start_round=1)
+    loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), STEPS)
+    state = late.init(testing.Linear(), num_clients=DATASET.num_clients)
+    nothing = eqx.tree_at(lambda c: c.stop, loader(0), jnp.copy(loader(0).start))
+    state, metrics = late.round(state, nothing, key=jr.key(0))
+    assert int(metrics["clients"]) == 0
+    state, metrics = late.round(state, loader(0), key=jr.key(0))
+    assert float(metrics["correction_norm"]) == 0
+    _, metrics = late.round(state, loader(1), key=jr.key(0))
+    assert float(metrics["correction_norm"]) > 0
+
+
+SAMPLERS = {
+    "iasg": (eqf.IASG(MOMENTUM, burnin=1), EPOCHS),
+    "iasg-chains": (eqf.IASG(MOMENTUM, chains=2), STEPS),
+    "sgld": (eqf.SGLD(0.02, burnin=2), STEPS),
+    "exact": (eqf.ExactGaussian(5), eqf.data.Epochs(1, batch_size=4)),
+    "laplace": (eqf.Laplace(MOMENTUM, 5), EPOCHS),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_without_rho_the_message_is_the_mean_of_the_samples(name):
+    sampler, batching = SAMPLERS[name]
+    # Enough examples for an exact posterior of the four params.
+    dataset = testing.ragged_clients((9, 6))
+    algorithm = fedpa(batching, sampler, rho=0.0, server_optim=optax.sgd(1.0))
+    models, metrics = run(algorithm, 1, dataset=dataset)
+    cohort = eqf.data.Loader(dataset, eqf.data.AllClients(), batching)(0)
+    key, _ = jr.split(jr.fold_in(jr.key(1), 0))
+    total, model = 0.0, testing.Linear()
+    for slot in range(2):
+        client = int(cohort.index[0, slot])
+        client_key, _ = jr.split(jr.fold_in(key, client))
+        data = cohort.client(slot)
+        samples, _ = sampler.sample(
+            testing.noisy_loss, model, data, batching, key=client_key
+        )
+        total = total + (9, 6)[client] / 15 * samples.values.weight.mean(0)
+    got = models[0].weight - model.weight
+    np.testing.assert_allclose(got, total, rtol=1e-4, atol=1e-6)
+    assert float(metrics[0]["correction_norm"]) == 0
+
+
+def test_the_three_methods_agree_in_rounds():
+    def make(method):
+        return fedpa(EPOCHS, rho=eqf.Shrinkage(2.0, method=method))
+
+    reference, _ = run(make("dense"))
+    for method in ("woodbury", "dynamic"):
+        assert_same(run(make(method))[0], reference, 1e-4)
+
+
+def test_one_trace_for_all_rho_and_no_trace_for_later_rounds():
+    traces = 0
+
+    def loss(model, example, key):
+        nonlocal traces
+        traces += 1
+        return testing.noisy_loss(model, example, key)
+
+    counts = []
+    for rho in (0.1, 0.2):
+        algorithm = eqf.FedPA(loss, eqf.IASG(optax.sgd(rho)), EPOCHS, rho=rho)
+        run(algorithm)
+        counts.append(traces)
+    assert counts[0] == counts[1]
+
+
+def test_a_diverged_client_weighs_nothing():
+    columns = {
+        "a": {"x": np.eye(3, dtype=np.float32), "y": np.ones(3, np.float32)},
+        "b": {"x": 1e20 * np.eye(3, dtype=np.float32), "y": np.ones(3, np.float32)},
+    }
+    both = eqf.data.FederatedDataset.from_mapping(columns)
+    good = eqf.data.FederatedDataset.from_mapping({"a": columns["a"]})
+    for aggregator in (eqf.WeightedMean(), eqf.UniformMean(), eqf.Median()):
+        algorithm = fedpa(EPOCHS, aggregator=aggregator)
+        models, metrics = run(algorithm, dataset=both)
+        alone, _ = run(algorithm, dataset=good)
+        assert [int(m["nonfinite"]) for m in metrics] == [1, 1, 1]
+        assert [int(m["clients"]) for m in metrics] == [1, 1, 1]
+        assert all(bool(jnp.isfinite(m["correction_norm"])) for m in metrics)
+        assert_same(models, alone, 1e-6)
+
+
+def test_sums_are_kept_wide_and_the_model_keeps_its_dtype():
+    model = jtu.tree_map(lambda x: x.astype(jnp.bfloat16), testing.Linear())
+    models, _ = run(fedpa(EPOCHS), model=model)
+    assert models[-1].weight.dtype == jnp.bfloat16
+    wide, _ = run(fedpa(EPOCHS))
+    np.testing.assert_allclose(
+        np.asarray(models[0].weight, np.float32), wide[0].weight, rtol=0.1, atol=0.03
+    )
+
+
+def test_shrinkage_instead_of_rho():
+    estimator = eqf.Shrinkage(2.0, joint=False)
+    assert_same(
+        run(fedpa(EPOCHS, rho=estimator))[0],
+        run(fedpa(EPOCHS, rho=eqf.Shrinkage(2.0, joint=False)))[0],
+    )
+    with pytest.raises(ValueError, match="`rho` must be at least 0, got -0.5"):
+        fedpa(EPOCHS, rho=-0.5)
+    with pytest.raises(ValueError, match="`start_round` must be an integer"):
+        fedpa(EPOCHS, start_round=-1)
+
+
+def test_minibatch_sgd_from_the_same_parts():
+    """The mean of K gradients at the server's model, and one step with it."""
+    problem = random_least_squares(3, 4, num_examples=12, noise=1.0, key=jr.key(0))
+    algorithm = eqf.FedSGD(
+        problem.loss, optax.sgd(0.1), eqf.data.Steps(3, batch_size=4)
+    )
+    models, _ = run(algorithm, 1, dataset=problem.dataset(), model=jnp.zeros(4))
+    # Three batches of four are all twelve examples.
+    gradients = [-o.features.T @ o.targets / 12 for o in problem.objectives]
+    np.testing.assert_allclose(models[0], -0.1 * sum(gradients) / 3, rtol=1e-4)
+
+
+def test_the_exact_delta_is_the_gradient():
+    problem = random_least_squares(1, 3, num_examples=50, noise=1.0, key=jr.key(0))
+    whole = eqf.data.Epochs(1, batch_size=25)
+    start = jnp.ones(3)
+    cohort = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), whole)(0)
+    message, _, _ = eqf.FullGradient(problem.loss, whole).round(
+        eqf.Broadcast(start, None), cohort.client(0), None, key=jr.key(0)
+    )
+    quadratic = problem.objectives[0].quadratic()
+    precision = np.asarray(quadratic.matrix)
+    mean = np.linalg.solve(precision, quadratic.linear)
+    np.testing.assert_allclose(
+        message.payload, precision @ (mean - start), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_ep_errors():
+    sgd = optax.sgd(0.1)
+    for kwargs, match in (
+        ({"damping": 0.0}, "`damping` must be more than 0"),
+        ({"damping": 1.5}, "`1 - damping` must be at least 0"),
+        ({"prior_precision": 0.0}, "`prior_precision` must be more than 0"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            eqf.FedEP(testing.noisy_loss, sgd, EPOCHS, **kwargs)
+
+
+def test_the_first_round_of_ep_is_federated_laplace():
+    """Each client's Laplace approximation, multiplied with the prior."""
+    problem = random_least_squares(
+        2, 1, num_examples=(20, 40), noise=0.5, key=jr.key(3)
+    )
+    algorithm = eqf.FedEP(
+        problem.loss,
+        optax.sgd(0.1),
+        eqf.data.Epochs(300, batch_size=40),
+        prior_precision=4.0,
+        curvature="hessian",
+    )
+    start = jnp.array([0.5])
+    models, _ = run(algorithm, 1, dataset=problem.dataset(), model=start)
+    sizes = [len(o.targets) for o in problem.objectives]
+    hessians = [float((o.features**2).mean()) for o in problem.objectives]
+    modes = [float(o.optimum()[0]) for o in problem.objectives]
+    precision = [n * h for n, h in zip(sizes, hessians, strict=True)]
+    mean = (4.0 * 0.5 + np.dot(precision, modes)) / (4.0 + sum(precision))
+    np.testing.assert_allclose(models[0], [mean], rtol=1e-3)
