@@ -225,3 +225,83 @@ def test_a_diverged_client_forgets_the_round(make):
     np.testing.assert_array_equal(after.clients.x[0], before.clients.x[0])
     np.testing.assert_allclose(after.clients.x[1:], honest.clients.x, rtol=1e-5)
     assert (after.clients.x[1:] != 0).all()
+
+
+def test_nonzero_mean():
+    # The second leaf of the second message is the only one that changed nothing.
+    a = np.array([[1.0, 4.0, 1.0, 2.0], [1.0, 1.0, 1.0, 0.0], [9.0, 9.0, 9.0, 9.0]])
+    a[0, 0] = 0.0
+    out, got = aggregate(eqf.NonzeroMean(), a, [1.0, 3.0, 0.0])
+    np.testing.assert_allclose(got, [1.0, (4 + 3) / 4, 1.0, 2.0], rtol=1e-6)
+    assert float(out.count) == 2
+    assert float(out.weight) == 4
+    _, got = aggregate(eqf.NonzeroMean(), 0 * a, [1.0, 3.0, 0.0])
+    assert (got == 0).all()
+    _, got = aggregate(eqf.NonzeroMean(), np.full((2, 4), NAN), [0.0, 0.0])
+    assert (got == 0).all()
+
+
+def gaussians(n, seed=0):
+    rng = np.random.default_rng(seed)
+    roots = rng.normal(size=(n, 4, 4))
+    covariances = roots @ roots.transpose(0, 2, 1) + 0.5 * np.eye(4)
+    return rng.normal(size=(n, 4)).astype(np.float32), covariances.astype(np.float32)
+
+
+def multiply(means, covariances, weights):
+    """Means of the product; `w` and `b` are leaves, covariances dense or diagonal."""
+    aggregator = eqf.PosteriorProduct()
+
+    def tree(x):
+        # In the order of `ravel_pytree`: `b` comes before `w`.
+        return {"b": x[0], "w": x[1:]}
+
+    def encode(mean, covariance, weight):
+        covariance = covariance if covariance.ndim == 2 else tree(covariance)
+        message = eqf.Message(eqf.Gaussian(tree(mean), covariance), weight)
+        return aggregator.encode(message, None, key=jr.key(0))
+
+    arrays = (jnp.asarray(x, jnp.float32) for x in (means, covariances, weights))
+    out, _ = aggregator.decode(jax.vmap(encode)(*arrays), None, key=jr.key(0))
+    return out, np.append(out.payload["b"], out.payload["w"])
+
+
+@pytest.mark.parametrize("diagonal", (False, True))
+@pytest.mark.parametrize("fill", (0.0, NAN, -1.0))
+def test_posterior_product(diagonal, fill):
+    means, covariances = gaussians(7)
+    if diagonal:
+        covariances = np.einsum("kii->ki", covariances)
+    precision, linear = np.zeros((4, 4)), np.zeros(4)
+    for mean, covariance, weight in zip(means, covariances, PRESENT, strict=True):
+        full = np.diag(covariance) if diagonal else covariance
+        precision += weight * np.linalg.inv(full)
+        linear += weight * np.linalg.solve(full, mean)
+    expected = np.linalg.solve(precision, linear)
+    means[PRESENT == 0] = fill
+    covariances[PRESENT == 0] = fill
+    out, got = multiply(means, covariances, PRESENT)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert float(out.count) == 5
+    assert float(out.weight) == PRESENT.sum()
+    # One that is no covariance counts as absent too.
+    weights = np.where(PRESENT > 0, PRESENT, 1.0)
+    out, got = multiply(means, covariances, weights)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    assert float(out.count) == 5
+    _, got = multiply(means, covariances, 0 * PRESENT)
+    assert (got == 0).all()
+
+
+def test_posterior_product_takes_gaussians():
+    algorithm = eqf.FedAvg(
+        testing.noisy_loss,
+        optax.sgd(0.1),
+        eqf.data.Epochs(1, batch_size=4),
+        aggregator=eqf.PosteriorProduct(),
+    )
+    dataset = testing.ragged_clients((3, 4))
+    loader = eqf.data.Loader(dataset, eqf.data.AllClients(), algorithm.batching)
+    state = algorithm.init(testing.Linear(), num_clients=2)
+    with pytest.raises(TypeError, match="multiplies Gaussians, got .* `Linear`"):
+        algorithm.round(state, loader(0), key=jr.key(0))

@@ -30,6 +30,7 @@ LAYERS = (
     ("data", "nn"),
     ("objectives",),
     ("_client",),
+    ("_posterior",),
     ("_aggregator",),
     ("_server",),
     ("_in_order",),
@@ -260,7 +261,7 @@ def test_what_an_import_costs():
     )
     loaded = {module.split(".")[0] for module in out.stdout.split()}
     slow = {"datasets", "orbax", "matplotlib", "tensorboard", "pyarrow", "tqdm"}
-    slow |= {"wandb", "PIL", "pandas", "sklearn", "hypothesis"}
+    slow |= {"blackjax", "wandb", "PIL", "pandas", "sklearn", "hypothesis"}
     assert loaded & slow == set()
     assert "equifed.plot" not in out.stdout.split()
 

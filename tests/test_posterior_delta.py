@@ -76,6 +76,15 @@ def test_the_definition_in_double_precision(method):
                 assert distance(got, reference(samples, rho)) < 1e-12
 
 
+def test_fewer_params_than_samples():
+    # The mean then lies in the span of the samples, where differences cancel.
+    for sizes in (((),), ((2,), (3,))):
+        samples = random_samples(300, sizes)
+        for rho in (1.0, 1e4):
+            got = vector(solve(samples, rho))
+            assert distance(got, reference(samples, rho)) < 1e-5
+
+
 def test_many_params():
     samples = random_samples(20, ((250, 300), (25_000,)), seed=3)
     for rho in (0.01, 10.0):

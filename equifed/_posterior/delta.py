@@ -20,7 +20,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import jax.scipy.linalg
 import jax.tree_util as jtu
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._tree import (
     tree_add,
@@ -48,6 +48,10 @@ def woodbury(samples: Stacked, rho: Float[Array, ""]) -> Params:
     length = _length(samples)
     if length == 1:
         return mean
+    if sum(x.size for x in jtu.tree_leaves(mean)) < length:
+        # With fewer numbers than samples the d x d matrix is the smaller one; and here
+        # all of m lies in the span of W, where the difference below cancels.
+        return dense(samples, rho)
     helmert = _helmert(length).astype(rho.dtype)
     gram = helmert @ _gram(centred, centred, rho.dtype) @ helmert.T
     right = helmert @ _product(centred, mean, rho.dtype)
@@ -147,7 +151,9 @@ def _rows(x: Array) -> Float[Array, "samples numbers"]:
     return x.reshape(x.shape[0], -1)
 
 
-def _gram(x: Stacked, y: Stacked, dtype: jnp.dtype) -> Float[Array, "samples samples"]:
+def _gram(
+    x: Stacked, y: PyTree[Float[Array, "others ..."]], dtype: jnp.dtype
+) -> Float[Array, "samples others"]:
     products = jtu.tree_map(
         lambda a, b: jnp.matmul(_rows(a), _rows(b).T, precision="highest"), x, y
     )

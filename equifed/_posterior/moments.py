@@ -155,6 +155,6 @@ def _check(samples: Stacked) -> None:
     counts = {x.shape[0] if x.ndim else None for x in jtu.tree_leaves(samples)}
     if len(counts) != 1 or counts & {0, None}:
         raise ValueError(
-            "Samples need a leading axis of the same length, at least 1, in every "
+            "The samples need a leading axis of the same length, at least 1, in every "
             f"leaf; got {sorted(map(str, counts))}."
         )
