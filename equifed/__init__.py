@@ -73,6 +73,7 @@ from ._metrics import (
 )
 from ._optim import Optim as Optim
 from ._posterior import (
+    AbstractChainSampler as AbstractChainSampler,
     AbstractMomentEstimator as AbstractMomentEstimator,
     AbstractPosteriorSampler as AbstractPosteriorSampler,
     effective_sample_size as effective_sample_size,
@@ -90,6 +91,7 @@ from ._posterior import (
     Samples as Samples,
     SGLD as SGLD,
     Shrinkage as Shrinkage,
+    Windows as Windows,
 )
 from ._rounds import rounds as rounds
 from ._server import (

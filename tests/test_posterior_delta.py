@@ -1,6 +1,7 @@
 """FedPA's message: three ways to solve, the limits, and what is sent for a Gaussian."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def vector(tree):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def solve(samples, rho, method="woodbury"):
+def solve(samples, rho, method: Any = "woodbury"):
     return eqf.Shrinkage(rho, method=method)(samples)
 
 
@@ -146,7 +147,7 @@ def test_joint_and_by_leaf():
 
 def test_rho_may_depend_on_the_samples():
     def spread(samples):
-        return sum(x.var(0).sum() for x in jtu.tree_leaves(samples))
+        return jnp.stack([x.var(0).sum() for x in jtu.tree_leaves(samples)]).sum()
 
     samples = random_samples(5)
     got = vector(eqf.Shrinkage(spread)(samples))

@@ -1,6 +1,7 @@
 """Posterior samplers against closed forms and NumPy, on one client at a time."""
 
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def draw(sampler, loss, model, dataset, batching, seed=0, client=0):
     return sample(loss, model, data, batching, key=jr.key(seed))
 
 
-def draw_linear(sampler, batching=WHOLE, **kwargs):
+def draw_linear(sampler, batching: Any = WHOLE, **kwargs):
     start = jnp.full(3, 0.25)
     samples, metrics = draw(
         sampler, PROBLEM.loss, start, PROBLEM.dataset(), batching, **kwargs
@@ -39,7 +40,8 @@ def draw_linear(sampler, batching=WHOLE, **kwargs):
 
 def gaussian():
     """The posterior of the first client: its mean, and its covariance."""
-    quadratic = PROBLEM.objectives[0].quadratic()
+    objective: Any = PROBLEM.objectives[0]
+    quadratic = objective.quadratic()
     matrix = np.asarray(quadratic.matrix, np.float64)
     return np.linalg.solve(matrix, quadratic.linear), np.linalg.inv(matrix)
 

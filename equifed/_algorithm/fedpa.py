@@ -5,7 +5,12 @@ from jaxtyping import ArrayLike
 
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._optim import Optim
-from .._posterior import AbstractPosteriorSampler, PosteriorClient, Shrinkage
+from .._posterior import (
+    AbstractMomentEstimator,
+    AbstractPosteriorSampler,
+    PosteriorClient,
+    Shrinkage,
+)
 from .._server import BurnInServer, OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
@@ -83,13 +88,14 @@ class FedPA(AbstractAlgorithm):
         sampler: AbstractPosteriorSampler,
         batching: AbstractBatching,
         *,
-        rho: ArrayLike | Shrinkage = 0.01,
+        rho: ArrayLike | AbstractMomentEstimator = 0.01,
         start_round: int = 0,
         server_optim: optax.GradientTransformation | Optim | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
-        estimator = rho if isinstance(rho, Shrinkage) else Shrinkage(rho)
-        self.client = PosteriorClient(loss, sampler, batching, estimator)
+        if not isinstance(rho, AbstractMomentEstimator):
+            rho = Shrinkage(rho)
+        self.client = PosteriorClient(loss, sampler, batching, rho)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         server_optim = optax.sgd(1.0) if server_optim is None else server_optim
         self.server = BurnInServer(OptaxServer(server_optim), start_round)

@@ -2,6 +2,7 @@ from .base import (
     AbstractPosteriorSampler as AbstractPosteriorSampler,
     Samples as Samples,
 )
+from .chain import AbstractChainSampler as AbstractChainSampler
 from .client import PosteriorClient as PosteriorClient
 from .ep import EPClient as EPClient, Natural as Natural
 from .ess import effective_sample_size as effective_sample_size
@@ -16,3 +17,4 @@ from .moments import (
     Shrinkage as Shrinkage,
 )
 from .sgld import PreconditionedSGLD as PreconditionedSGLD, SGLD as SGLD
+from .windows import Windows as Windows

@@ -34,7 +34,11 @@ from .windows import Windows
 
 
 class AbstractChainSampler(AbstractPosteriorSampler):
-    """A sampler that walks: each sample is the mean of some of its iterates."""
+    """A sampler that walks: each sample is the mean of some of its iterates.
+
+    Subclass it for a method of your own: what it keeps between its steps, and what a
+    step adds to the params.
+    """
 
     windows: eqx.AbstractVar[Windows]
 

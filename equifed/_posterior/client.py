@@ -72,10 +72,16 @@ class PosteriorClient(AbstractClient):
         correction = tree_norm(tree_sub(mean, estimate))
         counts = data.num_steps > 0
         if broadcast.shared is not None:
+            if isinstance(payload, Gaussian):
+                raise TypeError(
+                    "In burn-in rounds a client sends a change of the params, and "
+                    f"`{type(self.estimator).__name__}` makes a Gaussian. Use it with "
+                    "`PosteriorProduct` and a plain `OptaxServer`."
+                )
             payload = tree_where(broadcast.shared, payload, samples.last)
             counts = counts & broadcast.shared
-        counts = counts.astype(correction.dtype)
-        metrics["correction_norm"] = Average(correction * counts, counts)
+        norm = jnp.where(counts, correction, jnp.zeros_like(correction))
+        metrics["correction_norm"] = Average(norm, counts.astype(norm.dtype))
         finite = tree_isfinite(payload)
         weight = jnp.where(finite, data.weight, jnp.zeros_like(data.weight))
         return Message(payload, weight), state, metrics

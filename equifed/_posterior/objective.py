@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._client.full_gradient import full_pass
-from .._client.loss import BatchLoss, Metrics, zero_metrics
+from .._client.loss import BatchLoss, Metrics
 from .._cohort import ClientData
 from .._tree import safe_divide, tree_add, tree_divide, tree_wide, tree_zeros_like
 from .._types import Loss, Model, Params
@@ -54,7 +54,7 @@ class ClientObjective(eqx.Module):
         wide = tree_wide(flat)
         total = jnp.zeros((flat.size, flat.size), wide.dtype)
         total = self.data.fold_examples(step, total, batch_size=self.batch_size)
-        return tree_divide(total, self._count(total))
+        return tree_divide(total, self._count)
 
     def diagonal_fisher(self, params: Params) -> Params:
         """The mean of the squared gradients of single examples: the diagonal of the
@@ -80,7 +80,7 @@ class ClientObjective(eqx.Module):
 
         total = tree_zeros_like(tree_wide(params))
         total = self.data.fold_examples(step, total, batch_size=self.batch_size)
-        return tree_divide(total, self._count(total))
+        return tree_divide(total, self._count)
 
     def diagonal_hessian(self, params: Params, *, key: PRNGKeyArray) -> Params:
         r"""$v \odot H v$ for one random vector $v$ of signs: the diagonal of the
@@ -106,14 +106,11 @@ class ClientObjective(eqx.Module):
 
         total = tree_zeros_like(tree_wide(params))
         total = self.data.fold_examples(step, total, batch_size=self.batch_size)
-        mean = tree_divide(total, self._count(total))
+        mean = tree_divide(total, self._count)
         return jtu.tree_map(lambda h, v: h * v.astype(h.dtype), mean, signs)
 
-    def no_metrics(self, params: Params) -> Metrics:
-        model = eqx.combine(params, self.static)
-        return zero_metrics(self.loss, model, self.data.example)
-
-    def _count(self, like: Any) -> Array:
+    @property
+    def _count(self) -> Float[Array, ""]:
         return self.data.num_examples.astype(jnp.result_type(float))
 
 

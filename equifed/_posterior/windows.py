@@ -24,7 +24,11 @@ class Window(NamedTuple):
 
 
 class Windows(eqx.Module):
-    """The lengths of a chain's parts, and the number of chains that share the steps."""
+    """The lengths of a chain's parts, and the number of chains that share the steps.
+
+    The lengths are in epochs if the batching is [`equifed.data.Epochs`][], in steps if
+    it is [`equifed.data.Steps`][]. See [`equifed.IASG`][].
+    """
 
     burnin: int
     average: int
