@@ -293,6 +293,15 @@ def test_posterior_product(diagonal, fill):
     assert (got == 0).all()
 
 
+@pytest.mark.parametrize("diagonal", (False, True))
+def test_posterior_product_promotes_nothing(diagonal):
+    means, covariances = gaussians(7)
+    if diagonal:
+        covariances = np.einsum("kii->ki", covariances)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        multiply(means, covariances, PRESENT)
+
+
 def test_posterior_product_takes_gaussians():
     algorithm = eqf.FedAvg(
         testing.noisy_loss,

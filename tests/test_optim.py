@@ -188,7 +188,7 @@ def test_dtypes_are_kept(name):
 @pytest.mark.parametrize("dtype", ("bfloat16", "float64"))
 @pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 def test_a_round_is_strict(make, dtype):
-    batching = eqf.data.Epochs(1, batch_size=4)
+    batching = eqf.data.Epochs(2, batch_size=4)
     with contextlib.ExitStack() as stack:
         if dtype == "float64":
             stack.enter_context(enable_x64())

@@ -77,6 +77,16 @@ def test_the_definition_in_double_precision(method):
                 assert distance(got, reference(samples, rho)) < 1e-12
 
 
+@pytest.mark.parametrize("length", (1, 4, 30))
+def test_nothing_is_promoted(length):
+    samples = random_samples(length)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for method in METHODS:
+            solve(samples, 0.1, method)
+        for covariance in ("diagonal", "dense"):
+            eqf.GaussianMoments(0.1, covariance=covariance)(samples)
+
+
 def test_fewer_params_than_samples():
     # The mean then lies in the span of the samples, where differences cancel.
     for sizes in (((),), ((2,), (3,))):

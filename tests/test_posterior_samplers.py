@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -267,9 +268,10 @@ def test_samplers_in_rounds(sampler, batching):
     state = algorithm.init(testing.Linear(), num_clients=4)
     models = []
     for size in (1, 4):
-        new, metrics = algorithm.round(
-            state, loader(0), key=jr.key(0), executor=eqf.Executor(block_size=size)
-        )
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            new, metrics = algorithm.round(
+                state, loader(0), key=jr.key(0), executor=eqf.Executor(block_size=size)
+            )
         assert int(metrics["clients"]) == 3
         assert int(metrics["nonfinite"]) == 0
         assert float(metrics["correction_norm"]) > 0

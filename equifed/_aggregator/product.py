@@ -94,7 +94,7 @@ def _dense(gaussian: Gaussian, weight: Array, present: Array) -> Params:
     means = jax.vmap(lambda m: jax.flatten_util.ravel_pytree(m)[0])(gaussian.mean)
     eye = jnp.eye(means.shape[1], dtype=means.dtype)
     # Those that are absent may hold anything: they are given harmless numbers.
-    matrices = jnp.where(present[:, None, None], gaussian.covariance, eye)
+    matrices = jnp.where(present[:, None, None], gaussian.covariance, eye[None])
     means = jnp.where(present[:, None], means, jnp.zeros_like(means))
     roots = jax.vmap(lambda c: jax.scipy.linalg.cho_factor(c)[0])(matrices)
     solve = jax.vmap(lambda c, b: jax.scipy.linalg.cho_solve((c, False), b))

@@ -123,7 +123,7 @@ def covariance(
     length, dim = samples.shape
     rho = rho.astype(samples.dtype)
     weight = 1 / (1 + (length - 1) * rho)
-    centred = samples - samples.mean(0)
+    centred = samples - samples.mean(0, keepdims=True)
     # (1 - rho_l) / (l - 1), which one sample would divide by zero.
     scatter = weight * rho * jnp.matmul(centred.T, centred, precision="highest")
     return weight * jnp.eye(dim, dtype=samples.dtype) + scatter
@@ -135,7 +135,7 @@ def _length(samples: Stacked) -> int:
 
 def _centred(samples: Stacked) -> tuple[Params, Stacked]:
     mean = jtu.tree_map(lambda x: x.mean(0), samples)
-    return mean, jtu.tree_map(lambda x, m: x - m, samples, mean)
+    return mean, jtu.tree_map(lambda x, m: x - m[None], samples, mean)
 
 
 def _helmert(length: int) -> Float[Array, "rows samples"]:

@@ -64,6 +64,6 @@ class ExactGaussian(AbstractPosteriorSampler):
         noise = jr.normal(draw_key, (self.samples, flat.size), hessian.dtype)
         spread = jax.scipy.linalg.solve_triangular(root, noise.T, lower=True, trans="T")
         scale = jnp.sqrt(self.temperature).astype(hessian.dtype)
-        values = jnp.where(regular, mean + scale * spread.T, jnp.nan)
+        values = jnp.where(regular, mean[None] + scale * spread.T, jnp.nan)
         last = tree_cast_like(unravel_wide(mean), params)
         return Samples(jax.vmap(unravel_wide)(values), last), metrics

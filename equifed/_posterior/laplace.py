@@ -105,6 +105,6 @@ class Laplace(AbstractPosteriorSampler):
             )
             shape = (self.samples, *x.shape)
             noise = jr.normal(jr.fold_in(draw_key, i), shape, x.dtype)
-            values.append(x + jnp.sqrt(variance) * noise)
+            values.append(x[None] + jnp.sqrt(variance)[None] * noise)
         samples = jtu.tree_unflatten(treedef, values)
         return Samples(samples, message.payload), metrics

@@ -39,7 +39,8 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         params, static = eqx.partition(model, eqx.is_inexact_array)
         pass_key, warmup_key, draw_key = jr.split(key, 3)
         objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
-        with jax.numpy_dtype_promotion("standard"):
+        # BlackJAX's own code leans on both kinds of promotion.
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             values, infos = self._run(params, objective, warmup_key, draw_key)
         _, metrics = objective.full_pass(params)
         # A client without examples has no posterior, and its message weighs nothing.

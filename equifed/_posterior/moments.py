@@ -146,7 +146,7 @@ class GaussianMoments(AbstractMomentEstimator):
         def variance(x: Array, m: Array) -> Array:
             rho = self.rho.astype(x.dtype)
             weight = 1 / (1 + (x.shape[0] - 1) * rho)
-            return weight * (1 + rho * jnp.square(x - m).sum(0))
+            return weight * (1 + rho * jnp.square(x - m[None]).sum(0))
 
         return Gaussian(mean, jtu.tree_map(variance, samples, mean))
 
