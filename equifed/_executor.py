@@ -37,7 +37,8 @@ class Executor(eqx.Module):
         loader the same one. `None` runs on the default device. Over any other axis the
         compiler spreads each client's own work, following how the model is sharded.
     - `block_size`: how many clients run side by side on a device. 1 is right for a
-        CPU; 8 to 64 fill a GPU. Memory grows with it. With `"auto"`,
+        CPU unless the model is tiny (a hundred params: 50 is several times faster); 8
+        to 64 fill a GPU. Memory grows with it. With `"auto"`,
         [`equifed.rounds`][] and [`equifed.train`][] time the first round at several
         sizes and take the fastest. As this may differ from run to run, so may the last
         bits of sums that are not `ordered`.

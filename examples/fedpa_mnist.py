@@ -239,6 +239,10 @@ def main():
 
     path = pathlib.Path(args.data)
     local = (path / "train.parquet").is_file()
+    if path.exists() and not local:
+        parser.error(f"`--data`: there is no `train.parquet` in {path}.")
+    if not local and len(path.parts) != 2:
+        parser.error(f"`--data`: no such directory, and no `owner/name`: {args.data}.")
     data = mnist(path) if local else huggingface(args.data)
     choices = MNIST if local else EMNIST
     for name in ("rounds", "clients", "start_round", "rho", "eval_every"):

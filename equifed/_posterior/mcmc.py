@@ -47,10 +47,12 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         there = (data.num_examples > 0).astype(jnp.result_type(float))
         zero = jnp.zeros_like(there)
         wide = tree_wide(params)
-        values = jtu.tree_map(lambda s, x: s.astype(x.dtype) - x, values, wide)
+        values = jtu.tree_map(lambda s, x: s.astype(x.dtype) - x[None], values, wide)
         mean = jtu.tree_map(lambda s: s.mean(0), values)
         rate = jnp.where(there > 0, infos.acceptance_rate.mean(), zero)
-        diverged = jnp.where(there > 0, infos.is_divergent.sum(), zero)
+        diverged = jnp.where(
+            there > 0, infos.is_divergent.sum().astype(there.dtype), zero
+        )
         metrics = {
             **metrics,
             "acceptance": Average(rate, there),
