@@ -15,6 +15,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 
@@ -30,15 +31,39 @@ def floating(x: ArrayLike) -> Float[Array, ""]:
     return jnp.asarray(x, jnp.result_type(float))
 
 
-def check_number(name: str, x: Any, *, least: float | int, strict: bool) -> None:
-    """Refuses a number that is too small, if it is known."""
-    if isinstance(x, jax.core.Tracer) or jnp.ndim(x) > 0:
+def check_number(
+    name: str,
+    x: Any,
+    *,
+    least: float | int,
+    strict: bool,
+    below: float = math.inf,
+    most: float = math.inf,
+) -> None:
+    """Refuses what is not a number, and one out of bounds, if it is known.
+
+    It must be finite, `least` or more (more, if `strict`), less than `below`, and at
+    most `most`.
+    """
+    if isinstance(x, jax.core.Tracer):
         return
-    if not (x > least or (x == least and not strict)):
+    number = isinstance(x, int | float | np.number | np.ndarray | jax.Array)
+    if not number or isinstance(x, bool):
+        raise TypeError(f"`{name}` must be a number, got {x!r:.99}.")
+    if jnp.ndim(x) > 0:
         raise ValueError(
-            f"`{name}` must be {'more than' if strict else 'at least'} {least:g}, got "
-            f"{float(x):g}."
+            f"`{name}` must be one number, got an array of shape {jnp.shape(x)}. For "
+            "several at once build what takes it inside `eqx.filter_vmap`."
         )
+    if not (x > least or (x == least and not strict)):
+        bound = f"{'more than' if strict else 'at least'} {least:g}"
+    elif not x < below:
+        bound = "finite" if below == math.inf else f"less than {below:g}"
+    elif not x <= most:
+        bound = f"at most {most:g}"
+    else:
+        return
+    raise ValueError(f"`{name}` must be {bound}, got {float(x):g}.")
 
 
 class Static:

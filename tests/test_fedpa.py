@@ -64,7 +64,7 @@ def assert_same(models, others, tolerance=0.0):
 def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
     executor = eqf.Executor(block_size=block_size)
     one = fedpa(STEPS, eqf.IASG(MOMENTUM, burnin=5))
-    assert one.client.sampler.num_samples(STEPS) == 1
+    assert one.client.sampler.count(STEPS) == 1
     assert_same(
         run(one, executor=executor)[0], run(fedavg(STEPS), executor=executor)[0]
     )

@@ -123,7 +123,7 @@ def check_path(sampler, batching, expected, last):
         sampler, testing.quadratic_loss, testing.Point(START), POINT.dataset(), batching
     )
     got = np.asarray(samples.values.x) + START
-    assert got.shape == (sampler.num_samples(batching),)
+    assert got.shape == (sampler.count(batching),)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     np.testing.assert_allclose(samples.last.x + START, last, rtol=1e-5)
     # Every visit counts; a last batch may be short.

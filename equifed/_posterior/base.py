@@ -37,7 +37,7 @@ class AbstractPosteriorSampler(eqx.Module):
     """How a client draws samples of its posterior."""
 
     @abc.abstractmethod
-    def num_samples(self, batching: AbstractBatching) -> int:
+    def count(self, batching: AbstractBatching) -> int:
         """How many samples come of a client's visits to its examples.
 
         **Raises:**

@@ -52,7 +52,7 @@ class AbstractChainSampler(AbstractPosteriorSampler):
     ) -> tuple[Params, PyTree]:
         """One step: what to add to the params, and the new state."""
 
-    def num_samples(self, batching):
+    def count(self, batching):
         return self.windows.chains * self.windows.num_windows(batching)
 
     def sample(self, loss, model, data, batching, *, key):

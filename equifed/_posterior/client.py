@@ -54,7 +54,7 @@ class PosteriorClient(AbstractClient):
         self.estimator = estimator
 
     def __check_init__(self):
-        self.sampler.num_samples(self.batching)
+        self.sampler.count(self.batching)
 
     def init(self, params):
         return None

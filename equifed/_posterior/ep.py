@@ -97,8 +97,7 @@ class EPClient(AbstractClient):
         damping: ArrayLike = 1.0,
         curvature: Curvature = "fisher",
     ):
-        check_number("damping", damping, least=0, strict=True)
-        check_number("1 - damping", 1 - damping, least=0, strict=False)
+        check_number("damping", damping, least=0, strict=True, most=1)
         check_curvature(curvature)
         self.loss = loss
         self.optim = as_optim(optim)

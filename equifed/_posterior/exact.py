@@ -32,17 +32,17 @@ class ExactGaussian(AbstractPosteriorSampler):
     - `temperature`: $T$; see [`equifed.SGLD`][].
     """
 
-    samples: int
+    num_samples: int
     temperature: Float[Array, ""]
 
     def __init__(self, num_samples: int, *, temperature: ArrayLike = 1.0):
         check_number("temperature", temperature, least=0, strict=True)
-        self.samples = check_count("num_samples", num_samples)
+        self.num_samples = check_count("num_samples", num_samples)
         self.temperature = floating(temperature)
 
-    def num_samples(self, batching):
+    def count(self, batching):
         check_whole(self, batching)
-        return self.samples
+        return self.num_samples
 
     def sample(self, loss, model, data, batching, *, key):
         params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -61,7 +61,7 @@ class ExactGaussian(AbstractPosteriorSampler):
         tiny = flat.size * jnp.finfo(hessian.dtype).eps * jnp.diagonal(hessian).max()
         regular = jnp.square(jnp.diagonal(root)).min() > tiny
         mean = -jax.scipy.linalg.cho_solve((root, True), flat_grads)
-        noise = jr.normal(draw_key, (self.samples, flat.size), hessian.dtype)
+        noise = jr.normal(draw_key, (self.num_samples, flat.size), hessian.dtype)
         spread = jax.scipy.linalg.solve_triangular(root, noise.T, lower=True, trans="T")
         scale = jnp.sqrt(self.temperature).astype(hessian.dtype)
         values = jnp.where(regular, mean[None] + scale * spread.T, jnp.nan)

@@ -59,7 +59,7 @@ class Laplace(AbstractPosteriorSampler):
     """
 
     optim: Optim
-    samples: int
+    num_samples: int
     damping: Float[Array, ""]
     curvature: Curvature
     temperature: Float[Array, ""]
@@ -77,13 +77,13 @@ class Laplace(AbstractPosteriorSampler):
         check_number("temperature", temperature, least=0, strict=False)
         check_curvature(curvature)
         self.optim = as_optim(optim)
-        self.samples = check_count("num_samples", num_samples)
+        self.num_samples = check_count("num_samples", num_samples)
         self.damping = floating(damping)
         self.curvature = curvature
         self.temperature = floating(temperature)
 
-    def num_samples(self, batching):
-        return self.samples
+    def count(self, batching):
+        return self.num_samples
 
     def sample(self, loss, model, data, batching, *, key):
         params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -103,7 +103,7 @@ class Laplace(AbstractPosteriorSampler):
             variance = self.temperature.astype(x.dtype) / (
                 a + self.damping.astype(x.dtype)
             )
-            shape = (self.samples, *x.shape)
+            shape = (self.num_samples, *x.shape)
             noise = jr.normal(jr.fold_in(draw_key, i), shape, x.dtype)
             values.append(x[None] + jnp.sqrt(variance)[None] * noise)
         samples = jtu.tree_unflatten(treedef, values)

@@ -21,7 +21,7 @@ from .objective import ClientObjective
 class AbstractHamiltonian(AbstractPosteriorSampler):
     r"""A Markov chain on $\exp(-f / T)$ that starts from the server's model."""
 
-    samples: eqx.AbstractVar[int]
+    num_samples: eqx.AbstractVar[int]
     num_warmup: eqx.AbstractVar[int]
     step_size: eqx.AbstractVar[Float[Array, ""]]
     target_acceptance: eqx.AbstractVar[Float[Array, ""]]
@@ -31,9 +31,9 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
     def kernel(self) -> tuple[Any, dict[str, Any]]:
         """BlackJAX's algorithm, and its options beside step size and mass matrix."""
 
-    def num_samples(self, batching):
+    def count(self, batching):
         check_whole(self, batching)
-        return self.samples
+        return self.num_samples
 
     def sample(self, loss, model, data, batching, *, key):
         params, static = eqx.partition(model, eqx.is_inexact_array)
@@ -99,7 +99,7 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
             state, info = step(key, state)
             return state, (state.position, info)
 
-        draw_keys = jr.split(draw_key, self.samples)
+        draw_keys = jr.split(draw_key, self.num_samples)
         _, (values, infos) = jax.lax.scan(advance, state, draw_keys)
         return values, infos
 
@@ -126,7 +126,7 @@ class HMC(AbstractHamiltonian):
     `ImportError` if BlackJAX is not installed.
     """
 
-    samples: int
+    num_samples: int
     num_integration_steps: int
     num_warmup: int
     step_size: Float[Array, ""]
@@ -143,7 +143,7 @@ class HMC(AbstractHamiltonian):
         target_acceptance: ArrayLike = 0.8,
         temperature: ArrayLike = 1.0,
     ):
-        self.samples = check_count("num_samples", num_samples)
+        self.num_samples = check_count("num_samples", num_samples)
         self.num_integration_steps = check_count(
             "num_integration_steps", num_integration_steps
         )
@@ -175,7 +175,7 @@ class NUTS(AbstractHamiltonian):
     `ImportError` if BlackJAX is not installed.
     """
 
-    samples: int
+    num_samples: int
     num_warmup: int
     step_size: Float[Array, ""]
     target_acceptance: Float[Array, ""]
@@ -190,7 +190,7 @@ class NUTS(AbstractHamiltonian):
         target_acceptance: ArrayLike = 0.8,
         temperature: ArrayLike = 1.0,
     ):
-        self.samples = check_count("num_samples", num_samples)
+        self.num_samples = check_count("num_samples", num_samples)
         _check(num_warmup, step_size, target_acceptance, temperature)
         self.num_warmup = num_warmup
         self.step_size = floating(step_size)
@@ -211,8 +211,7 @@ def _check(
     check_number("num_warmup", num_warmup, least=0, strict=False)
     check_number("step_size", step_size, least=0, strict=True)
     check_number("temperature", temperature, least=0, strict=True)
-    check_number("target_acceptance", target_acceptance, least=0, strict=True)
-    check_number("1 - target_acceptance", 1 - target_acceptance, least=0, strict=True)
+    check_number("target_acceptance", target_acceptance, least=0, strict=True, below=1)
 
 
 def _blackjax() -> Any:

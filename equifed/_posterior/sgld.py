@@ -24,6 +24,11 @@ class _StepSize(eqx.Module):
     optim: Optim
 
     def __init__(self, learning_rate: ArrayLike | optax.Schedule):
+        if isinstance(learning_rate, optax.GradientTransformation | Optim):
+            raise TypeError(
+                "Langevin dynamics makes its own steps: give `learning_rate`, a number "
+                "or an Optax schedule, instead of an optimiser."
+            )
         if not callable(learning_rate):
             check_number("learning_rate", learning_rate, least=0, strict=True)
         # Optax's own SGD knows of schedules, and `Optim` opens them.
@@ -111,7 +116,7 @@ class PreconditionedSGLD(AbstractChainSampler):
 
     - `learning_rate`, `temperature`, `burnin`, `average`, `discard`, `chains`: as in
         [`equifed.SGLD`][].
-    - `decay`: $\alpha$, from 0 to 1.
+    - `decay`: $\alpha$, from 0 to less than 1.
     - `eps`: $\lambda$, more than 0.
 
     ??? cite "Reference"
@@ -150,8 +155,7 @@ class PreconditionedSGLD(AbstractChainSampler):
         chains: int = 1,
     ):
         check_number("temperature", temperature, least=0, strict=False)
-        check_number("decay", decay, least=0, strict=False)
-        check_number("1 - decay", 1 - decay, least=0, strict=True)
+        check_number("decay", decay, least=0, strict=False, below=1)
         check_number("eps", eps, least=0, strict=True)
         self.step_size = _StepSize(learning_rate)
         self.temperature = floating(temperature)
@@ -191,7 +195,8 @@ def _langevin(
         rate = eta.astype(wide.dtype)
         if scale is not None:
             rate = rate * scale
-        spread = jnp.sqrt(2 * rate * temperature.astype(wide.dtype))
+        # Apart, so that the rate has a derivative at temperature 0 too.
+        spread = jnp.sqrt(2 * rate) * jnp.sqrt(temperature.astype(wide.dtype))
         noise = jr.normal(jr.fold_in(key, i), g.shape, wide.dtype)
         updates.append((spread * noise - rate * wide).astype(g.dtype))
     return jtu.tree_unflatten(treedef, updates)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ..data import AbstractBatching, Epochs, Steps
+from ..data._random import check_count
 
 
 class Window(NamedTuple):
@@ -42,11 +43,7 @@ class Windows(eqx.Module):
             ("discard", 0),
             ("chains", 1),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"`{name}` must be an integer and at least {least}, got {value!r}."
-                )
+            check_count(name, getattr(self, name), least)
 
     def num_windows(self, batching: AbstractBatching) -> int:
         """The number of samples of each chain.

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
+from ..data._random import check_count
 from .base import AbstractServer
 
 
@@ -24,11 +25,7 @@ class BurnInServer(AbstractServer):
     start_round: int
 
     def __check_init__(self):
-        if not isinstance(self.start_round, int) or self.start_round < 0:
-            raise ValueError(
-                "`start_round` must be an integer and at least 0, got "
-                f"{self.start_round!r}."
-            )
+        check_count("start_round", self.start_round, least=0)
 
     def init(self, params, *, num_clients):
         server = self.server.init(params, num_clients=num_clients)

@@ -30,11 +30,11 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def check_count(name: str, value: int) -> int:
-    """Returns the argument as an `int`, if it is at least 1."""
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Returns the argument as an `int`, if it is not less than it may be."""
     value = _as_int(name, value)
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
     return value
 
 
