@@ -26,6 +26,12 @@ from ._types import Measure, Model
 from .data import FederatedDataset, Loader, StreamLoader
 
 
+NO_MESSAGES = (
+    "No client of round {} had a finite message that counts, so that the model stayed "
+    "as it was. This warning is not repeated; see `nonfinite` in the history."
+)
+
+
 @jaxtyped(typechecker=beartype)
 def train(
     algorithm: AbstractAlgorithm,
@@ -66,7 +72,8 @@ def train(
     **Returns:**
 
     An [`equifed.Solution`][]. If the model became non-finite, its `result` and a
-    warning say so, and its state is the last good one.
+    warning say so, and its state is the last good one. Another warning tells of the
+    first round in which no client had a finite message, which changed nothing.
 
     **Raises:**
 
@@ -93,7 +100,7 @@ def train(
             _, state, history = restored
             del restored
 
-    result = RESULTS.successful
+    result, warned = RESULTS.successful, False
     for where, dataset in (evaluation or {}).items():
         model = eqx.nn.inference_mode(state.model)
         check_evaluation(metrics, model, dataset.example, f"{where!r}")
@@ -128,10 +135,13 @@ def train(
                         row[f"{dataset}/{metric}"] = value
             for row in rows:
                 history.append(row)
+                if row["nonfinite"] > 0 and row["clients"] == 0 and not warned:
+                    warnings.warn(NO_MESSAGES.format(row["round"]), stacklevel=3)
+                    warned = True
                 numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
                 logger.log(row["round"], numbers)
             if result != RESULTS.successful:
-                warnings.warn(RESULTS[result], stacklevel=2)
+                warnings.warn(RESULTS[result], stacklevel=3)
                 break
             if checkpointer is not None and (
                 checkpointer.should_save(number) or finished

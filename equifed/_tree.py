@@ -37,8 +37,8 @@ def check_number(
     *,
     least: float | int,
     strict: bool,
-    below: float = math.inf,
-    most: float = math.inf,
+    below: float | int = math.inf,
+    most: float | int = math.inf,
 ) -> None:
     """Refuses what is not a number, and one out of bounds, if it is known.
 

@@ -313,6 +313,14 @@ calls = {
     "key": lambda: eqf.train(
         eqf.FedAvg(loss, sgd, batching), testing.Linear(), loader, num_rounds=1, key=0
     ),
+    "optimiser": lambda: eqf.FedPA(loss, sgd, batching),
+    "sampler": lambda: eqf.FedPA(loss, eqf.IASG, batching),
+    "estimator": lambda: eqf.PosteriorClient(loss, eqf.IASG(sgd), batching, 0.1),
+    "epochs": lambda: eqf.FedPA(loss, eqf.IASG(sgd), 20),
+    "rho": lambda: eqf.FedPA(loss, eqf.IASG(sgd), batching, rho=eqf.Shrinkage),
+    "text": lambda: eqf.FedPA(loss, eqf.IASG(sgd), batching, rho="0.1"),
+    "start": lambda: eqf.FedPA(loss, eqf.IASG(sgd), batching, start_round=2.5),
+    "langevin": lambda: eqf.SGLD(sgd),
 }
 for name, call in calls.items():
     try:
@@ -331,6 +339,14 @@ PLAIN = {
     "aggregator": "aggregator.*Median",
     "loader": "'loader'.*FederatedDataset",
     "key": "'key'.*0",
+    "optimiser": r"`sampler` must be an `Abs.*`IASG\(optax.sgd\(0.1\)\)` for example",
+    "sampler": "`sampler` must be an `AbstractPosteriorSampler`",
+    "estimator": r"`estimator` must be an.*`Shrinkage\(0.01\)` for example",
+    "epochs": r"`batching` must be an.*`Epochs\(5, batch_size=20\)` for example",
+    "rho": "`rho` must be a number",
+    "text": "`rho` must be a number, got '0.1'",
+    "start": "`start_round` must be an integer, got 2.5",
+    "langevin": "Langevin dynamics makes its own steps: give `learning_rate`",
 }
 
 

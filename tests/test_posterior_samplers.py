@@ -319,8 +319,8 @@ def test_schedules_that_do_not_fit():
     check("Make `burnin` 3", steps, average=3, burnin=2, discard=1)
     check("3 chains cannot share 10 steps", steps, chains=3)
     check("`last='fill'`", eqf.data.Epochs(5, batch_size=4, last="fill"))
-    check("`average` must be an integer and at least 1, got 0", steps, average=0)
-    check("`burnin` must be an integer and at least 0, got -1", steps, burnin=-1)
+    check("`average` must be at least 1, got 0", steps, average=0)
+    check("`burnin` must be at least 0, got -1", steps, burnin=-1)
 
 
 @pytest.mark.parametrize(
@@ -347,10 +347,13 @@ def test_numbers_that_make_no_sense():
         (lambda: eqf.Laplace(optax.sgd(0.1), 0), "`num_samples`"),
         (lambda: eqf.SGLD(-0.1), "`learning_rate` must be more than 0"),
         (lambda: eqf.SGLD(0.1, temperature=-1.0), "`temperature`"),
-        (lambda: eqf.PreconditionedSGLD(0.1, decay=1.0), "`1 - decay`"),
+        (lambda: eqf.PreconditionedSGLD(0.1, decay=1.0), "`decay` must be less than 1"),
         (lambda: eqf.HMC(3, step_size=0.0), "`step_size`"),
         (lambda: eqf.HMC(3, num_warmup=-1), "`num_warmup`"),
-        (lambda: eqf.NUTS(3, target_acceptance=1.0), "`1 - target_acceptance`"),
+        (
+            lambda: eqf.NUTS(3, target_acceptance=1.0),
+            "`target_acceptance` must be less than 1",
+        ),
         (lambda: eqf.Laplace(optax.sgd(0.1), 3, damping=0.0), "`damping`"),
     ):
         with pytest.raises(ValueError, match=match):

@@ -44,9 +44,8 @@ class PosteriorProduct(AbstractAggregator):
     def encode(self, message, state, *, key):
         if not isinstance(message.payload, Gaussian):
             raise TypeError(
-                "`PosteriorProduct` multiplies Gaussians, got a message whose payload "
-                f"is a `{type(message.payload).__name__}`. Use it with "
-                "`PosteriorClient(..., GaussianMoments(rho))`."
+                "`PosteriorProduct` multiplies Gaussians, got a change of the params. "
+                "Use it with `PosteriorClient(..., GaussianMoments(rho))`."
             )
         return Gathered(message)
 

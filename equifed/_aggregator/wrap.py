@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._client import Message
+from .._posterior import Gaussian
 from .._tree import check_number, floating, tree_isfinite, tree_norm, tree_scale
 from .base import AbstractAggregator
 
@@ -30,6 +31,11 @@ class Clip(AbstractAggregator):
         return self.aggregator.init(params)
 
     def encode(self, message, state, *, key):
+        if isinstance(message.payload, Gaussian):
+            raise TypeError(
+                "`Clip` scales changes of the params, and a Gaussian scaled down would "
+                "have a smaller covariance too. Use `PosteriorProduct` without it."
+            )
         norm = tree_norm(message.payload)
         scale = jnp.minimum(1, self.max_norm / jnp.maximum(norm, self.max_norm))
         payload = tree_scale(scale, message.payload)

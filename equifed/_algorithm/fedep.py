@@ -3,7 +3,7 @@
 import optax
 from jaxtyping import ArrayLike
 
-from .._aggregator import AbstractAggregator, UniformMean
+from .._aggregator import UniformMean
 from .._optim import Optim
 from .._posterior import Curvature, EPClient
 from .._server import EPServer
@@ -32,9 +32,13 @@ class FedEP(AbstractAlgorithm):
     - `prior_precision`: of the Gaussian prior around the initial model.
     - `damping`: the fraction of each change that is made, at most 1. Where the loss is
         not convex, or the curvature is an estimate, less is safer.
-    - `curvature`: `"fisher"` or `"hessian"`, as in [`equifed.Laplace`][].
-    - `aggregator`: [`equifed.UniformMean`][] if not given; the server multiplies its
-        result by the number of messages.
+    - `curvature`: `"fisher"` or `"hessian"`, as in [`equifed.Laplace`][]. Far from the
+        optimum, where errors are large, `"fisher"` is far above the true curvature, and
+        training with a `damping` of 1 may swing further and further: `"hessian"`, or a
+        smaller `damping`, then helps.
+
+    There is no choice of an aggregator: clients keep their factors, and $q$ is their
+    product only if all changes are added up as they are.
 
     ??? cite "Reference"
 
@@ -54,7 +58,7 @@ class FedEP(AbstractAlgorithm):
     """
 
     client: EPClient
-    aggregator: AbstractAggregator
+    aggregator: UniformMean
     server: EPServer
 
     def __init__(
@@ -66,10 +70,10 @@ class FedEP(AbstractAlgorithm):
         prior_precision: ArrayLike = 1.0,
         damping: ArrayLike = 1.0,
         curvature: Curvature = "fisher",
-        aggregator: AbstractAggregator | None = None,
     ):
         self.client = EPClient(
             loss, client_optim, batching, damping=damping, curvature=curvature
         )
-        self.aggregator = UniformMean() if aggregator is None else aggregator
+        # Its count turns the mean into a sum again.
+        self.aggregator = UniformMean()
         self.server = EPServer(prior_precision)

@@ -3,11 +3,12 @@
 import optax
 from jaxtyping import ArrayLike
 
-from .._aggregator import AbstractAggregator, WeightedMean
+from .._aggregator import AbstractAggregator, PosteriorProduct, WeightedMean
 from .._optim import Optim
 from .._posterior import (
     AbstractMomentEstimator,
     AbstractPosteriorSampler,
+    GaussianMoments,
     PosteriorClient,
     Shrinkage,
 )
@@ -41,8 +42,9 @@ class FedPA(AbstractAlgorithm):
         `Epochs` make one sample an epoch.
     - `rho`: the shrinkage of the covariance, see [`equifed.Shrinkage`][]; or any other
         estimator that turns samples into a change of the params.
-    - `start_round`: the rounds before it are plain FedAvg on the same steps. From it on
-        messages are longer, by up to $1 + (l - 1) \rho$ for $l$ samples: the server's
+    - `start_round`: the rounds before it are plain FedAvg on the same steps, for a
+        sampler of one chain; see [`equifed.Samples`][] for others. From it on messages
+        are longer, by up to $1 + (l - 1) \rho$ for $l$ samples: the server's
         learning rate must suit them.
     - `server_optim`: the server's Optax optimiser on minus the mean change;
         `optax.sgd(1.0)` if not given.
@@ -95,6 +97,12 @@ class FedPA(AbstractAlgorithm):
     ):
         if not isinstance(rho, AbstractMomentEstimator):
             rho = Shrinkage(rho)
+        if isinstance(rho, GaussianMoments) or isinstance(aggregator, PosteriorProduct):
+            raise TypeError(
+                "FedPA's clients send a change of the params, not a Gaussian. To "
+                "multiply Gaussians give `PosteriorClient(..., GaussianMoments(rho))` "
+                "and `PosteriorProduct()` to `equifed.Algorithm`."
+            )
         self.client = PosteriorClient(loss, sampler, batching, rho)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         server_optim = optax.sgd(1.0) if server_optim is None else server_optim

@@ -29,8 +29,9 @@ class Samples(eqx.Module):
     values: Stacked
     """Stacked along a leading axis, in float32 at least."""
     last: Params
-    """What plain FedAvg would send: the last iterate, for a sampler that has one, and
-    otherwise the mean of the posterior."""
+    """What is sent in burn-in rounds. For one chain it is the last iterate, and so what
+    FedAvg sends; for several their mean; for samplers without iterates the mean of the
+    posterior."""
 
 
 class AbstractPosteriorSampler(eqx.Module):
@@ -69,6 +70,22 @@ class AbstractPosteriorSampler(eqx.Module):
 
         The samples, and metrics that are summed over the cohort.
         """
+
+
+def add_metrics(metrics: Metrics, new: Metrics) -> Metrics:
+    """Both together.
+
+    **Raises:**
+
+    `ValueError` if the loss reports one of the same name.
+    """
+    for name in new:
+        if name in metrics:
+            raise ValueError(
+                f"The loss reports a metric called {name!r}, which is the name of one "
+                f"that posterior samples have ({', '.join(new)}). Give it another name."
+            )
+    return {**metrics, **new}
 
 
 def check_whole(sampler: AbstractPosteriorSampler, batching: AbstractBatching) -> None:

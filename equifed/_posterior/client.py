@@ -6,10 +6,17 @@ import jax.tree_util as jtu
 
 from .._client import AbstractClient, Message
 from .._metrics import Average
-from .._tree import tree_cast_like, tree_isfinite, tree_norm, tree_sub, tree_where
+from .._tree import (
+    tree_cast_like,
+    tree_isfinite,
+    tree_norm,
+    tree_sub,
+    tree_where,
+    tree_zeros_like,
+)
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractPosteriorSampler
+from .base import AbstractPosteriorSampler, add_metrics
 from .moments import AbstractMomentEstimator, Gaussian
 
 
@@ -54,6 +61,17 @@ class PosteriorClient(AbstractClient):
         self.estimator = estimator
 
     def __check_init__(self):
+        for name, kind, example in (
+            ("sampler", AbstractPosteriorSampler, "IASG(optax.sgd(0.1))"),
+            ("batching", AbstractBatching, "Epochs(5, batch_size=20)"),
+            ("estimator", AbstractMomentEstimator, "Shrinkage(0.01)"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(
+                    f"`{name}` must be an `{kind.__name__}`, `{example}` for example, "
+                    f"got {value!r:.99} of type `{type(value).__name__}`."
+                )
         self.sampler.count(self.batching)
 
     def init(self, params):
@@ -64,14 +82,26 @@ class PosteriorClient(AbstractClient):
         samples, metrics = self.sampler.sample(
             self.loss, broadcast.model, data, self.batching, key=key
         )
-        payload = self.estimator(samples.values)
+        # Zeros stand in for samples that are not finite, and NaN for what is made of
+        # them, so that the derivatives of the round are those of the other clients.
+        usable = tree_isfinite(samples.values)
+        values = tree_where(usable, samples.values, tree_zeros_like(samples.values))
+        payload = self.estimator(values)
+        nans = jtu.tree_map(lambda x: jnp.full_like(x, jnp.nan), payload)
+        payload = tree_where(usable, payload, nans)
         if not isinstance(payload, Gaussian):
             payload = tree_cast_like(payload, params)
-        mean = jtu.tree_map(lambda x: x.mean(0), samples.values)
+        mean = jtu.tree_map(lambda x: x.mean(0), values)
         estimate = payload.mean if isinstance(payload, Gaussian) else payload
         correction = tree_norm(tree_sub(mean, estimate))
         counts = data.num_steps > 0
         if broadcast.shared is not None:
+            if getattr(broadcast.shared, "dtype", None) != jnp.bool_:
+                raise TypeError(
+                    "A `PosteriorClient` goes with an `OptaxServer`, or a "
+                    "`BurnInServer` around one; this server also broadcasts a "
+                    f"`{type(broadcast.shared).__name__}`."
+                )
             if isinstance(payload, Gaussian):
                 raise TypeError(
                     "In burn-in rounds a client sends a change of the params, and "
@@ -81,7 +111,8 @@ class PosteriorClient(AbstractClient):
             payload = tree_where(broadcast.shared, payload, samples.last)
             counts = counts & broadcast.shared
         norm = jnp.where(counts, correction, jnp.zeros_like(correction))
-        metrics["correction_norm"] = Average(norm, counts.astype(norm.dtype))
+        correction = Average(norm, counts.astype(norm.dtype))
+        metrics = add_metrics(metrics, {"correction_norm": correction})
         finite = tree_isfinite(payload)
         weight = jnp.where(finite, data.weight, jnp.zeros_like(data.weight))
         return Message(payload, weight), state, metrics

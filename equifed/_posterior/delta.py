@@ -29,6 +29,7 @@ from .._tree import (
     tree_sub,
 )
 from .._types import Params
+from ..objectives._arrays import dot
 from .base import Stacked
 
 
@@ -53,11 +54,11 @@ def woodbury(samples: Stacked, rho: Float[Array, ""]) -> Params:
         # all of m lies in the span of W, where the difference below cancels.
         return dense(samples, rho)
     helmert = _helmert(length).astype(rho.dtype)
-    gram = helmert @ _gram(centred, centred, rho.dtype) @ helmert.T
-    right = helmert @ _product(centred, mean, rho.dtype)
+    gram = dot(dot(helmert, _gram(centred, centred, rho.dtype)), helmert.T)
+    right = dot(helmert, _product(centred, mean, rho.dtype))
     matrix = jnp.eye(length - 1, dtype=rho.dtype) + rho * gram
     solved = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), right)
-    correction = _combine(-rho * (solved @ helmert), centred)
+    correction = _combine(-rho * dot(solved, helmert), centred)
     return tree_scale(1 + (length - 1) * rho, tree_add(mean, correction))
 
 
@@ -125,7 +126,7 @@ def covariance(
     weight = 1 / (1 + (length - 1) * rho)
     centred = samples - samples.mean(0, keepdims=True)
     # (1 - rho_l) / (l - 1), which one sample would divide by zero.
-    scatter = weight * rho * jnp.matmul(centred.T, centred, precision="highest")
+    scatter = weight * rho * dot(centred.T, centred)
     return weight * jnp.eye(dim, dtype=samples.dtype) + scatter
 
 
@@ -154,9 +155,7 @@ def _rows(x: Array) -> Float[Array, "samples numbers"]:
 def _gram(
     x: Stacked, y: PyTree[Float[Array, "others ..."]], dtype: jnp.dtype
 ) -> Float[Array, "samples others"]:
-    products = jtu.tree_map(
-        lambda a, b: jnp.matmul(_rows(a), _rows(b).T, precision="highest"), x, y
-    )
+    products = jtu.tree_map(lambda a, b: dot(_rows(a), _rows(b).T), x, y)
     leaves = [p.astype(dtype) for p in jtu.tree_leaves(products)]
     return functools.reduce(jnp.add, leaves)
 
@@ -171,7 +170,7 @@ def _inner(x: Params, y: Params, dtype: jnp.dtype) -> Float[Array, ""]:
 
 def _combine(weights: Float[Array, " samples"], x: Stacked) -> Params:
     def one(a):
-        rows = jnp.matmul(weights.astype(a.dtype), _rows(a), precision="highest")
+        rows = dot(weights.astype(a.dtype), _rows(a))
         return rows.reshape(a.shape[1:])
 
     return jtu.tree_map(one, x)

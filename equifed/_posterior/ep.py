@@ -20,6 +20,7 @@ from .._tree import (
     tree_add,
     tree_scale,
     tree_sub,
+    tree_where,
     tree_wide,
     tree_zeros_like,
 )
@@ -134,4 +135,6 @@ class EPClient(AbstractClient):
         )
         change = tree_sub(Natural(precision, linear), state)
         change = tree_scale(self.damping, change)
+        # One that weighs nothing changes nothing: the server does not hear of it.
+        change = tree_where(message.weight > 0, change, tree_zeros_like(change))
         return Message(change, message.weight), tree_add(state, change), metrics

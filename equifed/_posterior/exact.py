@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._tree import check_number, floating, tree_cast_like, tree_wide
 from ..data._random import check_count
+from ..objectives._arrays import is_positive
 from .base import AbstractPosteriorSampler, check_whole, Samples
 from .objective import ClientObjective
 
@@ -53,17 +54,18 @@ class ExactGaussian(AbstractPosteriorSampler):
         flat_grads, _ = jax.flatten_util.ravel_pytree(tree_wide(grads))
         _, unravel_wide = jax.flatten_util.ravel_pytree(tree_wide(params))
         hessian = objective.hessian(flat, unravel)
+        regular = is_positive(hessian)
         # A client without examples has no posterior; its message weighs nothing.
         empty = data.num_examples == 0
-        hessian = jnp.where(empty, jnp.eye(flat.size, dtype=hessian.dtype), hessian)
-        root = jnp.linalg.cholesky(hessian)
-        # The last entries of the root of a singular matrix are rounding errors.
-        tiny = flat.size * jnp.finfo(hessian.dtype).eps * jnp.diagonal(hessian).max()
-        regular = jnp.square(jnp.diagonal(root)).min() > tiny
+        # What stands in for a singular matrix has derivatives that are finite.
+        eye = jnp.eye(flat.size, dtype=hessian.dtype)
+        root = jnp.linalg.cholesky(jnp.where(regular, hessian, eye))
         mean = -jax.scipy.linalg.cho_solve((root, True), flat_grads)
         noise = jr.normal(draw_key, (self.num_samples, flat.size), hessian.dtype)
         spread = jax.scipy.linalg.solve_triangular(root, noise.T, lower=True, trans="T")
         scale = jnp.sqrt(self.temperature).astype(hessian.dtype)
-        values = jnp.where(regular, mean[None] + scale * spread.T, jnp.nan)
+        usable = regular | empty
+        values = jnp.where(usable, mean[None] + scale * spread.T, jnp.nan)
+        mean = jnp.where(usable, mean, jnp.nan)
         last = tree_cast_like(unravel_wide(mean), params)
         return Samples(jax.vmap(unravel_wide)(values), last), metrics

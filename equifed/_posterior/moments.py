@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._tree import check_number, floating
+from .._tree import check_number, floating, tree_wide
 from .._types import Params
 from .base import Stacked
 from .delta import covariance, dense, dynamic, woodbury
@@ -76,10 +76,10 @@ class Shrinkage(AbstractMomentEstimator):
         method: Literal["woodbury", "dynamic", "dense"] = "woodbury",
         joint: bool = True,
     ):
-        if not callable(rho):
+        if isinstance(rho, type) or not callable(rho):
             check_number("rho", rho, least=0, strict=False)
             rho = floating(rho)
-        if method not in METHODS:
+        if method not in tuple(METHODS):
             raise ValueError(
                 f"`method` must be one of {', '.join(METHODS)}, got {method!r}."
             )
@@ -89,6 +89,7 @@ class Shrinkage(AbstractMomentEstimator):
 
     def __call__(self, samples: Stacked) -> Params:
         _check(samples)
+        samples = tree_wide(samples)
         rho = floating(self.rho(samples)) if callable(self.rho) else self.rho
         # Sums over all leaves are kept in the widest of their dtypes.
         dtypes = [x.dtype for x in jtu.tree_leaves(samples)]
@@ -138,6 +139,7 @@ class GaussianMoments(AbstractMomentEstimator):
 
     def __call__(self, samples: Stacked) -> Gaussian:
         _check(samples)
+        samples = tree_wide(samples)
         mean = jtu.tree_map(lambda x: x.mean(0), samples)
         if self.covariance == "dense":
             flat = jax.vmap(lambda s: jax.flatten_util.ravel_pytree(s)[0])(samples)

@@ -15,6 +15,7 @@ from .._client.loss import BatchLoss, Metrics
 from .._cohort import ClientData
 from .._tree import safe_divide, tree_add, tree_divide, tree_wide, tree_zeros_like
 from .._types import Loss, Model, Params
+from ..objectives._arrays import dot
 
 
 class ClientObjective(eqx.Module):
@@ -74,7 +75,7 @@ class ClientObjective(eqx.Module):
             def add(t, g):
                 rows = jnp.square(g).reshape(g.shape[0], -1)
                 rows = jnp.where(mask[:, None], rows, jnp.zeros_like(rows))
-                return t + (keep.astype(g.dtype) @ rows).reshape(t.shape)
+                return t + (dot(keep.astype(g.dtype), rows)).reshape(t.shape)
 
             return jtu.tree_map(add, total, grads)
 

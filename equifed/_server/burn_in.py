@@ -32,6 +32,12 @@ class BurnInServer(AbstractServer):
         return BurnInState(server, jnp.zeros((), jnp.int32))
 
     def broadcast(self, params, state):
+        if self.server.broadcast(params, state.server) is not None:
+            raise TypeError(
+                "`BurnInServer` broadcasts whether the burn-in is over, and nothing "
+                f"else: `{type(self.server).__name__}` has more to say. Wrap an "
+                "`OptaxServer`."
+            )
         return state.round >= self.start_round
 
     def round(self, params, aggregate, state):

@@ -25,6 +25,13 @@ class OptaxServer(AbstractServer):
         return None
 
     def round(self, params, aggregate, state):
-        gradient = jtu.tree_map(jnp.negative, aggregate.payload)
+        payload = aggregate.payload
+        if jtu.tree_structure(payload) != jtu.tree_structure(params):
+            raise TypeError(
+                "`OptaxServer` takes a step along a change of the params, got a "
+                f"`{type(payload).__name__}` of another structure. The aggregator must "
+                "suit the client: `PosteriorProduct` for `GaussianMoments`, say."
+            )
+        gradient = jtu.tree_map(jnp.negative, payload)
         updates, state = self.optim.update(gradient, state, params)
         return tree_add(params, updates), state
