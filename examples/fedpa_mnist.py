@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import time
 
 import equinox as eqx
@@ -35,6 +36,8 @@ WHERE = "unseen writers/accuracy"
 # The client's learning rates, by algorithm, and the other choices. Those of MNIST were
 # the best of a few on a tenth of the writers who train.
 MNIST = {
+    "label": "label",
+    "num_classes": 10,
     "rates": {"FedAvg-1E": 0.1, "FedAvg-ME": 0.02, "FedPA-ME": 0.02},
     "rounds": 200,
     "clients": 20,
@@ -44,6 +47,8 @@ MNIST = {
     "targets": (0.97, 0.98, 0.985),
 }
 EMNIST = {
+    "label": "character",
+    "num_classes": 62,
     "rates": {"FedAvg-1E": 0.02, "FedAvg-ME": 0.02, "FedPA-ME": 0.02},
     "rounds": 1500,
     "clients": 100,
@@ -89,13 +94,12 @@ class Loss(eqx.Module):
 
 def mnist(directory):
     """The writers of the two files: those who train, and those who test."""
-    train, test = (
+    return tuple(
         eqf.data.FederatedDataset.from_parquet(
             directory / f"{split}.parquet", by="client_id", columns=["image", "label"]
         )
         for split in ("train", "test")
     )
-    return train, test, Loss("label"), 10
 
 
 def huggingface(name):
@@ -106,7 +110,7 @@ def huggingface(name):
     writers = eqf.data.FederatedDataset.from_huggingface(
         examples, by="writer_id", columns=["image", "character"]
     )
-    return *writers.split_clients(0.1, seed=0), Loss("character"), 62
+    return writers.split_clients(0.1, seed=0)
 
 
 def make_algorithm(name, loss, args, rate):
@@ -126,9 +130,9 @@ def make_algorithm(name, loss, args, rate):
     )
 
 
-def run(algorithm, seed, data, args):
+def run(algorithm, seed, data, num_classes, args):
     """One training, and the seconds that it took."""
-    train, test, _, num_classes = data
+    train, test = data
     mesh = jax.make_mesh((len(jax.devices()),), ("clients",))
     sampler = eqf.data.UniformSampler(args.clients, seed=seed)
     begin = time.perf_counter()
@@ -217,6 +221,23 @@ def plot(solutions, start_round, path):
     print(f"wrote {path}")
 
 
+def check(parser, args):
+    """Refuses what would fail late; what the algorithms refuse, they say themselves."""
+    path = pathlib.Path(args.data)
+    missing = [f for f in ("train.parquet", "test.parquet") if not (path / f).is_file()]
+    if path.exists() and missing:
+        parser.error(f"`--data`: there is no `{missing[0]}` in {path}.")
+    if not path.exists() and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.data):
+        parser.error(f"`--data`: no such directory, and no `owner/name`: {args.data}.")
+    for name in ("seeds", "rounds", "clients", "eval_every", "block_size", "devices"):
+        if getattr(args, name) < 1:
+            flag = name.replace("_", "-")
+            parser.error(f"`--{flag}` must be at least 1, got {getattr(args, name)}.")
+    for name, rate in (("client", args.client_rate), ("server", args.server_rate)):
+        if rate is not None and not rate > 0:
+            parser.error(f"`--{name}-rate` must be positive, got {rate}.")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", required=True)
@@ -234,30 +255,42 @@ def main():
     parser.add_argument("--devices", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("."))
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_num_cpu_devices", args.devices)
-
     path = pathlib.Path(args.data)
-    local = (path / "train.parquet").is_file()
-    if path.exists() and not local:
-        parser.error(f"`--data`: there is no `train.parquet` in {path}.")
-    if not local and len(path.parts) != 2:
-        parser.error(f"`--data`: no such directory, and no `owner/name`: {args.data}.")
-    data = mnist(path) if local else huggingface(args.data)
+    local = path.is_dir()
     choices = MNIST if local else EMNIST
     for name in ("rounds", "clients", "start_round", "rho", "eval_every"):
         if getattr(args, name) is None:
             setattr(args, name, choices[name])
-    print(data[0])
+    check(parser, args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_num_cpu_devices", args.devices)
 
-    names = args.algorithms or list(choices["rates"])
-    rates = {n: args.client_rate or choices["rates"][n] for n in names}
-    solutions, seconds = {n: [] for n in names}, {n: [] for n in names}
+    # All of them before the first trains: what does not fit together says so at once.
+    loss, rates, algorithms = Loss(choices["label"]), {}, {}
+    for name in args.algorithms or choices["rates"]:
+        rate, given = choices["rates"][name], args.client_rate
+        rates[name] = rate if given is None else given
+        try:
+            algorithms[name] = make_algorithm(name, loss, args, rates[name])
+        except ValueError as error:
+            parser.error(f"{name}: {error}")
+    try:
+        data = mnist(path) if local else huggingface(args.data)
+    except (FileNotFoundError, ConnectionError) as error:
+        parser.error(
+            "`--data`: no such directory, and no such dataset on the Hub: "
+            f"{args.data} ({error})."
+        )
+    print(data[0])
+    if args.clients > data[0].num_clients:
+        most = data[0].num_clients
+        parser.error(f"`--clients` must be at most {most}, got {args.clients}.")
+
+    solutions, seconds = {n: [] for n in algorithms}, {n: [] for n in algorithms}
     for seed in range(args.seeds):
-        for name in names:
-            algorithm = make_algorithm(name, data[2], args, rates[name])
+        for name, algorithm in algorithms.items():
             print(f"\n{name}, seed {seed}")
-            solution, taken = run(algorithm, seed, data, args)
+            solution, taken = run(algorithm, seed, data, choices["num_classes"], args)
             solutions[name].append(solution)
             seconds[name].append(taken)
             settings = vars(args) | {"rates": rates}

@@ -34,8 +34,11 @@ CLIENTS = {
 START = (-5.0, 3.0)
 COUNTS = (10, 100)  # local steps of FedAvg, samples of FedPA, gradients of MB-SGD
 
-_, _, GREEN, PINK, _, _, BLACK = eqf.plot.COLOURS
+DETAIL = ((1.4, 5.0), (-2.8, -0.1))  # around the optimum; drawn once more, larger
+
+_, _, GREEN, PINK, YELLOW, _, BLACK = eqf.plot.COLOURS
 COLOURS = {"MB-SGD": BLACK, "FedAvg": PINK, "FedPA": GREEN}
+WIDTHS = {"MB-SGD": 0.8, "FedAvg": 1.2, "FedPA": 1.6}
 UNITS = {"MB-SGD": "gradients", "FedAvg": "steps", "FedPA": "samples"}
 
 
@@ -81,11 +84,35 @@ def path(problem, algorithm, num_rounds):
     return np.array(points)
 
 
+def shrinkage_bias(problem, count, draws=200_000):
+    """How far from the optimum FedPA's messages (rho = 1) vanish on average.
+
+    The samples' mean and covariance are independent, so the mean message of a client is
+    E[M] (mu - x) with M = count (I + W)^-1, W the samples' scatter: a Wishart matrix,
+    drawn by Bartlett's decomposition.
+    """
+    rng, matrix, linear = np.random.default_rng(0), 0.0, 0.0
+    for objective in problem.objectives:
+        root = np.linalg.cholesky(np.linalg.inv(np.asarray(objective.matrix, float)))
+        factor = np.zeros((draws, 2, 2))
+        factor[:, 0, 0] = np.sqrt(rng.chisquare(count - 1, draws))
+        factor[:, 1, 1] = np.sqrt(rng.chisquare(count - 2, draws))
+        factor[:, 1, 0] = rng.standard_normal(draws)
+        factor = root @ factor
+        scatter = factor @ factor.transpose(0, 2, 1)
+        mean = count * np.linalg.inv(np.eye(2) + scatter).mean(0)
+        matrix = matrix + mean
+        linear = linear + mean @ np.asarray(objective.optimum())
+    return np.linalg.norm(np.linalg.solve(matrix, linear) - problem.optimum())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("."))
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"`--rounds` must be at least 1, got {args.rounds}.")
     args.output.mkdir(parents=True, exist_ok=True)
 
     problem = make_problem()
@@ -104,21 +131,39 @@ def main():
     print(" " * 14 + "".join(f"{r:>8}" for r in shown) + "   mean of the last 10")
     for (name, count), distance in distances.items():
         row = "".join(f"{distance[r]:8.3f}" for r in shown)
-        print(f"{name:>8}, {count:<4}{row}{distance[-10:].mean():12.3f}")
+        print(f"{name:>8}, {count:<4}{row}{distance[1:][-10:].mean():12.3f}")
+
+    for count in COUNTS:
+        bias = shrinkage_bias(problem, count)
+        print(f"FedPA's mean message vanishes {bias:.3f} away: {count} samples")
 
     plot(problem, paths, distances, args.output / "fedpa_quadratics.png")
     animate(problem, paths, args.output / "fedpa_quadratics.gif")
 
 
 def draw_problem(problem, ax, title):
-    """Both clients' contours, and the optimum of their mean."""
-    objectives = dict(zip(CLIENTS, problem.objectives, strict=True))
+    """Both clients' contours and optima, and the optimum of their mean."""
+    labels = [f"{name}: contours, optimum" for name in CLIENTS]
+    objectives = dict(zip(labels, problem.objectives, strict=True))
     eqf.plot.objective_contours(
         objectives, ax=ax, limits=((-9, 7), (-7.2, 4.8)), levels=5, log=True
     )
-    ax.set(title=title, xlabel="", ylabel="")
-    star = {"marker": "*", "s": 240, "color": BLACK, "edgecolors": "white"}
+    ax.set(title=title, xticks=range(-8, 7, 2), yticks=range(-6, 5, 2))
+    star = {"marker": "*", "s": 240, "color": YELLOW, "edgecolors": BLACK}
     ax.scatter(*problem.optimum(), zorder=9, label="optimum of their mean", **star)
+
+
+def draw_paths(paths, count, ax, marks=None):
+    """The three paths, the widest below, for MB-SGD and FedPA lie on each other."""
+    for name, width in WIDTHS.items():
+        eqf.plot.trajectory(paths[name, count], ax=ax, label=name, colour=COLOURS[name])
+        line, ends = ax.lines[-1], ax.collections[-2:]
+        line.set(linewidth=width, markersize=2 + width / 2, path_effects=[])
+        line.set_markevery(marks)
+        for drawn in (line, *ends):
+            drawn.set_zorder(8 - width)
+        for end in ends:
+            end.set_sizes([16 * width])
 
 
 def plot(problem, paths, distances, file):
@@ -127,14 +172,21 @@ def plot(problem, paths, distances, file):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(8, 6.8), layout="constrained")
-    top, bottom = figure.subfigures(2, height_ratios=(1.4, 1))
-    for count, ax in zip(COUNTS, top.subplots(1, 2), strict=True):
+    figure = plt.figure(figsize=(8, 10), layout="constrained")
+    top, bottom = figure.subfigures(2, height_ratios=(2.8, 1))
+    maps, details = top.subplots(2, 2)
+    for count, ax, detail in zip(COUNTS, maps, details, strict=True):
         draw_problem(problem, ax, f"{count} steps or samples a round")
-        for name, colour in COLOURS.items():
-            eqf.plot.trajectory(paths[name, count], ax=ax, label=name, colour=colour)
+        draw_paths(paths, count, ax, marks=slice(11))  # later, they cover each other
         handles, labels = ax.get_legend_handles_labels()
-        ax.get_legend().remove()
+        (left, right), (low, high) = DETAIL
+        ax.indicate_inset((left, low, right - left, high - low), edgecolor=BLACK)
+        draw_problem(problem, detail, "the same, around the optimum")
+        detail.collections[-1].set_zorder(5)  # the star: below the paths that end in it
+        draw_paths(paths, count, detail)
+        detail.set(xlim=DETAIL[0], ylim=DETAIL[1], xticks=range(2, 6), yticks=(-2, -1))
+        for drawn in (ax, detail):
+            drawn.get_legend().remove()
     # Row by row, although Matplotlib fills columns: clients above algorithms.
     rows = [i for pair in zip(range(3), range(3, 6), strict=True) for i in pair]
     top.legend(
@@ -154,8 +206,16 @@ def plot(problem, paths, distances, file):
             label = "MB-SGD"
         dash = "--" if count == COUNTS[0] else "-"
         ax.semilogy(distance, dash, color=COLOURS[name])
-        at = (len(distance), distance[-10:].mean())
-        ax.annotate(label, at, color=COLOURS[name], va="center", annotation_clip=False)
+        at = (len(distance) - 1, distance[-1])
+        ax.annotate(
+            label,
+            at,
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=COLOURS[name],
+            va="center",
+            annotation_clip=False,
+        )
     ax.set(xlabel="round", ylabel="distance to the optimum")
     ax.set_xlim(0, len(distance) - 1)
     ax.grid(color="0.9")
@@ -168,10 +228,11 @@ def animate(problem, paths, file):
     import matplotlib.pyplot as plt
     from PIL import Image
 
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.7), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.1), layout="constrained")
     lines = {}
     for name, ax in zip(("FedAvg", "FedPA"), axes, strict=True):
         draw_problem(problem, ax, name)
+        handles, labels = ax.get_legend_handles_labels()
         for count in COUNTS:
             few = count == COUNTS[0]
             (lines[name, count],) = ax.plot(
@@ -184,6 +245,8 @@ def animate(problem, paths, file):
                 zorder=8,
             )
         ax.legend(handles=ax.lines[-2:], loc="upper right", framealpha=1)
+    below = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    figure.legend(handles, labels, **below)
     clock = figure.suptitle("round 0")
 
     frames = []

@@ -5,6 +5,7 @@ import types
 
 import equinox as eqx
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
@@ -21,6 +22,12 @@ pyplot = importlib.import_module("matplotlib.pyplot")
 def _close_figures():
     yield
     pyplot.close("all")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As for a user, whose calls nobody holds against the annotations."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def run(values, every=1):
@@ -112,6 +119,25 @@ def test_smooth_is_a_mean_of_the_last():
     ax = plot.learning_curves({"a": run([1, 3, 5, 4])}, "loss", smooth=2, log=True)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [1, 2, 4, 4.5])
     assert ax.get_yscale() == "log"
+
+
+def test_smooth_does_not_carry_on_what_is_not_finite():
+    for bad in (np.nan, np.inf):
+        values = [1, bad, 3, 5, 7]
+        ax = plot.learning_curves({"a": run(values)}, "loss", smooth=2)
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), [1, bad, bad, 4, 6])
+        seeds = [run(values), run([1, 2, 3, 4, 5])]
+        for band in ("range", "std"):  # without a warning
+            plot.learning_curves({"a": seeds}, "loss", band=band, smooth=2)
+
+
+def test_smooth_keeps_the_digits_of_a_convergent_run():
+    values = 1e6 * 100.0 ** -np.arange(12)
+    ax = plot.learning_curves({"a": run(values)}, "loss", smooth=3, log=True)
+    expected = [np.mean(values[max(0, i - 2) : i + 1]) for i in range(12)]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), expected, rtol=1e-14)
+    plain = plot.learning_curves({"a": run(values)}, "loss", smooth=1)
+    np.testing.assert_array_equal(plain.lines[0].get_ydata(), values)
 
 
 def test_many_runs_are_told_apart():
@@ -339,6 +365,45 @@ def test_errors_say_what_there_is():
         plot.label_distribution(Clients([2]), label="image")
     with pytest.raises(ValueError, match="`max_clients` must be at least 1"):
         plot.label_distribution(Clients([2]), max_clients=0)
+
+
+@pytest.mark.parametrize(
+    "runs, options, error, message",
+    [
+        ({"a": run([1])}, {"band": "sd"}, ValueError, "`band` must be .*got 'sd'"),
+        ({"a": run([1])}, {"band": None}, ValueError, "`band` must be .*got None"),
+        ({"a": run([1])}, {"smooth": 2.5}, TypeError, "`smooth` must be an integer"),
+        ([run([1])], {}, TypeError, "`runs` must be a mapping .*got a `list`"),
+        (run([1]), {}, TypeError, "`runs` must be a mapping .*`SimpleNamespace`"),
+        ({"a": 1.0}, {}, TypeError, "'a' must be an `equifed.Solution`.* a `float`"),
+        ({"a": [{}]}, {}, TypeError, "'a' must be an `equifed.Solution`.* a `dict`"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_curves_of_the_wrong_kind(runs, options, error, message):
+    with pytest.raises(error, match=message):
+        plot.learning_curves(runs, "loss", **options)
+
+
+@pytest.mark.parametrize(
+    "objectives, options, message",
+    [
+        ({"a": Bowl([0.0, 0.0])}, {"levels": 2.5}, "`levels` must be an integer"),
+        ([Bowl([0.0, 0.0])], {}, "`objectives` must be a mapping .*got a `list`"),
+        (Bowl([0.0, 0.0]), {}, "`objectives` must be a mapping .*got a `Bowl`"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_contours_of_the_wrong_kind(objectives, options, message):
+    with pytest.raises(TypeError, match=message):
+        plot.objective_contours(objectives, **options)
+
+
+@pytest.mark.parametrize("value", ["high", None, [1.0], np.ones(1), {"mean": 1.0}])
+def test_a_metric_must_be_a_number(value):
+    history = [{"round": 1, "loss": 1.0}, {"round": 2, "loss": value}]
+    with pytest.raises(TypeError, match="'loss' of the run 'a' must be a number .*got"):
+        plot.learning_curves({"a": types.SimpleNamespace(history=history)}, "loss")
 
 
 def test_matplotlib_is_named_with_its_extra(monkeypatch):

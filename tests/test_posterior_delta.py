@@ -228,3 +228,25 @@ def test_effective_sample_size():
     assert abs(float(eqf.effective_sample_size(jnp.zeros(7))) - 7) < 1e-4
     one = eqf.effective_sample_size(jnp.array([0.0, -1e4, -1e5]))
     assert abs(float(one) - 1) < 1e-6
+    size_and_grad = jax.jit(jax.value_and_grad(eqf.effective_sample_size))
+    # Energies of many examples: large, and far from 0 compared with their differences.
+    for offset in (0, -1e4, -1e5, -1e6, -1e7, 1e7):
+        logs = (4 * np.sin(np.arange(50)) + offset).astype(np.float32)
+        weights = np.exp(logs.astype(np.float64) - logs.max())
+        expected = weights.sum() ** 2 / (weights**2).sum()
+        assert 1.5 < expected < 45
+        got, gradient = size_and_grad(jnp.asarray(logs))
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+    # The gradient, by the quotient rule.
+    shares = weights / weights.sum()
+    by_hand = 2 * expected * (shares - expected * shares**2)
+    np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-4)
+    # Samples without weight do not count; where there are no others, the size is 0.
+    got, gradient = size_and_grad(jnp.array([-jnp.inf, -1e6, -1e6]))
+    assert got == 2
+    assert np.isfinite(gradient).all()
+    for none in (jnp.full(3, -jnp.inf), jnp.zeros(0)):
+        got, gradient = size_and_grad(none)
+        assert got == 0
+        assert (np.asarray(gradient) == 0).all()
+    assert np.isnan(size_and_grad(jnp.array([0.0, 0.0, jnp.nan]))[0])

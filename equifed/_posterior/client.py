@@ -3,8 +3,10 @@
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._client import AbstractClient, Message
+from .._client.loss import Metrics
 from .._metrics import Average
 from .._tree import (
     tree_cast_like,
@@ -14,7 +16,7 @@ from .._tree import (
     tree_where,
     tree_zeros_like,
 )
-from .._types import Loss
+from .._types import Loss, Params
 from ..data import AbstractBatching
 from .base import AbstractPosteriorSampler, add_metrics
 from .moments import AbstractMomentEstimator, Gaussian
@@ -28,8 +30,9 @@ class PosteriorClient(AbstractClient):
 
     A message that is not finite, as that of a client whose posterior is singular, has
     weight 0 whatever the aggregator, and is counted in the round's `nonfinite`. The
-    round's metrics gain `correction_norm`: how far, in the mean over the clients, the
-    message is from the plain mean of the samples; 0 in burn-in rounds.
+    round's metrics gain two means over the clients: `message_norm`, the length of the
+    message, and `correction_norm`, how far it is from the plain mean of the samples (0
+    in burn-in rounds).
 
     **Arguments:**
 
@@ -92,9 +95,9 @@ class PosteriorClient(AbstractClient):
         if not isinstance(payload, Gaussian):
             payload = tree_cast_like(payload, params)
         mean = jtu.tree_map(lambda x: x.mean(0), values)
-        estimate = payload.mean if isinstance(payload, Gaussian) else payload
-        correction = tree_norm(tree_sub(mean, estimate))
-        counts = data.num_steps > 0
+        correction = tree_norm(tree_sub(mean, _change(payload)))
+        length = tree_norm(_change(payload))
+        there = drawn = data.num_steps > 0
         if broadcast.shared is not None:
             if getattr(broadcast.shared, "dtype", None) != jnp.bool_:
                 raise TypeError(
@@ -109,10 +112,22 @@ class PosteriorClient(AbstractClient):
                     "`PosteriorProduct` and a plain `OptaxServer`."
                 )
             payload = tree_where(broadcast.shared, payload, samples.last)
-            counts = counts & broadcast.shared
-        norm = jnp.where(counts, correction, jnp.zeros_like(correction))
-        correction = Average(norm, counts.astype(norm.dtype))
-        metrics = add_metrics(metrics, {"correction_norm": correction})
+            length = jnp.where(broadcast.shared, length, tree_norm(samples.last))
+            drawn = there & broadcast.shared
+        norms: Metrics = {
+            "correction_norm": _average(correction, drawn),
+            "message_norm": _average(length, there),
+        }
+        metrics = add_metrics(metrics, norms)
         finite = tree_isfinite(payload)
         weight = jnp.where(finite, data.weight, jnp.zeros_like(data.weight))
         return Message(payload, weight), state, metrics
+
+
+def _change(payload: PyTree) -> Params:
+    return payload.mean if isinstance(payload, Gaussian) else payload
+
+
+def _average(x: Float[Array, ""], counts: Bool[Array, ""]) -> Average:
+    """What is summed to the mean over those clients that count."""
+    return Average(jnp.where(counts, x, jnp.zeros_like(x)), counts.astype(x.dtype))

@@ -1,7 +1,7 @@
 """How many independent samples a weighted set of them is worth."""
 
+import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 
@@ -12,7 +12,8 @@ def effective_sample_size(
 
     It is the number of samples if all weights are the same, and 1 if one of them
     outweighs all others. With the energies of the samples, $\log w_i = -f(s_i)$, it
-    says over how many of them the posterior's mass is spread.
+    says over how many of them the posterior's mass is spread. Of samples that all have
+    no weight ($\log w_i = -\infty$) it is 0.
 
     **Arguments:**
 
@@ -22,4 +23,9 @@ def effective_sample_size(
 
         L. Kish, *Survey Sampling*, Wiley, 1965.
     """
-    return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
+    # The scale of the weights does not matter. With 1 for the greatest, an offset of
+    # their logarithms costs no digits.
+    greatest = jax.lax.stop_gradient(jnp.max(log_weights, initial=-jnp.inf))
+    weights = jnp.exp(log_weights - jnp.where(jnp.isfinite(greatest), greatest, 0))
+    total = weights.sum()
+    return total * (total / jnp.where(jnp.isneginf(greatest), 1, (weights**2).sum()))

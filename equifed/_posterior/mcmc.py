@@ -1,20 +1,27 @@
-"""Hamiltonian Monte Carlo on all of a client's examples, by BlackJAX."""
+"""Hamiltonian Monte Carlo on all of a client's examples, by BlackJAX.
+
+BlackJAX keeps step size and mass matrix in JAX's default floating dtype, and its loops
+want the position in the same. So a chain runs on one vector of that dtype, and the loss
+sees it with the shapes and dtypes of the params.
+"""
 
 import abc
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._metrics import Average, Sum
 from .._tree import check_number, floating, tree_cast_like, tree_wide
 from ..data._random import check_count
-from .base import AbstractPosteriorSampler, check_whole, Samples
+from .base import AbstractPosteriorSampler, add_metrics, check_whole, Samples
 from .objective import ClientObjective
 
 
@@ -31,6 +38,10 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
     def kernel(self) -> tuple[Any, dict[str, Any]]:
         """BlackJAX's algorithm, and its options beside step size and mass matrix."""
 
+    @abc.abstractmethod
+    def scale(self, key: PRNGKeyArray) -> Float[Array, ""]:
+        """What the step size is multiplied with for one sample."""
+
     def count(self, batching):
         check_whole(self, batching)
         return self.num_samples
@@ -39,69 +50,71 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         params, static = eqx.partition(model, eqx.is_inexact_array)
         pass_key, warmup_key, draw_key = jr.split(key, 3)
         objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        dtype = jnp.result_type(float)
+        start, unravel = jax.flatten_util.ravel_pytree(
+            jtu.tree_map(lambda x: x.astype(dtype), params)
+        )
+
+        def density(position):
+            value = objective.log_density(
+                tree_cast_like(unravel(position), params), self.temperature
+            )
+            return value.astype(dtype)
+
         # BlackJAX's own code leans on both kinds of promotion.
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            values, infos = self._run(params, objective, warmup_key, draw_key)
+            positions, infos = self._run(density, start, warmup_key, draw_key)
+        displacements = jax.vmap(unravel)(positions - start[None])
+        values = tree_cast_like(displacements, tree_wide(params))
+        mean = jtu.tree_map(lambda s: s.mean(0), values)
         _, metrics = objective.full_pass(params)
         # A client without examples has no posterior, and its message weighs nothing.
-        there = (data.num_examples > 0).astype(jnp.result_type(float))
+        there = (data.num_examples > 0).astype(dtype)
         zero = jnp.zeros_like(there)
-        wide = tree_wide(params)
-        values = jtu.tree_map(lambda s, x: s.astype(x.dtype) - x[None], values, wide)
-        mean = jtu.tree_map(lambda s: s.mean(0), values)
-        rate = jnp.where(there > 0, infos.acceptance_rate.mean(), zero)
-        diverged = jnp.where(
-            there > 0, infos.is_divergent.sum().astype(there.dtype), zero
-        )
-        metrics = {
-            **metrics,
-            "acceptance": Average(rate, there),
-            "divergences": Sum(diverged),
-        }
+        rate = jnp.where(there > 0, infos.acceptance_rate.mean().astype(dtype), zero)
+        diverged = jnp.where(there > 0, infos.is_divergent.sum().astype(dtype), zero)
+        new = {"acceptance": Average(rate, there), "divergences": Sum(diverged)}
+        metrics = add_metrics(metrics, new)
         return Samples(values, tree_cast_like(mean, params)), metrics
 
     def _run(
         self,
-        params: PyTree,
-        objective: ClientObjective,
+        density: Callable[[Array], Array],
+        start: Float[Array, " params"],
         warmup_key: PRNGKeyArray,
         draw_key: PRNGKeyArray,
-    ) -> Any:
+    ) -> tuple[Float[Array, "samples params"], Any]:
         blackjax = _blackjax()
         algorithm, options = self.kernel()
-
-        def density(position):
-            return objective.log_density(position, self.temperature)
-
-        tuned = {
-            "step_size": self.step_size,
-            "inverse_mass_matrix": jnp.ones(
-                sum(x.size for x in jtu.tree_leaves(params)), jnp.result_type(float)
-            ),
-        }
+        step_size = self.step_size.astype(start.dtype)
+        tuned = {"step_size": step_size, "inverse_mass_matrix": jnp.ones_like(start)}
         if self.num_warmup > 0:
             warmup = blackjax.window_adaptation(
                 algorithm,
                 density,
-                initial_step_size=self.step_size,
+                initial_step_size=step_size,
                 target_acceptance_rate=self.target_acceptance,
                 adaptation_info_fn=lambda *_: None,
                 **options,
             )
-            result, _ = warmup.run(warmup_key, params, self.num_warmup)
+            result, _ = warmup.run(warmup_key, start, self.num_warmup)
             state, tuned = result.state, result.parameters
             options = {}
         else:
-            state = algorithm(density, **tuned, **options).init(params)
-        step = algorithm(density, **tuned, **options).step
+            state = algorithm(density, **tuned, **options).init(start)
+        tuned = dict(tuned)
+        step_size = tuned.pop("step_size")
 
         def advance(state, key):
+            scale_key, key = jr.split(key)
+            size = step_size * self.scale(scale_key).astype(start.dtype)
+            step = algorithm(density, step_size=size, **tuned, **options).step
             state, info = step(key, state)
             return state, (state.position, info)
 
         draw_keys = jr.split(draw_key, self.num_samples)
-        _, (values, infos) = jax.lax.scan(advance, state, draw_keys)
-        return values, infos
+        _, (positions, infos) = jax.lax.scan(advance, state, draw_keys)
+        return positions, infos
 
 
 class HMC(AbstractHamiltonian):
@@ -110,6 +123,15 @@ class HMC(AbstractHamiltonian):
     Needs `pip install "equifed[mcmc]"`. Each sample takes `num_integration_steps`
     passes over all the client's examples: for small problems, and as a reference for
     cheaper samplers. The metrics gain `acceptance` and `divergences`.
+
+    The step size of each sample is drawn from between a half and the whole of what was
+    given or adapted. On a nearly Gaussian posterior trajectories are nearly periodic:
+    if all had one length, they might all end where they began in some direction, whose
+    variance would come out far too small.
+
+    With a warm-up in float32, how many clients run side by side changes the samples
+    themselves and not only their last digits, for a chain amplifies differences of
+    rounding; their distribution stays.
 
     **Arguments:**
 
@@ -123,7 +145,8 @@ class HMC(AbstractHamiltonian):
 
     **Raises:**
 
-    `ImportError` if BlackJAX is not installed.
+    `ImportError` if BlackJAX is not installed. `ValueError` where the loss reports a
+    metric called `acceptance` or `divergences`.
     """
 
     num_samples: int
@@ -147,8 +170,8 @@ class HMC(AbstractHamiltonian):
         self.num_integration_steps = check_count(
             "num_integration_steps", num_integration_steps
         )
-        _check(num_warmup, step_size, target_acceptance, temperature)
-        self.num_warmup = num_warmup
+        _check(step_size, target_acceptance, temperature)
+        self.num_warmup = check_count("num_warmup", num_warmup, least=0)
         self.step_size = floating(step_size)
         self.target_acceptance = floating(target_acceptance)
         self.temperature = floating(temperature)
@@ -156,6 +179,10 @@ class HMC(AbstractHamiltonian):
     def kernel(self):
         options = {"num_integration_steps": self.num_integration_steps}
         return _blackjax().hmc, options
+
+    def scale(self, key):
+        # Trajectories of one length may all come back to where they began.
+        return jr.uniform(key, (), jnp.result_type(float), minval=0.5)
 
 
 class NUTS(AbstractHamiltonian):
@@ -165,6 +192,10 @@ class NUTS(AbstractHamiltonian):
     $2^{10}$ passes over all the client's examples. Needs
     `pip install "equifed[mcmc]"`.
 
+    With a warm-up in float32, how many clients run side by side changes the samples
+    themselves and not only their last digits, for a chain amplifies differences of
+    rounding; their distribution stays.
+
     **Arguments:**
 
     - `num_samples`, `num_warmup`, `step_size`, `target_acceptance`, `temperature`: as
@@ -172,7 +203,8 @@ class NUTS(AbstractHamiltonian):
 
     **Raises:**
 
-    `ImportError` if BlackJAX is not installed.
+    `ImportError` if BlackJAX is not installed. `ValueError` where the loss reports a
+    metric called `acceptance` or `divergences`.
     """
 
     num_samples: int
@@ -191,8 +223,8 @@ class NUTS(AbstractHamiltonian):
         temperature: ArrayLike = 1.0,
     ):
         self.num_samples = check_count("num_samples", num_samples)
-        _check(num_warmup, step_size, target_acceptance, temperature)
-        self.num_warmup = num_warmup
+        _check(step_size, target_acceptance, temperature)
+        self.num_warmup = check_count("num_warmup", num_warmup, least=0)
         self.step_size = floating(step_size)
         self.target_acceptance = floating(target_acceptance)
         self.temperature = floating(temperature)
@@ -200,18 +232,19 @@ class NUTS(AbstractHamiltonian):
     def kernel(self):
         return _blackjax().nuts, {}
 
+    def scale(self, key):
+        return jnp.ones((), jnp.result_type(float))
+
 
 def _check(
-    num_warmup: int,
-    step_size: ArrayLike,
-    target_acceptance: ArrayLike,
-    temperature: ArrayLike,
+    step_size: ArrayLike, target_acceptance: ArrayLike, temperature: ArrayLike
 ) -> None:
     _blackjax()
-    check_number("num_warmup", num_warmup, least=0, strict=False)
     check_number("step_size", step_size, least=0, strict=True)
     check_number("temperature", temperature, least=0, strict=True)
-    check_number("target_acceptance", target_acceptance, least=0, strict=True, below=1)
+    check_number(
+        "target_acceptance", target_acceptance, least=0, strict=True, below=1.0
+    )
 
 
 def _blackjax() -> Any:

@@ -76,9 +76,10 @@ class Shrinkage(AbstractMomentEstimator):
         method: Literal["woodbury", "dynamic", "dense"] = "woodbury",
         joint: bool = True,
     ):
+        # The class of a callable, given in its place, is a mistake.
         if isinstance(rho, type) or not callable(rho):
             check_number("rho", rho, least=0, strict=False)
-            rho = floating(rho)
+            rho = floating(rho)  # pyright: ignore[reportArgumentType]
         if method not in tuple(METHODS):
             raise ValueError(
                 f"`method` must be one of {', '.join(METHODS)}, got {method!r}."

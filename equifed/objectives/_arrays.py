@@ -25,6 +25,18 @@ def floats(x: ArrayLike | Sequence) -> Float[Array, "..."]:
     return array.astype(jnp.result_type(float))
 
 
+def vector(x: ArrayLike | Sequence, dim: int) -> Float[Array, " dim"]:
+    """What an objective is called with: integers too, which must not become its
+    dtype."""
+    x = floats(x)
+    if x.shape != (dim,):
+        raise ValueError(
+            f"`x` must be a vector of length {dim}, the objective's dimension, got "
+            f"shape {x.shape}. For several at once: `jax.vmap(objective)`."
+        )
+    return x
+
+
 def array_of(x: ArrayLike | Sequence) -> Array:
     """A copy of what the host has."""
     if isinstance(x, np.ndarray):

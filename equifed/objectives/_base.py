@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
 from .._types import Loss
 
@@ -40,8 +40,18 @@ class AbstractObjective(eqx.Module):
         vector $x$ itself."""
 
     @abc.abstractmethod
-    def __call__(self, x: Float[Array, " dim"]) -> Float[Array, ""]:
-        """Computes the value at a vector."""
+    def __call__(self, x: ArrayLike | Sequence) -> Float[Array, ""]:
+        """Computes the value at a vector.
+
+        **Arguments:**
+
+        - `x`: The vector, of $d$ numbers; integers are turned into floating-point
+            numbers.
+
+        **Raises:**
+
+        `ValueError` if it has another shape.
+        """
 
     @abc.abstractmethod
     def optimum(self) -> Float[Array, " dim"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._tree import check_number, floating
 from .._types import Loss
-from ._arrays import check_optimum, check_rows, dot, floats, solve_positive
+from ._arrays import check_optimum, check_rows, dot, floats, solve_positive, vector
 from ._base import AbstractObjective
 from ._quadratic import mean_quadratic, Quadratic
 
@@ -63,7 +63,8 @@ class LeastSquares(AbstractObjective):
     def loss(self) -> Loss:
         return SquaredError(self.l2)
 
-    def __call__(self, x: Float[Array, " dim"]) -> Float[Array, ""]:
+    def __call__(self, x: ArrayLike | Sequence) -> Float[Array, ""]:
+        x = vector(x, self.dim)
         errors = dot(self.features.astype(x.dtype), x) - self.targets.astype(x.dtype)
         return (jnp.mean(errors**2) + self.l2.astype(x.dtype) * dot(x, x)) / 2
 

@@ -20,7 +20,15 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from .._tree import check_number, floating
 from .._types import Loss
-from ._arrays import array_of, check_optimum, check_rows, dot, floats, is_concrete
+from ._arrays import (
+    array_of,
+    check_optimum,
+    check_rows,
+    dot,
+    floats,
+    is_concrete,
+    vector,
+)
 from ._base import AbstractObjective
 from ._newton import newton
 
@@ -92,7 +100,8 @@ class LogisticRegression(AbstractObjective):
     def loss(self) -> Loss:
         return LogisticLoss(self.l2)
 
-    def __call__(self, x: Float[Array, " dim"]) -> Float[Array, ""]:
+    def __call__(self, x: ArrayLike | Sequence) -> Float[Array, ""]:
+        x = vector(x, self.dim)
         z = dot(self.features.astype(x.dtype), x)
         losses = _log_loss(z, self.labels)
         if self.weights is not None:

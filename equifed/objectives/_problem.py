@@ -42,7 +42,8 @@ class FederatedProblem(eqx.Module):
 
         **Raises:**
 
-        `ValueError` if there are none, or they do not fit together.
+        `ValueError` if there are none, or they do not fit together; `TypeError` if one
+        is no objective.
         """
         self.objectives = tuple(objectives)
 
@@ -51,6 +52,12 @@ class FederatedProblem(eqx.Module):
             raise ValueError("`objectives` must hold at least one objective, got none.")
         first = self.objectives[0]
         for i, other in enumerate(self.objectives):
+            if not isinstance(other, AbstractObjective):
+                raise TypeError(
+                    "`objectives` must hold objectives, such as "
+                    f"`equifed.objectives.Quadratic`, but that of client {i} is a "
+                    f"`{type(other).__name__}`."
+                )
             if type(other) is not type(first):
                 raise ValueError(
                     "The objectives must all be of one class, but that of client 0 is "

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._types import Loss
-from ._arrays import check_optimum, dot, floats, is_concrete, solve_positive
+from ._arrays import check_optimum, dot, floats, is_concrete, solve_positive, vector
 from ._base import AbstractObjective
 
 
@@ -88,8 +88,8 @@ class Quadratic(AbstractObjective):
     def loss(self) -> Loss:
         return quadratic_loss
 
-    def __call__(self, x: Float[Array, " dim"]) -> Float[Array, ""]:
-        return _value(x, self.matrix, self.linear, self.constant)
+    def __call__(self, x: ArrayLike | Sequence) -> Float[Array, ""]:
+        return _value(vector(x, self.dim), self.matrix, self.linear, self.constant)
 
     def optimum(self) -> Float[Array, " dim"]:
         return check_optimum(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data._random import check_count
 from ._axes import axes, COLOURS, dress
 
 
@@ -66,9 +67,7 @@ def label_distribution(
 
     `ValueError` if there is no such column or it does not hold one label an example.
     """
-    if max_clients < 1:
-        raise ValueError(f"`max_clients` must be at least 1, got {max_clients}.")
-    number = min(max_clients, dataset.num_clients)
+    number = min(check_count("max_clients", max_clients), dataset.num_clients)
     clients = np.unique(np.linspace(0, dataset.num_clients - 1, number).astype(int))
     labels = [_labels_of(dataset, int(i), label) for i in clients]
     classes = np.unique(np.concatenate(labels))

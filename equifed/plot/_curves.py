@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..data._random import check_count
 from ._axes import axes, COLOURS, DASHES, dress
 
 
@@ -41,7 +42,9 @@ def learning_curves(
 
     **Raises:**
 
-    `ValueError` if a run has no such metric.
+    `ValueError` if a run has no such metric, or runs under one label have no round in
+    common; `TypeError` if `runs` is not a mapping of solutions, or a value of the
+    metric is not a number.
 
     !!! example
 
@@ -53,8 +56,14 @@ def learning_curves(
         ax.figure.savefig("curves.png")
         ```
     """
-    if smooth < 1:
-        raise ValueError(f"`smooth` must be at least 1, got {smooth}.")
+    smooth = check_count("smooth", smooth)
+    if band not in ("range", "std", "none"):
+        raise ValueError(f"`band` must be 'range', 'std' or 'none', got {band!r}.")
+    if not isinstance(runs, Mapping):
+        raise TypeError(
+            "`runs` must be a mapping from labels to runs, such as "
+            f"`{{'FedAvg': solution}}`, got a `{type(runs).__name__}`."
+        )
     if not runs:
         raise ValueError("`runs` is empty: give at least one labelled run.")
     ax = axes(ax)
@@ -72,7 +81,9 @@ def learning_curves(
         ax.plot(rounds, mean, label=label, marker=marker, markersize=4, **style)
         if len(seeds) > 1 and band != "none":
             if band == "std":
-                low, high = mean - values.std(0), mean + values.std(0)
+                with np.errstate(invalid="ignore"):  # NaN where a seed has diverged
+                    spread = values.std(0)
+                low, high = mean - spread, mean + spread
             else:
                 low, high = values.min(0), values.max(0)
             ax.fill_between(
@@ -99,7 +110,16 @@ def _over_seeds(
         raise ValueError(f"The list of runs for {label!r} is empty.")
     curves = []
     for seed in seeds:
-        curve = {row["round"]: row[metric] for row in seed.history if metric in row}
+        if getattr(seed, "history", None) is None:
+            raise TypeError(
+                f"The run {label!r} must be an `equifed.Solution`, or a list of them, "
+                f"got a `{type(seed).__name__}`."
+            )
+        curve = {
+            row["round"]: _number(row[metric], label, metric)
+            for row in seed.history
+            if metric in row
+        }
         if not curve:
             known = sorted({key for row in seed.history for key in row} - {"round"})
             raise ValueError(
@@ -113,12 +133,28 @@ def _over_seeds(
             f"The runs for {label!r} have no round in common at which {metric!r} was "
             "measured. Draw them under labels of their own."
         )
-    values = [[float(curve[r]) for r in rounds] for curve in curves]
+    values = [[curve[r] for r in rounds] for curve in curves]
     return np.asarray(rounds), np.asarray(values)
+
+
+def _number(value: Any, label: str, metric: str) -> float:
+    try:
+        if np.ndim(value) == 0:
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(
+        f"The metric {metric!r} of the run {label!r} must be a number in each round, "
+        f"got {value!r:.99}."
+    )
 
 
 def _smoothed(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the last `window` values, or of as many as there are."""
-    sums = np.cumsum(values, 1)
-    before = np.pad(sums, ((0, 0), (window, 0)))[:, : values.shape[1]]
-    return (sums - before) / np.minimum(np.arange(values.shape[1]) + 1, window)
+    # Not differences of a running sum: those forget small values after large ones, and
+    # everything after one that is not finite.
+    means = [
+        values[:, max(0, end - window) : end].mean(1)
+        for end in range(1, values.shape[1] + 1)
+    ]
+    return np.stack(means, 1)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from ..data._random import check_count
 from ._axes import axes, COLOURS, DASHES
 
 
@@ -65,7 +66,8 @@ def objective_contours(
 
     `ValueError` if an objective is not one number of two variables, or is constant or
     not finite in the whole region; if there are no `limits` and no objective has an
-    `optimum()`, which would say where to look.
+    `optimum()`, which would say where to look. `TypeError` if `objectives` is not a
+    mapping.
 
     !!! example
 
@@ -78,10 +80,14 @@ def objective_contours(
         eqf.plot.trajectory(iterates, ax=ax, label="FedAvg")
         ```
     """
+    if not isinstance(objectives, Mapping):
+        raise TypeError(
+            "`objectives` must be a mapping from labels to functions, such as "
+            f"`{{'client 1': f}}`, got a `{type(objectives).__name__}`."
+        )
     if not objectives:
         raise ValueError("`objectives` is empty: give at least one labelled function.")
-    if levels < 1:
-        raise ValueError(f"`levels` must be at least 1, got {levels}.")
+    levels = check_count("levels", levels)
     for label, objective in objectives.items():
         dim = getattr(objective, "dim", 2)
         if dim != 2:
