@@ -73,7 +73,7 @@ def test_params_of_any_dtype(dtypes, x64, rtol):
             assert values.dtype == SINGLE
             wide = getattr(expected.values, name)
             np.testing.assert_allclose(values, wide, rtol=rtol, atol=rtol)
-            assert np.abs(wide).min() > rtol
+            assert np.abs(wide).max() > 4 * rtol
 
 
 @pytest.mark.parametrize("sampler", [eqf.HMC, eqf.NUTS])
