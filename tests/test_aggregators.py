@@ -312,5 +312,5 @@ def test_posterior_product_takes_gaussians():
     dataset = testing.ragged_clients((3, 4))
     loader = eqf.data.Loader(dataset, eqf.data.AllClients(), algorithm.batching)
     state = algorithm.init(testing.Linear(), num_clients=2)
-    with pytest.raises(TypeError, match="multiplies Gaussians, got .* `Linear`"):
+    with pytest.raises(TypeError, match="multiplies Gaussians, got a change"):
         algorithm.round(state, loader(0), key=jr.key(0))

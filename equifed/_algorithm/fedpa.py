@@ -42,10 +42,10 @@ class FedPA(AbstractAlgorithm):
         `Epochs` make one sample an epoch.
     - `rho`: the shrinkage of the covariance, see [`equifed.Shrinkage`][]; or any other
         estimator that turns samples into a change of the params.
-    - `start_round`: the rounds before it are plain FedAvg on the same steps, for a
-        sampler of one chain; see [`equifed.Samples`][] for others. From it on messages
-        are longer, by up to $1 + (l - 1) \rho$ for $l$ samples: the server's
-        learning rate must suit them.
+    - `start_round`: the rounds before it are plain FedAvg on the same steps, with
+        [`equifed.IASG`][] of one chain; see [`equifed.Samples`][] for other samplers.
+        From it on messages are longer, by up to $1 + (l - 1) \rho$ for $l$ samples:
+        the server's learning rate must suit them.
     - `server_optim`: the server's Optax optimiser on minus the mean change;
         `optax.sgd(1.0)` if not given.
     - `aggregator`: [`equifed.WeightedMean`][] if not given.

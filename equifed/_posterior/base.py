@@ -29,9 +29,9 @@ class Samples(eqx.Module):
     values: Stacked
     """Stacked along a leading axis, in float32 at least."""
     last: Params
-    """What is sent in burn-in rounds. For one chain it is the last iterate, and so what
-    FedAvg sends; for several their mean; for samplers without iterates the mean of the
-    posterior."""
+    """What is sent in burn-in rounds. For one chain it is the last iterate (with
+    [`equifed.IASG`][], what FedAvg sends); for several the mean of theirs; for samplers
+    without iterates the mean of the posterior."""
 
 
 class AbstractPosteriorSampler(eqx.Module):
