@@ -63,7 +63,6 @@ def assert_close(x, y):
         (eqf.FedAvg, False, 1),
         (eqf.Scaffold, False, 1),
         (eqf.FedAvg, True, 2),
-        (eqf.Scaffold, True, 2),
         (eqf.Scaffold, False, 2),
     ],
 )
