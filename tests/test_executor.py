@@ -14,6 +14,8 @@ import equifed as eqf
 from equifed import testing
 from equifed._algorithm.base import round_step
 
+from .collect import Collect
+
 
 SIZES = (5, 0, 1, 12, 3, 7, 2)
 BATCHING = eqf.data.Epochs(2, batch_size=4)
@@ -29,36 +31,10 @@ def mesh_of(count):
     )
 
 
-class Collect(eqf.AbstractAggregator):
-    """Moves the model nowhere, and hands the messages on as its state."""
-
-    def __init__(self):
-        pass
-
-    @property
-    def gathers(self):
-        return True
-
-    def init(self, params):
-        messages = jtu.tree_map(lambda x: jnp.zeros((len(SIZES), *x.shape)), params)
-        return messages, jnp.zeros(len(SIZES))
-
-    def encode(self, message, state, *, key):
-        return message
-
-    def decode(self, encoded, state, *, key):
-        # Sorted by client; the empty slots of a device come last.
-        count = len(SIZES)
-        payload = jtu.tree_map(lambda x: x[:count], encoded.payload)
-        zero = jtu.tree_map(lambda x: jnp.zeros_like(x[0]), payload)
-        one = jnp.ones(())
-        return eqf.Aggregate(zero, None, one, one), (payload, encoded.weight[:count])
-
-
 def deltas(executor, mesh=None):
     client = eqf.LocalSGD(testing.noisy_loss, optax.sgd(0.1), BATCHING)
     server = eqf.OptaxServer(optax.sgd(1.0))
-    algorithm = eqf.Algorithm(client, Collect(), server)
+    algorithm = eqf.Algorithm(client, Collect(len(SIZES)), server)
     state = algorithm.init(testing.Linear(), num_clients=len(SIZES))
     cohort = eqf.data.cohort(DATASET, BATCHING, mesh=mesh)
     state, _ = algorithm.round(state, cohort, key=jr.key(0), executor=executor)

@@ -48,9 +48,8 @@ def test_a_broken_algorithm_is_caught():
         server = eqf.OptaxServer(optax.sgd(1.0))
         return eqf.Algorithm(Peeks(client), eqf.WeightedMean(), server)
 
-    others = tuple(law for law in testing.LAWS if law != "devices")
     with pytest.raises(AssertionError, match="The law 'devices' fails"):
-        testing.check_laws(make, skip=others)
+        testing.check_laws(make)
 
 
 def test_a_sweep_over_hyper_parameters_is_the_loop():

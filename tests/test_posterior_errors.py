@@ -150,9 +150,10 @@ def test_a_singular_posterior_leaves_the_derivatives_alone():
     np.testing.assert_allclose(slope(both), expected, rtol=1e-4)
 
 
-def test_langevin_dynamics_has_a_derivative_without_temperature():
+@pytest.mark.parametrize("kind", (eqf.SGLD, eqf.PreconditionedSGLD))
+def test_langevin_dynamics_has_a_derivative_without_temperature(kind):
     def after(rate):
-        sampler = eqf.PreconditionedSGLD(rate, temperature=0.0)
+        sampler = kind(rate, temperature=0.0)
         algorithm = eqf.FedPA(
             PROBLEM.loss, sampler, eqf.data.Steps(3, batch_size=4), rho=0.1
         )

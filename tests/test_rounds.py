@@ -56,16 +56,9 @@ def assert_close(x, y):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-# With resident examples on one device it is a law of every algorithm.
-@pytest.mark.parametrize(
-    "kind, resident, num_devices",
-    [
-        (eqf.FedAvg, False, 1),
-        (eqf.Scaffold, False, 1),
-        (eqf.FedAvg, True, 2),
-        (eqf.Scaffold, False, 2),
-    ],
-)
+@pytest.mark.parametrize("kind", (eqf.FedAvg, eqf.Scaffold))
+@pytest.mark.parametrize("resident", (True, False))
+@pytest.mark.parametrize("num_devices", (1, 2))
 def test_several_rounds_in_a_call(kind, resident, num_devices):
     mesh = None
     if num_devices > 1:
