@@ -127,9 +127,11 @@ def print_table(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_json(path: str, results: dict[str, Any]) -> None:
+    """Replaces the file by the results, as a whole or not at all."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with open(path, "w") as file:
+    with open(f"{path}.part", "w") as file:
         json.dump({"machine": machine(), **results}, file, indent=2)
+    os.replace(f"{path}.part", path)
     print(f"\nwrote {path}")
 
 

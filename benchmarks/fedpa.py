@@ -20,8 +20,6 @@ random bytes.
 
 import argparse
 import functools
-import json
-import os
 import pathlib
 import statistics
 import time
@@ -31,7 +29,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from _report import machine, print_table, stepper
+from _report import print_table, stepper, write_json
 from overhead import CNN, loss, mnist_like, seconds
 
 import equifed as eqf
@@ -281,7 +279,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", type=pathlib.Path)
-    parser.add_argument("--output", type=pathlib.Path, default="fedpa.json")
+    parser.add_argument("--output", default="fedpa.json")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", DEVICES)
 
@@ -295,12 +293,7 @@ def main():
         f"{figures['host_ms']:.1f} ms, and what is compiled {figures['device_ms']:.1f} "
         "ms; they overlap."
     )
-    results = {"machine": machine(), "cnn": cnn, "rounds": rounds, **figures}
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    part = args.output.with_suffix(".part")
-    part.write_text(json.dumps(results, indent=2))
-    os.replace(part, args.output)
-    print(f"\nwrote {args.output}")
+    write_json(args.output, {"cnn": cnn, "rounds": rounds, **figures})
 
 
 if __name__ == "__main__":
