@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 
 import equinox as eqx
 import jax.tree_util as jtu
-from beartype import beartype
-from jaxtyping import Array, jaxtyped, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm, State
 from ._algorithm.loop import Stepper
 from ._algorithm.tune import tuned
+from ._check import checked
 from ._client import check_loss
 from ._executor import Executor
 from .data import Loader, StreamLoader
 
 
-@jaxtyped(typechecker=beartype)
+@checked(loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.")
 def rounds(
     algorithm: AbstractAlgorithm,
     state: State,

@@ -10,10 +10,10 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 import numpy as np
-from beartype import beartype
-from jaxtyping import Array, jaxtyped, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm
+from ._check import checked
 from ._checkpoint import Checkpointer
 from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
@@ -32,7 +32,10 @@ NO_MESSAGES = (
 )
 
 
-@jaxtyped(typechecker=beartype)
+@checked(
+    loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.",
+    evaluation="Give `{'test': dataset}`.",
+)
 def train(
     algorithm: AbstractAlgorithm,
     model: Model,

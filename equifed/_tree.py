@@ -12,10 +12,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 
@@ -29,41 +27,6 @@ def floating(x: ArrayLike) -> Float[Array, ""]:
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating):
         return jax.lax.convert_element_type(x, x.dtype)
     return jnp.asarray(x, jnp.result_type(float))
-
-
-def check_number(
-    name: str,
-    x: Any,
-    *,
-    least: float | int,
-    strict: bool,
-    below: float | int = math.inf,
-    most: float | int = math.inf,
-) -> None:
-    """Refuses what is not a number, and one out of bounds, if it is known.
-
-    It must be finite, `least` or more (more, if `strict`), less than `below`, and at
-    most `most`.
-    """
-    if isinstance(x, jax.core.Tracer):
-        return
-    number = isinstance(x, int | float | np.number | np.ndarray | jax.Array)
-    if not number or isinstance(x, bool):
-        raise TypeError(f"`{name}` must be a number, got {x!r:.99}.")
-    if jnp.ndim(x) > 0:
-        raise ValueError(
-            f"`{name}` must be one number, got an array of shape {jnp.shape(x)}. For "
-            "several at once build what takes it inside `eqx.filter_vmap`."
-        )
-    if not (x > least or (x == least and not strict)):
-        bound = f"{'more than' if strict else 'at least'} {least:g}"
-    elif not x < below:
-        bound = "finite" if below == math.inf else f"less than {below:g}"
-    elif not x <= most:
-        bound = f"at most {most:g}"
-    else:
-        return
-    raise ValueError(f"`{name}` must be {bound}, got {float(x):g}.")
 
 
 class Static:

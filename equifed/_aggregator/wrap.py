@@ -4,9 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._check import check_number
 from .._client import Message
 from .._posterior import Gaussian
-from .._tree import check_number, floating, tree_isfinite, tree_norm, tree_scale
+from .._tree import floating, tree_isfinite, tree_norm, tree_scale
 from .base import AbstractAggregator
 
 

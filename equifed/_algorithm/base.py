@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from beartype import beartype
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, jaxtyped, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
+from .._check import checked
 from .._client import AbstractClient, Broadcast
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
@@ -63,7 +63,7 @@ class AbstractAlgorithm(eqx.Module):
         """How a client goes through its examples; the loader needs it too."""
         return self.client.batching
 
-    @jaxtyped(typechecker=beartype)
+    @checked()
     def init(self, model: Model, *, num_clients: int) -> State:
         """The state before the first round. The model is copied.
 
@@ -92,7 +92,9 @@ class AbstractAlgorithm(eqx.Module):
         aggregator = self.aggregator.init(params)
         return State(model, server, aggregator, clients, jnp.zeros((), jnp.int32))
 
-    @jaxtyped(typechecker=beartype)
+    @checked(
+        cohort="Take one from a `Loader`, or make one with `equifed.data.cohort`.",
+    )
     def round(
         self,
         state: State,

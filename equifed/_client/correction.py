@@ -19,8 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._check import check_number
 from .._tree import (
-    check_number,
     floating,
     tree_add,
     tree_add_scaled,

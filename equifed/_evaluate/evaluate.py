@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from beartype import beartype
 from jax.sharding import Mesh
-from jaxtyping import jaxtyped, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
+from .._check import checked
 from .._metrics import AbstractMetric, compute_metrics
 from .._types import Measure, Model
 from ..data import FederatedDataset
@@ -44,7 +44,7 @@ def evaluate(
     key: PRNGKeyArray | None = None,
     mesh: Mesh | None = None,
 ) -> ClientMetrics: ...
-@jaxtyped(typechecker=beartype)
+@checked(dataset="Build one with `FederatedDataset.from_arrays` or its siblings.")
 def evaluate(
     model: Model,
     dataset: FederatedDataset,

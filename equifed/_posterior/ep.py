@@ -12,10 +12,10 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
+from .._check import check_number
 from .._client import AbstractClient, AbstractCorrection, Broadcast, LocalSGD, Message
 from .._optim import as_optim, Optim
 from .._tree import (
-    check_number,
     floating,
     tree_add,
     tree_scale,

@@ -8,8 +8,8 @@ import jax.random as jr
 import jax.scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
-from .._tree import check_number, floating, tree_cast_like, tree_wide
-from ..data._random import check_count
+from .._check import check_count, check_number
+from .._tree import floating, tree_cast_like, tree_wide
 from ..objectives._arrays import is_positive
 from .base import AbstractPosteriorSampler, check_whole, Samples
 from .objective import ClientObjective

@@ -9,11 +9,11 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._check import check_count, check_number
 from .._client import Broadcast, LocalSGD
 from .._optim import as_optim, Optim
-from .._tree import check_number, floating, tree_add, tree_wide
+from .._tree import floating, tree_add, tree_wide
 from .._types import Params
-from ..data._random import check_count
 from .base import AbstractPosteriorSampler, Samples
 from .objective import ClientObjective
 

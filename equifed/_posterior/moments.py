@@ -13,7 +13,8 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._tree import check_number, floating, tree_wide
+from .._check import check_number
+from .._tree import floating, tree_wide
 from .._types import Params
 from .base import Stacked
 from .delta import covariance, dense, dynamic, woodbury

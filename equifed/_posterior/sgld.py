@@ -11,8 +11,9 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
+from .._check import check_number
 from .._optim import Optim
-from .._tree import check_number, floating, tree_wide, tree_zeros_like
+from .._tree import floating, tree_wide, tree_zeros_like
 from .._types import Params
 from .chain import AbstractChainSampler
 from .windows import Windows

@@ -11,8 +11,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from .._check import check_count
 from ..data import AbstractBatching, Epochs, Steps
-from ..data._random import check_count
 
 
 class Window(NamedTuple):

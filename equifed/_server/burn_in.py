@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from ..data._random import check_count
+from .._check import check_count
 from .base import AbstractServer
 
 

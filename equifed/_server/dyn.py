@@ -4,7 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._tree import check_number, floating, tree_add, tree_add_scaled, tree_zeros_like
+from .._check import check_number
+from .._tree import floating, tree_add, tree_add_scaled, tree_zeros_like
 from .._types import Params
 from .base import AbstractServer
 

@@ -5,15 +5,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
+from .._check import check_number
 from .._posterior import Natural
-from .._tree import (
-    check_number,
-    floating,
-    tree_add,
-    tree_cast_like,
-    tree_scale,
-    tree_wide,
-)
+from .._tree import floating, tree_add, tree_cast_like, tree_scale, tree_wide
 from .base import AbstractServer
 
 

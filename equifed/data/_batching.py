@@ -13,8 +13,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Int
 
+from .._check import check_count
 from .._cohort import NO_ROW
-from ._random import check_count, raw
+from ._random import raw
 
 
 class AbstractBatching(eqx.Module):

@@ -11,12 +11,12 @@ from typing import final, TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from .._check import check_count
 from ._build import check_parts, from_arrays, from_clients, from_source, names_in
 from ._clients import AbstractClients, Selection
 from ._column import check_names, Column, gather, protect, take
 from ._ids import natural_key
 from ._partition import AbstractPartition
-from ._random import check_count
 from ._read import open_huggingface, open_parquet
 from ._split import random_clients, random_fraction, random_rows
 

@@ -22,28 +22,6 @@ SPLIT = 4
 STREAM = 5
 
 
-def check_seed(seed: int) -> int:
-    """Returns the seed as an `int`, if it is one that a Philox key can hold."""
-    seed = _as_int("seed", seed)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"`seed` must be between 0 and 2**64 - 1, got {seed}.")
-    return seed
-
-
-def check_count(name: str, value: int, least: int = 1) -> int:
-    """Returns the argument as an `int`, if it is not less than it may be."""
-    value = _as_int(name, value)
-    if value < least:
-        raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    return value
-
-
-def _as_int(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be an integer, got {value!r}.")
-    return int(value)
-
-
 def generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
     """A generator that depends on its arguments only; at most three counters."""
     key = np.array([seed, purpose], np.uint64)

@@ -7,8 +7,9 @@ client.
 import numpy as np
 from jaxtyping import Bool, Int
 
+from .._check import check_seed
 from ._clients import AbstractClients
-from ._random import check_seed, counter_of, generator, permutation, SPLIT
+from ._random import counter_of, generator, permutation, SPLIT
 
 
 def random_clients(

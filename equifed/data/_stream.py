@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Shaped
 
+from .._check import check_count, check_seed
 from .._cohort import Cohort
 from ._batching import AbstractBatching
 from ._build import common_rows
 from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
 from ._prefetch import prefetched
-from ._random import check_count, check_seed, generator, integers, STREAM
+from ._random import generator, integers, STREAM
 from ._read import arrow_batches, Source
 
 

@@ -14,8 +14,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._tree import check_number, floating
-from ..data._random import check_count
+from .._check import check_count, check_number
+from .._tree import floating
 from ._arrays import dot, is_concrete
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._tree import check_number, floating
+from .._check import check_number
+from .._tree import floating
 from .._types import Loss
 from ._arrays import check_optimum, check_rows, dot, floats, solve_positive, vector
 from ._base import AbstractObjective

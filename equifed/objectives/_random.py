@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
-from .._tree import check_number
-from ..data._random import check_count
+from .._check import check_count, check_number
 from ._arrays import dot
 from ._draw import (
     check_spectrum,

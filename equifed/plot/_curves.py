@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..data._random import check_count
+from .._check import check_count
 from ._axes import axes, COLOURS, DASHES, dress
 
 

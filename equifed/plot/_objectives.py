@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ..data._random import check_count
+from .._check import check_count
 from ._axes import axes, COLOURS, DASHES
 
 

@@ -5,16 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from ..._check import check_count, check_seed
 from .._ids import client_codes
-from .._random import (
-    check_count,
-    check_seed,
-    dirichlet,
-    generator,
-    PARTITION,
-    permutation,
-    uniforms,
-)
+from .._random import dirichlet, generator, PARTITION, permutation, uniforms
 from .base import AbstractPartition, check_enough, check_min_size, named
 
 

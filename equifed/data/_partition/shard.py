@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from ..._check import check_count, check_seed
 from .._ids import client_codes
-from .._random import check_count, check_seed, generator, PARTITION, permutation
+from .._random import generator, PARTITION, permutation
 from .base import AbstractPartition, check_enough, named
 
 

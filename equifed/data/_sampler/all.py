@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from .._random import check_seed
+from ..._check import check_seed
 from .base import AbstractSampler
 
 

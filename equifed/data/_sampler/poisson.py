@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Int
 
-from .._random import check_seed, generator, SAMPLE, uniforms
+from ..._check import check_seed
+from .._random import generator, SAMPLE, uniforms
 from .base import AbstractSampler
 
 

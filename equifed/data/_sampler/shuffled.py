@@ -5,7 +5,8 @@ import functools
 import numpy as np
 from jaxtyping import Int
 
-from .._random import check_count, check_seed, generator, permutation, SAMPLE
+from ..._check import check_count, check_seed
+from .._random import generator, permutation, SAMPLE
 from .base import AbstractSampler, check_cohort_size
 
 

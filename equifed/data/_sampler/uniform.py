@@ -3,14 +3,8 @@
 import numpy as np
 from jaxtyping import Int
 
-from .._random import (
-    check_count,
-    check_seed,
-    generator,
-    integers,
-    permutation,
-    SAMPLE,
-)
+from ..._check import check_count, check_seed
+from .._random import generator, integers, permutation, SAMPLE
 from .base import AbstractSampler, check_cohort_size
 
 
