@@ -31,6 +31,12 @@ from ._algorithm import (
     State as State,
 )
 from ._checkpoint import Checkpointer as Checkpointer
+from ._classification import (
+    accuracy as accuracy,
+    ConfusionMatrix as ConfusionMatrix,
+    cross_entropy as cross_entropy,
+    top_k_accuracy as top_k_accuracy,
+)
 from ._client import (
     AbstractClient as AbstractClient,
     AbstractCorrection as AbstractCorrection,
@@ -64,12 +70,8 @@ from ._logger import (
 )
 from ._metrics import (
     AbstractMetric as AbstractMetric,
-    accuracy as accuracy,
     Average as Average,
-    ConfusionMatrix as ConfusionMatrix,
-    cross_entropy as cross_entropy,
     Sum as Sum,
-    top_k_accuracy as top_k_accuracy,
 )
 from ._optim import Optim as Optim
 from ._posterior import (

@@ -23,7 +23,7 @@ from ._cohort import ClientData, Cohort, NO_CLIENT
 from ._in_order import in_order
 from ._loop import fold_range
 from ._mesh import AXIS, clients_mesh
-from ._metrics import AbstractMetric, Sum
+from ._metrics import AbstractMetric, add_metrics, Sum
 from ._tree import tree_isfinite, tree_where, tree_zeros_like
 from ._types import AggregatorState, ClientState
 
@@ -239,7 +239,8 @@ class _Run(eqx.Module):
         state = tree_where(finite, new_state, state)
         # Nor do its metrics count, or every mean over the cohort would be NaN.
         metrics = _only_if(present & finite, metrics)
-        metrics["nonfinite"] = Sum((present & ~finite).astype(jnp.float32))
+        nonfinite = Sum((present & ~finite).astype(jnp.float32))
+        metrics = add_metrics(metrics, {"nonfinite": nonfinite})
         return (_only_if(present, encoded), metrics), state
 
 

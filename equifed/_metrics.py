@@ -3,19 +3,25 @@
 A metric of one example is a small PyTree of numbers; the metric of many examples is
 the leaf-by-leaf sum of theirs; what a person wants to read is `compute()` of that sum.
 An average kept as (total, weight) is therefore exact over any grouping: examples into
-batches, batches into clients, clients into devices.
+batches, batches into clients, clients into devices. And an average over nothing knows
+that it is one: it is NaN, where 0 would read as the best loss of all.
 """
 
 import abc
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Float, Integer
+import numpy as np
+import wadler_lindig as wl
+from jaxtyping import Array, ArrayLike, Float
 
-from ._tree import floating, safe_divide, wide_dtype
+from ._check import shown
+from ._tree import floating, wide_dtype
 
 
 def _wide(x: ArrayLike) -> Array:
@@ -35,9 +41,19 @@ class AbstractMetric(eqx.Module):
         """The metric of both sets of examples together."""
         return jtu.tree_map(jnp.add, self, other)
 
+    def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc | None:
+        # What it says, where that is known and short; else its fields, as any module.
+        for x in jtu.tree_leaves(self):
+            if isinstance(x, jax.core.Tracer) or not eqx.is_array(x) or x.size > 100:
+                return None
+        with jax.ensure_compile_time_eval():
+            value = np.asarray(self.compute())
+        number = f"{value.item():.6g}" if value.ndim == 0 else str(value.tolist())
+        return wl.TextDoc(f"{type(self).__name__}({number})")
+
 
 class Average(AbstractMetric):
-    """A weighted mean, kept as its total and its weight; zero over no example.
+    """A weighted mean, kept as its total and its weight; NaN over no example.
 
     !!! example
 
@@ -49,7 +65,11 @@ class Average(AbstractMetric):
     weight: Float[Array, "..."] = eqx.field(converter=_wide, default=1.0)
 
     def compute(self) -> Array:
-        return safe_divide(self.total, jnp.broadcast_to(self.weight, self.total.shape))
+        weight = jnp.broadcast_to(self.weight, self.total.shape)
+        nothing = weight == 0
+        # Divided by 1 there, so that derivatives are finite.
+        mean = self.total / jnp.where(nothing, jnp.ones_like(weight), weight)
+        return jnp.where(nothing, jnp.full_like(mean, jnp.nan), mean)
 
 
 class Sum(AbstractMetric):
@@ -61,70 +81,46 @@ class Sum(AbstractMetric):
         return self.total
 
 
-class ConfusionMatrix(AbstractMetric):
-    """How often an example of class `i` (row) was taken for class `j` (column)."""
-
-    counts: Float[Array, "classes classes"]
-
-    def __init__(self, logits: Float[Array, " classes"], label: Integer[ArrayLike, ""]):
-        (num_classes,) = logits.shape
-        row = jax.nn.one_hot(label, num_classes)
-        column = jax.nn.one_hot(jnp.argmax(logits), num_classes)
-        self.counts = row[:, None] * column[None, :]
-
-    def compute(self) -> Array:
-        return self.counts
-
-
-def cross_entropy(
-    logits: Float[Array, "*shape classes"], label: Integer[ArrayLike, "*shape"]
-) -> Float[Array, "*shape"]:
-    r"""The cross-entropy $-\log \mathrm{softmax}(\text{logits})_\text{label}$."""
-    # The one-hot product rather than an indexed read: the gradient of a read is a
-    # scatter, which is slow inside a compiled loop.
-    log_probabilities = jax.nn.log_softmax(logits)
-    one_hot = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-    chosen = jnp.where(one_hot > 0, log_probabilities, jnp.zeros_like(one_hot))
-    return -jnp.sum(chosen, axis=-1)
-
-
-def accuracy(
-    logits: Float[Array, " classes"], label: Integer[ArrayLike, ""]
-) -> Average:
-    """Whether the largest logit is the label's; the lowest index wins a tie."""
-    return Average(jnp.argmax(logits) == label)
-
-
-def top_k_accuracy(
-    logits: Float[Array, " classes"], label: Integer[ArrayLike, ""], *, k: int
-) -> Average:
-    """Whether the label is among the `k` largest logits; the lowest indices win ties.
-
-    **Raises:**
-
-    `ValueError` if `k` is not between 1 and the number of classes.
-    """
-    if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(f"`k` must be between 1 and {logits.shape[-1]}, got {k}.")
-    _, best = jax.lax.top_k(logits, k)
-    return Average(jnp.any(best == label))
-
-
 RESERVED = ("loss", "round", "clients", "nonfinite", "nonfinite_model")
 
 
 def as_metrics(loss: Array | None, values: dict[str, Any]) -> dict[str, AbstractMetric]:
     """The metrics of one example: its loss, and whatever else it reports."""
-    metrics: dict[str, AbstractMetric] = {} if loss is None else {"loss": Average(loss)}
+    metrics: dict[str, AbstractMetric] = {}
+    if loss is not None:
+        _check_free(values, RESERVED)
+        metrics["loss"] = Average(loss)
     for name, value in values.items():
-        if loss is not None and name in RESERVED:
-            raise ValueError(
-                f"The loss reports a metric called {name!r}, which is the name of one "
-                f"that every round has ({', '.join(RESERVED)}). Give it another name."
+        if not isinstance(name, str):
+            raise TypeError(
+                f"A metric's name must be text, got {shown(name)}, whose value is "
+                f"{shown(value)}."
             )
         is_metric = isinstance(value, AbstractMetric)
         metrics[name] = value if is_metric else Average(floating(value))
     return metrics
+
+
+def add_metrics(
+    metrics: Mapping[str, AbstractMetric], new: Mapping[str, AbstractMetric]
+) -> dict[str, AbstractMetric]:
+    """What the loss or the client reports, and what the library adds to it.
+
+    **Raises:**
+
+    `ValueError` if both have a metric of the same name.
+    """
+    _check_free(metrics, new)
+    return {**metrics, **new}
+
+
+def _check_free(names: Iterable[str], taken: Iterable[str]) -> None:
+    for name in names:
+        if name in taken:
+            raise ValueError(
+                f"The loss reports a metric called {name!r}, which is the name of one "
+                f"that a round has anyway ({', '.join(taken)}). Give it another name."
+            )
 
 
 def masked_sum(metrics: Any, mask: Array) -> Any:

@@ -27,7 +27,7 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 LAYERS = (
     ("_types", "_tree", "_check", "_loop", "_mesh", "_processes"),
     ("_optim", "_cohort", "_metrics"),
-    ("data", "nn"),
+    ("data", "nn", "_classification"),
     ("objectives",),
     ("_client",),
     ("_posterior",),

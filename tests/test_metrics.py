@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import equifed as eqf
-from equifed._metrics import as_metrics, masked_sum
+from equifed._metrics import as_metrics, masked_sum, RESERVED
 
 
 NUMBERS = st.floats(-100, 100, width=32)
@@ -26,6 +27,12 @@ def merged(metrics):
     return functools.reduce(lambda a, b: a.merge(b), metrics)
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """As for a user, whose calls nobody holds against the annotations."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @given(st.lists(st.tuples(NUMBERS, WEIGHTS), min_size=2, max_size=8), st.data())
 @settings(deadline=None, max_examples=50)
 def test_an_average_is_exact_over_any_grouping(pairs, data):
@@ -35,10 +42,10 @@ def test_an_average_is_exact_over_any_grouping(pairs, data):
     grouped = merged(metrics[:cut]).merge(merged(metrics[cut:]))
     permuted = merged([metrics[i] for i in order])
     x, w = np.array(pairs, np.float64).T
-    expected = (x * w).sum() / w.sum() if w.sum() > 0 else 0.0
+    expected = (x * w).sum() / w.sum() if w.sum() > 0 else np.nan
     tolerance = 1e-4 * np.abs(x * w).sum() / max(w.sum(), 1e-30) + 1e-6
     for metric in (merged(metrics), grouped, permuted):
-        assert abs(float(metric.compute()) - expected) <= tolerance
+        np.testing.assert_allclose(metric.compute(), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -60,21 +67,25 @@ def test_monoid(metric):
     assert type(left) is type(metric)
 
 
-def test_an_average_without_weight_is_zero_with_a_finite_gradient():
-    assert eqf.Average(jnp.zeros(()), jnp.zeros(())).compute() == 0.0
+def test_an_average_over_nothing_is_nan_with_finite_gradients():
+    assert np.isnan(eqf.Average(jnp.zeros(()), jnp.zeros(())).compute())
     assert eqf.Average(3.0).compute() == 3.0
 
-    def value(total):
-        return eqf.Average(total, jnp.zeros(())).compute()
+    def value(total, weight):
+        average = eqf.Average(jnp.stack([total, total]), jnp.stack([weight, 2.0]))
+        return jnp.nansum(average.compute())
 
-    assert jax.grad(value)(1.0) == 0.0
+    assert jax.grad(value, (0, 1))(1.0, 0.0) == (0.5, 0.0)
+    assert jax.grad(value, (0, 1))(1.0, 4.0) == (0.75, -1 / 16)
     # A vector of averages, with one weight or with many.
     np.testing.assert_array_equal(
         eqf.Average(jnp.array([2.0, 4.0]), 2.0).compute(), [1.0, 2.0]
     )
     np.testing.assert_array_equal(
-        eqf.Average(jnp.array([2.0, 4.0]), jnp.array([0.0, 4.0])).compute(), [0.0, 1.0]
+        eqf.Average(jnp.array([2.0, 4.0]), jnp.array([0.0, 4.0])).compute(),
+        [np.nan, 1.0],
     )
+    assert np.isnan(eqf.Average(jnp.ones(2), 0.0).compute()).all()
 
 
 def test_sums_are_wide():
@@ -107,9 +118,103 @@ def test_top_k_accuracy(getkey):
         0,
         0,
     ]
-    for k in (0, 5, -1):
-        with pytest.raises(ValueError, match=f"between 1 and 4, got {k}"):
-            eqf.top_k_accuracy(tied, 0, k=k)
+
+
+def test_k_is_a_number_of_logits(unchecked):
+    for k, error in ((0, "at least 1"), (5, "at most 4"), (1.0, "an integer")):
+        with pytest.raises((ValueError, TypeError), match=f"`k` must be {error}"):
+            eqf.top_k_accuracy(jnp.zeros(4), 0, k=k)  # pyright: ignore[reportArgumentType]
+
+
+OF_ONE = {
+    "accuracy": eqf.accuracy,
+    "top_k_accuracy": functools.partial(eqf.top_k_accuracy, k=2),
+    "ConfusionMatrix": eqf.ConfusionMatrix,
+    "cross_entropy": eqf.cross_entropy,
+}
+
+
+def said(name, logits, label):
+    """What a function says of an example, as an array."""
+    out = OF_ONE[name](logits, label)
+    return out if name == "cross_entropy" else out.compute()
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+@pytest.mark.parametrize("dtype", (np.int8, np.uint8, np.int32, np.uint32))
+def test_a_label_without_a_logit_is_nan(name, dtype):
+    logits = jnp.array([0.3, 0.1, 0.2])
+    # The largest of the type too: -1 where it has no sign.
+    bad = [3, 100, np.iinfo(dtype).max, *([-1] if np.iinfo(dtype).min < 0 else [])]
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        many = jax.jit(jax.vmap(functools.partial(said, name), in_axes=(None, 0)))
+        got = many(logits, jnp.asarray([*bad, 0, 1, 2], dtype))
+    assert np.isnan(got[: len(bad)]).all()
+    assert np.isfinite(got[len(bad) :]).all()
+    assert np.isnan(said(name, logits, 3)).all()
+
+
+def test_labels_of_a_narrow_type_for_many_classes():
+    # 300 classes do not fit eight bits, and 300 is 44 there.
+    logits = jnp.zeros(300).at[44].set(5.0)
+    assert float(eqf.accuracy(logits, jnp.uint8(44)).compute()) == 1.0
+    for label in (44, 200):
+        np.testing.assert_allclose(
+            eqf.cross_entropy(logits, jnp.uint8(label)),
+            eqf.cross_entropy(logits, jnp.int32(label)),
+        )
+    assert float(eqf.ConfusionMatrix(logits, jnp.uint8(44)).compute().sum()) == 1.0
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_nan_logits_say_nothing(name):
+    for bad in ([np.nan] * 3, [1.0, np.nan, 0.0]):
+        assert np.isnan(said(name, jnp.array(bad), 0)).all()
+
+
+def test_a_bad_label_has_no_gradient_and_can_be_left_out():
+    logits = jnp.array([[0.5, 0.25], [1.0, 2.0]])
+    labels = jnp.array([-1, 1])
+
+    def loss(logits):
+        losses = eqf.cross_entropy(logits, labels)
+        return jnp.where(labels >= 0, losses, 0.0).sum()
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    np.testing.assert_allclose(value, np.log1p(np.exp(-1.0)), rtol=1e-6)
+    p = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(gradient, [[0, 0], [1 - p, p - 1]], rtol=1e-5)
+    assert np.isnan(eqf.cross_entropy(logits, labels).sum())
+
+
+@pytest.mark.parametrize("name", ("accuracy", "top_k_accuracy", "ConfusionMatrix"))
+def test_a_batch_is_refused_where_one_example_is_meant(name, unchecked):
+    for logits, labels in (
+        (jnp.zeros((4, 3)), jnp.zeros(4, int)),
+        (jnp.zeros((4, 3)), 0),
+        (jnp.zeros(3), jnp.zeros(4, int)),
+        (jnp.zeros(()), 0),
+    ):
+        with pytest.raises(ValueError, match=rf"`{name}` is of ONE.*vmap\(eqf.{name}"):
+            OF_ONE[name](logits, labels)
+
+
+def test_there_is_a_label_for_each_logits(unchecked):
+    for labels in (0, jnp.zeros(3, int), jnp.zeros((2, 1), int), jnp.zeros((), int)):
+        with pytest.raises(ValueError, match=r"one label for each.*shape \(2, 3\)"):
+            eqf.cross_entropy(jnp.zeros((2, 3)), labels)
+    with pytest.raises(ValueError, match="one label for each"):
+        eqf.cross_entropy(jnp.zeros(()), 0)
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_logits_and_labels_are_not_mixed_up(name, unchecked):
+    with pytest.raises(TypeError, match=f"logits of `{name}`.*got int32"):
+        OF_ONE[name](jnp.arange(3), 0)
+    with pytest.raises(TypeError, match=f"label of `{name}`.*got float32"):
+        OF_ONE[name](jnp.zeros(3), jnp.zeros(()))
+    # Yes and no are classes.
+    assert np.isfinite(said(name, jnp.zeros(2), jnp.asarray(True))).all()
 
 
 def test_confusion_matrix(getkey):
@@ -157,7 +262,7 @@ def test_cross_entropy_keeps_the_dtype():
         assert eqf.cross_entropy(logits, jnp.uint8(0)).dtype == jnp.bfloat16
 
 
-def test_what_a_loss_reports():
+def test_what_a_loss_reports(unchecked):
     average = eqf.Average(2.0, 4.0)
     metrics = as_metrics(jnp.asarray(1.0), {"n": 3, "yes": True, "seq": average})
     assert {name: float(m.compute()) for name, m in metrics.items()} == {
@@ -166,8 +271,23 @@ def test_what_a_loss_reports():
         "yes": 1.0,
         "seq": 0.5,
     }
-    with pytest.raises(ValueError, match="'loss'.*another name"):
-        as_metrics(jnp.asarray(1.0), {"loss": 2.0})
+    for taken in RESERVED:
+        with pytest.raises(ValueError, match=f"'{taken}'.*another name"):
+            as_metrics(jnp.asarray(1.0), {taken: 2.0})
+    with pytest.raises(TypeError, match="must be text, got 3"):
+        as_metrics(jnp.asarray(1.0), {3: 2.0})  # pyright: ignore[reportArgumentType]
+
+
+def test_metrics_tell_their_numbers():
+    matrix = eqf.ConfusionMatrix(jnp.array([0.1, 0.9]), 0)
+    assert repr(matrix) == "ConfusionMatrix([[0.0, 1.0], [0.0, 0.0]])"
+    averages = {"a": eqf.Average(3.0, 4.0), "b": eqf.Average(0.0, 0.0)}
+    assert repr(averages) == "{'a': Average(0.75), 'b': Average(nan)}"
+    assert repr(eqf.Sum(1234567)) == "Sum(1.23457e+06)"
+    # What is not known or too long is described.
+    assert "f32[200]" in repr(eqf.Sum(jnp.ones(200)))
+    jax.eval_shape(lambda x: repr(eqf.Sum(x)) and x, 1.0)
+    assert "float32" in repr(jax.eval_shape(lambda: eqf.Sum(1.0)))
 
 
 def test_a_masked_sum_ignores_what_is_masked():

@@ -18,7 +18,7 @@ from .._check import checked
 from .._client import AbstractClient, Broadcast
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
-from .._metrics import compute_metrics, Sum
+from .._metrics import add_metrics, compute_metrics, Sum
 from .._server import AbstractServer
 from .._tree import params_of, tree_isfinite, tree_where
 from .._types import AggregatorState, ClientState, Model, ServerState
@@ -120,10 +120,10 @@ class AbstractAlgorithm(eqx.Module):
         **Returns:**
 
         The new state, and metrics: `loss` (the mean training loss over the examples
-        visited, as the clients moved, of those clients whose message is finite),
-        whatever else the loss reports, `clients` (the number of messages aggregated),
-        `nonfinite` (the number of clients whose message was not finite),
-        `nonfinite_model` (1 if that is why the round was rejected).
+        visited, as the clients moved, of those clients whose message is finite; NaN
+        if there is none), whatever else the loss reports, `clients` (the number of
+        messages aggregated), `nonfinite` (the number of clients whose message was not
+        finite), `nonfinite_model` (1 if that is why the round was rejected).
 
         **Raises:**
 
@@ -193,11 +193,10 @@ def round_step(
     )
     index = jnp.where(accept, cohort.index.reshape(-1), NO_CLIENT)
     clients = _scatter(state.clients, index, client_states)
-    metrics = {
-        **metrics,
-        "clients": Sum(aggregate.count),
-        "nonfinite_model": Sum((~finite).astype(jnp.float32)),
-    }
+    nonfinite = Sum((~finite).astype(jnp.float32))
+    metrics = add_metrics(
+        metrics, {"clients": Sum(aggregate.count), "nonfinite_model": nonfinite}
+    )
     new = State(
         eqx.combine(new_params, static),
         server_state,

@@ -72,22 +72,6 @@ class AbstractPosteriorSampler(eqx.Module):
         """
 
 
-def add_metrics(metrics: Metrics, new: Metrics) -> Metrics:
-    """Both together.
-
-    **Raises:**
-
-    `ValueError` if the loss reports one of the same name.
-    """
-    for name in new:
-        if name in metrics:
-            raise ValueError(
-                f"The loss reports a metric called {name!r}, which is the name of one "
-                f"that posterior samples have ({', '.join(new)}). Give it another name."
-            )
-    return {**metrics, **new}
-
-
 def check_whole(sampler: AbstractPosteriorSampler, batching: AbstractBatching) -> None:
     """For a sampler whose every step looks at all the client's examples.
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._client import AbstractClient, Message
 from .._client.loss import Metrics
-from .._metrics import Average
+from .._metrics import add_metrics, Average
 from .._tree import (
     tree_cast_like,
     tree_isfinite,
@@ -18,7 +18,7 @@ from .._tree import (
 )
 from .._types import Loss, Params
 from ..data import AbstractBatching
-from .base import AbstractPosteriorSampler, add_metrics
+from .base import AbstractPosteriorSampler
 from .moments import AbstractMomentEstimator, Gaussian
 
 
@@ -31,8 +31,8 @@ class PosteriorClient(AbstractClient):
     A message that is not finite, as that of a client whose posterior is singular, has
     weight 0 whatever the aggregator, and is counted in the round's `nonfinite`. The
     round's metrics gain two means over the clients: `message_norm`, the length of the
-    message, and `correction_norm`, how far it is from the plain mean of the samples (0
-    in burn-in rounds).
+    message, and `correction_norm`, how far it is from the plain mean of the samples
+    (NaN in burn-in rounds, which draw none).
 
     **Arguments:**
 

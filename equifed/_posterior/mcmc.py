@@ -19,9 +19,9 @@ import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import check_count, check_number
-from .._metrics import Average, Sum
+from .._metrics import add_metrics, Average, Sum
 from .._tree import floating, tree_cast_like, tree_wide
-from .base import AbstractPosteriorSampler, add_metrics, check_whole, Samples
+from .base import AbstractPosteriorSampler, check_whole, Samples
 from .objective import ClientObjective
 
 
