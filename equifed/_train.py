@@ -2,7 +2,6 @@
 save, and stop when the model is no longer finite.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +22,7 @@ from ._rounds import check_rounds, run_calls, stateful_on_a_stream
 from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
+from ._warn import warn
 from .data import FederatedDataset, Loader, StreamLoader
 
 
@@ -139,12 +139,12 @@ def train(
             for row in rows:
                 history.append(row)
                 if row["nonfinite"] > 0 and row["clients"] == 0 and not warned:
-                    warnings.warn(NO_MESSAGES.format(row["round"]), stacklevel=3)
+                    warn(NO_MESSAGES.format(row["round"]))
                     warned = True
                 numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
                 logger.log(row["round"], numbers)
             if result != RESULTS.successful:
-                warnings.warn(RESULTS[result], stacklevel=3)
+                warn(RESULTS[result])
                 break
             if checkpointer is not None and (
                 checkpointer.should_save(number) or finished

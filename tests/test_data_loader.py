@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 import equifed.data as eqd
 from equifed._cohort import NO_CLIENT, NO_ROW
+from equifed.data._column import ChunkedColumn
 from equifed.data._plan import ladder
 from equifed.data._prefetch import prefetched
 
@@ -323,3 +324,62 @@ def test_a_batching_that_contradicts_itself_is_refused():
         ValueError, match=r"`Liar.order` laid out.* \(3, 2\).* \(2, 2\)"
     ):
         eqd.cohort(dataset_of([3]), Liar())
+
+
+# Errors name the client whose row it was.
+
+
+class Picky(eqd.AbstractBatching):
+    """Fails for clients of one size, or gives them something else."""
+
+    batch_size: int = 2
+    does: str = "raises"
+
+    def order(self, num_examples, rng):
+        rows = np.full((num_examples, 2), NO_ROW)
+        if num_examples != 4:
+            return rows
+        return rows[:1] if self.does == "is short" else rows / (num_examples * 0 / 0)
+
+    def num_steps(self, num_examples):
+        return num_examples
+
+
+class BrokenDisk(ChunkedColumn):
+    """A column of which some rows cannot be read."""
+
+    bad = {9, 13}
+
+    def __getitem__(self, rows):
+        if set(range(*rows.indices(len(self)))) & self.bad:
+            raise OSError(5, "Input/output error")
+        return ChunkedColumn.__getitem__(self, rows)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("resident", [True, False])
+def test_errors_name_whose_row_it_was(resident, prefetch):
+    def first(dataset, batching=eqd.Epochs(batch_size=2)):  # noqa: B008
+        loader = eqd.Loader(
+            dataset, eqd.AllClients(), batching, resident=resident, prefetch=prefetch
+        )
+        return next(loader.cohorts())
+
+    dataset = dataset_of([3, 5, 4, 2])
+    with pytest.raises(
+        ValueError,
+        match="`Picky.order` for client 'c2', who has 4 examples, in round 0 failed: Z",
+    ):
+        first(dataset, Picky())
+    with pytest.raises(ValueError, match=r"shape \(1, 2\) for client 'c2', who has 4"):
+        first(dataset, Picky(does="is short"))
+    big = dataset.map(lambda c: {"x": c["x"].astype(np.int64) * 1000_000})
+    with pytest.raises(ValueError, match="3000000000, is of client 'c3'"):
+        first(big)
+    assert first(big.select(["c0", "c1", "c2"]))
+    broken = dataset_of([3, 5, 4, 2])
+    broken.columns["x"] = BrokenDisk([np.arange(14)])
+    with pytest.raises(
+        OSError, match="Reading column 'x' of client 'c2' failed: OSError: .*output"
+    ):
+        first(broken)

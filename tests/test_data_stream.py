@@ -162,14 +162,14 @@ def test_bad_streams(stream_of):
     with pytest.raises(ValueError, match="not grouped by 'who': client 'a' comes back"):
         list(source)
     source = eqd.ClientStream(stream_of(["a", "b"], x=["s", "t"]), by="who")
-    with pytest.raises(ValueError, match="'x' holds text or objects"):
+    with pytest.raises(ValueError, match="'x' of client '\\w' holds text or objects"):
         next(iter(eqd.StreamLoader(source, 2, batching).cohorts()))
     source = eqd.ClientStream(
         stream_of(["a", "bb"], x=[1, 2]),
         by="who",
         transform=lambda c, e: {"x": np.zeros((1, len(c)))},
     )
-    with pytest.raises(ValueError, match=r"of client '\w+' has examples of shape"):
+    with pytest.raises(ValueError, match=r"of client '\w+' has examples of float64"):
         next(iter(eqd.StreamLoader(source, 2, batching).cohorts()))
     source = eqd.ClientStream(stream_of(["a", None], x=[1, 2]), by="who")
     with pytest.raises(ValueError, match="client column 'who' has 1 nulls"):
@@ -182,3 +182,27 @@ def test_bad_streams(stream_of):
         eqd.StreamLoader(source, 0, batching)
     with pytest.raises(TypeError, match="by"):
         eqd.ClientStream(stream_of(["a"], x=[1]), by=eqd.IIDPartition(2))  # pyright: ignore
+
+
+def test_errors_of_a_stream_name_whose_row_it_was(stream_of):
+    batching = eqd.Epochs(batch_size=2)
+    ids = ["a", "b", "b", "c"]
+
+    def first(transform=None, **columns):
+        source = eqd.ClientStream(
+            stream_of(ids, **columns), by="who", transform=transform
+        )
+        return next(eqd.StreamLoader(source, 3, batching).cohorts())
+
+    with pytest.raises(
+        ValueError, match="`transform` of client 'b' failed: ZeroDivisionError: int"
+    ):
+        first(lambda c, e: {"x": e["x"] * (1 // (c != "b"))}, x=[1, 2, 3, 4])
+    with pytest.raises(ValueError, match="2147483648, is of client 'c'"):
+        first(x=np.array([1, 2, 3, 2**31]))
+    with pytest.raises(ValueError, match=r"'x' of client '.' .* float32\[\], but that"):
+        first(lambda c, e: {"x": np.ones(1, "df"[c == "b"])}, x=[1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r"'y' of client '.' .* (of none|none\.)"):
+        first(lambda c, e: {**e, "y": e["x"]} if c == "b" else e, x=[1, 2, 3, 4])
+    with pytest.raises(ValueError, match="'x' of client 'c' holds text"):
+        first(lambda c, e: {"x": e["x"].astype("iU"[c == "c"])}, x=[1, 2, 3, 4])

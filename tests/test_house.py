@@ -25,7 +25,7 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
 LAYERS = (
-    ("_types", "_tree", "_check", "_loop", "_mesh", "_processes"),
+    ("_types", "_warn", "_tree", "_check", "_loop", "_mesh", "_processes"),
     ("_optim", "_cohort", "_metrics"),
     ("data", "nn", "_classification"),
     ("objectives",),

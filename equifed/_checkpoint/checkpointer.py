@@ -5,13 +5,13 @@ import os
 import pathlib
 import re
 import shutil
-import warnings
 from typing import Any, TypeVar
 
 import jax
 from jaxtyping import PyTree
 
 from .._processes import any_process, told, wait_for_all
+from .._warn import warn
 from .arrays import read_arrays, write_arrays
 from .disk import damage, sync, sync_directory, write_json
 from .leaves import array_leaves, check_same, describe, replace_arrays
@@ -161,10 +161,9 @@ class Checkpointer:
             found = damage(path)
             if found is None:
                 return path.name
-            warnings.warn(
+            warn(
                 f"The checkpoint `{path}` is damaged: {found}. It is passed over for "
-                "the one before it.",
-                stacklevel=3,
+                "the one before it."
             )
         return None
 

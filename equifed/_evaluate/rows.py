@@ -1,6 +1,6 @@
 """What an evaluation puts on the devices: rows of a dataset, and the model."""
 
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, Shaped, UInt
 from .._types import Model
 from ..data import FederatedDataset
 from ..data._placement import on_device_dtype, Placement
+from ..data._whose import owner_of, read_rows
 
 
 # Examples go to a device in pieces of at most this many bytes.
@@ -48,18 +49,29 @@ def put_rows(
     firsts = np.minimum(start + share * np.arange(place.num_devices), stop)
     counts = np.minimum(firsts + share, stop) - firsts
 
-    def put(name: str, column: Any) -> Array:
+    whose = owner_of(dataset)
+
+    def put(
+        shape: tuple[int, ...], read: Callable[[int, int], np.ndarray]
+    ) -> Shaped[Array, "devices rows ..."]:
         def part(device: int) -> np.ndarray:
             first, count = int(firsts[device]), int(counts[device])
-            rows = on_device_dtype(name, np.asarray(column[first : first + count]))
+            rows = read(first, first + count)
             fill = [(0, share - count)] + [(0, 0)] * (rows.ndim - 1)
             return np.pad(rows, fill) if count < share else rows
 
-        return place.each((share, *column.shape[1:]), part)
+        return place.each((share, *shape), part)
+
+    def column(name: str) -> Shaped[Array, "devices rows ..."]:
+        def read(start: int, stop: int) -> np.ndarray:
+            rows = read_rows(dataset, name, start, stop)
+            return on_device_dtype(name, rows, lambda row: whose(start + row))
+
+        return put(dataset.columns[name].shape[1:], read)
 
     return Rows(
-        examples={name: put(name, column) for name, column in dataset.columns.items()},
-        client=put("client", client),
+        examples={name: column(name) for name in dataset.columns},
+        client=put((), lambda start, stop: client[start:stop]),
         first=place.each((), lambda device: firsts[device].astype(np.uint32)),
         count=place.each((), lambda device: counts[device].astype(np.int32)),
     )

@@ -10,7 +10,7 @@ numbers. Of one that does not, each device is sent its clients' rows, round by r
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -24,6 +24,7 @@ from ._plan import make_plan, Plan
 from ._prefetch import prefetched
 from ._sampler import AbstractSampler, AllClients
 from ._stack import make_cohorts
+from ._whose import client_name, owner_of, read_rows
 
 
 class Loader:
@@ -111,14 +112,13 @@ class Loader:
         """
         if round < 0:
             raise ValueError(f"`round` must not be negative, got {round}.")
-        plan, read = self._plan(round)
+        plan, clients = self._plan(round)
         if self.resident:
             return make_cohort(plan, self._resident_examples, self._placement)
-        pools = self._placement.pools(self.dataset.columns, read, plan)
-        return make_cohort(plan, pools, self._placement)
+        return make_cohort(plan, self._pools(plan, clients), self._placement)
 
-    def _plan(self, round: int) -> tuple[Plan, Callable[[str, int], np.ndarray]]:
-        """The plan of a round, and how to read a column of one of its clients."""
+    def _plan(self, round: int) -> tuple[Plan, Int[np.ndarray, " clients"]]:
+        """The plan of a round, and the numbers of its clients."""
         dataset = self.dataset
         clients = np.asarray(self.sampler(round, dataset.num_clients))
         first = dataset.offsets[clients]
@@ -132,13 +132,22 @@ class Loader:
             round=round,
             num_devices=self.num_devices,
             max_slots=self.sampler.max_clients(dataset.num_clients),
+            whose=lambda place: client_name(dataset, int(clients[place])),
         )
+        return plan, clients
 
-        def read(name: str, place: int) -> np.ndarray:
-            start = int(first[place])
-            return dataset.columns[name][start : start + int(sizes[place])]
-
-        return plan, read
+    def _pools(
+        self, plan: Plan, clients: Int[np.ndarray, " clients"]
+    ) -> dict[str, Shaped[Array, "devices rows ..."]]:
+        """The rows of a round's clients, read."""
+        dataset = self.dataset
+        starts, stops = dataset.offsets[clients], dataset.offsets[clients + 1]
+        return self._placement.pools(
+            dataset.columns,
+            lambda name, i: read_rows(dataset, name, int(starts[i]), int(stops[i])),
+            plan,
+            lambda place: client_name(dataset, int(clients[place])),
+        )
 
     def cohorts(
         self, start: int = 0, stop: int | None = None
@@ -170,14 +179,11 @@ class Loader:
         return prefetched(((c, self._stack(c, size)) for c in calls), self.prefetch)
 
     def _stack(self, rounds: range, size: int) -> Cohorts:
-        plans, reads = zip(*map(self._plan, rounds), strict=True)
-        to = self._placement
+        planned = [self._plan(round) for round in rounds]
+        plans, to = [plan for plan, _ in planned], self._placement
         if self.resident:
             return make_cohorts(plans, size, self._resident_examples, (), to)
-        pools = [
-            to.pools(self.dataset.columns, read, plan)
-            for plan, read in zip(plans, reads, strict=True)
-        ]
+        pools = [self._pools(plan, clients) for plan, clients in planned]
         return make_cohorts(plans, size, None, pools, to)
 
     def __repr__(self) -> str:
@@ -188,9 +194,11 @@ class Loader:
 
     @functools.cached_property
     def _resident_examples(self) -> dict[str, Shaped[Array, "devices rows ..."]]:
+        dataset, put = self.dataset, self._placement.replicate
+        whose, rows = owner_of(dataset), dataset.num_examples
         return {
-            name: self._placement.replicate(on_device_dtype(name, np.asarray(column)))
-            for name, column in self.dataset.columns.items()
+            name: put(on_device_dtype(name, read_rows(dataset, name, 0, rows), whose))
+            for name in dataset.columns
         }
 
 

@@ -18,6 +18,7 @@ from .._mesh import AXIS, clients_mesh
 from .._processes import any_process
 from ._column import Column
 from ._plan import Plan
+from ._whose import in_runs, Whose
 
 
 T = TypeVar("T")
@@ -81,20 +82,26 @@ class Placement:
         columns: Mapping[str, Column],
         read: Callable[[str, int], np.ndarray],
         plan: Plan,
+        whose: Whose,
     ) -> dict[str, Shaped[Array, "devices rows ..."]]:
         """Puts on each device the rows of its own clients: those of this process only.
 
-        `read(name, place)` are the rows of the client at a place of the round.
+        `read(name, place)` are the rows of the client at a place of the round, and
+        `whose(place)` says who that is.
         """
 
         def pool(name: str, column: Column, device: int) -> np.ndarray:
             # Rows beyond the clients' own are never visited; zeros cost nothing.
             out = np.zeros((plan.num_rows, *column.shape[1:]), column.dtype)
-            parts = [read(name, place) for place in plan.pools[device].tolist()]
-            total = sum(len(part) for part in parts)
+            places = plan.pools[device].tolist()
+            parts = [read(name, place) for place in places]
+            sizes = [len(part) for part in parts]
+            total = sum(sizes)
             if total > 0:
                 np.concatenate(parts, out=out[:total])
-            return on_device_dtype(name, out)
+            bounds = np.cumsum([0, *sizes])
+            owner = in_runs(bounds, lambda i: whose(places[i]))
+            return on_device_dtype(name, out, owner)
 
         return {
             name: self.each(
@@ -135,30 +142,37 @@ def make_cohort(
     )
 
 
-def check_numeric(columns: Mapping[str, Any]) -> None:
+def check_numeric(columns: Mapping[str, Any], of: str = "") -> None:
     """Refuses columns that a device cannot hold."""
     for name, column in columns.items():
         if column.dtype.kind not in "biufcV" or column.dtype.names is not None:
             held = "text or objects" if column.dtype.kind in "OUST" else "no numbers"
             raise ValueError(
-                f"Column {name!r} holds {held} (dtype {column.dtype}), which cannot be "
-                "put on a device. Turn it into numbers with `dataset.map(...)` or "
-                "`dataset.map_clients(...)`, or leave it out with "
-                "`dataset.select_columns(...)`."
+                f"Column {name!r}{of} holds {held} (dtype {column.dtype}), which "
+                "cannot be put on a device. Turn it into numbers with "
+                "`dataset.map(...)` or `dataset.map_clients(...)`, or leave it out "
+                "with `dataset.select_columns(...)`."
             )
 
 
-def on_device_dtype(name: str, array: np.ndarray) -> np.ndarray:
-    """Casts to the dtype that JAX will use: 64 bits only where they are enabled."""
+def on_device_dtype(name: str, array: np.ndarray, whose: Whose) -> np.ndarray:
+    """Casts to the dtype that JAX will use: 64 bits only where they are enabled.
+
+    `whose(row)` says whose a row of the array is.
+    """
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype == array.dtype:
         return array
     if dtype.kind in "iu" and array.size > 0:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
         low, high = array.min(), array.max()
-        if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
+        if low < least or high > most:
+            misfits = (array < least) | (array > most)
+            row = int(np.argwhere(misfits)[0, 0])
             raise ValueError(
                 f"Column {name!r} has values from {low} to {high}, which do not fit "
-                f"{dtype}. Enable 64 bits (`jax.config.update('jax_enable_x64', "
+                f"{dtype}; the first that does not, {array[misfits][0]}, is of "
+                f"{whose(row)}. Enable 64 bits (`jax.config.update('jax_enable_x64', "
                 "True)`), or drop or renumber the column."
             )
     return array.astype(dtype)

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from .._cohort import NO_CLIENT, NO_ROW
 from ._batching import AbstractBatching
 from ._random import generator, ORDER
+from ._whose import failed, Whose
 
 
 class Plan(NamedTuple):
@@ -46,6 +47,7 @@ def make_plan(
     round: int,
     num_devices: int,
     max_slots: int,
+    whose: Whose,
 ) -> Plan:
     """Plans a round.
 
@@ -60,9 +62,10 @@ def make_plan(
     - `seed`, `round`: What the order depends on, beside the client's number.
     - `num_devices`: How many devices share the round.
     - `max_slots`: The most clients that any round has.
+    - `whose`: Says who a client is, by its place in `clients`.
     """
     steps = np.asarray(batching.num_steps(sizes))
-    orders = _orders(clients, sizes, steps, batching, seed, round)
+    orders = _orders(clients, sizes, steps, batching, seed, round, whose)
     ranked = np.lexsort((clients, -steps))
     dealt = _deal(steps[ranked], num_devices)
     members = [ranked[dealt == d] for d in range(num_devices)]
@@ -111,6 +114,7 @@ def _orders(
     batching: AbstractBatching,
     seed: int,
     round: int,
+    whose: Whose,
 ) -> list[Int[np.ndarray, "steps batch"]]:
     # Looking up a method of an Equinox module costs more than laying out a client.
     lay_out, batch_size = batching.order, batching.batch_size
@@ -119,12 +123,19 @@ def _orders(
         clients.tolist(), sizes.tolist(), steps.tolist(), strict=True
     ):
         rng = generator(seed, ORDER, client, round)
-        order = lay_out(size, rng)
+        try:
+            order = np.asarray(lay_out(size, rng))
+        except Exception as error:
+            who = f"{whose(len(orders))}, who has {size} examples"
+            raise failed(
+                f"`{type(batching).__name__}.order` for {who}, in round {round}", error
+            ) from error
         if order.shape != (expected, batch_size):
             raise ValueError(
                 f"`{type(batching).__name__}.order` laid out an array of shape "
-                f"{order.shape} for a client with {size} examples, but by its "
-                f"`num_steps` and `batch_size` it is {(expected, batch_size)}."
+                f"{order.shape} for {whose(len(orders))}, who has {size} examples, but "
+                "by its `num_steps` and `batch_size` the shape is "
+                f"{(expected, batch_size)}."
             )
         orders.append(order)
     return orders

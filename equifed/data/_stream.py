@@ -22,6 +22,7 @@ from ._plan import make_plan
 from ._prefetch import prefetched
 from ._random import generator, integers, STREAM
 from ._read import arrow_batches, Source
+from ._whose import check_alike, failed
 
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class ClientStream:
                     "comes back after another one. Sort the file by client first."
                 )
             seen.add(client_id)
+            for piece in pieces[1:]:
+                check_alike(piece, pieces[0], f"client {client_id!r}", "itself before")
             examples = {
                 name: np.concatenate([piece[name] for piece in pieces])
                 if len(pieces) > 1
@@ -108,8 +111,12 @@ class ClientStream:
                 for name in pieces[0]
             }
             if self.transform is not None:
-                new = self.transform(client_id, examples)
-                examples = {name: np.asarray(column) for name, column in new.items()}
+                try:
+                    new = self.transform(client_id, examples).items()
+                    examples = {name: np.asarray(column) for name, column in new}
+                except Exception as error:
+                    what = f"`transform` of client {client_id!r}"
+                    raise failed(what, error) from error
             common_rows(examples, f" of client {client_id!r}")
             yield StreamedClient(number, client_id, examples)
 
@@ -239,17 +246,14 @@ class StreamLoader:
 
     def _cohort(self, round: int, clients: list[StreamedClient]) -> Cohort:
         columns = clients[0].examples
-        check_numeric(columns)
-        for client in clients:
-            for name, column in columns.items():
-                other = client.examples.get(name)
-                if other is None or other.shape[1:] != column.shape[1:]:
-                    got = "none" if other is None else f"shape {other.shape[1:]}"
-                    raise ValueError(
-                        f"Column {name!r} of client {client.client_id!r} has examples "
-                        f"of {got}, but those of client {clients[0].client_id!r} have "
-                        f"shape {column.shape[1:]}. Pad or resize them to one shape."
-                    )
+
+        def whose(place: int) -> str:
+            return f"client {clients[place].client_id!r}"
+
+        for i, client in enumerate(clients):
+            check_numeric(client.examples, f" of {whose(i)}")
+            check_alike(client.examples, columns, whose(i), whose(0))
+
         plan = make_plan(
             np.array([client.number for client in clients]),
             np.array([client.num_examples for client in clients]),
@@ -259,9 +263,10 @@ class StreamLoader:
             round=round,
             num_devices=self.num_devices,
             max_slots=self.cohort_size,
+            whose=whose,
         )
         pools = self._placement.pools(
-            columns, lambda name, place: clients[place].examples[name], plan
+            columns, lambda name, place: clients[place].examples[name], plan, whose
         )
         return make_cohort(plan, pools, self._placement)
 
