@@ -26,7 +26,8 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 # server takes an aggregate, and an aggregate is made of messages.
 LAYERS = (
     ("_types", "_warn", "_tree", "_check", "_loop", "_mesh", "_processes"),
-    ("_optim", "_cohort", "_metrics"),
+    ("_closures", "_noise", "_cohort", "_metrics"),
+    ("_optim",),
     ("data", "nn", "_classification"),
     ("objectives",),
     ("_client",),

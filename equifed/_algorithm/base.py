@@ -19,6 +19,7 @@ from .._client import AbstractClient, Broadcast
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
 from .._metrics import add_metrics, compute_metrics, Sum
+from .._noise import fold_noise
 from .._server import AbstractServer
 from .._tree import params_of, tree_isfinite, tree_where
 from .._types import AggregatorState, ClientState, Model, ServerState
@@ -166,7 +167,11 @@ def round_step(
         algorithm.aggregator,
         algorithm.server,
     )
-    client_key, aggregator_key = jr.split(jr.fold_in(key, state.round))
+    keys = jr.split(jr.fold_in(key, state.round), 3)
+    client_key, aggregator_key, server_key = keys[0], keys[1], keys[2]
+    # Noise that the server's optimiser draws follows from the experiment's key.
+    server = fold_noise(server, server_key)
+    state_of_server = fold_noise(state.server, server_key)
     params, static = eqx.partition(state.model, eqx.is_inexact_array)
 
     broadcast = Broadcast(state.model, server.broadcast(params, state.server))
@@ -182,7 +187,7 @@ def round_step(
     aggregate, aggregator_state = aggregator.decode(
         encoded, state.aggregator, key=aggregator_key
     )
-    new_params, server_state = server.round(params, aggregate, state.server)
+    new_params, server_state = server.round(params, aggregate, state_of_server)
 
     finite = tree_isfinite((new_params, server_state))
     accept = finite & (aggregate.count > 0)

@@ -4,8 +4,9 @@ import equinox as eqx
 import jax.random as jr
 import optax
 
+from .._noise import fold_noise
 from .._optim import as_optim, Optim
-from .._tree import tree_add, tree_sub
+from .._tree import safe_divide, tree_add, tree_sub
 from .._types import Loss, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -20,7 +21,9 @@ class LocalSGD(AbstractClient):
     From $\theta_0 = x$, step $k$ takes the mean gradient of the $k$-th batch, lets
     the correction change it, and hands it to the optimiser. The message is the
     change $\theta_K - x$, weighted by the client's number of examples. The
-    optimiser's own state starts afresh in every round.
+    optimiser's own state starts afresh in every round; noise that it draws follows
+    from the client's key. An optimiser that wants `value` (Optax's `polyak_sgd`) is
+    given the batch's mean loss, without what the correction adds.
     """
 
     loss: Loss
@@ -36,7 +39,7 @@ class LocalSGD(AbstractClient):
         correction: AbstractCorrection = NoCorrection(),  # noqa: B008 (no array)
     ):
         self.loss = loss
-        self.optim = as_optim(optim)
+        self.optim = as_optim(optim, gives=("value",))
         self.batching = batching
         self.correction = correction
 
@@ -45,7 +48,8 @@ class LocalSGD(AbstractClient):
 
     def round(self, broadcast, data, state, *, key):
         start, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
-        step_key, pass_key = jr.split(key)
+        step_key, pass_key, noise_key = jr.split(key, 3)
+        optim = fold_noise(self.optim, noise_key)
 
         def gradient() -> Params:
             batch_size = self.batching.batch_size
@@ -65,14 +69,20 @@ class LocalSGD(AbstractClient):
                 key=jr.fold_in(step_key, i),
             )
             grads, correction = self.correction.correct(grads, params, correction)
-            updates, optim_state = self.optim.update(grads, optim_state, params)
+            average = new["loss"]
+            updates, optim_state = optim.update(
+                grads,
+                optim_state,
+                params,
+                value=safe_divide(average.total, average.weight),
+            )
             params = tree_add(params, updates)
             metrics = merge_metrics(metrics, new)
             return params, optim_state, correction, metrics
 
         carry = (
             start,
-            self.optim.init(start),
+            fold_noise(optim.init(start), noise_key),
             self.correction.begin(start, broadcast.shared, state, gradient),
             zero_metrics(self.loss, broadcast.model, data.example),
         )

@@ -7,7 +7,10 @@ simply how far the same optimiser carries one number whose gradient is 1 at ever
 So that is what is run.
 """
 
+import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
+import optax
 
 from .._loop import fold_range
 from .._tree import tree_add, tree_divide
@@ -24,7 +27,8 @@ class Normalized(AbstractClient):
 
     Exact for SGD with or without momentum, Nesterov's included, under any schedule,
     and with a proximal correction. For other optimisers $s_i$ is the distance that a
-    constant gradient of 1 would have travelled.
+    constant gradient of 1 would have travelled. One that treats leaves differently
+    (masks, several optimisers) has no single length, and is refused.
     """
 
     client: LocalSGD
@@ -39,6 +43,13 @@ class Normalized(AbstractClient):
                 f"`{type(self.client.correction).__name__}`, which remembers a "
                 "gradient: the change is then no sum of this round's gradients alone."
             )
+        optim = self.client.optim
+        if optim.needs:
+            raise TypeError(
+                f"FedNova cannot normalise the steps of the optimiser `{optim.names}`, "
+                "whose length depends on the loss. Use one that asks for gradients and "
+                "params alone, or FedAvg."
+            )
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -49,6 +60,16 @@ class Normalized(AbstractClient):
         return self.client.batching
 
     def init(self, params):
+        optim = self.client.optim
+        several = (optax.MaskedState, optax.PartitionState)
+        state = jax.eval_shape(optim.init, params)
+        parts = jtu.tree_leaves(state, is_leaf=lambda x: isinstance(x, several))
+        if any(isinstance(x, several) for x in parts):
+            raise ValueError(
+                "FedNova divides a client's change by the length of its steps, and the "
+                f"optimiser `{optim.names}` steps differently for different leaves. "
+                "Use one optimiser for all of them, or FedAvg."
+            )
         return self.client.init(params)
 
     def round(self, broadcast, data, state, *, key):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._client.loss import batch_gradient, merge_metrics, Metrics, zero_metrics
 from .._cohort import ClientData
+from .._noise import fold_noise
 from .._tree import (
     tree_add,
     tree_add_scaled,
@@ -57,7 +58,8 @@ class AbstractChainSampler(AbstractPosteriorSampler):
 
     def sample(self, loss, model, data, batching, *, key):
         step_key, noise_key = jr.split(key)
-        chain = _Chain(self, loss, model, data, batching, step_key, noise_key)
+        sampler = fold_noise(self, noise_key)
+        chain = _Chain(sampler, loss, model, data, batching, step_key, noise_key)
         chains = self.windows.chains
         if chains == 1:
             values, last, metrics = chain(jnp.zeros((), jnp.int32))
@@ -117,7 +119,8 @@ class _Chain(eqx.Module):
             return carry, mean
 
         metrics = zero_metrics(self.loss, self.model, data.example)
-        carry = (start, self.sampler.begin(start), metrics)
+        chain_key = jr.fold_in(self.noise_key, number)
+        carry = (start, fold_noise(self.sampler.begin(start), chain_key), metrics)
         count = jnp.arange(windows.num_windows(self.batching), dtype=jnp.int32)
         (params, _, metrics), values = jax.lax.scan(one_sample, carry, count)
         last = tree_cast_like(_from(start, params), start)

@@ -1,0 +1,138 @@
+"""Functions taken apart into what they hold, and put together again.
+
+A closure hides its numbers: nothing can trace them. Opened, it is a PyTree of the
+values in its cells and defaults; closed again, it is a function like the first one, so
+that whoever is given it cannot tell the two apart. What remains of the function itself
+is its code, by which two closures of one source are equal.
+"""
+
+import functools
+import types
+from typing import Any
+
+import equinox as eqx
+import jax.tree_util as jtu
+
+
+class Code:
+    """What a function is but for the values that it holds.
+
+    The same `def`, run twice, makes functions of one code; two functions of the same
+    name, or in the same line, have different ones.
+    """
+
+    def __init__(self, function: types.FunctionType):
+        # Not the function itself, which would keep all that it holds alive.
+        self.code, self.globals = function.__code__, function.__globals__
+        self.name, self.qualname = function.__name__, function.__qualname__
+        self._key = (self.code, id(self.globals))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Code) and self._key == other._key
+
+
+class _Empty:
+    """What a variable holds that was never assigned to."""
+
+
+_EMPTY = _Empty()
+
+
+class Closure(eqx.Module):
+    """A function whose closure and defaults are subtrees."""
+
+    code: Code
+    cells: tuple[Any, ...] | None
+    defaults: tuple[Any, ...] | None
+    keywords: dict[str, Any] | None
+
+    def build(self) -> types.FunctionType:
+        old = self.code
+        cells = None
+        if self.cells is not None:
+            cells = tuple(
+                types.CellType() if isinstance(x, _Empty) else types.CellType(x)
+                for x in closed(self.cells)
+            )
+        new = types.FunctionType(
+            old.code, old.globals, old.name, closed(self.defaults), cells
+        )
+        new.__kwdefaults__ = closed(self.keywords)
+        new.__qualname__ = old.qualname
+        return new
+
+
+class _Partial(eqx.Module):
+    """A `functools.partial`."""
+
+    function: Any
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def build(self) -> functools.partial:
+        keywords = closed(self.keywords)
+        return functools.partial(closed(self.function), *closed(self.args), **keywords)
+
+
+class _Method(eqx.Module):
+    """A bound method of one of Optax's own objects (`MultiSteps`), with what that
+    holds."""
+
+    function: types.FunctionType
+    kind: type
+    contents: dict[str, Any]
+
+    def build(self) -> types.MethodType:
+        owner = object.__new__(self.kind)
+        vars(owner).update(closed(self.contents))
+        return types.MethodType(self.function, owner)
+
+
+def opened(tree: Any, inside: frozenset[int] = frozenset()) -> Any:
+    """Turns the functions in a tree into trees of what they hold."""
+
+    def contents(cell: types.CellType, inside: frozenset[int]) -> Any:
+        try:
+            value = cell.cell_contents
+        except ValueError:
+            return _EMPTY
+        return opened(value, inside)
+
+    def one(x: Any) -> Any:
+        # A function that holds itself stays as it is.
+        if id(x) in inside:
+            return x
+        deeper = inside | {id(x)}
+        if isinstance(x, types.FunctionType):
+            cells = x.__closure__
+            return Closure(
+                Code(x),
+                None if cells is None else tuple(contents(c, deeper) for c in cells),
+                opened(x.__defaults__, deeper),
+                opened(x.__kwdefaults__, deeper),
+            )
+        if type(x) is functools.partial:
+            parts = opened((x.func, x.args, x.keywords), deeper)
+            return _Partial(*parts)
+        if isinstance(x, types.MethodType):
+            kind = type(x.__self__)
+            if kind.__module__.split(".")[0] == "optax":
+                return _Method(x.__func__, kind, opened(dict(vars(x.__self__)), deeper))
+        return x
+
+    return jtu.tree_map(one, tree)
+
+
+def closed(tree: Any) -> Any:
+    """Turns what `opened` made back into functions."""
+
+    def is_open(x: Any) -> bool:
+        return isinstance(x, Closure | _Partial | _Method)
+
+    def one(x: Any) -> Any:
+        return x.build() if is_open(x) else x
+
+    return jtu.tree_map(one, tree, is_leaf=is_open)
