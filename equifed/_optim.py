@@ -29,8 +29,8 @@ import wadler_lindig as wl
 from jaxtyping import Array, Float, PyTree
 
 from ._check import shown
-from ._closures import closed, Closure, Code, opened
-from ._noise import bare, is_key, looks_like_a_raw_key, marked, NoiseKey
+from ._closures import closed, Code, opened
+from ._noise import bare, is_key, looks_like_a_raw_key, marked
 from ._tree import floating, Static, tree_cast_like, tree_wide
 from ._types import Params
 
@@ -42,13 +42,8 @@ def _is_float(x: Any) -> bool:
 def _array(x: Any) -> Any:
     if isinstance(x, np.ndarray):
         return jnp.asarray(x)
-    if (
-        isinstance(x, jax.Array)
-        and x.ndim == 0
-        and jnp.issubdtype(x.dtype, jnp.floating)
-    ):
-        return floating(x)
-    return x
+    is_scalar = isinstance(x, jax.Array) and x.ndim == 0
+    return floating(x) if is_scalar and jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 class Optim(eqx.Module):
@@ -126,9 +121,8 @@ class Optim(eqx.Module):
     def _state_leaf(self, x: Any) -> Any:
         if looks_like_a_raw_key(x):
             raise _raw_key(self.names)
-        if is_key(x) or not isinstance(
-            x, jax.Array | np.ndarray | np.number | float | int
-        ):
+        numbers = jax.Array | np.ndarray | np.number | float | int
+        if is_key(x) or not isinstance(x, numbers):
             return x
         # Strongly typed: a loop carries it.
         x = jnp.asarray(x)
