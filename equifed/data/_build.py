@@ -38,7 +38,7 @@ def from_source(
     else:
         layout = by_codes(*source.codes(by))
     if names is None:
-        names = [n for n in source.names if n != by]
+        names = [n for n in source.shown if n != by]
     return layout.read(source, names), layout.offsets, layout.client_ids
 
 

@@ -101,7 +101,9 @@ class FederatedDataset(AbstractClients):
         `ValueError` if a column is missing, or holds nulls or structures.
         """
         needed = None if columns is None else [*columns, *names_in(by)]
-        return cls(*from_source(open_huggingface(dataset, needed), by, columns))
+        owner = by if isinstance(by, str) else None
+        source = open_huggingface(dataset, needed, owner)
+        return cls(*from_source(source, by, columns))
 
     @classmethod
     def from_parquet(

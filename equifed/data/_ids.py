@@ -5,6 +5,7 @@ runs of digits as numbers, so that `"writer2"` comes before `"writer10"`.
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -15,6 +16,23 @@ def as_id(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     return str(value)
+
+
+def check_ids(ids: Sequence[str], name: str) -> None:
+    """Refuses ids that are empty, or that are one text for different values."""
+    seen: set[str] = set()
+    for client_id in ids:
+        if client_id == "":
+            raise ValueError(
+                f"Column {name!r} has an empty id, which names nobody. Drop those "
+                "rows, or fill in whom they belong to."
+            )
+        if client_id in seen:
+            raise ValueError(
+                f"Column {name!r} has different values that are both written "
+                f"{client_id!r}; client ids are text. Give the values one type."
+            )
+        seen.add(client_id)
 
 
 def natural_key(client_id: str) -> tuple:

@@ -28,10 +28,19 @@ class Layout(NamedTuple):
 
     def read(self, source: Source, names: Sequence[str]) -> dict[str, Column]:
         """The columns of a table on disk, client by client."""
-        columns = {name: source.read(name, self.rows) for name in names}
+        columns = {n: source.read(n, self.rows, owner=self.owner) for n in names}
         if self.runs is None:
             return columns
         return {name: gather(c, *self.runs) for name, c in columns.items()}
+
+    def owner(self, row: int) -> str:
+        """The client who has a row of the table."""
+        if self.runs is None:
+            place = np.flatnonzero(self.rows == row)[0]
+            number = self.offsets.searchsorted(place, side="right") - 1
+        else:
+            number = np.flatnonzero((self.runs[0] <= row) & (row < self.runs[1]))[0]
+        return self.client_ids[number]
 
     def arrange(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The columns of a table in memory, client by client, each one array."""

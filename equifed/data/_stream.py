@@ -21,7 +21,7 @@ from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
 from ._prefetch import prefetched
 from ._random import generator, integers, STREAM
-from ._read import arrow_batches, Source
+from ._read import arrow_batches, Converter, Source, together
 from ._whose import check_alike, failed
 
 
@@ -102,12 +102,9 @@ class ClientStream:
                     "comes back after another one. Sort the file by client first."
                 )
             seen.add(client_id)
-            for piece in pieces[1:]:
-                check_alike(piece, pieces[0], f"client {client_id!r}", "itself before")
+            # Lists of one length in one batch, and of another in the next, are ragged.
             examples = {
-                name: np.concatenate([piece[name] for piece in pieces])
-                if len(pieces) > 1
-                else pieces[0][name]
+                name: np.asarray(together([piece[name] for piece in pieces]))
                 for name in pieces[0]
             }
             if self.transform is not None:
@@ -122,12 +119,18 @@ class ClientStream:
 
     def _clients(self) -> Iterator[tuple[str, list[Examples]]]:
         names = None if self.columns is None else list({*self.columns, self.by})
-        current, pieces = None, []
-        for table in arrow_batches(self.dataset, names):
-            source = Source(table, self.dataset.features)
+        current, pieces, row = None, [], 0
+        converters: dict[str, Converter] = {}
+        for table in arrow_batches(self.dataset, names, self.by):
+            source = Source(table, self.dataset.features, first=row)
+            row += len(table)
             ids, codes = source.codes(self.by)
             kept = self.columns or [n for n in source.names if n != self.by]
-            columns = {name: np.asarray(source.read(name)) for name in kept}
+            owner = lambda row: ids[codes[row]]  # noqa: B023, E731
+            columns = {
+                name: np.asarray(source.read(name, owner=owner, converters=converters))
+                for name in kept
+            }
             cuts = np.flatnonzero(codes[1:] != codes[:-1]) + 1
             starts, stops = [0, *cuts.tolist()], [*cuts.tolist(), len(codes)]
             for start, stop in zip(starts, stops, strict=True):

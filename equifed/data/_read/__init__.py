@@ -8,9 +8,8 @@ This is the only place that touches `datasets`, `pyarrow` and `PIL`, and it impo
 them when it is first used: `import equifed` must stay cheap.
 """
 
-from .open import (
-    arrow_batches as arrow_batches,
-    open_huggingface as open_huggingface,
-    open_parquet as open_parquet,
-)
+from .convert import Converter as Converter, together as together
+from .open import open_huggingface as open_huggingface
+from .parquet import open_parquet as open_parquet
 from .source import Source as Source
+from .stream import arrow_batches as arrow_batches

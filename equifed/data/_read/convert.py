@@ -1,115 +1,145 @@
 """From a chunk of an Arrow column to an array."""
 
-import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .._column import ChunkedColumn, Column
+from .images import Images, Rows
 
 
-def converter(name: str, kind, feature) -> Callable[[Any], np.ndarray]:
+# Converts a chunk, given the numbers of its rows, and what puts such a number into
+# words.
+Converter: TypeAlias = Callable[[Any, Rows, Callable[[int], str]], np.ndarray]
+
+
+def converter(name: str, kind, feature) -> Converter:
+    """What makes arrays of the chunks of a column."""
+    if type(feature).__name__ == "Image":
+        return Images(name, feature)
+    if (structure := _structure(kind)) is not None:
+        held = type(feature).__name__
+        held = (
+            f"{held} values"
+            if callable(getattr(feature, "decode_example", None))
+            else structure
+        )
+        raise ValueError(
+            f"Column {name!r} holds {_shortened(held)}, which has no form as an array. "
+            "Leave it out with `columns=...`, or make numbers of it first "
+            "(`dataset.map(...)`, `dataset.flatten()`)."
+        )
+    return lambda chunk, rows, where: _array(name, chunk)
+
+
+def _structure(kind) -> str | None:
+    """The part of a type that has fields, if there is one."""
     import pyarrow as pa
 
-    if type(feature).__name__ == "Image":
-        return lambda chunk: _images(name, chunk, feature.mode)
-    if pa.types.is_struct(kind) or pa.types.is_map(kind) or pa.types.is_union(kind):
-        raise ValueError(
-            f"Column {name!r} holds {kind}, which has no form as an array. Leave it "
-            "out with `columns=...`, or flatten it first (`dataset.flatten()`)."
-        )
-    return lambda chunk: _array(name, chunk)
+    if isinstance(kind, pa.BaseExtensionType):
+        return _structure(kind.storage_type)
+    if pa.types.is_dictionary(kind) or _is_list(kind):
+        return _structure(kind.value_type)
+    if pa.types.is_nested(kind) and not pa.types.is_run_end_encoded(kind):
+        return str(kind)
+    return None
+
+
+def _is_list(kind) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    return (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+    )
+
+
+def _plain(chunk):
+    """The chunk in the form that its values have, whatever they are stored as."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(chunk, pa.ExtensionArray):
+        return _plain(chunk.storage)
+    if pa.types.is_dictionary(chunk.type):
+        return _plain(chunk.dictionary_decode())
+    if pa.types.is_run_end_encoded(chunk.type):
+        return _plain(pc.run_end_decode(chunk))
+    return chunk
+
+
+def has_nulls(chunk) -> bool:
+    chunk = _plain(chunk)
+    if chunk.null_count > 0:
+        return True
+    return _is_list(chunk.type) and has_nulls(chunk.flatten())
+
+
+def null_rows(chunk) -> np.ndarray:
+    """Which rows of a chunk are null, or have a null in them."""
+    import pyarrow.compute as pc
+
+    chunk = _plain(chunk)
+    null = np.array(chunk.is_null())
+    if _is_list(chunk.type):
+        sizes = pc.list_value_length(chunk).fill_null(0)  # pyright: ignore
+        owners = np.repeat(np.arange(len(chunk)), np.asarray(sizes))
+        null[owners[null_rows(chunk.flatten())]] = True
+    return null
 
 
 def _array(name: str, chunk) -> np.ndarray:
     import pyarrow as pa
 
-    if isinstance(chunk, pa.ExtensionArray):
-        chunk = chunk.storage
+    chunk = _plain(chunk)
     kind = chunk.type
-    if pa.types.is_dictionary(kind):
-        return _array(name, chunk.dictionary_decode())
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return chunk.to_numpy(zero_copy_only=False)
-    if chunk.null_count > 0:
-        raise ValueError(
-            f"Column {name!r} has nulls: {chunk.null_count} among {len(chunk)} values. "
-            "Fill them in, or drop those rows (`dataset.filter(...)`)."
-        )
     if pa.types.is_fixed_size_list(kind):
         values = _array(name, chunk.flatten())
         return values.reshape(len(chunk), kind.list_size, *values.shape[1:])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if _is_list(kind):
         values = _array(name, chunk.flatten())
         cuts = np.asarray(chunk.offsets) - chunk.offsets[0].as_py()
         sizes = np.diff(cuts)
         if len(sizes) > 0 and (sizes == sizes[0]).all():
             return values.reshape(len(chunk), int(sizes[0]), *values.shape[1:])
         return _objects([values[a:b] for a, b in zip(cuts, cuts[1:], strict=False)])
-    return chunk.to_numpy(zero_copy_only=False)
-
-
-def _images(name: str, chunk, mode: str | None) -> np.ndarray:
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            f"Column {name!r} holds encoded images, and decoding them needs Pillow: "
-            "`pip install 'equifed[images]'`."
+        return chunk.to_numpy(zero_copy_only=False)
+    except (pa.ArrowException, NotImplementedError) as error:
+        raise ValueError(
+            f"Column {name!r} holds {_shortened(str(kind))}, which cannot be read as "
+            "an array. Cast it first (`dataset.cast_column(...)`), or leave it out "
+            "with `columns=...`."
         ) from error
 
-    out = None
-    for i, value in enumerate(chunk):
-        value = value.as_py()
-        if value is None:
-            raise ValueError(
-                f"Column {name!r} has nulls: image {i} is missing. Drop those rows "
-                "(`dataset.filter(...)`)."
-            )
-        data = value["bytes"]
-        with Image.open(
-            io.BytesIO(data) if data is not None else value["path"]
-        ) as file:
-            target = mode or {"1": "L", "P": "RGB"}.get(file.mode, file.mode)
-            image = np.asarray(file if file.mode == target else file.convert(target))
-        if out is None:
-            out = np.empty((len(chunk), *image.shape), image.dtype)
-        if image.shape != out.shape[1:]:
-            raise ValueError(
-                f"Column {name!r} has images of different sizes: {out.shape[1:]} and "
-                f"{image.shape}. Resize them first (`dataset.map(...)`)."
-            )
-        out[i] = image
-    return np.empty(0, np.uint8) if out is None else out
 
+def narrowed(chunk, local: np.ndarray):
+    """A chunk, and the places in its array, of the rows with these places in it.
 
-def take(chunk, local, convert) -> np.ndarray:
+    Plain numbers are viewed, not copied, unless there are nulls among them: the rows
+    asked for may have none.
+    """
     import pyarrow as pa
 
-    # Plain numbers are viewed, not copied, unless there are nulls among them: the rows
-    # asked for may have none.
     values, nulls = chunk, chunk.null_count
     while pa.types.is_fixed_size_list(values.type):
         values = values.flatten()
         nulls += values.null_count
     kind = values.type
     if nulls == 0 and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return convert(chunk)[local]
-    return convert(chunk.take(pa.array(local)))
+        return chunk, local
+    return chunk.take(pa.array(local)), slice(None)
 
 
-def together(name: str, chunks: list[np.ndarray], *, image: bool) -> Column:
+def together(chunks: list[np.ndarray]) -> Column:
+    """The converted chunks as one column."""
     chunks = [c for c in chunks if len(c) > 0] or chunks[:1]
     if len(chunks) == 0:
         return np.empty(0, np.float32)
     if len({(c.dtype, c.shape[1:]) for c in chunks}) > 1:
-        if image:
-            raise ValueError(
-                f"Column {name!r} has images of different sizes: "
-                f"{sorted({c.shape[1:] for c in chunks})}. Resize them first "
-                "(`dataset.map(...)`)."
-            )
         chunks = [c if c.dtype == object else _objects(list(c)) for c in chunks]
     return chunks[0] if len(chunks) == 1 else ChunkedColumn(chunks)
 
@@ -119,3 +149,7 @@ def _objects(values: list) -> np.ndarray:
     for i, value in enumerate(values):
         out[i] = value
     return out
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."

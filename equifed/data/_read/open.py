@@ -1,13 +1,12 @@
-"""Opening what holds the examples: a Hugging Face dataset, a stream, parquet files."""
+"""Opening a Hugging Face dataset."""
 
-import glob
-import os
 from collections.abc import Sequence
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .source import Source
+from .stream import arrow_batches
 
 
 if TYPE_CHECKING:
@@ -17,25 +16,28 @@ if TYPE_CHECKING:
 def open_huggingface(
     dataset: "datasets.Dataset | datasets.IterableDataset",
     names: Sequence[str] | None,
+    by: str | None,
 ) -> Source:
     """Opens a dataset without reading it; a stream is read into memory."""
     import datasets
 
     if isinstance(dataset, datasets.Dataset):
+        shown = _shown(dataset)
         table = dataset.data.table
         if dataset._indices is None:
-            return Source(table, dataset.features)
+            return Source(table, dataset.features, shown=shown)
         column = dataset._indices.column(0)
         rows = np.asarray(column.to_numpy(), np.int64)
         if len(rows) > 0 and np.array_equal(
             rows, np.arange(rows[0], rows[0] + len(rows))
         ):
-            return Source(table.slice(int(rows[0]), len(rows)), dataset.features)
-        return Source(table, dataset.features, rows)
+            part = table.slice(int(rows[0]), len(rows))
+            return Source(part, dataset.features, shown=shown)
+        return Source(table, dataset.features, rows, shown=shown)
     if isinstance(dataset, datasets.IterableDataset):
         import pyarrow as pa
 
-        tables = list(arrow_batches(dataset, names))
+        tables = list(arrow_batches(dataset, names, by))
         if len(tables) == 0:
             raise ValueError("The dataset is empty: its stream has no example.")
         return Source(pa.concat_tables(tables), dataset.features)
@@ -50,59 +52,28 @@ def open_huggingface(
     )
 
 
-def arrow_batches(dataset: "datasets.IterableDataset", names: Sequence[str] | None):
-    """The tables of a stream, with only the named columns."""
-    table: Any
-    for table in dataset.with_format("arrow").iter(batch_size=1000):
-        if names is None:
-            yield table
-        else:
-            Source(table, None).check(names)
-            yield table.select(list(names))
+def _shown(dataset: "datasets.Dataset") -> list[str]:
+    """The columns that the dataset's format shows.
 
-
-def open_parquet(
-    files: str | os.PathLike | Sequence[str | os.PathLike],
-    names: Sequence[str] | None,
-) -> Source:
-    """Reads parquet files into one table; a name may be a pattern."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = [files] if isinstance(files, str | os.PathLike) else list(files)
-    paths = []
-    for file in [str(f) for f in files]:
-        found = sorted(glob.glob(file)) if glob.has_magic(file) else [file]
-        found = [p for p in found if os.path.exists(p)]
-        if len(found) == 0:
-            raise ValueError(f"There is no file {file!r}.")
-        paths += found
-    if len(paths) == 0:
-        raise ValueError("`files` is empty; give at least one parquet file.")
-    tables = []
-    for path in paths:
-        schema = pq.read_schema(path)
-        for name in names or ():
-            if name not in schema.names:
-                raise ValueError(
-                    f"There is no column {name!r} in {path!r}; the columns are "
-                    f"{schema.names}."
-                )
-        columns = None if names is None else list(dict.fromkeys(names))
-        tables.append(pq.read_table(path, columns=columns, memory_map=True))
-        if tables[-1].schema.remove_metadata() != tables[0].schema.remove_metadata():
-            raise ValueError(
-                f"The columns of {path!r} differ from those of {paths[0]!r}: "
-                f"{_describe(tables[-1])} against {_describe(tables[0])}. Read the "
-                "columns that they share, with `columns=...`."
-            )
-    features = {}
-    if b"huggingface" in (tables[0].schema.metadata or {}):
-        import datasets
-
-        features = datasets.Features.from_arrow_schema(tables[0].schema)
-    return Source(pa.concat_tables(tables), features)
-
-
-def _describe(table) -> str:
-    return ", ".join(f"{f.name}: {f.type}" for f in table.schema)
+    The table is read beneath the format. What kind of container it gives makes no
+    difference; what changes the values is refused.
+    """
+    form = dataset.format
+    if form["type"] == "custom":
+        raise ValueError(
+            "The dataset has a transform (`with_transform`), which is applied to rows "
+            "as they are looked up, and so would not be to these. Apply it once "
+            "(`dataset.with_format(None).map(transform, batched=True)`), or remove it "
+            "(`dataset.with_format(None)`)."
+        )
+    if form["format_kwargs"]:
+        raise ValueError(
+            f"The dataset has a format with the settings "
+            f"{sorted(form['format_kwargs'])}, which would not be applied: columns are "
+            "read as they are stored. Remove it (`dataset.with_format(None)`), and "
+            "change the columns (`dataset.cast_column(...)`, `dataset.map(...)`)."
+        )
+    names = dataset.column_names
+    if form["output_all_columns"]:
+        return names
+    return [name for name in names if name in form["columns"]]
