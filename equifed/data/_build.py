@@ -107,6 +107,21 @@ def from_clients(
     return columns, np.append(0, np.cumsum(sizes)), [client for client, _ in clients]
 
 
+def mapped(
+    columns: Mapping[str, Shaped[np.ndarray, "..."]], num_examples: int
+) -> dict[str, np.ndarray]:
+    """What `map` makes of a dataset with so many examples."""
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    for name, array in arrays.items():
+        if array.ndim == 0 or len(array) != num_examples:
+            raise ValueError(
+                f"`fn` returned column {name!r} with shape {array.shape}, but the "
+                f"dataset has {num_examples} rows. To change the number of "
+                "examples use `map_clients`."
+            )
+    return arrays
+
+
 def names_in(by: object) -> tuple[str, ...]:
     """The columns that are read to know whose an example is."""
     if isinstance(by, AbstractPartition):

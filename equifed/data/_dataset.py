@@ -12,7 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from .._check import check_count
-from ._build import check_parts, from_arrays, from_clients, from_source, names_in
+from ._build import (
+    check_parts,
+    from_arrays,
+    from_clients,
+    from_source,
+    mapped,
+    names_in,
+)
 from ._clients import AbstractClients, Selection
 from ._column import check_names, Column, gather, protect, take
 from ._ids import natural_key
@@ -86,19 +93,26 @@ class FederatedDataset(AbstractClients):
         A `Dataset` in which each client's rows are adjacent stays where it is, memory
         mapped; any other is read once, sorted by client. An `IterableDataset` is read
         into memory; for one that does not fit there see
-        [`equifed.data.StreamLoader`][]. Encoded images are decoded into arrays, class
-        labels are integers, and dtypes are kept: `uint8` stays `uint8`. Formats and
-        transforms that were set on the dataset are ignored.
+        [`equifed.data.StreamLoader`][]. Class labels are integers, and dtypes are kept:
+        `uint8` stays `uint8`, whatever container a format (`with_format`) would give.
+
+        Encoded images are decoded as `np.asarray(dataset[i]["image"])` is, with its
+        orientation and in its mode; they need one mode and one size
+        (`datasets.Image(mode="RGB")` converts them). Only images whose bytes are in the
+        dataset are decoded: a path in it may name any file, and is not opened.
 
         **Arguments:**
 
         - `dataset`: One split.
         - `by`: The column that says whose an example is, or a partition.
-        - `columns`: The columns to keep. By default all but the client column.
+        - `columns`: The columns to keep. By default all but the client column, of
+            those that the dataset's format shows.
 
         **Raises:**
 
-        `ValueError` if a column is missing, or holds nulls or structures.
+        `ValueError` if a column is missing, holds nulls or structures, or changes in
+        the midst of a stream, with the row and the client; or if the dataset has a
+        transform, or a format that changes values.
         """
         needed = None if columns is None else [*columns, *names_in(by)]
         owner = by if isinstance(by, str) else None
@@ -117,9 +131,15 @@ class FederatedDataset(AbstractClients):
 
         **Arguments:**
 
-        - `files`: One or more paths, or patterns such as `"train-*.parquet"`.
+        - `files`: One or more paths, or patterns such as `"train-*.parquet"`. What
+            there is by that very name is no pattern.
         - `by`: The column that says whose an example is, or a partition.
         - `columns`: The columns to keep. By default all but the client column.
+
+        **Raises:**
+
+        `ValueError` if a file cannot be read, or differs from the first one in its
+        columns; or as in `from_huggingface`.
         """
         needed = None if columns is None else [*columns, *names_in(by)]
         return cls(*from_source(open_parquet(files, needed), by, columns))
@@ -266,14 +286,7 @@ class FederatedDataset(AbstractClients):
             new columns, with the same number of rows.
         """
         old = {name: np.asarray(column) for name, column in self.columns.items()}
-        columns = {name: np.asarray(column) for name, column in fn(old).items()}
-        for name, column in columns.items():
-            if column.ndim == 0 or len(column) != self.num_examples:
-                raise ValueError(
-                    f"`fn` returned column {name!r} with shape {column.shape}, but the "
-                    f"dataset has {self.num_examples} rows. To change the number of "
-                    "examples use `map_clients`."
-                )
+        columns = mapped(fn(old), self.num_examples)
         return FederatedDataset(columns, self.offsets, self.client_ids)
 
     def map_clients(

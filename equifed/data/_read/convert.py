@@ -19,16 +19,14 @@ def converter(name: str, kind, feature) -> Converter:
     if type(feature).__name__ == "Image":
         return Images(name, feature)
     if (structure := _structure(kind)) is not None:
-        held = type(feature).__name__
-        held = (
-            f"{held} values"
-            if callable(getattr(feature, "decode_example", None))
-            else structure
-        )
+        held, remedy = _shortened(structure), "make numbers of it first"
+        if callable(getattr(feature, "decode_example", None)):
+            held = f"`datasets.{type(feature).__name__}`"
+        elif "bytes: " in structure and "path: " in structure:
+            remedy = "declare encoded images as such, with `features`"
         raise ValueError(
-            f"Column {name!r} holds {_shortened(held)}, which has no form as an array. "
-            "Leave it out with `columns=...`, or make numbers of it first "
-            "(`dataset.map(...)`, `dataset.flatten()`)."
+            f"Column {name!r} holds {held}, which has no form as an array. Leave it "
+            f"out with `columns=...`, or {remedy} (`dataset.map(...)`)."
         )
     return lambda chunk, rows, where: _array(name, chunk)
 
@@ -67,7 +65,7 @@ def _plain(chunk):
     if pa.types.is_dictionary(chunk.type):
         return _plain(chunk.dictionary_decode())
     if pa.types.is_run_end_encoded(chunk.type):
-        return _plain(pc.run_end_decode(chunk))
+        return _plain(pc.run_end_decode(chunk))  # pyright: ignore
     return chunk
 
 

@@ -49,10 +49,12 @@ class Images:
     def _decode(self, value: dict, place: Callable[[], str]) -> np.ndarray:
         if value["bytes"] is None:
             raise ValueError(
-                f"Column {self.name!r} has no image in {place()}, only the "
-                f"path {_short(value['path'])}, and a file that data names is not "
-                "opened. Embed the files first: `dataset.with_format('arrow').map("
-                "datasets.table.embed_table_storage, batched=True)`."
+                f"Column {self.name!r} has no image in {place()}, only the path "
+                f"{_short(value['path'])}, and files that data names are not opened. "
+                "Embed them first: `dataset.with_format('arrow').map(datasets.table."
+                "embed_table_storage, batched=True)`, or of a stream make arrays: "
+                f"`dataset.map(lambda row: {{{self.name!r}: "
+                f"np.asarray(row[{self.name!r}])}})`."
             )
         self._need_pillow()
         try:

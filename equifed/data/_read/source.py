@@ -67,6 +67,9 @@ class Source:
         values = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
         codes = [np.asarray(c.indices.fill_null(-1), np.int64) for c in column.chunks]
         codes = np.concatenate(codes) if codes else np.empty(0, np.int64)
+        if pa.types.is_floating(column.type.value_type):
+            nobody = [i for i, value in enumerate(values) if value != value]  # NaN
+            codes[np.isin(codes, nobody)] = -1
         if self.rows is not None:
             codes = codes[self.rows]
         nulls = np.flatnonzero(codes < 0)

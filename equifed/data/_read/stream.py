@@ -40,8 +40,12 @@ def arrow_batches(
     size = BATCH if dataset._ex_iterable.iter_arrow else 1
     tables = iter(dataset.with_format("arrow").iter(batch_size=size))
     first, waiting, kept, row = None, [], 0, 0
-    last = lambda: "its beginning"  # noqa: E731
-    while (table := _next(tables, last, dataset.features)) is not None:
+    last: Callable[[], str] = "its beginning".__str__
+
+    def after() -> str:
+        return f"{'the row' if size == 1 else f'{size} rows'} after {last()}"
+
+    while (table := _next(tables, after, dataset.features)) is not None:
         here = functools.partial(_place, row, table, by, 0)
         row += len(table)
         end = functools.partial(_place, row - 1, table, by, -1)
@@ -68,15 +72,15 @@ def arrow_batches(
 
 
 def _next(
-    tables: Iterator[Any], last: Callable[[], str], features: dict[str, Any] | None
+    tables: Iterator[Any], after: Callable[[], str], features: dict[str, Any] | None
 ) -> Any:
     """The next table, or `None` at the end."""
-    import datasets
     import pyarrow as pa
+    from datasets.table import CastError
 
     try:
         return next(tables, None)
-    except datasets.table.CastError as error:
+    except CastError as error:
         got, declared = error.table_column_names, error.requested_column_names
         cause, reason = error, f"its columns are {got}, declared are {declared}."
     except pa.ArrowException as error:
@@ -89,7 +93,7 @@ def _next(
     types = types if len(types) <= 120 else types[:117] + "..."
     declared = f"what is declared ({types})" if types else "one and the same columns"
     raise ValueError(
-        f"The stream cannot be read{_file(cause)} beyond {last()}: {reason} All of it "
+        f"The stream cannot be read in {after()}{_file(cause)}: {reason} All of it "
         f"must hold {declared}; mend those rows, or declare other types "
         "(`features=...`, `dataset.cast(...)`)."
     ) from cause
@@ -107,7 +111,7 @@ def _file(error: BaseException) -> str:
         if frame.f_globals.get("__name__", "").startswith("datasets.packaged_modules"):
             file = frame.f_locals.get("file", file)
         trace = trace.tb_next
-    return f" in {str(file)!r}" if file else ""
+    return f", in {str(file)!r}" if file else ""
 
 
 def _place(row: int, table, by: str | None, place: int) -> str:
