@@ -512,3 +512,11 @@ def test_damaged_metadata_names_the_file(write, metadata):
     table = pa.table({"who": ["a"], "x": [1.0]})
     path = write("a.parquet", table.replace_schema_metadata({"huggingface": metadata}))
     refused(lambda: from_parquet(path), path, "metadata", "replace_schema_metadata")
+
+
+def test_lists_of_a_client_that_differ_between_batches_are_ragged():
+    source = table_of([[1, 2]] * 1000 + [[3]], datasets.List(Value("int8")))
+    source = source.remove_columns("who").add_column("who", ["a"] * 1001)
+    (client,) = eqd.ClientStream(source.to_iterable_dataset(), by="who")
+    assert client.examples["x"].shape == (1001,)
+    assert [x.tolist() for x in client.examples["x"][-2:]] == [[1, 2], [3]]

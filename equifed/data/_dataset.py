@@ -12,14 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from .._check import check_count
-from ._build import (
-    check_parts,
-    from_arrays,
-    from_clients,
-    from_source,
-    mapped,
-    names_in,
-)
+from . import _build
 from ._clients import AbstractClients, Selection
 from ._column import check_names, Column, gather, protect, take
 from ._ids import natural_key
@@ -53,10 +46,6 @@ class FederatedDataset(AbstractClients):
         ```
     """
 
-    columns: dict[str, Column]
-    offsets: Int[np.ndarray, " bounds"]
-    client_ids: list[str]
-
     def __init__(
         self,
         columns: Mapping[str, Column],
@@ -76,7 +65,7 @@ class FederatedDataset(AbstractClients):
         self.columns = {name: protect(c) for name, c in columns.items()}
         self.offsets = np.asarray(offsets, np.int64)
         self.client_ids = list(client_ids)
-        check_parts(self.columns, self.offsets, self.client_ids)
+        _build.check_parts(self.columns, self.offsets, self.client_ids)
 
     # From other forms.
 
@@ -114,10 +103,10 @@ class FederatedDataset(AbstractClients):
         the midst of a stream, with the row and the client; or if the dataset has a
         transform, or a format that changes values.
         """
-        needed = None if columns is None else [*columns, *names_in(by)]
+        needed = None if columns is None else [*columns, *_build.names_in(by)]
         owner = by if isinstance(by, str) else None
         source = open_huggingface(dataset, needed, owner)
-        return cls(*from_source(source, by, columns))
+        return cls(*_build.from_source(source, by, columns))
 
     @classmethod
     def from_parquet(
@@ -141,8 +130,8 @@ class FederatedDataset(AbstractClients):
         `ValueError` if a file cannot be read, or differs from the first one in its
         columns; or as in `from_huggingface`.
         """
-        needed = None if columns is None else [*columns, *names_in(by)]
-        return cls(*from_source(open_parquet(files, needed), by, columns))
+        needed = None if columns is None else [*columns, *_build.names_in(by)]
+        return cls(*_build.from_source(open_parquet(files, needed), by, columns))
 
     @classmethod
     def from_mapping(
@@ -164,7 +153,7 @@ class FederatedDataset(AbstractClients):
         """
         pairs = [(str(client), clients[client]) for client in clients]  # pyright: ignore
         pairs.sort(key=lambda pair: natural_key(pair[0]))
-        return cls(*from_clients(pairs))
+        return cls(*_build.from_clients(pairs))
 
     @classmethod
     def from_arrays(
@@ -180,7 +169,7 @@ class FederatedDataset(AbstractClients):
         - `by`: The client id of each example, or the name of the column that holds
             them, or a partition.
         """
-        return cls(*from_arrays(columns, by))
+        return cls(*_build.from_arrays(columns, by))
 
     # Some of the clients.
 
@@ -286,7 +275,7 @@ class FederatedDataset(AbstractClients):
             new columns, with the same number of rows.
         """
         old = {name: np.asarray(column) for name, column in self.columns.items()}
-        columns = mapped(fn(old), self.num_examples)
+        columns = _build.mapped(fn(old), self.num_examples)
         return FederatedDataset(columns, self.offsets, self.client_ids)
 
     def map_clients(
@@ -305,4 +294,4 @@ class FederatedDataset(AbstractClients):
         for two clients differ.
         """
         pairs = [(c, fn(c, self.client(i))) for i, c in enumerate(self.client_ids)]
-        return FederatedDataset(*from_clients(pairs))
+        return FederatedDataset(*_build.from_clients(pairs))
