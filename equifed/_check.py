@@ -9,56 +9,22 @@ its domain is NaN then, and all that is computed from it.
 import functools
 import inspect
 import math
-import types
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, get_args, get_origin, TypeVar, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args, get_origin, Literal, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import optax
 from beartype.door import is_bearable
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._tree import floating
+from ._words import either, expected, message, of_type, shown as shown, UNIONS
 
 
 Function = TypeVar("Function", bound=Callable)
-
-_LENGTH = 60  # of what is shown as it stands
-
-
-def shown(x: Any) -> str:
-    """A few words on a value that was got, for an error: never a dump of it."""
-    if inspect.isclass(x):
-        return f"the class `{x.__name__}`"
-    if isinstance(x, jax.Array | np.ndarray) and (
-        isinstance(x, jax.core.Tracer) or x.ndim > 0
-    ):
-        return f"an array {x.dtype}[{','.join(map(str, x.shape))}]"
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return "a random key"
-    if isinstance(x, jax.Array | np.ndarray | np.generic):
-        x = np.asarray(x).item()
-    if isinstance(x, types.FunctionType | types.BuiltinFunctionType | types.MethodType):
-        return f"the function `{x.__name__}`"
-    if x is None or isinstance(x, bool | int | float | complex | str | bytes):
-        text = repr(x)
-        return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."
-    name = type(x).__name__
-    article = "an" if name[0].lower() in "aeiou" else "a"
-    if type(x) in (list, tuple, dict, set):
-        simple = not _leaves(x) - {type(None), bool, int, float, str}
-        text = repr(x) if simple and len(x) <= _LENGTH else ""
-        if 0 < len(text) <= _LENGTH:
-            return text
-        return f"{article} `{name}` of {len(x)}"
-    return f"{article} `{name}`"
-
-
-def _leaves(x: Any) -> set[type]:
-    values = x.values() if isinstance(x, Mapping) else x
-    return {type(value) for value in values}
 
 
 def check_kind(
@@ -67,7 +33,7 @@ def check_kind(
     """Refuses what is of none of these types; `remedy` is a sentence on what to do."""
     if not isinstance(x, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        raise TypeError(_message(name, _either(map(_of_type, kinds)), x, remedy))
+        raise TypeError(message(name, either(map(of_type, kinds)), x, remedy))
 
 
 def check_count(
@@ -81,6 +47,15 @@ def check_count(
     if most is not None and x > most:
         raise ValueError(f"`{name}` must be at most {most}, got {x}.")
     return int(x)
+
+
+def check_sizes(name: str, x: Any) -> tuple[int, int]:
+    """Returns one or two integers of at least 1 as two."""
+    pair = (x, x) if isinstance(x, int | np.integer) else x
+    if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+        raise ValueError(f"`{name}` must be one or two integers, got {shown(x)}.")
+    height, width = (check_count(name, size) for size in pair)
+    return height, width
 
 
 def check_seed(seed: Any) -> int:
@@ -102,7 +77,7 @@ def check_choice(name: str, x: Any, choices: Sequence[Any]) -> None:
     """Refuses what is none of a few values."""
     if not any(type(x) is type(choice) and x == choice for choice in choices):
         raise ValueError(
-            f"`{name}` must be {_either(map(repr, choices))}, got {shown(x)}."
+            f"`{name}` must be {either(map(repr, choices))}, got {shown(x)}."
         )
 
 
@@ -150,17 +125,22 @@ def check_number(
     raise ValueError(f"`{name}` must be {bound}, got {x:g}.")
 
 
-def as_number(name: str, x: ArrayLike, **bounds: Any) -> Float[Array, ""]:
-    """The argument as an array of the default floating dtype, if it is one number
-    within the bounds of [`check_number`][]; if it is traced, NaN where it is not."""
+def within(name: str, x: ArrayLike, **bounds: Any) -> ArrayLike:
+    """The number as it came, if it is one within the bounds of [`check_number`][]; if
+    it is traced, NaN where it is not."""
     check_number(name, x, **bounds)
+    if not isinstance(x, jax.core.Tracer):
+        return x
     number = floating(x)
-    if not isinstance(number, jax.core.Tracer):
-        return number
     least, below = bounds.get("least", -math.inf), bounds.get("below", math.inf)
     above = number > least if bounds.get("strict", False) else number >= least
-    within = above & (number < below) & (number <= bounds.get("most", math.inf))
-    return jnp.where(within, number, jnp.full_like(number, jnp.nan))
+    inside = above & (number < below) & (number <= bounds.get("most", math.inf))
+    return jnp.where(inside, number, jnp.full_like(number, jnp.nan))
+
+
+def as_number(name: str, x: ArrayLike, **bounds: Any) -> Float[Array, ""]:
+    """[`within`][], as an array of the default floating dtype."""
+    return floating(within(name, x, **bounds))
 
 
 def number(name: str, **bounds: Any) -> Callable[[ArrayLike], Float[Array, ""]]:
@@ -169,7 +149,8 @@ def number(name: str, **bounds: Any) -> Callable[[ArrayLike], Float[Array, ""]]:
 
 
 def checked(**remedies: str) -> Callable[[Function], Function]:
-    """Checks the arguments of an entry point against its annotations when it is called.
+    """Checks the arguments of an entry point or of a class against its annotations when
+    it is called.
 
     **Arguments:**
 
@@ -178,19 +159,31 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
-        hints = {name: p.annotation for name, p in signature.parameters.items()}
+        parameters = signature.parameters.values()
+        hints = {
+            p.name: p.annotation
+            for p in parameters
+            if p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD
+        }
+        several = {p.name for p in parameters if p.kind is p.VAR_POSITIONAL}
+        # `FedAvg`, rather than `__init__`.
+        own = function.__qualname__.rpartition("<locals>.")[2]
+        own = own.removesuffix(".__init__")
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             try:
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
-                raise TypeError(f"`{function.__name__}`: {error}.") from None
+                raise TypeError(f"`{own}`: {error}.") from None
             for name, x in given.items():
-                hint = hints[name]
-                if hint is not inspect.Parameter.empty and not is_bearable(x, hint):
-                    remedy = remedies.get(name, _REMEDIES.get(hint, ""))
-                    raise TypeError(_message(name, expected(hint), x, remedy))
+                if name not in hints:
+                    continue
+                for one in x if name in several else (x,):
+                    if not _fits(one, hints[name]):
+                        remedy = remedies.get(name) or _remedy(hints[name])
+                        words = message(name, expected(hints[name]), one, remedy)
+                        raise _kind_of_error(one, hints[name])(words)
             return function(*args, **kwargs)
 
         return wrapper  # pyright: ignore[reportReturnType]
@@ -198,50 +191,34 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
     return decorate
 
 
-_REMEDIES = {PRNGKeyArray: "Make one with `jax.random.key(0)`."}
+def _fits(x: Any, hint: Any) -> bool:
+    if isinstance(x, np.generic):
+        x = x.item()  # a NumPy integer is an integer
+    members = _members(hint)
+    if isinstance(x, bool) and int in members and bool not in members:
+        return False  # Python takes a flag for the number 0 or 1.
+    if isinstance(x, int) and float in members:
+        return True
+    for member in members:
+        if get_origin(member) is Mapping and isinstance(x, Mapping):
+            # Beartype looks at one item.
+            return all(is_bearable(value, get_args(member)[1]) for value in x.values())
+    return is_bearable(x, hint)
 
 
-def expected(hint: Any) -> str:
-    """What an annotation asks for, in words."""
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in UNIONS else (hint,)
+
+
+def _kind_of_error(x: Any, hint: Any) -> type[Exception]:
+    choices = [get_args(m) for m in _members(hint) if get_origin(m) is Literal]
+    kinds = [type(choice) for some in choices for choice in some]
+    return ValueError if type(x) in kinds else TypeError
+
+
+def _remedy(hint: Any) -> str:
     if hint == PRNGKeyArray:
-        return "one random key"
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        parts = [expected(arg) for arg in args if arg is not types.NoneType]
-        return _either([*dict.fromkeys(parts)] + ["None"] * (types.NoneType in args))
-    if inspect.isclass(origin) and issubclass(origin, Mapping) and len(args) == 2:
-        return f"a dictionary of {expected(args[1]).partition(' ')[2]}s by name"
-    if origin is Callable or hint is Callable:
-        return "a function"
-    if args and str(origin) == "typing.Literal":
-        return _either(map(repr, args))
-    return _of_type(hint if inspect.isclass(hint) else origin)
-
-
-_WORDS = {
-    int: "an integer",
-    float: "a number",
-    bool: "True or False",
-    str: "text",
-    types.NoneType: "None",
-}
-
-
-def _of_type(kind: Any) -> str:
-    if kind in _WORDS:
-        return _WORDS[kind]
-    name = getattr(kind, "__name__", str(kind))
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} `{name}`"
-
-
-def _either(words: Collection[str] | Any) -> str:
-    words = list(words)
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _message(name: str, wanted: str, x: Any, remedy: str) -> str:
-    if inspect.isclass(x) and not remedy:
-        remedy = "Call it first."
-    return f"`{name}` must be {wanted}, got {shown(x)}. {remedy}".rstrip()
+        return "Make one with `jax.random.key(0)`."
+    if optax.GradientTransformation in _members(hint):
+        return "If this is a learning rate, write `optax.sgd(learning_rate)`."
+    return ""

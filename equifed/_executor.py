@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._aggregator import AbstractAggregator
+from ._check import check_count, checked
 from ._client import AbstractClient, Broadcast
 from ._cohort import ClientData, Cohort, NO_CLIENT
 from ._in_order import in_order
@@ -53,6 +54,7 @@ class Executor(eqx.Module):
     ordered: bool
     differentiable: bool
 
+    @checked()
     def __init__(
         self,
         *,
@@ -67,11 +69,8 @@ class Executor(eqx.Module):
         self.differentiable = differentiable
 
     def __check_init__(self):
-        size = self.block_size
-        if size != "auto" and (isinstance(size, str) or size < 1):
-            raise ValueError(
-                f"`block_size` must be at least 1 or 'auto', got {size!r}."
-            )
+        if self.block_size != "auto":
+            check_count("block_size", self.block_size)
 
     @property
     def num_devices(self) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from ._algorithm import AbstractAlgorithm, State
 from ._algorithm.loop import Stepper
 from ._algorithm.tune import tuned
-from ._check import checked
+from ._check import check_count, checked
 from ._client import check_loss
 from ._executor import Executor
 from .data import Loader, StreamLoader
@@ -58,6 +58,7 @@ def rounds(
             print(int(state.round), float(metrics["loss"]))
         ```
     """
+    check_count("num_rounds", num_rounds, least=0)
     check_rounds(algorithm, state, loader, rounds_per_call)
     iterator = run_calls(
         algorithm,
@@ -131,10 +132,7 @@ def check_rounds(
     rounds_per_call: int,
 ) -> None:
     """Refuses what does not fit together, before anything is compiled."""
-    if rounds_per_call < 1:
-        raise ValueError(
-            f"`rounds_per_call` must be at least 1, got {rounds_per_call}."
-        )
+    check_count("rounds_per_call", rounds_per_call)
     if rounds_per_call > 1 and not isinstance(loader, Loader):
         raise ValueError(
             f"`rounds_per_call={rounds_per_call}` needs a `Loader`, got a "

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm
-from ._check import checked
+from ._check import check_count, checked
 from ._checkpoint import Checkpointer
 from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
@@ -82,10 +82,9 @@ def train(
 
     `ValueError` for arguments that do not fit together, before anything is compiled.
     """
-    if num_rounds < 0:
-        raise ValueError(f"`num_rounds` must be at least 0, got {num_rounds}.")
-    if eval_every < 1:
-        raise ValueError(f"`eval_every` must be at least 1, got {eval_every}.")
+    check_count("num_rounds", num_rounds, least=0)
+    check_count("eval_every", eval_every)
+    check_count("rounds_per_call", rounds_per_call)
     mesh = loader.mesh if executor is None else executor.mesh
     if not is_first(mesh):
         logger = NoLogger()

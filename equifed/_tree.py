@@ -5,6 +5,7 @@ is a float32 tree. Inside a compiled loop the carry may not change its type, so 
 the leaf's own dtype always wins.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Hashable
@@ -14,7 +15,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+
+from ._words import message
 
 
 def floating(x: ArrayLike) -> Float[Array, ""]:
@@ -26,7 +30,11 @@ def floating(x: ArrayLike) -> Float[Array, ""]:
     """
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating):
         return jax.lax.convert_element_type(x, x.dtype)
-    return jnp.asarray(x, jnp.result_type(float))
+    # The text of a number, and the real part of a complex one, are not meant.
+    if not isinstance(x, str | bytes) and not np.iscomplexobj(x):
+        with contextlib.suppress(TypeError, ValueError):
+            return jnp.asarray(x, jnp.result_type(float))
+    raise TypeError(message("x", "a number", x))
 
 
 class Static:

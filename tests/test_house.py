@@ -25,7 +25,7 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
 LAYERS = (
-    ("_types", "_warn", "_tree", "_check", "_loop", "_mesh", "_processes"),
+    ("_types", "_words", "_warn", "_tree", "_check", "_loop", "_mesh", "_processes"),
     ("_closures", "_noise", "_cohort", "_metrics"),
     ("_optim",),
     ("data", "nn", "_classification"),

@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._check import check_number
+from .._check import check_kind, number
 from .._client import Message
 from .._posterior import Gaussian
-from .._tree import floating, tree_isfinite, tree_norm, tree_scale
+from .._tree import tree_isfinite, tree_norm, tree_scale
 from .base import AbstractAggregator
 
 
@@ -19,10 +19,12 @@ class Clip(AbstractAggregator):
     """
 
     aggregator: AbstractAggregator
-    max_norm: Float[Array, ""] = eqx.field(converter=floating)
+    max_norm: Float[Array, ""] = eqx.field(
+        converter=number("max_norm", least=0, strict=True)
+    )
 
     def __check_init__(self):
-        check_number("max_norm", self.max_norm, least=0, strict=True)
+        check_kind("aggregator", self.aggregator, AbstractAggregator)
 
     @property
     def gathers(self):
@@ -54,6 +56,9 @@ class DropNonfinite(AbstractAggregator):
     """
 
     aggregator: AbstractAggregator
+
+    def __check_init__(self):
+        check_kind("aggregator", self.aggregator, AbstractAggregator)
 
     @property
     def gathers(self):

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
-from .._check import checked
+from .._check import check_count, check_kind, checked
 from .._client import AbstractClient, Broadcast
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
@@ -46,18 +46,10 @@ class AbstractAlgorithm(eqx.Module):
     server: eqx.AbstractVar[AbstractServer]
 
     def __check_init__(self):
-        for name, kind in (
-            ("client", AbstractClient),
-            ("aggregator", AbstractAggregator),
-            ("server", AbstractServer),
-            ("batching", AbstractBatching),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind):
-                raise TypeError(
-                    f"`{name}` must be an `{kind.__name__}`, got {value!r:.99} of type "
-                    f"`{type(value).__name__}`."
-                )
+        check_kind("client", self.client, AbstractClient)
+        check_kind("aggregator", self.aggregator, AbstractAggregator)
+        check_kind("server", self.server, AbstractServer)
+        check_kind("batching", self.batching, AbstractBatching)
 
     @property
     def batching(self) -> AbstractBatching:
@@ -77,8 +69,7 @@ class AbstractAlgorithm(eqx.Module):
 
         `ValueError` if the model has nothing to train, or the population is empty.
         """
-        if num_clients < 1:
-            raise ValueError(f"`num_clients` must be at least 1, got {num_clients}.")
+        check_count("num_clients", num_clients)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
         params = params_of(model)
         if not jtu.tree_leaves(params):

@@ -4,6 +4,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked, within
 from .._client import LocalSGD
 from .._optim import Optim
 from .._server import OptaxServer, server_adagrad, server_adam, server_yogi
@@ -49,6 +50,7 @@ class FedAdagrad(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,
@@ -62,7 +64,8 @@ class FedAdagrad(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(server_adagrad(server_learning_rate, b1=b1, tau=tau))
+        rate = within("server_learning_rate", server_learning_rate, least=0)
+        self.server = OptaxServer(server_adagrad(rate, b1=b1, tau=tau))
 
 
 class FedAdam(AbstractAlgorithm):
@@ -88,6 +91,7 @@ class FedAdam(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,
@@ -102,9 +106,8 @@ class FedAdam(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(
-            server_adam(server_learning_rate, b1=b1, b2=b2, tau=tau)
-        )
+        rate = within("server_learning_rate", server_learning_rate, least=0)
+        self.server = OptaxServer(server_adam(rate, b1=b1, b2=b2, tau=tau))
 
 
 class FedYogi(AbstractAlgorithm):
@@ -131,6 +134,7 @@ class FedYogi(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,
@@ -145,6 +149,5 @@ class FedYogi(AbstractAlgorithm):
     ):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.server = OptaxServer(
-            server_yogi(server_learning_rate, b1=b1, b2=b2, tau=tau)
-        )
+        rate = within("server_learning_rate", server_learning_rate, least=0)
+        self.server = OptaxServer(server_yogi(rate, b1=b1, b2=b2, tau=tau))

@@ -3,6 +3,7 @@
 import optax
 
 from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked
 from .._client import LocalSGD
 from .._optim import Optim
 from .._server import OptaxServer
@@ -49,6 +50,7 @@ class FedAvg(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

@@ -4,6 +4,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked, within
 from .._client import LocalSGD
 from .._optim import Optim
 from .._server import OptaxServer
@@ -45,6 +46,7 @@ class FedAvgM(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,
@@ -58,5 +60,8 @@ class FedAvgM(AbstractAlgorithm):
         self.client = LocalSGD(loss, client_optim, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         # The type says float, but Optax takes a traced number just as well.
-        optim = optax.sgd(server_learning_rate, momentum=momentum)  # pyright: ignore
+        optim = optax.sgd(
+            within("server_learning_rate", server_learning_rate, least=0),  # pyright: ignore
+            momentum=within("momentum", momentum, least=0, below=1),  # pyright: ignore
+        )
         self.server = OptaxServer(optim)

@@ -4,6 +4,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from .._aggregator import AbstractAggregator, UniformMean
+from .._check import checked
 from .._client import DynamicRegularizer, LocalSGD
 from .._optim import Optim
 from .._server import DynServer
@@ -48,6 +49,7 @@ class FedDyn(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: DynServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

@@ -4,6 +4,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from .._aggregator import UniformMean
+from .._check import checked
 from .._optim import Optim
 from .._posterior import Curvature, EPClient
 from .._server import EPServer
@@ -61,6 +62,7 @@ class FedEP(AbstractAlgorithm):
     aggregator: UniformMean
     server: EPServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

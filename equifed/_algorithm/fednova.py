@@ -3,6 +3,7 @@
 import optax
 
 from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked
 from .._client import AbstractCorrection, LocalSGD, NoCorrection, Normalized
 from .._optim import Optim
 from .._server import NovaServer, OptaxServer
@@ -52,6 +53,7 @@ class FedNova(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: NovaServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

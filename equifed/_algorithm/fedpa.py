@@ -4,6 +4,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from .._aggregator import AbstractAggregator, PosteriorProduct, WeightedMean
+from .._check import checked
 from .._optim import Optim
 from .._posterior import (
     AbstractMomentEstimator,
@@ -84,6 +85,7 @@ class FedPA(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: BurnInServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

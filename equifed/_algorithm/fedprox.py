@@ -4,6 +4,7 @@ import optax
 from jaxtyping import ArrayLike
 
 from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked
 from .._client import LocalSGD, Proximal
 from .._optim import Optim
 from .._server import OptaxServer
@@ -44,6 +45,7 @@ class FedProx(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

@@ -3,6 +3,7 @@
 import optax
 
 from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked
 from .._client import FullGradient
 from .._optim import Optim
 from .._server import OptaxServer
@@ -35,6 +36,7 @@ class FedSGD(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: OptaxServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

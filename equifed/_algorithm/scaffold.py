@@ -3,6 +3,7 @@
 import optax
 
 from .._aggregator import AbstractAggregator, UniformMean
+from .._check import checked
 from .._client import ControlVariate, LocalSGD
 from .._optim import Optim
 from .._server import OptaxServer, ScaffoldServer
@@ -50,6 +51,7 @@ class Scaffold(AbstractAlgorithm):
     aggregator: AbstractAggregator
     server: ScaffoldServer
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

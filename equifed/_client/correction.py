@@ -19,9 +19,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._check import check_number
+from .._check import check_choice, number
 from .._tree import (
-    floating,
     tree_add,
     tree_add_scaled,
     tree_cast_like,
@@ -88,10 +87,7 @@ class Proximal(AbstractCorrection):
     r"""Pulls the client towards the broadcast model: the gradient of
     $\frac{\mu}{2} \lVert \theta - x \rVert^2$ (FedProx)."""
 
-    mu: Float[Array, ""] = eqx.field(converter=floating)
-
-    def __check_init__(self):
-        check_number("mu", self.mu, least=0, strict=False)
+    mu: Float[Array, ""] = eqx.field(converter=number("mu", least=0))
 
     def init(self, params):
         return None
@@ -128,8 +124,7 @@ class ControlVariate(AbstractCorrection):
     option: int = 2
 
     def __check_init__(self):
-        if self.option not in (1, 2):
-            raise ValueError(f"`option` must be 1 or 2, got {self.option}.")
+        check_choice("option", self.option, (1, 2))
 
     def init(self, params):
         return tree_zeros_like(params)
@@ -161,10 +156,7 @@ class DynamicRegularizer(AbstractCorrection):
     $h_i \leftarrow h_i - \alpha (\theta_i - x)$.
     """
 
-    alpha: Float[Array, ""] = eqx.field(converter=floating)
-
-    def __check_init__(self):
-        check_number("alpha", self.alpha, least=0, strict=True)
+    alpha: Float[Array, ""] = eqx.field(converter=number("alpha", least=0, strict=True))
 
     def init(self, params):
         return tree_zeros_like(params)

@@ -6,6 +6,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
+from .._check import checked
 from .._cohort import ClientData
 from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros_like
 from .._types import Loss, Model, Params
@@ -56,6 +57,11 @@ class FullGradient(AbstractClient):
 
     loss: Loss
     batching: AbstractBatching
+
+    @checked()
+    def __init__(self, loss: Loss, batching: AbstractBatching):
+        self.loss = loss
+        self.batching = batching
 
     def init(self, params):
         return None

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.random as jr
 import optax
 
+from .._check import checked
 from .._noise import fold_noise
 from .._optim import as_optim, Optim
 from .._tree import safe_divide, tree_add, tree_sub
@@ -31,6 +32,7 @@ class LocalSGD(AbstractClient):
     batching: AbstractBatching
     correction: AbstractCorrection
 
+    @checked()
     def __init__(
         self,
         loss: Loss,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
 
+from .._check import checked
 from .._loop import fold_range
 from .._tree import tree_add, tree_divide
 from .._types import Loss
@@ -33,6 +34,7 @@ class Normalized(AbstractClient):
 
     client: LocalSGD
 
+    @checked()
     def __init__(self, client: LocalSGD):
         self.client = client
 

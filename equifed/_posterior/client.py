@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
+from .._check import checked
 from .._client import AbstractClient, Message
 from .._client.loss import Metrics
 from .._metrics import add_metrics, Average
@@ -51,6 +52,7 @@ class PosteriorClient(AbstractClient):
     batching: AbstractBatching
     estimator: AbstractMomentEstimator
 
+    @checked()
     def __init__(
         self,
         loss: Loss,
@@ -64,17 +66,6 @@ class PosteriorClient(AbstractClient):
         self.estimator = estimator
 
     def __check_init__(self):
-        for name, kind, example in (
-            ("sampler", AbstractPosteriorSampler, "IASG(optax.sgd(0.1))"),
-            ("batching", AbstractBatching, "Epochs(5, batch_size=20)"),
-            ("estimator", AbstractMomentEstimator, "Shrinkage(0.01)"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind):
-                raise TypeError(
-                    f"`{name}` must be an `{kind.__name__}`, `{example}` for example, "
-                    f"got {value!r:.99} of type `{type(value).__name__}`."
-                )
         self.sampler.count(self.batching)
 
     def init(self, params):

@@ -12,11 +12,10 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import check_number
+from .._check import as_number, checked
 from .._client import AbstractClient, AbstractCorrection, Broadcast, LocalSGD, Message
 from .._optim import as_optim, Optim
 from .._tree import (
-    floating,
     tree_add,
     tree_scale,
     tree_sub,
@@ -26,7 +25,7 @@ from .._tree import (
 )
 from .._types import Loss, Params
 from ..data import AbstractBatching
-from .laplace import check_curvature, Curvature, diagonal_curvature
+from .laplace import Curvature, diagonal_curvature
 from .objective import ClientObjective
 
 
@@ -89,6 +88,7 @@ class EPClient(AbstractClient):
     damping: Float[Array, ""]
     curvature: Curvature
 
+    @checked()
     def __init__(
         self,
         loss: Loss,
@@ -98,12 +98,10 @@ class EPClient(AbstractClient):
         damping: ArrayLike = 1.0,
         curvature: Curvature = "fisher",
     ):
-        check_number("damping", damping, least=0, strict=True, most=1)
-        check_curvature(curvature)
         self.loss = loss
         self.optim = as_optim(optim)
         self.batching = batching
-        self.damping = floating(damping)
+        self.damping = as_number("damping", damping, least=0, strict=True, most=1)
         self.curvature = curvature
 
     def init(self, params):

@@ -1,12 +1,18 @@
 """How many independent samples a weighted set of them is worth."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
+
+from .._check import checked
+from ..objectives._arrays import floats
 
 
+@checked()
 def effective_sample_size(
-    log_weights: Float[Array, " samples"],
+    log_weights: ArrayLike | Sequence,
 ) -> Float[Array, ""]:
     r"""Kish's effective sample size, $\big(\sum_i w_i\big)^2 \big/ \sum_i w_i^2$.
 
@@ -23,6 +29,11 @@ def effective_sample_size(
 
         L. Kish, *Survey Sampling*, Wiley, 1965.
     """
+    log_weights = floats("log_weights", log_weights)
+    if log_weights.ndim != 1:
+        raise ValueError(
+            f"`log_weights` must be one vector, got shape {log_weights.shape}."
+        )
     # The scale of the weights does not matter. With 1 for the greatest, an offset of
     # their logarithms costs no digits.
     greatest = jax.lax.stop_gradient(jnp.max(log_weights, initial=-jnp.inf))

@@ -8,8 +8,8 @@ import jax.random as jr
 import jax.scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import check_count, check_number
-from .._tree import floating, tree_cast_like, tree_wide
+from .._check import as_number, check_count, checked
+from .._tree import tree_cast_like, tree_wide
 from ..objectives._arrays import is_positive
 from .base import AbstractPosteriorSampler, check_whole, Samples
 from .objective import ClientObjective
@@ -36,10 +36,10 @@ class ExactGaussian(AbstractPosteriorSampler):
     num_samples: int
     temperature: Float[Array, ""]
 
+    @checked()
     def __init__(self, num_samples: int, *, temperature: ArrayLike = 1.0):
-        check_number("temperature", temperature, least=0, strict=True)
         self.num_samples = check_count("num_samples", num_samples)
-        self.temperature = floating(temperature)
+        self.temperature = as_number("temperature", temperature, least=0, strict=True)
 
     def count(self, batching):
         check_whole(self, batching)

@@ -2,6 +2,7 @@
 
 import optax
 
+from .._check import checked
 from .._optim import as_optim, Optim
 from .chain import AbstractChainSampler
 from .windows import Windows
@@ -54,6 +55,7 @@ class IASG(AbstractChainSampler):
     optim: Optim
     windows: Windows
 
+    @checked()
     def __init__(
         self,
         optim: optax.GradientTransformation | Optim,

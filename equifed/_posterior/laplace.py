@@ -9,23 +9,16 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._check import check_count, check_number
+from .._check import as_number, check_count, checked
 from .._client import Broadcast, LocalSGD
 from .._optim import as_optim, Optim
-from .._tree import floating, tree_add, tree_wide
+from .._tree import tree_add, tree_wide
 from .._types import Params
 from .base import AbstractPosteriorSampler, Samples
 from .objective import ClientObjective
 
 
 Curvature = Literal["fisher", "hessian"]
-
-
-def check_curvature(curvature: str) -> None:
-    if curvature not in ("fisher", "hessian"):
-        raise ValueError(
-            f"`curvature` must be 'fisher' or 'hessian', got {curvature!r}."
-        )
 
 
 def diagonal_curvature(
@@ -64,6 +57,7 @@ class Laplace(AbstractPosteriorSampler):
     curvature: Curvature
     temperature: Float[Array, ""]
 
+    @checked()
     def __init__(
         self,
         optim: optax.GradientTransformation | Optim,
@@ -73,14 +67,11 @@ class Laplace(AbstractPosteriorSampler):
         curvature: Curvature = "fisher",
         temperature: ArrayLike = 1.0,
     ):
-        check_number("damping", damping, least=0, strict=True)
-        check_number("temperature", temperature, least=0, strict=False)
-        check_curvature(curvature)
         self.optim = as_optim(optim)
         self.num_samples = check_count("num_samples", num_samples)
-        self.damping = floating(damping)
+        self.damping = as_number("damping", damping, least=0, strict=True)
         self.curvature = curvature
-        self.temperature = floating(temperature)
+        self.temperature = as_number("temperature", temperature, least=0)
 
     def count(self, batching):
         return self.num_samples

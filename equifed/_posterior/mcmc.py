@@ -18,9 +18,9 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._check import check_count, check_number
+from .._check import as_number, check_count, checked
 from .._metrics import add_metrics, Average, Sum
-from .._tree import floating, tree_cast_like, tree_wide
+from .._tree import tree_cast_like, tree_wide
 from .base import AbstractPosteriorSampler, check_whole, Samples
 from .objective import ClientObjective
 
@@ -156,6 +156,7 @@ class HMC(AbstractHamiltonian):
     target_acceptance: Float[Array, ""]
     temperature: Float[Array, ""]
 
+    @checked()
     def __init__(
         self,
         num_samples: int,
@@ -170,11 +171,13 @@ class HMC(AbstractHamiltonian):
         self.num_integration_steps = check_count(
             "num_integration_steps", num_integration_steps
         )
-        _check(step_size, target_acceptance, temperature)
+        _blackjax()
         self.num_warmup = check_count("num_warmup", num_warmup, least=0)
-        self.step_size = floating(step_size)
-        self.target_acceptance = floating(target_acceptance)
-        self.temperature = floating(temperature)
+        self.step_size = as_number("step_size", step_size, least=0, strict=True)
+        self.target_acceptance = as_number(
+            "target_acceptance", target_acceptance, least=0, strict=True, below=1
+        )
+        self.temperature = as_number("temperature", temperature, least=0, strict=True)
 
     def kernel(self):
         options = {"num_integration_steps": self.num_integration_steps}
@@ -213,6 +216,7 @@ class NUTS(AbstractHamiltonian):
     target_acceptance: Float[Array, ""]
     temperature: Float[Array, ""]
 
+    @checked()
     def __init__(
         self,
         num_samples: int,
@@ -223,28 +227,19 @@ class NUTS(AbstractHamiltonian):
         temperature: ArrayLike = 1.0,
     ):
         self.num_samples = check_count("num_samples", num_samples)
-        _check(step_size, target_acceptance, temperature)
+        _blackjax()
         self.num_warmup = check_count("num_warmup", num_warmup, least=0)
-        self.step_size = floating(step_size)
-        self.target_acceptance = floating(target_acceptance)
-        self.temperature = floating(temperature)
+        self.step_size = as_number("step_size", step_size, least=0, strict=True)
+        self.target_acceptance = as_number(
+            "target_acceptance", target_acceptance, least=0, strict=True, below=1
+        )
+        self.temperature = as_number("temperature", temperature, least=0, strict=True)
 
     def kernel(self):
         return _blackjax().nuts, {}
 
     def scale(self, key):
         return jnp.ones((), jnp.result_type(float))
-
-
-def _check(
-    step_size: ArrayLike, target_acceptance: ArrayLike, temperature: ArrayLike
-) -> None:
-    _blackjax()
-    check_number("step_size", step_size, least=0, strict=True)
-    check_number("temperature", temperature, least=0, strict=True)
-    check_number(
-        "target_acceptance", target_acceptance, least=0, strict=True, below=1.0
-    )
 
 
 def _blackjax() -> Any:

@@ -13,7 +13,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._check import check_number
+from .._check import as_number, checked
 from .._tree import floating, tree_wide
 from .._types import Params
 from .base import Stacked
@@ -70,6 +70,7 @@ class Shrinkage(AbstractMomentEstimator):
     method: Literal["woodbury", "dynamic", "dense"]
     joint: bool
 
+    @checked()
     def __init__(
         self,
         rho: ArrayLike | Callable[[Stacked], Float[Array, ""]],
@@ -79,12 +80,7 @@ class Shrinkage(AbstractMomentEstimator):
     ):
         # The class of a callable, given in its place, is a mistake.
         if isinstance(rho, type) or not callable(rho):
-            check_number("rho", rho, least=0, strict=False)
-            rho = floating(rho)  # pyright: ignore[reportArgumentType]
-        if method not in tuple(METHODS):
-            raise ValueError(
-                f"`method` must be one of {', '.join(METHODS)}, got {method!r}."
-            )
+            rho = as_number("rho", rho, least=0)  # pyright: ignore[reportArgumentType]
         self.rho = rho
         self.method = method
         self.joint = joint
@@ -125,18 +121,14 @@ class GaussianMoments(AbstractMomentEstimator):
     rho: Float[Array, ""]
     covariance: Literal["diagonal", "dense"]
 
+    @checked()
     def __init__(
         self,
         rho: ArrayLike,
         *,
         covariance: Literal["diagonal", "dense"] = "diagonal",
     ):
-        check_number("rho", rho, least=0, strict=True)
-        if covariance not in ("diagonal", "dense"):
-            raise ValueError(
-                f"`covariance` must be 'diagonal' or 'dense', got {covariance!r}."
-            )
-        self.rho = floating(rho)
+        self.rho = as_number("rho", rho, least=0, strict=True)
         self.covariance = covariance
 
     def __call__(self, samples: Stacked) -> Gaussian:

@@ -11,12 +11,18 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from .._check import check_number
+from .._check import as_number, checked, within
 from .._optim import Optim
-from .._tree import floating, tree_wide, tree_zeros_like
+from .._tree import tree_wide, tree_zeros_like
 from .._types import Params
 from .chain import AbstractChainSampler
 from .windows import Windows
+
+
+_NO_OPTIMISER = (
+    "Langevin dynamics makes its own steps: give a number or an Optax schedule "
+    "instead of an optimiser."
+)
 
 
 class _StepSize(eqx.Module):
@@ -25,13 +31,8 @@ class _StepSize(eqx.Module):
     optim: Optim
 
     def __init__(self, learning_rate: ArrayLike | optax.Schedule):
-        if isinstance(learning_rate, optax.GradientTransformation | Optim):
-            raise TypeError(
-                "Langevin dynamics makes its own steps: give `learning_rate`, a number "
-                "or an Optax schedule, instead of an optimiser."
-            )
         if not callable(learning_rate):
-            check_number("learning_rate", learning_rate, least=0, strict=True)
+            learning_rate = within("learning_rate", learning_rate, least=0, strict=True)
         # Optax's own SGD knows of schedules, and `Optim` opens them.
         self.optim = Optim(optax.sgd(learning_rate))  # pyright: ignore[reportArgumentType]
 
@@ -80,6 +81,7 @@ class SGLD(AbstractChainSampler):
     temperature: Float[Array, ""]
     windows: Windows
 
+    @checked(learning_rate=_NO_OPTIMISER)
     def __init__(
         self,
         learning_rate: ArrayLike | optax.Schedule,
@@ -90,9 +92,8 @@ class SGLD(AbstractChainSampler):
         discard: int = 0,
         chains: int = 1,
     ):
-        check_number("temperature", temperature, least=0, strict=False)
         self.step_size = _StepSize(learning_rate)
-        self.temperature = floating(temperature)
+        self.temperature = as_number("temperature", temperature, least=0)
         self.windows = Windows(burnin, average, discard, chains)
 
     def begin(self, params):
@@ -143,6 +144,7 @@ class PreconditionedSGLD(AbstractChainSampler):
     eps: Float[Array, ""]
     windows: Windows
 
+    @checked(learning_rate=_NO_OPTIMISER)
     def __init__(
         self,
         learning_rate: ArrayLike | optax.Schedule,
@@ -155,13 +157,10 @@ class PreconditionedSGLD(AbstractChainSampler):
         discard: int = 0,
         chains: int = 1,
     ):
-        check_number("temperature", temperature, least=0, strict=False)
-        check_number("decay", decay, least=0, strict=False, below=1)
-        check_number("eps", eps, least=0, strict=True)
         self.step_size = _StepSize(learning_rate)
-        self.temperature = floating(temperature)
-        self.decay = floating(decay)
-        self.eps = floating(eps)
+        self.temperature = as_number("temperature", temperature, least=0)
+        self.decay = as_number("decay", decay, least=0, below=1)
+        self.eps = as_number("eps", eps, least=0, strict=True)
         self.windows = Windows(burnin, average, discard, chains)
 
     def begin(self, params):

@@ -17,7 +17,7 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._tree import floating
+from .._check import number
 from .._types import Params
 
 
@@ -32,10 +32,12 @@ class Adaptive(eqx.Module):
     """What the three have in common, as the two functions that Optax asks for."""
 
     rule: Literal["adagrad", "adam", "yogi"]
-    learning_rate: Float[Array, ""] = eqx.field(converter=floating)
-    b1: Float[Array, ""] = eqx.field(converter=floating)
-    b2: Float[Array, ""] = eqx.field(converter=floating)
-    tau: Float[Array, ""] = eqx.field(converter=floating)
+    learning_rate: Float[Array, ""] = eqx.field(
+        converter=number("learning_rate", least=0)
+    )
+    b1: Float[Array, ""] = eqx.field(converter=number("b1", least=0, below=1))
+    b2: Float[Array, ""] = eqx.field(converter=number("b2", least=0, below=1))
+    tau: Float[Array, ""] = eqx.field(converter=number("tau", least=0, strict=True))
 
     def init(self, params: Params) -> AdaptiveState:
         m = jtu.tree_map(jnp.zeros_like, params)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from .._check import check_count
+from .._check import check_count, check_kind
 from .base import AbstractServer
 
 
@@ -25,6 +25,7 @@ class BurnInServer(AbstractServer):
     start_round: int
 
     def __check_init__(self):
+        check_kind("server", self.server, AbstractServer)
         check_count("start_round", self.start_round, least=0)
 
     def init(self, params, *, num_clients):

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._check import check_number
-from .._tree import floating, tree_add, tree_add_scaled, tree_zeros_like
+from .._check import number
+from .._tree import tree_add, tree_add_scaled, tree_zeros_like
 from .._types import Params
 from .base import AbstractServer
 
@@ -21,10 +21,7 @@ class DynServer(AbstractServer):
     r"""$h \leftarrow h - \alpha \frac{|S|}{N} \overline{\Delta}$, then
     $x \leftarrow x + \overline{\Delta} - h / \alpha$."""
 
-    alpha: Float[Array, ""] = eqx.field(converter=floating)
-
-    def __check_init__(self):
-        check_number("alpha", self.alpha, least=0, strict=True)
+    alpha: Float[Array, ""] = eqx.field(converter=number("alpha", least=0, strict=True))
 
     def init(self, params, *, num_clients):
         number = jnp.asarray(num_clients, jnp.result_type(float))

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
-from .._check import check_number
+from .._check import number
 from .._posterior import Natural
-from .._tree import floating, tree_add, tree_cast_like, tree_scale, tree_wide
+from .._tree import tree_add, tree_cast_like, tree_scale, tree_wide
 from .base import AbstractServer
 
 
@@ -21,10 +21,9 @@ class EPServer(AbstractServer):
         the model that training begins with.
     """
 
-    prior_precision: Float[Array, ""] = eqx.field(converter=floating)
-
-    def __check_init__(self):
-        check_number("prior_precision", self.prior_precision, least=0, strict=True)
+    prior_precision: Float[Array, ""] = eqx.field(
+        converter=number("prior_precision", least=0, strict=True)
+    )
 
     def init(self, params, *, num_clients):
         wide = tree_wide(params)

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 
+from .._check import check_kind
 from .._tree import tree_scale
 from .base import AbstractServer
 
@@ -11,6 +12,9 @@ class NovaServer(AbstractServer):
     $\overline{s}$ is the mean of the clients' $\eta \lVert a_i \rVert_1$."""
 
     server: AbstractServer
+
+    def __check_init__(self):
+        check_kind("server", self.server, AbstractServer)
 
     def init(self, params, *, num_clients):
         return self.server.init(params, num_clients=num_clients)

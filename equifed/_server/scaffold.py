@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .._check import check_kind
 from .._tree import tree_add_scaled, tree_zeros_like
 from .._types import Params
 from .base import AbstractServer
@@ -22,6 +23,9 @@ class ScaffoldServer(AbstractServer):
     clients' control variates: $c \leftarrow c + \frac{|S|}{N} \overline{\Delta c}$."""
 
     server: AbstractServer
+
+    def __check_init__(self):
+        check_kind("server", self.server, AbstractServer)
 
     def init(self, params, *, num_clients):
         return ScaffoldState(

@@ -7,6 +7,7 @@ the transpositions, since a transposed image and another memory layout are the s
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,14 +17,17 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._check import checked
+from .._words import message
 from ._conv import conv2d, spell_padding
-from ._lowering import check_lowering, Lowering
+from ._lowering import Lowering
 from ._pool import split_windows
 
 
 Model = TypeVar("Model", bound=PyTree)
 
 
+@checked()
 def canonicalize(model: Model, *, lowering: Lowering = "auto") -> Model:
     """Makes the convolutions and poolings of an Equinox model fast in a compiled loop.
 
@@ -59,7 +63,8 @@ def canonicalize(model: Model, *, lowering: Lowering = "auto") -> Model:
 
     `ValueError` if there is no such `lowering`.
     """
-    check_lowering(lowering)
+    if inspect.isclass(model) or not jtu.tree_leaves(model):
+        raise TypeError(message("model", "a model, with its layers", model))
 
     def replace(layer: Any) -> Any:
         if _is_conv2d(layer):

@@ -10,10 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
 
+from .._check import check_count, check_kind, check_sizes, checked
 from ._conv import conv2d, Pads, spell_padding
-from ._lowering import check_lowering, Lowering
+from ._lowering import Lowering
 
 
 class Conv2d(eqx.Module):
@@ -43,6 +45,7 @@ class Conv2d(eqx.Module):
     groups: int = eqx.field(static=True)
     lowering: Lowering = eqx.field(static=True)
 
+    @checked()
     def __init__(
         self,
         in_channels: int,
@@ -92,12 +95,20 @@ class Conv2d(eqx.Module):
                 f"`padding_mode={padding_mode!r}`. Pad the image beforehand with "
                 "`jax.numpy.pad`, or use `equinox.nn.Conv2d`."
             )
-        if groups < 1 or out_channels % groups != 0:
+        check_count("in_channels", in_channels)
+        check_count("out_channels", out_channels)
+        check_count("groups", groups)
+        for name, size in (
+            ("kernel_size", kernel_size),
+            ("stride", stride),
+            ("dilation", dilation),
+        ):
+            check_sizes(name, size)
+        if out_channels % groups != 0 or in_channels % groups != 0:
             raise ValueError(
-                f"`out_channels` (={out_channels}) must be divisible by `groups` "
-                f"(={groups})."
+                f"`in_channels` (={in_channels}) and `out_channels` (={out_channels}) "
+                f"must be divisible by `groups` (={groups})."
             )
-        check_lowering(lowering)
         conv = eqx.nn.Conv2d(
             in_channels,
             out_channels,
@@ -212,6 +223,7 @@ class Conv2d(eqx.Module):
 
     def _padding_of(self, x: Array) -> Pads:
         """Checks the image, and spells the padding out."""
+        check_kind("x", x, (jax.Array, np.ndarray))
         if x.ndim != 3 or x.shape[2] != self.in_channels:
             raise ValueError(
                 "`equifed.nn.Conv2d` takes one image of shape (height, width, "

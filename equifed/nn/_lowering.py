@@ -11,7 +11,7 @@ convolution (see `_conv.py`). Which way is fastest then depends on the hardware:
 """
 
 import itertools
-from typing import get_args, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,6 @@ from jaxtyping import Array
 
 Lowering: TypeAlias = Literal["auto", "grouped", "im2col", "one-by-one"]
 Sizes: TypeAlias = tuple[int, ...]
-
-
-def check_lowering(lowering: str) -> None:
-    if lowering not in get_args(Lowering):
-        raise ValueError(
-            f"`lowering` must be one of {get_args(Lowering)}, got {lowering!r}."
-        )
 
 
 def grouped(x, kernel, *, stride, padding, x_dilation, kernel_dilation, groups):

@@ -22,7 +22,10 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float, PRNGKeyArray
+
+from .._check import check_count, check_kind, checked
 
 
 LSTMState: TypeAlias = tuple[Float[Array, " hidden"], Float[Array, " hidden"]]
@@ -51,6 +54,7 @@ class LSTM(eqx.Module):
     hidden_size: int = eqx.field(static=True)
     use_bias: bool = eqx.field(static=True)
 
+    @checked()
     def __init__(
         self,
         input_size: int,
@@ -68,6 +72,8 @@ class LSTM(eqx.Module):
         - `dtype`: The dtype of the parameters; by default JAX's floating-point type.
         - `key`: The randomness of the initial parameters.
         """
+        check_count("input_size", input_size)
+        check_count("hidden_size", hidden_size)
         cell = eqx.nn.LSTMCell(input_size, hidden_size, use_bias, dtype, key=key)
         self.weight_ih = cell.weight_ih
         self.weight_hh = cell.weight_hh
@@ -88,6 +94,7 @@ class LSTM(eqx.Module):
 
         A layer that computes on a sequence what scanning `cell` over it computes.
         """
+        check_kind("cell", cell, eqx.nn.LSTMCell)
         layer = eqx.filter_eval_shape(
             cls, cell.input_size, cell.hidden_size, cell.use_bias, key=jax.random.key(0)
         )
@@ -125,6 +132,7 @@ class LSTM(eqx.Module):
         it or `state` is not of the parameters' dtype.
         """
         del key
+        check_kind("x", x, (jax.Array, np.ndarray))
         if x.ndim != 2 or x.shape[1] != self.input_size:
             raise ValueError(
                 "`equifed.nn.LSTM` takes one sequence of shape (length, "

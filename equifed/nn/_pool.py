@@ -9,7 +9,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._check import check_kind, check_sizes, checked
 
 
 class MaxPool2d(eqx.Module):
@@ -29,6 +32,7 @@ class MaxPool2d(eqx.Module):
 
     kernel_size: tuple[int, ...] = eqx.field(static=True)
 
+    @checked()
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -88,6 +92,7 @@ class AvgPool2d(eqx.Module):
 
     kernel_size: tuple[int, ...] = eqx.field(static=True)
 
+    @checked()
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -136,13 +141,8 @@ def _window_of(
     kernel_size: int | Sequence[int],
     stride: int | Sequence[int] | None,
 ) -> tuple[int, ...]:
-    window, step = _pair(kernel_size), _pair(kernel_size if stride is None else stride)
-    if len(window) != 2 or min(window) < 1:
-        raise ValueError(
-            "`kernel_size` must be one or two integers of at least 1, got "
-            f"{kernel_size}."
-        )
-    if step != window:
+    window = check_sizes("kernel_size", kernel_size)
+    if stride is not None and check_sizes("stride", stride) != window:
         raise ValueError(
             f"`equifed.nn.{name}` pools over windows that do not overlap, so `stride` "
             f"must be `kernel_size` (={kernel_size}) or left out, got {stride}. Use "
@@ -151,13 +151,10 @@ def _window_of(
     return window
 
 
-def _pair(size: int | Sequence[int]) -> tuple[int, ...]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
 def split_windows(
     x: Array, window: tuple[int, ...]
 ) -> Float[Array, "new_height kernel_height new_width kernel_width channels"]:
+    check_kind("x", x, (jax.Array, np.ndarray))
     if x.ndim != 3 or x.shape[0] < window[0] or x.shape[1] < window[1]:
         raise ValueError(
             "Pooling takes one image of shape (height, width, channels), at least "

@@ -10,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from .._check import shown
+
 
 # What is computed here is compared with: no reduced precision on an accelerator.
 dot = functools.partial(jnp.matmul, precision="highest")
 
 
-def floats(x: ArrayLike | Sequence) -> Float[Array, "..."]:
+def floats(name: str, x: ArrayLike | Sequence) -> Float[Array, "..."]:
     """A strongly typed array of floating-point numbers; arrays of them keep their
     dtype, as far as JAX has it."""
-    array = array_of(x)
+    array = array_of(name, x)
     known = isinstance(x, jax.Array | np.ndarray)
     if known and jnp.issubdtype(array.dtype, jnp.floating):
         return jax.lax.convert_element_type(array, array.dtype)
@@ -28,7 +30,7 @@ def floats(x: ArrayLike | Sequence) -> Float[Array, "..."]:
 def vector(x: ArrayLike | Sequence, dim: int) -> Float[Array, " dim"]:
     """What an objective is called with: integers too, which must not become its
     dtype."""
-    x = floats(x)
+    x = floats("x", x)
     if x.shape != (dim,):
         raise ValueError(
             f"`x` must be a vector of length {dim}, the objective's dimension, got "
@@ -37,8 +39,18 @@ def vector(x: ArrayLike | Sequence, dim: int) -> Float[Array, " dim"]:
     return x
 
 
-def array_of(x: ArrayLike | Sequence) -> Array:
+def array_of(name: str, x: ArrayLike | Sequence) -> Array:
     """A copy of what the host has."""
+    try:
+        known = x if isinstance(x, jax.Array | np.ndarray) else np.asarray(x)
+    except jax.errors.TracerArrayConversionError:
+        known = jnp.asarray(x)  # a list of what is traced
+    except ValueError:
+        known = np.empty((), object)  # its rows differ in length
+    if not jnp.issubdtype(known.dtype, jnp.number) and known.dtype != bool:
+        raise TypeError(f"`{name}` must be an array of numbers, got {shown(x)}.")
+    if jnp.issubdtype(known.dtype, jnp.complexfloating):
+        raise TypeError(f"`{name}` must be an array of real numbers, got {shown(x)}.")
     if isinstance(x, np.ndarray):
         # `jnp.array` would compile for every shape, and clients have many.
         return jax.device_put(np.array(x))

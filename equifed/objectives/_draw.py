@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import check_count, check_number
 from .._tree import floating
 from ._arrays import dot, is_concrete
 
 
-Number: TypeAlias = float | int | Float[Array, ""]
+Number: TypeAlias = ArrayLike
 T = TypeVar("T")
 
 
@@ -30,6 +30,7 @@ def in_default(x: Number) -> Float[Array, ""]:
 
 def check_spectrum(low: Number, high: Number) -> None:
     check_number("min_eigenvalue", low, least=0, strict=True)
+    check_number("max_eigenvalue", high, least=0, strict=True)
     if is_concrete(low, high) and not high >= low:
         raise ValueError(
             "`max_eigenvalue` must be at least `min_eigenvalue`, got "

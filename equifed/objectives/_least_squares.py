@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from .._check import check_number
-from .._tree import floating
+from .._check import as_number, checked
 from .._types import Loss
 from ._arrays import check_optimum, check_rows, dot, floats, solve_positive, vector
 from ._base import AbstractObjective
@@ -25,8 +24,9 @@ class LeastSquares(AbstractObjective):
 
     features: Float[Array, "examples dim"]
     targets: Float[Array, " examples"]
-    l2: Float[Array, ""] = eqx.field(converter=floating)
+    l2: Float[Array, ""]
 
+    @checked()
     def __init__(
         self,
         features: ArrayLike | Sequence,
@@ -44,13 +44,12 @@ class LeastSquares(AbstractObjective):
 
         `ValueError` if the shapes do not fit together, or `l2` is negative.
         """
-        self.features = floats(features)
-        self.targets = floats(targets).astype(self.features.dtype)
-        self.l2 = floating(l2)
+        self.features = floats("features", features)
+        self.targets = floats("targets", targets).astype(self.features.dtype)
+        self.l2 = as_number("l2", l2, least=0)
 
     def __check_init__(self):
         check_rows("features", self.features, {"targets": self.targets})
-        check_number("l2", self.l2, least=0, strict=False)
 
     @property
     def dim(self) -> int:
@@ -110,7 +109,7 @@ class LeastSquares(AbstractObjective):
 class SquaredError(eqx.Module):
     r"""$\frac12 (x^\top w - y)^2 + \frac\lambda2 \lVert w \rVert^2$."""
 
-    l2: Float[Array, ""] = eqx.field(converter=floating)
+    l2: Float[Array, ""]
 
     def __call__(
         self,

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
-from .._check import check_number
-from .._tree import floating
+from .._check import as_number, checked
 from .._types import Loss
 from ._arrays import (
     array_of,
@@ -45,9 +44,10 @@ class LogisticRegression(AbstractObjective):
 
     features: Float[Array, "examples dim"]
     labels: Shaped[Array, " examples"]
-    l2: Float[Array, ""] = eqx.field(converter=floating)
+    l2: Float[Array, ""]
     weights: Float[Array, " examples"] | None
 
+    @checked()
     def __init__(
         self,
         features: ArrayLike | Sequence,
@@ -69,18 +69,17 @@ class LogisticRegression(AbstractObjective):
         `ValueError` if the shapes do not fit together, a label is neither 0 nor 1,
         `l2` is negative, or the weights are not finite, negative or all zero.
         """
-        self.features = floats(features)
-        self.labels = array_of(labels)
-        self.l2 = floating(l2)
+        self.features = floats("features", features)
+        self.labels = array_of("labels", labels)
+        self.l2 = as_number("l2", l2, least=0)
         self.weights = None
         if weights is not None:
-            rows = floats(weights).astype(self.features.dtype)
+            rows = floats("weights", weights).astype(self.features.dtype)
             _check_weights(self.features, rows)
             self.weights = rows / rows.mean()
 
     def __check_init__(self):
         check_rows("features", self.features, {"labels": self.labels})
-        check_number("l2", self.l2, least=0, strict=False)
         if is_concrete(self.labels):
             kinds = np.unique(np.asarray(self.labels))
             if not np.isin(kinds, (0, 1)).all():
@@ -151,7 +150,7 @@ class LogisticLoss(eqx.Module):
     r"""$r \left[ \log(1 + e^z) - y z \right] + \frac\lambda2 \lVert w \rVert^2$ with
     $z = x^\top w$; without a column `weight`, $r = 1$."""
 
-    l2: Float[Array, ""] = eqx.field(converter=floating)
+    l2: Float[Array, ""]
 
     def __call__(
         self,

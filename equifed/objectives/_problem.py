@@ -6,6 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._check import check_kind
 from .._types import Loss
 from ..data import FederatedDataset
 from ._arrays import is_concrete
@@ -45,6 +46,7 @@ class FederatedProblem(eqx.Module):
         `ValueError` if there are none, or they do not fit together; `TypeError` if one
         is no objective.
         """
+        check_kind("objectives", objectives, Sequence, "Give a list of objectives.")
         self.objectives = tuple(objectives)
 
     def __check_init__(self):

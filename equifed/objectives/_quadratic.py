@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
+from .._check import checked
 from .._types import Loss
 from ._arrays import check_optimum, dot, floats, is_concrete, solve_positive, vector
 from ._base import AbstractObjective
@@ -32,6 +33,7 @@ class Quadratic(AbstractObjective):
     linear: Float[Array, " dim"]
     constant: Float[Array, ""]
 
+    @checked()
     def __init__(
         self,
         matrix: ArrayLike | Sequence,
@@ -48,9 +50,9 @@ class Quadratic(AbstractObjective):
 
         `ValueError` if the shapes do not fit together or `matrix` is not symmetric.
         """
-        self.matrix = floats(matrix)
-        self.linear = floats(linear).astype(self.matrix.dtype)
-        self.constant = floats(constant).astype(self.matrix.dtype)
+        self.matrix = floats("matrix", matrix)
+        self.linear = floats("linear", linear).astype(self.matrix.dtype)
+        self.constant = floats("constant", constant).astype(self.matrix.dtype)
 
     def __check_init__(self):
         shape = self.matrix.shape
@@ -125,6 +127,7 @@ def quadratic_loss(
     return _value(model, example["matrix"], example["linear"], example["constant"])
 
 
+@checked()
 def mean_quadratic(
     quadratics: Sequence[Quadratic], weights: ArrayLike | Sequence | None = None
 ) -> Quadratic:
@@ -150,7 +153,7 @@ def mean_quadratic(
             "`quadratics` must be at least one quadratic, all of the same dimension, "
             f"got {len(quadratics)} with the dimensions {dims}."
         )
-    w = jnp.ones(len(quadratics)) if weights is None else floats(weights)
+    w = jnp.ones(len(quadratics)) if weights is None else floats("weights", weights)
     if w.shape != (len(quadratics),):
         raise ValueError(
             f"`weights` must be one number for each of the {len(quadratics)} "

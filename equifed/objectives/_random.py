@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
-from .._check import check_count, check_number
+from .._check import check_count, check_number, checked
 from ._arrays import dot
 from ._draw import (
     check_spectrum,
@@ -21,6 +21,7 @@ from ._problem import FederatedProblem
 from ._quadratic import Quadratic
 
 
+@checked()
 def random_quadratics(
     num_clients: int,
     dim: int,
@@ -78,6 +79,7 @@ def random_quadratics(
     return FederatedProblem([Quadratic(matrix, linear) for matrix, linear in pairs])
 
 
+@checked()
 def random_least_squares(
     num_clients: int,
     dim: int,
@@ -139,6 +141,7 @@ def random_least_squares(
     return FederatedProblem([LeastSquares(x, y, l2=l2) for x, y in rows])
 
 
+@checked()
 def random_logistic(
     num_clients: int,
     dim: int,

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .._check import check_count
+from .._check import check_count, checked
+from .._words import message
 from ._axes import axes, COLOURS, dress
 
 
+@checked()
 def client_sizes(dataset: Any, *, ax: Any = None) -> Any:
     """Draws how many examples the clients have.
 
@@ -23,6 +25,7 @@ def client_sizes(dataset: Any, *, ax: Any = None) -> Any:
 
     The axes.
     """
+    _check(dataset)
     ax = axes(ax)
     sizes = np.asarray(dataset.client_sizes)
     median = float(np.median(sizes))
@@ -46,8 +49,13 @@ def client_sizes(dataset: Any, *, ax: Any = None) -> Any:
     return ax
 
 
+@checked()
 def label_distribution(
-    dataset: Any, *, label: str = "label", ax: Any = None, max_clients: int = 30
+    dataset: Any,
+    *,
+    label: str = "label",
+    ax: Any = None,
+    max_clients: int = 30,
 ) -> Any:
     """Draws which labels the clients have: a stacked bar for each client.
 
@@ -67,6 +75,7 @@ def label_distribution(
 
     `ValueError` if there is no such column or it does not hold one label an example.
     """
+    _check(dataset)
     number = min(check_count("max_clients", max_clients), dataset.num_clients)
     clients = np.unique(np.linspace(0, dataset.num_clients - 1, number).astype(int))
     labels = [_labels_of(dataset, int(i), label) for i in clients]
@@ -105,6 +114,11 @@ def label_distribution(
             ncols=1 + (len(classes) - 1) // 15,
         )
     return ax
+
+
+def _check(dataset: Any) -> None:
+    if getattr(dataset, "client_sizes", None) is None:
+        raise TypeError(message("dataset", "a `FederatedDataset`", dataset))
 
 
 def _labels_of(dataset: Any, client: int, label: str) -> np.ndarray:

@@ -5,10 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .._check import check_count
+from .._check import check_count, checked
 from ._axes import axes, COLOURS, DASHES, dress
 
 
+@checked(runs="Give `{'FedAvg': solution}`, for example.")
 def learning_curves(
     runs: Mapping[str, Any],
     metric: str,
@@ -57,13 +58,6 @@ def learning_curves(
         ```
     """
     smooth = check_count("smooth", smooth)
-    if band not in ("range", "std", "none"):
-        raise ValueError(f"`band` must be 'range', 'std' or 'none', got {band!r}.")
-    if not isinstance(runs, Mapping):
-        raise TypeError(
-            "`runs` must be a mapping from labels to runs, such as "
-            f"`{{'FedAvg': solution}}`, got a `{type(runs).__name__}`."
-        )
     if not runs:
         raise ValueError("`runs` is empty: give at least one labelled run.")
     ax = axes(ax)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import check_count
+from .._check import check_count, checked, shown, within
 from ._axes import axes, COLOURS, DASHES
 
 
@@ -27,6 +27,7 @@ _DECADES = 2.5  # from the highest level to the lowest, if they are logarithmic
 _PATHS = tuple(zip((COLOURS[i] for i in (6, 3, 4, 5, 2)), "osD^v", strict=True))
 
 
+@checked(objectives="Give `{'client 1': f}`, for example.")
 def objective_contours(
     objectives: Mapping[str, Callable[[Float[Array, " 2"]], Float[Array, ""]]],
     *,
@@ -35,7 +36,7 @@ def objective_contours(
     levels: int = 10,
     log: bool = False,
     optima: bool = True,
-    margin: SupportsFloat = 0.75,
+    margin: ArrayLike = 0.75,
 ) -> Any:
     """Draws functions of two variables as contour lines, one colour for each.
 
@@ -80,11 +81,6 @@ def objective_contours(
         eqf.plot.trajectory(iterates, ax=ax, label="FedAvg")
         ```
     """
-    if not isinstance(objectives, Mapping):
-        raise TypeError(
-            "`objectives` must be a mapping from labels to functions, such as "
-            f"`{{'client 1': f}}`, got a `{type(objectives).__name__}`."
-        )
     if not objectives:
         raise ValueError("`objectives` is empty: give at least one labelled function.")
     levels = check_count("levels", levels)
@@ -136,6 +132,7 @@ def objective_contours(
     return ax
 
 
+@checked()
 def trajectory(
     points: ArrayLike | Sequence[Any],
     *,
@@ -172,7 +169,12 @@ def trajectory(
         eqf.plot.trajectory(scaffold, ax=ax, label="SCAFFOLD")
         ```
     """
-    path = np.asarray(points, dtype=float)
+    try:
+        path = np.asarray(points, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`points` must be an array of numbers, got {shown(points)}."
+        ) from None
     if path.ndim != 2 or path.shape[1] != 2 or len(path) == 0:
         raise ValueError(
             f"A trajectory is an array of shape [n, 2], got one of {list(path.shape)}."
@@ -217,16 +219,14 @@ def _optimum(label: str, objective: Any) -> np.ndarray | None:
     return optimum
 
 
-def _region(optima: list[np.ndarray], margin: SupportsFloat) -> _Region:
+def _region(optima: list[np.ndarray], margin: ArrayLike) -> _Region:
     """A square around the optima: the ends of its two sides."""
     if not optima:
         raise ValueError(
             "None of the objectives has an `optimum()` to look around. Say where to "
             "look: `limits=((x0, x1), (y0, y1))`."
         )
-    margin = float(margin)
-    if not margin > 0:
-        raise ValueError(f"`margin` must be positive, got {margin}.")
+    margin = float(within("margin", margin, least=0, strict=True))
     low, high = np.min(optima, 0), np.max(optima, 0)
     side = (high - low).max()
     half = side / 2 + margin * (side if side > 0 else 1.0)
@@ -236,12 +236,15 @@ def _region(optima: list[np.ndarray], margin: SupportsFloat) -> _Region:
 
 
 def _checked(limits: Sequence[Sequence[SupportsFloat]]) -> _Region:
-    region = np.asarray(limits, dtype=float)
+    try:
+        region = np.asarray(limits, dtype=float)
+    except (TypeError, ValueError):
+        region = np.empty(())
     increasing = region.shape == (2, 2) and (region[:, 0] < region[:, 1]).all()
     if not increasing or not np.isfinite(region).all():
         raise ValueError(
             f"`limits` must be ((x0, x1), (y0, y1)) with x0 < x1 and y0 < y1, got "
-            f"{limits}."
+            f"{shown(limits)}."
         )
     return tuple(region[0].tolist()), tuple(region[1].tolist())
 

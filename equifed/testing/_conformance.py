@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 
 from .._algorithm import AbstractAlgorithm
+from .._check import checked
 from .._rounds import rounds
 from .._types import Loss
 from ..data import AbstractBatching, AbstractSampler, AllClients, Loader, Steps
@@ -20,6 +21,7 @@ from ._problems import Point, quadratic_loss, Quadratics
 TWO_CLIENTS = Quadratics((1.0, 4.0), (1.0, -1.0), (4, 4))
 
 
+@checked()
 def run(
     make: Callable[[Loss, AbstractBatching], AbstractAlgorithm],
     problem: Quadratics = TWO_CLIENTS,
@@ -50,6 +52,7 @@ def run(
     return iterates
 
 
+@checked()
 def check_reaches_optimum(
     make: Callable[[Loss, AbstractBatching], AbstractAlgorithm],
     problem: Quadratics = TWO_CLIENTS,
@@ -80,6 +83,7 @@ def check_reaches_optimum(
     )
 
 
+@checked()
 def fedavg_fixed_point(
     problem: Quadratics, learning_rate: float, num_steps: list[int]
 ) -> float:

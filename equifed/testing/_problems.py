@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._check import check_count, check_kind, check_number, check_seed, checked
 from .._tree import floating
 from ..data import FederatedDataset
 
@@ -36,6 +37,22 @@ class Quadratics(eqx.Module):
     centres: tuple[float, ...]
     num_examples: tuple[int, ...]
 
+    def __check_init__(self):
+        for name in ("curvatures", "centres", "num_examples"):
+            values = getattr(self, name)
+            check_kind(name, values, tuple)
+            if len(values) != len(self.curvatures) or not values:
+                raise ValueError(
+                    "`curvatures`, `centres` and `num_examples` must have one number "
+                    f"for each client, got {len(self.curvatures)} and {len(values)}."
+                )
+        for a, b, n in zip(
+            self.curvatures, self.centres, self.num_examples, strict=True
+        ):
+            check_number("curvatures", a, least=0, strict=True)
+            check_number("centres", b)
+            check_count("num_examples", n, least=0)
+
     def dataset(self) -> FederatedDataset:
         columns = zip(self.curvatures, self.centres, self.num_examples, strict=True)
         return FederatedDataset.from_mapping(
@@ -65,6 +82,7 @@ class Linear(eqx.Module):
     bias: Float[Array, ""]
 
     def __init__(self, num_features: int = 3):
+        check_count("num_features", num_features)
         self.weight = jnp.linspace(-0.5, 0.5, num_features)
         self.bias = floating(0.1)
 
@@ -79,9 +97,12 @@ def noisy_loss(
     return error**2 / 2, {"error": error}
 
 
+@checked()
 def ragged_clients(sizes: tuple[int, ...], *, seed: int = 0) -> FederatedDataset:
     """Clients of the given sizes, each with a linear problem of its own."""
-    rng = np.random.default_rng(seed)
+    for size in sizes:
+        check_count("sizes", size, least=0)
+    rng = np.random.default_rng(check_seed(seed))
     clients = {}
     for i, size in enumerate(sizes):
         x = rng.normal(size=(size, 3)).astype(np.float32)
