@@ -193,7 +193,7 @@ ERRORS = {
     ),
     "empty block": (
         lambda: eqf.Executor(block_size=0),
-        "`block_size` must be at least 1 or 'auto', got 0",
+        "`block_size` must be at least 1, got 0",
     ),
     "empty batch": (lambda: eqf.data.Epochs(1, batch_size=0), "batch_size.*0"),
     "negative steps": (lambda: eqf.data.Steps(-1, batch_size=4), "num_steps.*-1"),
@@ -209,7 +209,7 @@ ERRORS = {
     "negative trim": (lambda: eqf.TrimmedMean(-0.1), "`trim`.*got -0.1"),
     "no top": (
         lambda: eqf.top_k_accuracy(jnp.ones(3), 0, k=0),
-        "`k` must be between 1 and 3, got 0",
+        "`k` must be at least 1, got 0",
     ),
     "clip to nothing": (
         lambda: eqf.Clip(eqf.WeightedMean(), max_norm=0.0),
@@ -331,10 +331,10 @@ for name, call in calls.items():
 """
 
 PLAIN = {
-    "rate": r"got 0.1 of type `float`.*`optax.sgd\(learning_rate\)`",
-    "server": r"got 1.0 of type `float`.*`optax.sgd\(learning_rate\)`",
-    "function": "must be an Optax transformation, got <function sgd",
-    "swapped": "must be an Optax transformation, got Epochs",
+    "rate": r"Optax optimiser.*got 0.1.*`optax.sgd\(learning_rate\)`",
+    "server": r"Optax optimiser.*got 1.0.*`optax.sgd\(learning_rate\)`",
+    "function": "must be an Optax optimiser.*got the function `sgd`",
+    "swapped": "must be an Optax optimiser.*got an `Epochs`",
     "batching": "batching.*4",
     "aggregator": "aggregator.*Median",
     "loader": "`loader` must be a `Loader`.*FederatedDataset",
@@ -342,11 +342,11 @@ PLAIN = {
     "optimiser": r"`sampler` must be an `Abs.*`IASG\(optax.sgd\(0.1\)\)` for example",
     "sampler": "`sampler` must be an `AbstractPosteriorSampler`",
     "estimator": r"`estimator` must be an.*`Shrinkage\(0.01\)` for example",
-    "epochs": r"`batching` must be an.*`Epochs\(5, batch_size=20\)` for example",
-    "rho": "`rho` must be a number",
-    "text": "`rho` must be a number, got '0.1'",
+    "epochs": r"`batching` must be an.*`Epochs\(1, batch_size=20\)` for example",
+    "rho": "`rho` must be a number or an.*got the class `Shrinkage`",
+    "text": "`rho` must be a number or an.*got '0.1'",
     "start": "`start_round` must be an integer, got 2.5",
-    "langevin": "Langevin dynamics makes its own steps: give `learning_rate`",
+    "langevin": "Langevin dynamics makes its own steps: give a number",
 }
 
 
