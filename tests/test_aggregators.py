@@ -33,7 +33,7 @@ def aggregate(aggregator, x, weights, stat=None):
     if not aggregator.gathers:
         encoded = jtu.tree_map(lambda x: x.sum(0), encoded)
     out, _ = aggregator.decode(encoded, state, key=key)
-    return out, np.append(out.payload["w"], out.payload["b"])
+    return out, jnp.append(out.payload["w"], out.payload["b"])
 
 
 def messages(n, seed=0):
@@ -100,6 +100,31 @@ def test_trimmed_mean(n, trim):
     _, got = aggregate(eqf.TrimmedMean(trim), x, np.arange(1, n + 1))
     expected = stats.trim_mean(x, trim, axis=0)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("trim", "n", "cut"),
+    (
+        (0.29, 100, 29),  # 0.29 * 100 is less than 29, in 32 and in 64 bits
+        (0.07, 100, 7),
+        (3 / 7, 7, 3),
+        (0.4999999, 10, 4),  # something is left
+        (0.499999999, 4, 1),  # half in 32 bits
+    ),
+)
+def test_trimmed_mean_takes_away_as_many_as_it_says(trim, n, cut):
+    x = np.exp(messages(n, seed=n) * 3)
+    _, got = aggregate(eqf.TrimmedMean(trim), x, np.ones(n))
+    expected = np.sort(x, axis=0)[cut : n - cut].mean(0)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_trim_out_of_its_domain_is_nan_under_vmap():
+    def mean(trim):
+        return aggregate(eqf.TrimmedMean(trim), messages(5), np.ones(5))[0].payload["b"]
+
+    got = jax.vmap(mean)(jnp.asarray([0.2, -0.1, 0.5, NAN]))
+    assert np.isfinite(got).tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("inner", (eqf.WeightedMean(), eqf.Median()))

@@ -26,7 +26,7 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 # server takes an aggregate, and an aggregate is made of messages.
 LAYERS = (
     ("_types", "_words", "_warn", "_tree", "_check", "_loop", "_mesh", "_processes"),
-    ("_closures", "_noise", "_cohort", "_metrics"),
+    ("_closures", "_noise", "_cohort", "_metrics", "_share"),
     ("_optim",),
     ("data", "nn", "_classification"),
     ("objectives",),

@@ -5,14 +5,14 @@ client once whatever its number of examples, and need all messages at once.
 """
 
 import equinox as eqx
-import jax
-import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
+from .._check import number
 from .._metrics import masked_sum
-from .._tree import floating, tree_divide, tree_wide
+from .._share import floor_share
+from .._tree import tree_divide, tree_wide
 from .base import AbstractAggregator, Aggregate, Gathered
 
 
@@ -62,19 +62,11 @@ class TrimmedMean(AbstractAggregator):
 
     **Arguments:**
 
-    - `trim`: the fraction $\beta$ to take away at each end, in [0, 0.5).
+    - `trim`: the fraction $\beta$ to take away at each end, in [0, 0.5). It counts as
+        it is written: 0.29 of 100 are 29.
     """
 
-    trim: Float[Array, ""] = eqx.field(converter=floating)
-
-    def __init__(self, trim: float):
-        known = not isinstance(trim, jax.core.Tracer) and jnp.ndim(trim) == 0
-        if known and not 0 <= trim < 0.5:
-            raise ValueError(
-                "`trim` is the fraction taken away at each end, and must be at least "
-                f"0 and less than 0.5, got {trim}."
-            )
-        self.trim = floating(trim)
+    trim: Float[Array, ""] = eqx.field(converter=number("trim", least=0, below=0.5))
 
     @property
     def gathers(self):
@@ -88,7 +80,8 @@ class TrimmedMean(AbstractAggregator):
 
     def decode(self, encoded, state, *, key):
         count = encoded.count
-        cut = jnp.floor(self.trim * count.astype(self.trim.dtype)).astype(count.dtype)
+        # Something is left, however close to a half the fraction is.
+        cut = jnp.minimum(floor_share(self.trim, count), jnp.maximum(count - 1, 0) // 2)
 
         def mean(x):
             place = jnp.arange(x.shape[0])
@@ -96,7 +89,8 @@ class TrimmedMean(AbstractAggregator):
             keep = keep.reshape(keep.shape + (1,) * (x.ndim - 1))
             x = _sorted(tree_wide(x), encoded.present)
             total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
-            return tree_divide(total, (count - 2 * cut).astype(x.dtype))
+            mean = tree_divide(total, (count - 2 * cut).astype(x.dtype))
+            return jnp.where(jnp.isnan(self.trim), jnp.full_like(mean, jnp.nan), mean)
 
         payload = jtu.tree_map(mean, encoded.message.payload)
         return _uniform(encoded, payload), state

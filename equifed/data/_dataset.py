@@ -194,7 +194,8 @@ class FederatedDataset(AbstractClients):
 
         **Arguments:**
 
-        - `held_out`: The unseen clients: a fraction of all, or how many.
+        - `held_out`: The unseen clients: how many, or a fraction of all (rounded to the
+            nearest number, halves up).
         - `seed`: The seed of the split.
 
         **Returns:**
@@ -218,7 +219,8 @@ class FederatedDataset(AbstractClients):
 
         **Arguments:**
 
-        - `held_out`: The fraction of each client's examples that go to the test set.
+        - `held_out`: The fraction of each client's examples that go to the test set,
+            rounded to the nearest number, halves up.
         - `seed`: The seed of the split.
 
         **Returns:**

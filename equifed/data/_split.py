@@ -7,7 +7,8 @@ client.
 import numpy as np
 from jaxtyping import Bool, Int
 
-from .._check import check_seed
+from .._check import check_number, check_seed
+from .._share import round_share
 from ._clients import AbstractClients
 from ._random import counter_of, generator, permutation, SPLIT
 
@@ -16,10 +17,11 @@ def random_clients(
     num_clients: int, held_out: float | int, seed: int
 ) -> Bool[np.ndarray, " clients"]:
     """Holds out some of the clients: a fraction of all, or so many."""
-    count = held_out
-    if isinstance(held_out, float):
+    if isinstance(held_out, int | np.integer) and not isinstance(held_out, bool):
+        count = int(held_out)
+    else:
         _check_fraction(held_out)
-        count = int(held_out * num_clients + 0.5)
+        count = round_share(held_out, num_clients)
     if not 0 < count < num_clients:
         raise ValueError(
             f"`held_out` is {held_out}, which leaves {num_clients - count} seen and "
@@ -37,8 +39,13 @@ def random_fraction(
     """Holds out a fraction of each client's rows, but never all of them."""
     _check_fraction(held_out)
     sizes = dataset.client_sizes
-    counts = np.minimum((held_out * sizes + 0.5).astype(int), sizes - 1)
-    return random_rows(dataset, np.maximum(counts, 0), seed)
+    counts = np.maximum(np.minimum(round_share(held_out, sizes), sizes - 1), 0)
+    if not counts.any():
+        raise ValueError(
+            f"`held_out` is {held_out}, which is no example of any client: the largest "
+            f"has {sizes.max()}. Hold out more."
+        )
+    return random_rows(dataset, counts, seed)
 
 
 def random_rows(
@@ -59,5 +66,6 @@ def random_rows(
 
 
 def _check_fraction(held_out: float) -> None:
+    check_number("held_out", held_out)
     if not 0 < held_out < 1:
         raise ValueError(f"`held_out` must be a fraction in (0, 1), got {held_out}.")
