@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 
-_LENGTH = 64  # of what `told` can tell, in bytes
+_ROOM = 64  # what `told` tells is sent in multiples of so many bytes
 
 
 def is_first(mesh: Mesh | None) -> bool:
@@ -36,14 +36,18 @@ def wait_for_all() -> None:
     any_process(value=False)
 
 
-def told(name: str | None) -> str | None:
+def told(text: str | None) -> str | None:
     """What process 0 says, on all of them; an empty string is `None`."""
     if jax.process_count() == 1:
-        return name or None
+        return text or None
     from jax.experimental import multihost_utils
 
-    text = (name or "").encode()
-    assert len(text) <= _LENGTH
-    sent = np.frombuffer(text.ljust(_LENGTH, b"\0"), np.uint8)
+    said = (text or "").encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.asarray(len(said), np.int32)))
+    if length == 0:
+        return None
+    # Nobody but process 0 knows how long it is, and all must send as much.
+    room = -(-length // _ROOM) * _ROOM
+    sent = np.frombuffer(said[:room].ljust(room, b"\0"), np.uint8)
     heard = np.asarray(multihost_utils.broadcast_one_to_all(sent))
-    return heard.astype(np.uint8).tobytes().rstrip(b"\0").decode() or None
+    return heard.astype(np.uint8).tobytes()[:length].decode()

@@ -2,6 +2,7 @@
 save, and stop when the model is no longer finite.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,19 +96,34 @@ def train(
     }
     state = algorithm.init(model, num_clients=_num_clients(algorithm, model, loader))
     history: list[dict[str, Any]] = []
-    name = type(algorithm).__name__
-    if checkpointer is not None:
-        restored = checkpointer.restore(state, algorithm=name)
-        if restored is not None:
-            _, state, history = restored
-            del restored
-
+    name, made_with = type(algorithm).__name__, None
     result, warned = RESULTS.successful, False
     for where, dataset in (evaluation or {}).items():
         model = eqx.nn.inference_mode(state.model)
         check_evaluation(metrics, model, dataset.example, f"{where!r}")
     check_rounds(algorithm, state, loader, rounds_per_call)
-    number = int(state.round)
+    with contextlib.ExitStack() as stack:  # nothing on disk is touched before
+        if checkpointer is not None:
+            stack.enter_context(checkpointer)
+            made_with = checkpointer.fingerprint(
+                algorithm, state.model, loader, key=key
+            )
+            restored = checkpointer.restore(
+                state, algorithm=name, fingerprint=made_with
+            )
+            if restored is not None:
+                number, state, history = restored
+                if number > num_rounds:
+                    raise ValueError(
+                        f"`num_rounds` is {num_rounds}, but `{checkpointer.directory}` "
+                        f"has a checkpoint of round {number}, and `num_rounds` counts "
+                        f"all rounds from the first. Give {number} or more, or "
+                        "another directory."
+                    )
+                del restored
+        number = int(state.round)
+        logger.start(num_rounds, number)
+        held = stack.pop_all()
     breaks = [eval_every] if evaluators else []
     if checkpointer is not None:
         breaks.append(checkpointer.every)
@@ -122,8 +138,7 @@ def train(
         breaks=breaks,
         stop_nonfinite=True,
     )
-    logger.start(num_rounds, number)
-    with logger:
+    with held, logger:
         for state, values, ran in iterator:
             rows = _rows(number, values, int(ran), stacked=rounds_per_call > 1)
             number += len(rows)
@@ -148,7 +163,9 @@ def train(
             if checkpointer is not None and (
                 checkpointer.should_save(number) or finished
             ):
-                checkpointer.save(number, state, history, algorithm=name)
+                checkpointer.save(
+                    number, state, history, algorithm=name, fingerprint=made_with
+                )
     return Solution(state.model, state, result, history)
 
 

@@ -342,8 +342,14 @@ def test_resuming_something_else(tmp_path):
     for algorithm in (make(eqf.Scaffold), make(eqf.FedProx, mu=0.1)):
         with pytest.raises(ValueError, match="another algorithm or model"):
             train(algorithm, 2, checkpointer=checkpointer)
+    model = (testing.Linear(), jnp.zeros(2))
+
+    def loss(model, example, key):
+        return testing.noisy_loss(model[0], example, key)
+
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
     with pytest.raises(ValueError, match="another algorithm or model"):
-        train(make(), 2, checkpointer=checkpointer, model=testing.Linear(4))
+        train(algorithm, 2, checkpointer=checkpointer, model=model)
 
 
 PROGRAM = """

@@ -3,24 +3,36 @@
 import json
 import os
 import pathlib
-import re
 import shutil
-from typing import Any, TypeVar
+import types
+import weakref
+from typing import Any, Literal, TypeVar
 
-import jax
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
-from .._processes import any_process, told, wait_for_all
-from .._warn import warn
+from .._algorithm import AbstractAlgorithm
+from .._check import check_choice, check_count
+from .._processes import wait_for_all
+from .._types import Model
+from ..data import Loader, StreamLoader
 from .arrays import read_arrays, write_arrays
-from .disk import damage, sync, sync_directory, write_json
+from .disk import sync, sync_directory, write_json
+from .fingerprint import check_fingerprint, Fingerprint, fingerprint as fingerprint_of
+from .folder import (
+    delete_old,
+    later_than,
+    LEAVES,
+    MANIFEST,
+    manifest_of,
+    newest_intact,
+    unused_name,
+)
+from .for_all import check_shared, first_does, in_one_sentence
 from .leaves import array_leaves, check_same, describe, replace_arrays
+from .lock import begin_training, end_training, hold, let_go, UNFINISHED
 
 
 State = TypeVar("State")
-
-_NAME = re.compile(r"(\d{8,})(?:-(\d+))?")  # the round, and which attempt at saving it
-_TEMPORARY = ".unfinished"
 
 
 class Checkpointer:
@@ -28,6 +40,14 @@ class Checkpointer:
 
     Give one to [`equifed.train`][] and run the program again after it was killed: it
     goes on from the newest complete checkpoint, to the same bits.
+
+    A checkpoint keeps a fingerprint of the experiment: the key, the data, who takes
+    part, the loss by its code, every number and part of the algorithm. To go on with
+    another experiment is an error that lists what differs.
+
+    The directory may hold other things, which are never touched. While a training runs
+    it is locked: a second program that would save there gets an error. The lock ends
+    with the program, also if that is killed.
 
     Where several processes share a training (`jax.distributed`), each of them calls
     `save` and `restore`, with the same directory on a filesystem that they share. They
@@ -40,10 +60,25 @@ class Checkpointer:
         checkpointer = eqf.Checkpointer("runs/fedavg", every=50)
         solution = eqf.train(..., checkpointer=checkpointer)
         ```
+
+        With [`equifed.rounds`][], in a `with` block, which holds the lock:
+
+        ```python
+        made_with = eqf.Checkpointer.fingerprint(algorithm, model, loader, key=key)
+        with checkpointer:
+            restored = checkpointer.restore(state, fingerprint=made_with)
+            ...
+            checkpointer.save(round, state, history, fingerprint=made_with)
+        ```
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, every: int = 10, keep: int = 3
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        every: int = 10,
+        keep: int = 3,
+        on_change: Literal["error", "warn"] = "error",
     ):
         """**Arguments:**
 
@@ -52,18 +87,66 @@ class Checkpointer:
         - `every`: how many rounds from one checkpoint to the next.
         - `keep`: how many checkpoints to keep; older ones are deleted, after the newer
             one is complete.
+        - `on_change`: what to do if a checkpoint is of another experiment, as far as
+            its arrays allow to go on: `"error"`, or with `"warn"` go on with the new
+            settings.
         """
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1, got {every}.")
-        if keep < 1:
-            raise ValueError(f"`keep` must be at least 1, got {keep}.")
         self.directory = pathlib.Path(directory).absolute()
-        self.every = every
-        self.keep = keep
+        self.every = check_count("every", every)
+        self.keep = check_count("keep", keep)
+        check_choice("on_change", on_change, ("error", "warn"))
+        self.on_change = on_change
+        self._entered = 0
+        self._owner = object()
+        weakref.finalize(self, let_go, self.directory, self._owner)
+
+    @staticmethod
+    def fingerprint(
+        algorithm: AbstractAlgorithm,
+        model: Model,
+        loader: Loader | StreamLoader,
+        *,
+        key: PRNGKeyArray,
+    ) -> Fingerprint:
+        """What makes an experiment the same, for `save` and `restore`.
+
+        How it is run (devices, blocks, what is prefetched or resident), for how many
+        rounds, and what is logged, evaluated and saved is not part of it. Functions
+        are told by their code and by what they hold, so that another version of Python
+        sees other functions. Client ids are hashed. Of an array larger than 16 MiB
+        evenly spread rows are read, of the model a few numbers of each array.
+
+        **Returns:**
+
+        A dictionary of short descriptions by name, which are numbers or text.
+        """
+        return fingerprint_of(algorithm, model, loader, key=key)
 
     def should_save(self, round: int) -> bool:
         """Whether a checkpoint is due after `round` rounds."""
         return round > 0 and round % self.every == 0
+
+    def __enter__(self) -> "Checkpointer":
+        """Locks the directory, and sees whether it can be written to."""
+
+        def begin() -> None:
+            hold(self.directory, self._owner)
+            begin_training(self.directory, self._owner)
+
+        first_does(self.directory, "write to the directory", begin)
+        self._entered += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        self._entered -= 1
+        if self._entered == 0:
+            end_training(self.directory)
+            let_go(self.directory, self._owner)
 
     def save(
         self,
@@ -72,8 +155,12 @@ class Checkpointer:
         history: list[dict[str, Any]],
         *,
         algorithm: str = "",
+        fingerprint: Fingerprint | None = None,
     ) -> None:
         """Saves a checkpoint. It is complete when this returns.
+
+        It locks the directory until the checkpointer is dropped, if no `with` block
+        does.
 
         **Arguments:**
 
@@ -81,47 +168,62 @@ class Checkpointer:
         - `state`: its array leaves are saved, to the bit.
         - `history`: plain numbers by name, for each round so far.
         - `algorithm`: the algorithm's name, if `restore` is to check it.
+        - `fingerprint`: the experiment's, if `restore` is to check it.
 
         **Raises:**
 
         `ValueError` if the directory holds an intact checkpoint of a later round: it
         belongs to another training; or if some process does not see the directory.
+        `OSError` if the directory is another program's, or cannot be written to; the
+        earlier checkpoints are then intact.
         """
-        first = jax.process_index() == 0
-        later = told(self._later_than(round) if first else None)
+        task = f"save round {round}"
+        first_does(self.directory, task, lambda: hold(self.directory, self._owner))
+        later = first_does(
+            self.directory, task, lambda: later_than(self.directory, round)
+        )
         if later is not None:
             raise ValueError(
                 f"Cannot save round {round}: `{self.directory / later}` is of a later "
                 "round. Restore it and go on from there, or give another directory."
             )
-        temporary = self.directory / _TEMPORARY
-        if first:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        wait_for_all()
-        _check_shared(temporary)
+        unfinished = self.directory / UNFINISHED
+        first_does(self.directory, task, lambda: _make_afresh(unfinished))
+        check_shared(unfinished)
         leaves = array_leaves(state)
-        write_arrays(temporary / "state", list(leaves.values()))
+        try:
+            write_arrays(unfinished / "state", list(leaves.values()))
+        except Exception as error:
+            raise in_one_sentence(self.directory, task, error) from error
         wait_for_all()  # They have written.
-        if first:
-            about = {
-                "algorithm": algorithm,
-                "round": int(round),
-                "leaves": [[path, *describe(x)] for path, x in leaves.items()],
-            }
-            write_json(temporary / "leaves.json", about)
-            write_json(temporary / "history.json", history)
-            write_json(temporary / "manifest.json", {"files": sync(temporary)})
-            sync(temporary)
-            temporary.rename(self._unused_name(round))
+        about = {
+            "algorithm": algorithm,
+            "round": int(round),
+            "leaves": [[path, *describe(x)] for path, x in leaves.items()],
+        }
+
+        def complete() -> None:
+            write_json(unfinished / LEAVES, about)
+            write_json(unfinished / "history.json", history)
+            write_json(unfinished / "fingerprint.json", fingerprint, indent=1)
+            name = unused_name(self.directory, round)
+            manifest = manifest_of(name, int(round), sync(unfinished))
+            write_json(unfinished / MANIFEST, manifest)
+            sync(unfinished)
+            unfinished.rename(self.directory / name)
             sync_directory(self.directory)
-            self._delete_old(round)
-        wait_for_all()  # It is complete.
+            delete_old(self.directory, name, self.keep)
+
+        first_does(self.directory, task, complete)
 
     def restore(
-        self, like: State, *, algorithm: str = ""
+        self,
+        like: State,
+        *,
+        algorithm: str = "",
+        fingerprint: Fingerprint | None = None,
     ) -> tuple[int, State, list[dict[str, Any]]] | None:
-        """Reads the newest checkpoint that is complete.
+        """Reads the newest checkpoint that is complete. It changes no file.
 
         One that is damaged is passed over, with a warning, for the one before.
 
@@ -131,6 +233,7 @@ class Checkpointer:
             started from. Its arrays say where to put the restored ones; its other
             leaves are taken over.
         - `algorithm`: the algorithm's name, to be checked against the saved one.
+        - `fingerprint`: the experiment's, to be checked against the saved one.
 
         **Returns:**
 
@@ -139,84 +242,35 @@ class Checkpointer:
 
         **Raises:**
 
-        `ValueError` if the checkpoint is of another algorithm or model, or if some
-        process does not see it.
+        `ValueError` if the checkpoint is of another algorithm, model or experiment, or
+        if some process does not see it.
         """
-        name = told(self._newest() if jax.process_index() == 0 else None)
+        name = first_does(
+            self.directory,
+            "read the checkpoints",
+            lambda: newest_intact(self.directory),
+        )
         if name is None:
             return None
         path = self.directory / name
-        _check_shared(path)
-        about = json.loads((path / "leaves.json").read_text("utf-8"))
+        check_shared(path)
+        about, history, made_with = (
+            json.loads((path / file).read_text("utf-8"))
+            for file in (LEAVES, "history.json", "fingerprint.json")
+        )
         leaves = array_leaves(like)
         check_same(path, about, algorithm, leaves)
+        problem = first_does(
+            self.directory,
+            "compare",
+            lambda: check_fingerprint(path, made_with, fingerprint, self.on_change),
+        )
+        if problem is not None:
+            raise ValueError(problem)
         arrays = read_arrays(path / "state", list(leaves.values()))
-        state = replace_arrays(like, arrays)
-        history = json.loads((path / "history.json").read_text("utf-8"))
-        return about["round"], state, history
-
-    def _newest(self) -> str | None:
-        """The name of the newest checkpoint that is intact."""
-        for path in reversed(self._checkpoints()):
-            found = damage(path)
-            if found is None:
-                return path.name
-            warn(
-                f"The checkpoint `{path}` is damaged: {found}. It is passed over for "
-                "the one before it."
-            )
-        return None
-
-    def _later_than(self, round: int) -> str | None:
-        """The name of an intact checkpoint of a later round."""
-        for path in self._checkpoints():
-            if _round_of(path) > round and damage(path) is None:
-                return path.name
-        return None
-
-    def _checkpoints(self) -> list[pathlib.Path]:
-        """From the oldest to the newest, damaged ones included."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(
-            (x for x in self.directory.iterdir() if _NAME.fullmatch(x.name)),
-            key=_order_of,
-        )
-
-    def _unused_name(self, round: int) -> pathlib.Path:
-        # Nothing can be renamed onto a directory that is not empty, so a round that is
-        # saved again lies beside the old one until that is deleted.
-        orders = [_order_of(path) for path in self._checkpoints()]
-        attempts = [attempt for other, attempt in orders if other == round]
-        suffix = f"-{max(attempts) + 1}" if attempts else ""
-        return self.directory / f"{round:08d}{suffix}"
-
-    def _delete_old(self, round: int) -> None:
-        checkpoints = self._checkpoints()
-        newest = [x for x in checkpoints if _round_of(x) == round][-1]
-        # What is later than the one just saved is damaged, or `save` had not begun.
-        before = [x for x in checkpoints if _round_of(x) < round]
-        kept = [newest, *before[::-1][: self.keep - 1]]
-        for path in checkpoints:
-            if path not in kept:
-                # Renamed first, lest a kill leave half of it under a round's name.
-                doomed = path.rename(self.directory / _TEMPORARY)
-                shutil.rmtree(doomed)
+        return about["round"], replace_arrays(like, arrays), history
 
 
-def _order_of(path: pathlib.Path) -> tuple[int, int]:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), int(match[2] or 0)
-
-
-def _round_of(path: pathlib.Path) -> int:
-    return _order_of(path)[0]
-
-
-def _check_shared(directory: pathlib.Path) -> None:
-    if any_process(value=not directory.is_dir()):
-        raise ValueError(
-            f"Process 0 sees `{directory}`, but another one does not. Give all "
-            "processes the same directory, on a filesystem that they share."
-        )
+def _make_afresh(folder: pathlib.Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed program left
+    folder.mkdir()

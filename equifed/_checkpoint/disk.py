@@ -1,15 +1,18 @@
-"""Files that are on disk, all of them, and are what was written."""
+"""Files that are on disk, all of them, and are what was written; and one sentence where
+they cannot be written."""
 
 import json
 import os
 import pathlib
+import re
 import zlib
 from typing import Any
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
+def write_json(path: pathlib.Path, content: Any, *, indent: int | None = None) -> None:
     # `default` turns NumPy's numbers into Python's.
-    path.write_text(json.dumps(content, default=lambda x: x.tolist()), "utf-8")
+    text = json.dumps(content, default=lambda x: x.tolist(), indent=indent)
+    path.write_text(text, "utf-8")
 
 
 def sync(directory: pathlib.Path) -> dict[str, tuple[int, int]]:
@@ -21,7 +24,7 @@ def sync(directory: pathlib.Path) -> dict[str, tuple[int, int]]:
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
             relative = path.relative_to(directory).as_posix()
-            files[relative] = (path.stat().st_size, _checksum(path))
+            files[relative] = (path.stat().st_size, checksum(path))
         sync_directory(pathlib.Path(parent))
     return files
 
@@ -33,27 +36,23 @@ def sync_directory(directory: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def damage(path: pathlib.Path) -> str | None:
-    """What is wrong with a checkpoint, or `None`."""
-    try:
-        text = (path / "manifest.json").read_text("utf-8")
-        files = json.loads(text)["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "its `manifest.json` cannot be read"
-    for name, (size, checksum) in files:
-        file = path / name
-        if not file.is_file():
-            return f"its `{name}` is missing"
-        if file.stat().st_size != size:
-            return f"its `{name}` has {file.stat().st_size} bytes instead of {size}"
-        if _checksum(file) != checksum:
-            return f"its `{name}` is not what was written"
-    return None
-
-
-def _checksum(path: pathlib.Path) -> int:
-    checksum = 0
+def checksum(path: pathlib.Path) -> int:
+    total = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
+            total = zlib.crc32(block, total)
+    return total
+
+
+def cause(error: Exception) -> OSError | None:
+    """The operating system's error that an exception tells of, if it is one."""
+    if isinstance(error, OSError):
+        return error
+    # Orbax writes by a library that puts the number into its own words.
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
+
+
+def words_of(error: OSError) -> str:
+    """What the operating system said: "No space left on device"."""
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -1,0 +1,178 @@
+"""A value as a few hexadecimal digits, the same in every process.
+
+Addresses, hashes of Python, the order of sets and the places of functions do not enter.
+"""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import pathlib
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+
+from .._optim import Optim
+from ..data import ChunkedColumn, FederatedDataset
+from .code import held, is_library, of_class, of_function
+
+
+WHOLE = 1 << 24  # bytes of an array up to which all of it is read
+PIECES = 1 << 10  # of a larger one, evenly spread
+PIECE = 1 << 14  # bytes
+
+_UNSET = object()
+_PLAIN = (bool, int, float, complex, str, bytes, range, types.EllipsisType, slice)
+
+
+def digest(x: Any) -> str:
+    """Twelve digits that tell a value from others."""
+    return _Digest().of(x).hex()[:12]
+
+
+class _Digest:
+    """One look at a value; what occurs in it twice is looked at once."""
+
+    def __init__(self):
+        self._known: dict[int, bytes] = {}
+        self._alive: list[Any] = []  # so that no address is used twice
+
+    def of(self, x: Any) -> bytes:
+        if x is None or isinstance(x, _PLAIN) and not isinstance(x, enum.Enum):
+            return _hashed(type(x).__name__, repr(x).encode("utf-8", "replace"))
+        if id(x) not in self._known:
+            self._known[id(x)] = b"of itself"
+            self._alive.append(x)
+            kind, parts = _parts(x)
+            self._known[id(x)] = _hashed(
+                kind, *(p if isinstance(p, bytes) else self.of(p.value) for p in parts)
+            )
+        return self._known[id(x)]
+
+
+@dataclasses.dataclass
+class _Inner:
+    """A part that is a value itself, rather than its bytes."""
+
+    value: Any
+
+
+def _hashed(*parts: str | bytes) -> bytes:
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        part = part.encode("utf-8", "replace") if isinstance(part, str) else part
+        total.update(len(part).to_bytes(8, "little") + part)
+    return total.digest()
+
+
+def _parts(x: Any) -> tuple[str, list[Any]]:
+    """The kind of a value and what it is made of: bytes, or further values."""
+    for kinds, take_apart in _KINDS:
+        if isinstance(x, kinds):
+            return take_apart(x)
+    if dataclasses.is_dataclass(x):
+        return "fields", [_Inner(type(x)), _Inner(fields_of(x))]
+    wrapped = getattr(x, "__wrapped__", None)
+    if wrapped is not None:  # by `jax.jit`, `jax.custom_vjp`, ...
+        return type(x).__name__, [_Inner(wrapped)]
+    if is_library(type(x).__module__):
+        name = getattr(x, "__qualname__", getattr(x, "__name__", ""))
+        where = getattr(x, "__module__", "")
+        return "thing", [f"{type(x).__qualname__} {where} {name}".encode()]
+    values = getattr(x, "__dict__", {})
+    return "object", [_Inner(type(x)), _Inner(dict(values))]
+
+
+def _of_mapping(x: Mapping[Any, Any]) -> tuple[str, list[Any]]:
+    pairs = sorted(x.items(), key=lambda pair: str(pair[0]))
+    return "mapping", [_Inner(y) for pair in pairs for y in pair]
+
+
+def _of_sequence(x: Any) -> tuple[str, list[Any]]:
+    return type(x).__name__, [_Inner(y) for y in x]
+
+
+def _of_set(x: Any) -> tuple[str, list[Any]]:
+    return "set", sorted(_Digest().of(y) for y in x)
+
+
+def _of_partial(x: Any) -> tuple[str, list[Any]]:
+    return "partial", [_Inner(x.func), _Inner(x.args), _Inner(x.keywords)]
+
+
+def _of_method(x: Any) -> tuple[str, list[Any]]:
+    return "method", [_Inner(x.__self__), _Inner(x.__func__)]
+
+
+def _of_function(x: types.FunctionType) -> tuple[str, list[Any]]:
+    inner = getattr(x, "__wrapped__", None)
+    if inner is not None and x.__code__.co_filename.startswith("<"):
+        return "function", [_Inner(inner)]  # a checker of types wrote the outer one
+    parts = [_Inner(of_function(x)), _Inner(held(x))]
+    return "function", parts + ([] if inner is None else [_Inner(inner)])
+
+
+def _of_class(x: type) -> tuple[str, list[Any]]:
+    return "class", [_Inner(of_class(x))]
+
+
+def _of_optim(x: Optim) -> tuple[str, list[Any]]:
+    # What its functions hold has been made into leaves; here only their code counts.
+    static = [getattr(leaf, "fn", leaf) for leaf in x.static.leaves]
+    code = [of_function(y) if isinstance(y, types.FunctionType) else y for y in static]
+    return "optim", [_Inner(jtu.tree_leaves(x)), _Inner(code)]
+
+
+def fields_of(x: Any) -> dict[str, Any]:
+    """The fields of a module, or of another dataclass, that are set."""
+    values = {f.name: getattr(x, f.name, _UNSET) for f in dataclasses.fields(x)}
+    return {name: value for name, value in values.items() if value is not _UNSET}
+
+
+def _of_dataset(x: FederatedDataset) -> tuple[str, list[Any]]:
+    return "dataset", [_Inner(x.columns), _Inner(x.offsets), _Inner(x.client_ids)]
+
+
+def _of_array(x: Any) -> tuple[str, list[Any]]:
+    if isinstance(x, jax.Array):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return f"key {jr.key_impl(x)}", [_Inner(jr.key_data(x))]
+        if not (x.is_fully_addressable or x.is_fully_replicated):
+            return "shards", [f"{x.dtype} {x.shape}".encode()]  # other processes' too
+        x = np.asarray(x)
+    if x.dtype == object:
+        return "array", [_Inner(np.asarray(x).tolist())]
+    return "array", [f"{x.dtype.name} {x.shape}".encode(), *_pieces(x)]
+
+
+def _pieces(x: Any) -> list[bytes]:
+    """The bytes of an array, or of rows of it that are evenly spread."""
+    if x.nbytes <= WHOLE or x.ndim == 0:
+        return [np.asarray(x).tobytes()]
+    rows = max(1, PIECE * len(x) // x.nbytes)
+    starts = np.linspace(0, len(x) - rows, PIECES).astype(np.int64)
+    return [np.asarray(x[i : i + rows]).tobytes() for i in starts.tolist()]
+
+
+_KINDS: tuple[tuple[Any, Callable[[Any], tuple[str, list[Any]]]], ...] = (
+    ((np.ndarray, np.generic, jax.Array, ChunkedColumn), _of_array),
+    (FederatedDataset, _of_dataset),
+    (Optim, _of_optim),
+    (enum.Enum, lambda x: ("enum", [_Inner(type(x).__qualname__), _Inner(x.name)])),
+    (type, _of_class),
+    (types.FunctionType, _of_function),
+    (types.MethodType, _of_method),
+    (functools.partial, _of_partial),
+    (Mapping, _of_mapping),
+    ((list, tuple), _of_sequence),
+    ((set, frozenset), _of_set),
+    (np.dtype, lambda x: ("dtype", [x.name.encode()])),
+    (pathlib.PurePath, lambda x: ("path", [str(x).encode()])),
+    (types.ModuleType, lambda x: ("module", [x.__name__.encode()])),
+)
