@@ -1,7 +1,9 @@
 """Each round is on record once, whatever happens between rounds."""
 
+import errno
 import importlib
 import json
+import os
 import re
 import sys
 import types
@@ -143,12 +145,144 @@ def test_a_run_with_nothing_left_to_do_leaves_the_file_alone(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_file_of_something_else_is_not_overwritten(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"dear diary\n",
+        b"dear diary",
+        b"{}",
+        b'{"round": 5, "note": "mine"}',
+        b'{"round": 5, "note": "mine"}\n',
+        b'{"round": 5, "note": "mi',
+        b'{"loss": 0.5, "round": 5}\n',
+        b'{"round": 1, "won": true}\n',
+        b'{"round":1,"loss":0.5}\n',
+        b'{"round": 2}\n{"round": 2}\n',
+        b'{"round": 1}\n\n',
+        b"[1, 2",
+        b"\x00\xff\n\x80",
+    ],
+)
+@pytest.mark.parametrize("first_round", [None, 0, 3])
+def test_a_file_of_something_else_is_not_overwritten(tmp_path, content, first_round):
     path = tmp_path / "notes.txt"
-    path.write_text("dear diary\n")
-    with pytest.raises(ValueError, match="dear diary"):
+    path.write_bytes(content)
+    logger, error = JSONLines(path), "is not a file that `JSONLines` wrote"
+    if first_round is None:
+        with pytest.raises(ValueError, match=error):
+            logger.log(1, {"loss": 1.0})
+    else:  # before anything is compiled
+        with pytest.raises(ValueError, match=error):
+            logger.start(9, first_round)
+    assert path.read_bytes() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_empty_file_is_written_to(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.touch()
+    number = path.stat().st_ino
+    train(JSONLines(path), 2)
+    assert path.stat().st_ino == number
+    assert len(lines(path)) == 2
+
+
+def test_a_new_run_keeps_the_rows_of_another(tmp_path):
+    path = tmp_path / "run.jsonl"
+    train(JSONLines(path), 5)
+    first = path.read_bytes()
+    (tmp_path / "run.1.jsonl").write_text("of another tool")
+    for logger in (JSONLines(path), JSONLines(path)):
+        with pytest.warns(UserWarning, match=r"rows of another run.*run\.\d\.jsonl"):
+            train(logger, 3, scale=2.0)
+    assert [row["loss"] for row in lines(path)] == [2.0, 1.0, 2 / 3]
+    assert (tmp_path / "run.1.jsonl").read_text() == "of another tool"
+    assert (tmp_path / "run.2.jsonl").read_bytes() == first
+    assert lines(tmp_path / "run.3.jsonl") == lines(path)
+
+
+def test_a_new_run_that_logs_nothing_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "run.jsonl"
+    train(JSONLines(path), 5)
+    train(JSONLines(path), 0)
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4, 5]
+
+
+def test_by_hand_the_first_round_tells_whether_a_run_begins(tmp_path):
+    path = tmp_path / "run.jsonl"
+
+    def log(logger, *rounds):
+        with logger:
+            for round in rounds:
+                logger.log(round, {"loss": 1.0})
+
+    log(JSONLines(path), 1, 2, 3)
+    log(JSONLines(path), 3, 4)  # goes on from round 2
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4]
+    logger = JSONLines(path)
+    log(logger, 5, 6, 5)
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4, 5]
+    with pytest.warns(UserWarning, match="rows of another run"):
+        log(JSONLines(path), 1)
+    assert [row["round"] for row in lines(tmp_path / "run.1.jsonl")] == [1, 2, 3, 4, 5]
+    log(logger, 1, 2)  # what this object wrote itself is kept, too
+    assert (tmp_path / "run.2.jsonl").exists()
+
+
+def test_any_part_of_a_row_is_taken_for_one_of_ours(tmp_path):
+    path, whole = tmp_path / "run.jsonl", tmp_path / "whole.jsonl"
+    row = {"loss": 1.2345678901234567e-20, 'a "\u00e9\\': 7, "b": np.nan, "c": -np.inf}
+    with JSONLines(whole) as logger:
+        logger.log(1, row)
+        logger.log(2, row)
+    content = whole.read_bytes()
+    start = content.index(b"\n") + 1
+    for stop in range(start, len(content) + 1):
+        path.write_bytes(content[:stop])
+        with JSONLines(path) as logger:
+            logger.start(9, 2)
+            logger.log(3, row)
+        complete = stop >= len(content) - 1  # but for its end of line
+        assert [x["round"] for x in lines(path)] == ([1, 2, 3] if complete else [1, 3])
+
+
+def test_a_run_killed_in_its_first_row(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.write_text('{"round": 1, "lo')
+    with pytest.warns(UserWarning, match="rows of another run"):
+        train(JSONLines(path), 2)
+    assert [row["round"] for row in lines(path)] == [1, 2]
+    assert (tmp_path / "run.1.jsonl").read_text() == '{"round": 1, "lo'
+
+
+def test_a_link_stays_a_link(tmp_path):
+    target, link = tmp_path / "there" / "run.jsonl", tmp_path / "run.jsonl"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    train(JSONLines(link), 5)
+    train(JSONLines(link), 5, first_round=2)
+    with pytest.warns(UserWarning, match="rows of another run"):
+        train(JSONLines(link), 3)
+    assert link.is_symlink()
+    assert [row["round"] for row in lines(target)] == [1, 2, 3]
+    assert len(lines(target.with_name("run.1.jsonl"))) == 5
+
+
+def test_a_path_that_cannot_be_written_to_is_found_at_the_start(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (tmp_path, file / "run.jsonl", file / "deep" / "run.jsonl"):
+        with pytest.raises(OSError, match=f"^`{re.escape(str(path))}` cannot be writ"):
+            JSONLines(path).start(3, 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="No such device.")
+def test_a_full_disk_is_named(tmp_path):
+    path = tmp_path / "run.jsonl"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"cannot take round 1: No space left") as caught:
         JSONLines(path).log(1, {"loss": 1.0})
-    assert path.read_text() == "dear diary\n"
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_progress_bar(capsys):
@@ -210,6 +344,18 @@ def test_tensorboard(tmp_path):
     assert [event.step for event in loss] == list(range(1, 11))
     expected = [(1.0 if r < 6 else 2.0) / r for r in range(1, 11)]
     np.testing.assert_allclose([event.value for event in loss], expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
+def test_tensorboard_says_what_it_hides(tmp_path):
+    pytest.importorskip("tensorboard")
+    train(TensorBoard(tmp_path), 2)
+    with pytest.warns(UserWarning, match="has another run"):
+        TensorBoard(tmp_path).start(2, 0)
+    TensorBoard(tmp_path).start(2, 1)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/run` cannot be written to: Not a direct"):
+        TensorBoard(tmp_path / "file" / "run").start(2, 0)
 
 
 class FakeRun:

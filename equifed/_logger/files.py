@@ -1,14 +1,24 @@
 """Loggers to a file of one's own: every number, to the last digit."""
 
+import contextlib
+import errno
 import json
 import math
 import numbers
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
 
+from .._warn import warn
 from .base import AbstractLogger
+
+
+# What a kill may have kept from a row: with one of these ends it is a row again.
+_ENDS = ["", "}", ' "a": 1}', '"a": 1}', '": 1}', ": 1}", " 1}"]
+_ENDS += ['nan"}', 'an"}', 'n"}', 'inf"}', 'nf"}', 'f"}', '"}']
+_ENDS += ['\\": 1}', *("0" * n + '": 1}' for n in (1, 2, 3, 4))]  # in an escape
 
 
 class JSONLines(AbstractLogger):
@@ -16,8 +26,14 @@ class JSONLines(AbstractLogger):
 
     Each line is written out at once. When a training is resumed, the rounds that it
     repeats are first taken from the file, and so is a last line that a killed run left
-    half-written. JSON knows no infinite numbers: they are written as the strings
-    `"nan"`, `"inf"` and `"-inf"`, which `float` understands.
+    half-written. A training that begins at its first round is another one: the rows
+    that the file has are kept under another name (`run.1.jsonl` of `run.jsonl`), with a
+    warning. A file with anything else than such rows is an error, and stays as it is.
+
+    Without `start` the first round that is logged tells whether a training begins.
+
+    JSON knows no infinite numbers: they are written as the strings `"nan"`, `"inf"` and
+    `"-inf"`, which `float` understands.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -27,51 +43,138 @@ class JSONLines(AbstractLogger):
         """
         self.path = pathlib.Path(path)
         self._file: Any = None
-        self._last = 0
+        self._last: int | None = None
+        # Whether the next row is the first of a training; `None` if nobody said so.
+        self._begins: bool | None = None
 
     def start(self, num_rounds: int, first_round: int) -> None:
+        """Announces a training. The file must be one of ours, and can be written to.
+
+        **Raises:**
+
+        `ValueError` or `OSError` if it is not so.
+        """
         self.close()
+        self._begins = first_round == 0
+        with self._in_one_sentence("be written to"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._rows()
+            if self.path.exists():
+                open(self.path, "ab").close()
+            elif not os.access(self.path.parent, os.W_OK):
+                raise PermissionError(errno.EACCES, "")
 
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        if self._file is None or round <= self._last:
-            self.close()
-            self._rewind(round)
-            self._file = open(self.path, "a", encoding="utf-8")
         values = {name: _json_number(x) for name, x in metrics.items()}
-        line = {"round": round} | values | {"round": round}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        line = {"round": int(round)} | values | {"round": int(round)}
+        text = json.dumps(line, allow_nan=False) + "\n"
+        with self._in_one_sentence(f"take round {round}"):
+            if self._file is None or (self._last is not None and round <= self._last):
+                self._open(round)
+            file: Any = self._file
+            file.write(text)
+            file.flush()
         self._last = round
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        file, self._file, self._begins = self._file, None, None
+        if file is not None:
+            file.close()
 
-    def _rewind(self, round: int) -> None:
-        """Takes from the file everything from `round` on."""
+    def _open(self, round: int) -> None:
+        """Takes from the file what is repeated from `round` on, or begins a new one."""
+        begins = self._begins
+        self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            return
-        text = self.path.read_bytes()
-        kept = b"".join(
-            line
-            for line in text.splitlines(keepends=True)
-            if line.endswith(b"\n") and self._round_of(line) < round
-        )
-        if kept != text:  # in one step, so that a kill leaves the old file or the new
-            temporary = self.path.with_name(self.path.name + ".tmp")
-            temporary.write_bytes(kept)
-            os.replace(temporary, self.path)
+        rows = self._rows()
+        kept = sum(size for number, size in rows if number < round)
+        if begins or (begins is None and kept == 0) or not rows:
+            # If it is this object that wrote them, nobody needs to be told.
+            self._set_aside(quietly=begins is None and self._last is not None)
+        elif kept < self.path.stat().st_size:
+            # In one step, so that a kill leaves the rows before it or all of them.
+            os.truncate(self.path, kept)
+        self._file = open(self.path, "a", encoding="utf-8")
+        if kept and self.path.is_file() and self._file.tell():
+            with open(self.path, "rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":
+                    self._file.write("\n")
 
-    def _round_of(self, line: bytes) -> int:
+    def _rows(self) -> list[tuple[int, int]]:
+        """The round and the number of bytes of each row."""
+        if not self.path.is_file():
+            return []
+        rows: list[tuple[int, int]] = []
+        *lines, rest = self.path.read_bytes().split(b"\n")
+        for line in lines:
+            number = _round_of(line)
+            if number is None or (rows and number <= rows[-1][0]):
+                raise self._not_ours(line)
+            rows.append((number, len(line) + 1))
+        number = _round_of(rest)
+        if number is not None and (not rows or number > rows[-1][0]):
+            rows.append((number, len(rest)))  # Only the end of its line is missing.
+        elif not _is_half_a_row(rest):
+            raise self._not_ours(rest)
+        return rows
+
+    def _set_aside(self, *, quietly: bool) -> None:
+        """Keeps what the file has under another name."""
+        path, number = self.path.resolve(), 1
+        if not path.is_file() or path.stat().st_size == 0:
+            return
+        while os.path.lexists(kept := path.with_stem(f"{path.stem}.{number}")):
+            number += 1
+        path.rename(kept)
+        if not quietly:
+            warn(
+                f"`{self.path}` had rows of another run. They are kept in `{kept}`; "
+                "this run begins a new file."
+            )
+
+    def _not_ours(self, line: bytes) -> ValueError:
+        return ValueError(
+            f"`{self.path}` is not a file that `JSONLines` wrote: it has the line "
+            f"{line[:80]!r}. Give another path, or move that file away."
+        )
+
+    @contextlib.contextmanager
+    def _in_one_sentence(self, task: str) -> Iterator[None]:
         try:
-            return json.loads(line)["round"]
-        except (ValueError, TypeError, KeyError):
-            raise ValueError(
-                f"`{self.path}` is not a file that `JSONLines` wrote: it has the line "
-                f"{line[:80]!r}. Give another path, or move that file away."
-            ) from None
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.close()  # What was not written cannot be written now.
+            words = os.strerror(error.errno) if error.errno else str(error)
+            sentence = type(error)(f"`{self.path}` cannot {task}: {words}.")
+            sentence.errno = error.errno
+            raise sentence from None
+
+
+def _round_of(line: bytes) -> int | None:
+    """The round of a row, if it is one that `log` wrote, to the letter."""
+    try:
+        row = json.loads(line)
+        number = row["round"]
+        if next(iter(row)) != "round" or type(number) is not int:
+            return None
+        same = json.dumps(row, allow_nan=False).encode() == line
+    except (ValueError, TypeError, KeyError):
+        return None
+    return number if same and all(map(_is_number, row.values())) else None
+
+
+def _is_number(x: Any) -> bool:
+    return type(x) in (int, float) or x in ("nan", "inf", "-inf")
+
+
+def _is_half_a_row(rest: bytes) -> bool:
+    """Whether a row may have begun like this."""
+    if b'{"round": '.startswith(rest):
+        return True
+    rest = re.sub(rb": [-+.e0-9]*$", b": 1", rest)  # of any number
+    return any(_round_of(rest + end.encode()) is not None for end in _ENDS)
 
 
 def _json_number(x: SupportsFloat) -> int | float | str:

@@ -1,6 +1,7 @@
 """Loggers to the tools that compare runs. Each is an optional package: it is looked for
 when the logger is made, rather than after the first round."""
 
+import errno
 import importlib
 import os
 import pathlib
@@ -9,6 +10,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
+from .._warn import warn
 from .base import AbstractLogger
 
 
@@ -26,7 +28,26 @@ class TensorBoard(AbstractLogger):
         self._writer: Any = None
 
     def start(self, num_rounds: int, first_round: int) -> None:
+        """Announces a training. Its directory can be written to.
+
+        **Raises:**
+
+        `OSError` if it is not so.
+        """
         self.close()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.directory, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise type(error)(
+                f"`{self.directory}` cannot be written to: {error.strerror}."
+            ) from None
+        if first_round == 0 and any(self.directory.glob("events.out.tfevents.*")):
+            warn(
+                f"`{self.directory}` has another run, which TensorBoard will show no "
+                "more, though its files stay. Give each run a directory of its own."
+            )
 
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
         from tensorboard.compat.proto import event_pb2
