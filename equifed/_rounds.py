@@ -2,7 +2,7 @@
 own between rounds. [`equifed.train`][] is built on it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import equinox as eqx
 import jax.tree_util as jtu
@@ -130,8 +130,13 @@ def check_rounds(
     state: State,
     loader: Loader | StreamLoader,
     rounds_per_call: int,
-) -> None:
-    """Refuses what does not fit together, before anything is compiled."""
+) -> Collection[str]:
+    """Refuses what does not fit together, before anything is compiled.
+
+    **Returns:**
+
+    The names of the metrics that the loss reports, if that is known.
+    """
     check_count("rounds_per_call", rounds_per_call)
     if rounds_per_call > 1 and not isinstance(loader, Loader):
         raise ValueError(
@@ -153,10 +158,12 @@ def check_rounds(
             f"{loader.num_clients}. Make it with "
             "`algorithm.init(model, num_clients=loader.num_clients)`."
         )
-    if isinstance(loader, Loader):
-        # By shape alone, so that the error can name the client.
-        client, example = loader.dataset.client_ids[0], loader.dataset.example
-        check_loss(algorithm.client.loss, state.model, example, f"client {client!r}")
+    if not isinstance(loader, Loader):
+        return ()
+    # By shape alone, so that the error can name the client.
+    client, example = loader.dataset.client_ids[0], loader.dataset.example
+    loss = algorithm.client.loss
+    return check_loss(loss, state.model, example, f"client {client!r}")
 
 
 def stateful_on_a_stream(algorithm: AbstractAlgorithm) -> ValueError:

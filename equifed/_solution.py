@@ -1,21 +1,37 @@
 """What training returns."""
 
+import math
 from typing import Any
 
 import equinox as eqx
+import jax.tree_util as jtu
+import wadler_lindig as wl
 
 from ._algorithm import State
+from ._history import check_known, names_in, ROUND
+from ._tree import params_of
 from ._types import Model
 
 
 class RESULTS(eqx.Enumeration):
     """How a training ended."""
 
-    successful = ""
+    successful = "The training ran to its end."
     nonfinite_model = (
         "The server model became non-finite. Lower the client or the server learning "
         "rate, or wrap the aggregator in `equifed.DropNonfinite`."
     )
+    nonfinite_loss = (
+        "All rounds were run and the model is finite, but the training loss of some "
+        "round is not: see `loss` in the history."
+    )
+    no_messages = (
+        "No round had a message that counts, so that the model is as it was: see "
+        "`clients` and `nonfinite` in the history."
+    )
+
+
+_NAMES = ("successful", "nonfinite_model", "nonfinite_loss", "no_messages")
 
 
 class Solution(eqx.Module):
@@ -23,7 +39,8 @@ class Solution(eqx.Module):
 
     `history` has one dictionary for each round: its number, its training metrics, and
     after the rounds that were evaluated `"<dataset>/<metric>"` for each dataset. It
-    holds plain Python numbers, and lists of them.
+    holds plain Python numbers, and NumPy arrays where a metric is more than a number. A
+    mean over nothing, as the loss of a round in which nobody took part, is NaN.
     """
 
     model: Model
@@ -32,17 +49,27 @@ class Solution(eqx.Module):
     result: RESULTS
     history: list[dict[str, Any]]
 
-    def values(self, name: str) -> tuple[list[int], list[float]]:
+    def values(self, name: str) -> tuple[list[int], list[Any]]:
         """The rounds at which a metric was measured, and its values there.
 
         **Raises:**
 
         `ValueError` if it never was.
         """
+        check_known(name, names_in(self.history), "The history")
         rows = [row for row in self.history if name in row]
-        if not rows:
-            known = sorted({key for row in self.history for key in row} - {"round"})
-            raise ValueError(
-                f"No metric {name!r} was measured. These were: {', '.join(known)}."
-            )
-        return [row["round"] for row in rows], [row[name] for row in rows]
+        return [row[ROUND] for row in rows], [row[name] for row in rows]
+
+    def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc:
+        result = next(n for n in _NAMES if self.result == getattr(RESULTS, n))
+        last = self.history[-1] if self.history else {}
+        numbers = [
+            f"{name} {value:.4g}"
+            for name, value in last.items()
+            if (name == "loss" or "/" in name) and isinstance(value, int | float)
+        ]
+        leaves = jtu.tree_leaves(params_of(self.model))
+        count = sum(math.prod(x.shape) for x in leaves)
+        round = last.get(ROUND, int(self.state.round))
+        parts = [result, f"round {round}", *numbers, f"{count:,} params"]
+        return wl.TextDoc(f"Solution({', '.join(parts)})")

@@ -3,34 +3,28 @@ save, and stop when the model is no longer finite.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm
 from ._check import check_count, checked
 from ._checkpoint import Checkpointer
 from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
+from ._history import rows_of
 from ._logger import AbstractLogger, NoLogger
 from ._processes import is_first
 from ._rounds import check_rounds, run_calls, stateful_on_a_stream
 from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
-from ._warn import warn
+from ._watch import Watch
 from .data import FederatedDataset, Loader, StreamLoader
-
-
-NO_MESSAGES = (
-    "No client of round {} had a finite message that counts, so that the model stayed "
-    "as it was. This warning is not repeated; see `nonfinite` in the history."
-)
 
 
 @checked(
@@ -76,8 +70,10 @@ def train(
     **Returns:**
 
     An [`equifed.Solution`][]. If the model became non-finite, its `result` and a
-    warning say so, and its state is the last good one. Another warning tells of the
-    first round in which no client had a finite message, which changed nothing.
+    warning say so, and its state is the last good one; likewise if the model is finite
+    but a round's loss is not. Other warnings tell of the first round in which nobody
+    took part, or no client had a finite message, which changed nothing. Each names the
+    example at fault, if there is one.
 
     **Raises:**
 
@@ -97,11 +93,13 @@ def train(
     state = algorithm.init(model, num_clients=_num_clients(algorithm, model, loader))
     history: list[dict[str, Any]] = []
     name, made_with = type(algorithm).__name__, None
-    result, warned = RESULTS.successful, False
+    measured: dict[str, list[str]] = {}
     for where, dataset in (evaluation or {}).items():
         model = eqx.nn.inference_mode(state.model)
-        check_evaluation(metrics, model, dataset.example, f"{where!r}")
-    check_rounds(algorithm, state, loader, rounds_per_call)
+        shapes = check_evaluation(metrics, model, dataset.example, f"{where!r}")
+        measured[where] = list(shapes)
+    reported = check_rounds(algorithm, state, loader, rounds_per_call)
+    _check_distinct(reported, measured)
     with contextlib.ExitStack() as stack:  # nothing on disk is touched before
         if checkpointer is not None:
             stack.enter_context(checkpointer)
@@ -124,6 +122,8 @@ def train(
         number = int(state.round)
         logger.start(num_rounds, number)
         held = stack.pop_all()
+    watch = Watch(loader, algorithm.client.loss, history)
+    result = watch.result if history else RESULTS.successful
     breaks = [eval_every] if evaluators else []
     if checkpointer is not None:
         breaks.append(checkpointer.every)
@@ -138,27 +138,28 @@ def train(
         breaks=breaks,
         stop_nonfinite=True,
     )
+    first = True
     with held, logger:
         for state, values, ran in iterator:
-            rows = _rows(number, values, int(ran), stacked=rounds_per_call > 1)
+            count = int(ran) if rounds_per_call > 1 else None
+            rows = rows_of(number, jax.device_get(values), count)
             number += len(rows)
             row = rows[-1]
-            if row["nonfinite_model"]:
-                result = RESULTS.nonfinite_model
-            finished = number == num_rounds or result != RESULTS.successful
+            if first:  # A client of the user's own may report what its loss does not.
+                _check_distinct(row, measured)
+                first = False
+            ended = bool(row["nonfinite_model"])
+            finished = number == num_rounds or ended
             if number % eval_every == 0 or finished:
                 for dataset, evaluator in evaluators.items():
                     for metric, value in evaluator(state.model).items():
                         row[f"{dataset}/{metric}"] = value
             for row in rows:
                 history.append(row)
-                if row["nonfinite"] > 0 and row["clients"] == 0 and not warned:
-                    warn(NO_MESSAGES.format(row["round"]))
-                    warned = True
+                result = watch(row, state.model)
                 numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
                 logger.log(row["round"], numbers)
-            if result != RESULTS.successful:
-                warn(RESULTS[result])
+            if ended:
                 break
             if checkpointer is not None and (
                 checkpointer.should_save(number) or finished
@@ -180,14 +181,17 @@ def _num_clients(
     return 1
 
 
-def _rows(
-    start: int, values: dict[str, Array], count: int, *, stacked: bool
-) -> list[dict[str, Any]]:
-    """The metrics of each of `count` rounds, as plain numbers."""
-    host = {k: np.asarray(x).tolist() for k, x in jax.device_get(values).items()}
-    if not stacked:
-        return [{"round": start + 1, **host}]
-    return [
-        {"round": start + i + 1, **{k: x[i] for k, x in host.items()}}
-        for i in range(count)
-    ]
+def _check_distinct(
+    reported: Iterable[str], measured: Mapping[str, Iterable[str]]
+) -> None:
+    """Refuses evaluations whose metrics would overwrite others in the history."""
+    whose = dict.fromkeys(reported, "a metric of the training")
+    for where, metrics in measured.items():
+        for metric in metrics:
+            name, this = f"{where}/{metric}", f"{metric!r} of the evaluation {where!r}"
+            if name in whose:
+                raise ValueError(
+                    f"Two metrics would be called {name!r} in the history: "
+                    f"{whose[name]}, and {this}. Give one of them another name."
+                )
+            whose[name] = this

@@ -1,9 +1,12 @@
 """Evaluation against NumPy, over all examples and client by client."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -158,8 +161,11 @@ def test_each_device_holds_its_own_rows():
     got = evaluator._kept.examples["y"]
     assert len({shard.device for shard in got.addressable_shards}) == 4
     rows = [np.asarray(shard.data)[0] for shard in got.addressable_shards]
-    assert {len(x) for x in rows} == {-(-len(Y) // 4)}
-    np.testing.assert_array_equal(np.concatenate(rows)[: len(Y)], Y.astype(np.float32))
+    share = -(-len(Y) // 4)
+    shares = np.concatenate([x[:share] for x in rows])[: len(Y)]
+    np.testing.assert_array_equal(shares, Y.astype(np.float32))
+    # Few sizes, so that many datasets compile a few times.
+    assert {len(x) for x in rows} == {16}
 
 
 def test_a_model_that_lies_on_a_mesh():
@@ -213,6 +219,110 @@ def test_quantiles_and_mean_over_clients():
     }
 
 
+def test_client_metrics_tell_their_numbers_and_names(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    values = {"loss": np.array([1.0, 3.0, np.nan]), "none": np.full(3, np.nan)}
+    got = eqf.ClientMetrics(values, np.array([1000, 234, 0]), ["a", "b", "c"])
+    assert repr(got) == (
+        "ClientMetrics(3 clients, 1,234 examples; mean over clients: loss 2, none nan)"
+    )
+    for ask in (got.mean, got.quantiles):
+        with pytest.raises(ValueError, match="no metric 'lss'. It has: loss, none"):
+            ask("lss")
+    # A mean over nothing, without a word from NumPy.
+    assert np.isnan(got.mean("none"))
+    assert all(map(np.isnan, got.quantiles("none").values()))
+    with pytest.raises(TypeError, match="`q` must be several numbers.*got 0.5"):
+        got.quantiles("loss", 0.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="`q` must be at most 1, got 90"):
+        got.quantiles("loss", (90,))
+
+
+def test_a_mean_over_nothing():
+    def measure(model, example, key):
+        # No example of "c" is above 0, and no client has one above 9.
+        above, far = example["x"] > 0, example["x"] > 9
+        return {
+            "above": eqf.Average(jnp.where(above, example["x"], 0.0), above),
+            "far": eqf.Average(jnp.where(far, 1.0, 0.0), far),
+        }
+
+    x = {"a": [1.0, 3.0, -1.0], "b": [], "c": [-2.0]}
+    dataset = eqf.data.FederatedDataset.from_mapping(
+        {name: {"x": np.array(rows, np.float32)} for name, rows in x.items()}
+    )
+    got = eqf.evaluate(MODEL, dataset, measure)
+    assert got["above"] == 2.0
+    assert np.isnan(got["far"])
+    each = eqf.evaluate(MODEL, dataset, measure, per_client=True)
+    np.testing.assert_array_equal(each.values["above"], [2.0, np.nan, np.nan])
+    assert each.mean("above") == 2.0
+
+
+@pytest.mark.parametrize("per_client", (False, True))
+def test_nan_in_the_data_is_named_once(per_client):
+    x = X.astype(np.float32)
+    x[7, 1] = np.nan  # the second row of the fourth client, after 5 + 0 + 1
+    columns = {"x": x, "y": np.asarray(Y, np.float32)}
+    dataset = eqf.data.FederatedDataset(columns, DATASET.offsets, DATASET.client_ids)
+    evaluator = eqf.Evaluator(dataset, loss)
+    ask = evaluator.per_client if per_client else evaluator
+    where = rf"row 1 of client {DATASET.client_ids[3]!r}: its column 'x' holds nan"
+    with pytest.warns(UserWarning, match=where) as warned:
+        ask(MODEL)
+    assert [w.filename for w in warned] == [__file__]
+    got = ask(MODEL)  # not again
+    if isinstance(got, eqf.ClientMetrics):
+        assert np.isnan(got.values["loss"]).tolist() == [
+            size == 0 or i == 3 for i, size in enumerate(SIZES)
+        ]
+    else:
+        assert np.isnan(got["loss"])
+
+    def masked(model, example, key):
+        return loss(model, jax.tree.map(jnp.nan_to_num, example), key)
+
+    # What is left out is nobody's business.
+    assert np.isfinite(eqf.evaluate(MODEL, dataset, masked)["loss"])
+
+
+def test_a_label_without_a_logit_is_named():
+    def measure(model, example, key):
+        return eqf.cross_entropy(model, example["label"])
+
+    dataset = eqf.data.FederatedDataset.from_mapping(
+        {"a": {"label": np.array([0, 1])}, "b": {"label": np.array([2, 1, 3])}}
+    )
+    with pytest.warns(UserWarning, match="row 2 of client 'b': it has label = 3"):
+        got = eqf.evaluate(jnp.zeros(3), dataset, measure)
+    assert np.isnan(got["loss"])
+    with pytest.warns(UserWarning, match="The model is not finite"):
+        eqf.evaluate(jnp.full(3, jnp.nan), dataset, measure)
+
+
+def test_datasets_of_many_sizes_compile_a_few_times():
+    traces = 0
+
+    def counted(model, example, key):
+        nonlocal traces
+        traces += 1
+        return loss(model, example, key)
+
+    sizes = tuple(range(1, 41))
+    many = testing.ragged_clients(sizes)
+    each = eqf.evaluate(MODEL, many, loss, per_client=True)
+    for per_client in (False, True):
+        traces = 0
+        for i in range(0, len(sizes), 3):
+            got: Any = eqf.evaluate(
+                MODEL, many[i : i + 1], counted, per_client=per_client, batch_size=8
+            )
+            got = got.mean("loss") if per_client else got["loss"]
+            np.testing.assert_allclose(got, each.values["loss"][i], rtol=1e-5)
+        # One for each of 16, 32 and 64 rows, of which each traces a few times.
+        assert traces <= 3 * 4
+
+
 @pytest.mark.parametrize("piece", (1, 7 * 16, 2**28))
 @pytest.mark.parametrize("per_client", (False, True))
 def test_in_pieces(monkeypatch, piece, per_client):
@@ -246,7 +356,8 @@ def test_other_metrics_of_a_matrix_shape():
 
     logits = jnp.array([0.0, 1.0, 0.5])
     got = eqf.evaluate(logits, dataset, metrics)
-    assert got["confusion"] == [[0, 1, 0], [0, 2, 0], [0, 1, 0]]
+    assert isinstance(got["confusion"], np.ndarray)
+    assert got["confusion"].tolist() == [[0, 1, 0], [0, 2, 0], [0, 1, 0]]
     assert got["accuracy"] == 0.5
     each = eqf.evaluate(logits, dataset, metrics, per_client=True)
     np.testing.assert_array_equal(each.values["confusion"][0].sum(0), [0, 3, 0])
@@ -327,8 +438,15 @@ def test_matrices_of_each_client():
         }
 
     got = eqf.evaluate(testing.Point(1.0), dataset, measure, per_client=True)
-    assert got["a"] == {"matrix": [[1.0, 0.0], [1.0, 0.0]]}
-    assert got["b"] == {"matrix": [[0.0, 0.0], [1.0, 0.0]]}
+    for client, matrix in (("a", [[1, 0], [1, 0]]), ("b", [[0, 0], [1, 0]])):
+        assert isinstance(got[client]["matrix"], np.ndarray)
+        assert got[client]["matrix"].tolist() == matrix
+    for ask in (got.mean, got.quantiles):
+        with pytest.raises(
+            ValueError, match="'matrix' is an array of shape \\(2, 2\\)"
+        ):
+            ask("matrix")
+    assert "matrix [2, 2]" in repr(got)
 
 
 def test_the_batch_size_fits_what_a_model_computes():

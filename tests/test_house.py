@@ -25,7 +25,10 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
 LAYERS = (
-    ("_types", "_words", "_warn", "_tree", "_check", "_loop", "_mesh", "_processes"),
+    (
+        *("_types", "_words", "_warn", "_tree", "_check", "_history"),
+        *("_loop", "_mesh", "_processes"),
+    ),
     ("_closures", "_noise", "_cohort", "_metrics", "_share"),
     ("_optim",),
     ("data", "nn", "_classification"),
@@ -39,6 +42,7 @@ LAYERS = (
     ("_algorithm",),
     ("_logger", "_checkpoint", "_solution", "_evaluate"),
     ("_rounds",),
+    ("_watch",),
     ("_train",),
     ("testing", "plot"),
     ("__init__",),

@@ -108,8 +108,16 @@ def test_the_history():
     assert got.model is got.state.model
     last = eqf.evaluate(got.model, test, testing.noisy_loss)
     assert got.history[-1]["test/loss"] == last["loss"]
-    with pytest.raises(ValueError, match="'accuracy'.*error.*loss"):
-        got.values("accuracy")
+    for name in ("accuracy", "round"):  # what `values` gives first is no metric
+        with pytest.raises(ValueError, match=f"no metric '{name}'.*error, loss.*test"):
+            got.values(name)
+    assert repr(got) == (
+        f"Solution(successful, round 7, loss {got.history[-1]['loss']:.4g}, "
+        f"test/error {last['error']:.4g}, test/loss {last['loss']:.4g}, train/error "
+        f"{got.history[-1]['train/error']:.4g}, train/loss "
+        f"{got.history[-1]['train/loss']:.4g}, 4 params)"
+    )
+    assert "ran to its end" in repr(got.result)
 
 
 def test_other_metrics_than_the_loss():
@@ -279,12 +287,205 @@ def test_dropping_the_diverged_trains_on():
         aggregator=eqf.DropNonfinite(eqf.WeightedMean()),
     )
     loader = eqf.data.Loader(poisoned(np.nan), Poisoned(3), BATCHING)
-    got = eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=6, key=KEY)
+    with pytest.warns(UserWarning, match="round 4 are.*'b' of client 'z' holds nan"):
+        got = eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=6, key=KEY)
     assert got.result == eqf.RESULTS.successful
     # Both of the others pull towards 1, by 0.9 in each round.
     np.testing.assert_allclose(got.model.x, 1 + 0.9**6, rtol=1e-5)
     assert got.values("nonfinite")[1] == [0, 0, 0, 1, 1, 1]
     assert got.values("clients")[1] == [2] * 6
+
+
+def plain_loss(model, example, key):
+    return (model.x - example["b"]) ** 2
+
+
+def without_word(model, example, key):
+    """A loss that is NaN for some examples, with a gradient that is not."""
+    bad = jnp.where(example["label"] > 2, jnp.nan, 0.0)
+    return plain_loss(model, example, key) + jax.lax.stop_gradient(bad)
+
+
+def labelled(labels, b=1.0):
+    clients = {
+        name: {
+            "b": np.full(len(label), b, np.float32),
+            "label": np.array(label, np.uint8),
+        }
+        for name, label in labels.items()
+    }
+    return eqf.data.FederatedDataset.from_mapping(clients)
+
+
+@pytest.mark.parametrize("rounds_per_call", (1, 2))
+def test_a_loss_that_is_nan_is_no_success(rounds_per_call, tmp_path):
+    dataset = labelled({"a": [0, 1], "b": [2, 1, 3]})
+    loader = eqf.data.Loader(dataset, Only((0, 1), (0,), (0, 2)), BATCHING)
+    algorithm = eqf.FedAvg(without_word, optax.sgd(0.1), BATCHING)
+
+    def run(num_rounds):
+        return eqf.train(
+            algorithm,
+            testing.Point(2.0),
+            loader,
+            num_rounds=num_rounds,
+            key=KEY,
+            rounds_per_call=rounds_per_call,
+            checkpointer=eqf.Checkpointer(tmp_path),
+        )
+
+    where = "loss of round 2 is nan.*row 2 of client 'b': it has label = 3"
+    with pytest.warns(UserWarning, match=where) as warned:
+        got = run(2)
+    assert [w.filename for w in warned] == [__file__]
+    assert np.isnan(got.values("loss")[1]).tolist() == [False, True]
+    assert got.result == eqf.RESULTS.nonfinite_loss
+    assert repr(got).startswith("Solution(nonfinite_loss, round 2, loss nan, 1 params")
+    # The third round is fine, but the training was not.
+    assert run(3).result == eqf.RESULTS.nonfinite_loss
+
+
+def test_missing_values_are_named():
+    loader = eqf.data.Loader(poisoned(np.nan), Poisoned(1), BATCHING)
+    where = "became non-finite.*row 0 of client 'z': its column 'b' holds nan"
+    algorithm = eqf.FedAvg(testing.quadratic_loss, optax.sgd(0.1), BATCHING)
+    with pytest.warns(UserWarning, match=where):
+        got = eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=6, key=KEY)
+    assert got.result == eqf.RESULTS.nonfinite_model
+
+
+def test_missing_values_that_spoil_the_gradient_alone_are_named():
+    def masked(model, example, key):
+        b = example["b"]
+        return jnp.where(jnp.isnan(b), 0.0, (model.x - b) ** 2)
+
+    algorithm = eqf.FedAvg(masked, optax.sgd(0.1), BATCHING)
+    loader = eqf.data.Loader(poisoned(np.nan), Poisoned(0), BATCHING)
+    where = "data itself is not finite: column 'b' of client 'z' holds nan in row 0"
+    with pytest.warns(UserWarning, match=where):
+        eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=1, key=KEY)
+
+
+def test_missing_values_of_a_stream_are_named():
+    import datasets
+
+    b = np.arange(6, dtype=np.float32)
+    b[5] = np.nan
+    rows = datasets.Dataset.from_dict({"who": [*"aaabbc"], "b": b})
+    stream = eqf.data.ClientStream(rows.to_iterable_dataset(), by="who")
+    loader = eqf.data.StreamLoader(stream, 2, BATCHING, buffer_size=1)
+    algorithm = eqf.FedAvg(plain_loss, optax.sgd(0.1), BATCHING)
+    with pytest.warns(UserWarning, match="row 0 of client 'c': its column 'b' holds"):
+        eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=2, key=KEY)
+
+
+NOBODY = {
+    "none was drawn": (eqf.data.PoissonSampler(1e-9), BATCHING),
+    "of the 2 that were drawn none has a message": (
+        eqf.data.AllClients(),
+        eqf.data.Epochs(1, batch_size=16, last="drop"),
+    ),
+}
+
+
+@pytest.mark.parametrize("why", NOBODY)
+def test_nobody_took_part(why):
+    sampler, batching = NOBODY[why]
+    dataset = labelled({"a": [0, 1], "b": [2]})
+    loader = eqf.data.Loader(dataset, sampler, batching)
+    algorithm = eqf.FedAvg(plain_loss, optax.sgd(0.1), batching)
+    with pytest.warns(UserWarning, match=f"No client took part in round 1: {why}") as w:
+        got = eqf.train(algorithm, testing.Point(2.0), loader, num_rounds=3, key=KEY)
+    assert len(w) == 1
+    assert np.isnan(got.values("loss")[1]).all()
+    assert got.result == eqf.RESULTS.no_messages
+    assert got.values("clients")[1] == [0, 0, 0]
+
+
+def test_a_sweep_chooses_a_sane_rate():
+    cohort = eqf.data.cohort(DATASET, BATCHING)
+
+    @eqx.filter_jit
+    @eqx.filter_vmap
+    def last_loss(rate):
+        algorithm = make(rate=rate)
+        state = algorithm.init(testing.Linear(), num_clients=5)
+        for _ in range(6):
+            state, metrics = algorithm.round(state, cohort, key=KEY)
+        return metrics["loss"]
+
+    losses = last_loss(jnp.array([1e-3, 0.1, 1e10]))
+    assert np.isfinite(losses).tolist() == [True, True, False], losses
+    assert jnp.nanargmin(losses) == 1
+
+
+def matrices(model, example, key):
+    value, _ = testing.noisy_loss(model, example, key)
+    logits = jnp.stack([value, 0.5 * jnp.ones_like(value), -value])
+    return {
+        "matrix": eqf.ConfusionMatrix(logits, 1),
+        "two": eqf.Average(jnp.stack([value, value])),
+    }
+
+
+def test_arrays_in_the_history_survive_a_resume(tmp_path):
+    kwargs: Any = {"evaluation": {"all": DATASET}, "metrics": matrices, "eval_every": 2}
+    straight = train(num_rounds=4, **kwargs)
+    train(num_rounds=2, checkpointer=eqf.Checkpointer(tmp_path), **kwargs)
+    recorder = Recorder()
+    resumed = train(
+        num_rounds=4,
+        checkpointer=eqf.Checkpointer(tmp_path),
+        logger=recorder,
+        **kwargs,
+    )
+    assert "all/matrix" not in recorder.rows[-1][1]  # loggers are given numbers
+    for got in (straight, resumed):
+        rounds, values = got.values("all/matrix")
+        assert rounds == [2, 4]
+        assert all(isinstance(x, np.ndarray) and x.shape == (3, 3) for x in values)
+        assert values[0].sum() == DATASET.num_examples
+    for name in ("all/matrix", "all/two"):
+        for a, b in zip(straight.values(name)[1], resumed.values(name)[1], strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+    again = eqf.evaluate(straight.model, DATASET, matrices)["matrix"]
+    np.testing.assert_array_equal(straight.values("all/matrix")[1][-1], again)
+
+
+def reports_a_path(model, example, key):
+    return testing.noisy_loss(model, example, key)[0], {"test/loss": 1.0}
+
+
+def test_metrics_do_not_overwrite_each_other():
+    def a_loss(model, example, key):
+        return {"loss": 1.0, "b/loss": 2.0}
+
+    kwargs: Any = {"metrics": a_loss, "evaluation": {"a": DATASET, "a/b": DATASET}}
+    two = "called 'a/b/loss' in the history: 'b/loss' of the evaluation 'a', and 'loss'"
+    with pytest.raises(ValueError, match=two):
+        train(**kwargs)
+    algorithm = eqf.FedAvg(reports_a_path, optax.sgd(0.1), BATCHING)
+    with pytest.raises(ValueError, match="'test/loss'.*a metric of the training, and"):
+        train(algorithm, evaluation={"test": DATASET}, metrics=testing.noisy_loss)
+    # A client of one's own says so in its first round.
+    client = Reporting(algorithm.client.loss, BATCHING)
+    own = eqf.Algorithm(client, algorithm.aggregator, algorithm.server)
+    with pytest.raises(ValueError, match="'all/loss'.*a metric of the training, and"):
+        train(own, evaluation={"all": DATASET}, metrics=testing.noisy_loss)
+
+
+class Reporting(eqf.AbstractClient):
+    loss: Any
+    batching: Any
+
+    def init(self, params):
+        return None
+
+    def round(self, broadcast, data, state, *, key):
+        client = eqf.FullGradient(self.loss, self.batching)
+        message, state, metrics = client.round(broadcast, data, state, key=key)
+        return message, state, {**metrics, "all/loss": eqf.Sum(1.0)}
 
 
 class Recorder(eqf.AbstractLogger):

@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count
+from .._history import plain_row
 from .._processes import wait_for_all
 from .._types import Model
 from ..data import Loader, StreamLoader
@@ -268,7 +269,11 @@ class Checkpointer:
         if problem is not None:
             raise ValueError(problem)
         arrays = read_arrays(path / "state", list(leaves.values()))
-        return about["round"], replace_arrays(like, arrays), history
+        return (
+            about["round"],
+            replace_arrays(like, arrays),
+            list(map(plain_row, history)),
+        )
 
 
 def _make_afresh(folder: pathlib.Path) -> None:

@@ -12,11 +12,16 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from .._check import checked
+from .._history import plain
 from .._metrics import AbstractMetric, compute_metrics
+from .._tree import tree_isfinite
 from .._types import Measure, Model
+from .._warn import warn
 from ..data import FederatedDataset
 from ..data._placement import check_numeric, Placement
+from ..data._plan import ladder
 from .batch_size import choose_batch_size
+from .blame import blame
 from .clients import ClientMetrics
 from .fold import fold
 from .rows import piece_size, put_model, put_rows, Rows
@@ -72,7 +77,9 @@ def evaluate(
 
     **Returns:**
 
-    A dictionary of the metrics over all examples; or an [`equifed.ClientMetrics`][].
+    A dictionary of the metrics over all examples: numbers, and NumPy arrays where a
+    metric is more than one; or an [`equifed.ClientMetrics`][]. A mean over no example
+    is NaN. Where an example's own metric is NaN, a warning names it.
 
     **Raises:**
 
@@ -110,23 +117,25 @@ class Evaluator:
         self._client = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         self._piece = piece_size(dataset, batch_size or 1, self._placement)
         self._kept: Rows | None = None
+        self._explained = False
 
     def __call__(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> dict[str, Any]:
         """The metrics over all examples."""
         total = self._total(model, None, key)
-        return {name: x.tolist() for name, x in _compute(total).items()}
+        return {name: plain(x) for name, x in _compute(total).items()}
 
     def per_client(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> ClientMetrics:
         """The metrics of each client."""
-        total = self._total(model, self._dataset.num_clients, key)
         sizes = np.asarray(self._dataset.client_sizes)
+        # Of few sizes as well.
+        total = self._total(model, ladder(len(sizes)), key)
         values = {}
         for name, value in jax.device_get(jax.vmap(_compute)(total)).items():
-            value = np.array(value)
+            value = np.array(value[: len(sizes)])
             if np.issubdtype(value.dtype, np.floating):
                 value[sizes == 0] = np.nan
             values[name] = value
@@ -151,7 +160,19 @@ class Evaluator:
             )
             total = part if total is None else jtu.tree_map(jnp.add, total, part)
         assert total is not None
+        if not self._explained and _has_nan(total):
+            self._explained = True
+            self._explain(model)
         return total
+
+    def _explain(self, model: Model) -> None:
+        if not tree_isfinite(model):
+            where = "The model is not finite."
+        else:
+            dataset = self._dataset
+            clients = ((c, dataset.client(i)) for i, c in enumerate(dataset.client_ids))
+            where = blame(clients, self._metrics, put_model(model, None))
+        warn(f"A metric of the evaluation is NaN. {where}".rstrip())
 
     def _load(self, start: int, stop: int) -> Rows:
         """Puts rows on the devices; keeps them there if they are all of the rows."""
@@ -164,3 +185,10 @@ class Evaluator:
 
 
 _compute = eqx.filter_jit(compute_metrics)
+
+
+def _has_nan(total: dict[str, AbstractMetric]) -> bool:
+    """Whether some example's metric is NaN: a mean over no example is as well, but its
+    sums are not."""
+    leaves = [x for x in jtu.tree_leaves(total) if eqx.is_inexact_array(x)]
+    return any(np.isnan(x).any() for x in jax.device_get(leaves))

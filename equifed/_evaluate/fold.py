@@ -75,7 +75,8 @@ def _fold_device(metrics, model, rows, num_clients, batch_size, key):
 
     def body(i, total):
         # The last batch begins early enough to be whole, and skips what it has seen.
-        start = jnp.minimum(i * batch_size, num_rows - batch_size)
+        last = jnp.maximum(rows.count - batch_size, 0)
+        start = jnp.minimum(i * batch_size, last)
         row = start + jnp.arange(batch_size, dtype=jnp.int32)
         mask = (row >= i * batch_size) & (row < rows.count)
         batch, client = jtu.tree_map(
@@ -95,7 +96,8 @@ def _fold_device(metrics, model, rows, num_clients, batch_size, key):
 
         return jtu.tree_map(add, total, values)
 
-    num_batches = -(-num_rows // batch_size)
+    # The rows that fill up a share come last: their batches are not run.
+    num_batches = (rows.count + batch_size - 1) // batch_size
     return jax.lax.fori_loop(0, num_batches, body, tree_zeros_like(zero))
 
 

@@ -12,11 +12,15 @@ from jaxtyping import Array, Int, Shaped, UInt
 from .._types import Model
 from ..data import FederatedDataset
 from ..data._placement import on_device_dtype, Placement
+from ..data._plan import ladder
 from ..data._whose import owner_of, read_rows
 
 
 # Examples go to a device in pieces of at most this many bytes.
 _PIECE = 2**28
+# A share has at least so many rows; up to `_SMALL`, a power of two. That costs next to
+# nothing, for batches of rows that fill up are not run, and saves compiling.
+_LEAST, _SMALL = 16, 256
 
 
 class Rows(eqx.Module):
@@ -44,8 +48,12 @@ def put_rows(
     stop: int,
     place: Placement,
 ) -> Rows:
-    """Puts the rows `start:stop` on the devices: each process its own share."""
+    """Puts the rows `start:stop` on the devices: each process its own share.
+
+    Shares have one of few sizes, so that datasets of many sizes compile a few times.
+    """
     share = -(-(stop - start) // place.num_devices)
+    size = max(ladder(share), _small(share))
     firsts = np.minimum(start + share * np.arange(place.num_devices), stop)
     counts = np.minimum(firsts + share, stop) - firsts
 
@@ -57,10 +65,10 @@ def put_rows(
         def part(device: int) -> np.ndarray:
             first, count = int(firsts[device]), int(counts[device])
             rows = read(first, first + count)
-            fill = [(0, share - count)] + [(0, 0)] * (rows.ndim - 1)
-            return np.pad(rows, fill) if count < share else rows
+            fill = [(0, size - count)] + [(0, 0)] * (rows.ndim - 1)
+            return np.pad(rows, fill) if count < size else rows
 
-        return place.each((share, *shape), part)
+        return place.each((size, *shape), part)
 
     def column(name: str) -> Shaped[Array, "devices rows ..."]:
         def read(start: int, stop: int) -> np.ndarray:
@@ -75,6 +83,10 @@ def put_rows(
         first=place.each((), lambda device: firsts[device].astype(np.uint32)),
         count=place.each((), lambda device: counts[device].astype(np.int32)),
     )
+
+
+def _small(share: int) -> int:
+    return max(_LEAST, 2 ** (min(share, _SMALL) - 1).bit_length())
 
 
 def put_model(model: Model, mesh: Mesh | None) -> Model:

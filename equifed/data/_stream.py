@@ -198,6 +198,8 @@ class StreamLoader:
         self.prefetch = prefetch
         self._placement = Placement(mesh)
         self.mesh = self._placement.mesh
+        # The clients of the last few rounds, for what is said of them.
+        self._recent: dict[int, list[StreamedClient]] = {}
 
     @property
     def num_clients(self) -> None:
@@ -229,6 +231,8 @@ class StreamLoader:
             if stop is not None and round >= stop:
                 return
             if round >= start:
+                self._recent[round] = clients
+                self._recent.pop(round - self.prefetch - 3, None)
                 yield round, self._cohort(round, clients)
 
     def _groups(self) -> Iterator[list[StreamedClient]]:

@@ -1,0 +1,114 @@
+"""What there is to warn of in the numbers of a round.
+
+A warning is given once, for the first such round, and says where the fault lies if the
+data of that round's clients shows it.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ._evaluate.blame import bad_cell, blame
+from ._history import ROUND, Row
+from ._solution import RESULTS
+from ._types import Loss, Model
+from ._warn import warn
+from .data import Loader, StreamLoader
+from .data._participants import participants
+
+
+NOBODY = (
+    "No client took part in round {}: {}. The model stayed as it was, and the round's "
+    "means are NaN."
+)
+NO_MESSAGES = (
+    "No client of round {} had a finite message that counts, so that the model stayed "
+    "as it was; see `nonfinite` in the history."
+)
+LOSS = "The training loss of round {} is {}, though the messages of {:g} clients count."
+SOME = "Messages of round {} are not finite ({:g} of them), and {}."
+
+
+class Watch:
+    """Looks at one row of the history after another."""
+
+    def __init__(
+        self, loader: Loader | StreamLoader, loss: Loss, history: Iterable[Row]
+    ):
+        self._loader, self._loss = loader, loss
+        self._said: set[str] = set()
+        self._seen: set[str] = set()
+        history = list(history)
+        self._lost = any(map(_is_lost, history))
+        self._heard = any(row["clients"] > 0 for row in history)
+
+    def __call__(self, row: Row, model: Model) -> RESULTS:
+        """Warns of what is new, and returns how the training would end here.
+
+        **Arguments:**
+
+        - `model`: the last good one.
+        """
+        if row["nonfinite_model"]:
+            self._say("model", RESULTS[RESULTS.nonfinite_model], row, model)
+            return RESULTS.nonfinite_model
+        self._heard |= row["clients"] > 0
+        if _is_lost(row):
+            self._lost = True
+            text = LOSS.format(row[ROUND], row["loss"], row["clients"])
+            self._say("loss", text, row, model)
+        elif row["clients"] == 0 and row["nonfinite"] > 0:
+            self._say("messages", NO_MESSAGES.format(row[ROUND]), row, model)
+        elif row["clients"] == 0:
+            self._nobody(row)
+        elif row["nonfinite"] > 0:
+            self._some(row)
+        return self.result
+
+    @property
+    def result(self) -> RESULTS:
+        """How the training would end here."""
+        if self._lost:
+            return RESULTS.nonfinite_loss
+        return RESULTS.successful if self._heard else RESULTS.no_messages
+
+    def _say(self, kind: str, text: str, row: Row, model: Model) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            where = blame(self._clients(row), self._loss, model)
+            warn(f"{text} {where}".rstrip())
+
+    def _nobody(self, row: Row) -> None:
+        if "nobody" in self._said:
+            return
+        self._said.add("nobody")
+        count = len(self._clients(row))
+        why = "none was drawn"
+        if count > 0:
+            why = (
+                f"of the {count} that were drawn none has a message that counts (a "
+                "client with too few examples for one batch has none)"
+            )
+        warn(NOBODY.format(row[ROUND], why))
+
+    def _some(self, row: Row) -> None:
+        # Clients may diverge, and are left out; what their data holds is news.
+        if "data" in self._said:
+            return
+        for client_id, columns in self._clients(row):
+            if client_id in self._seen:
+                continue
+            self._seen.add(client_id)
+            cell = bad_cell(client_id, columns)
+            if cell is not None:
+                self._said.add("data")
+                warn(SOME.format(row[ROUND], row["nonfinite"], cell))
+                return
+
+    def _clients(self, row: Row) -> list[tuple[str, Any]]:
+        return participants(self._loader, row[ROUND] - 1)
+
+
+def _is_lost(row: Row) -> bool:
+    """Whether messages counted, but not what their clients measured."""
+    return row["clients"] > 0 and not math.isfinite(row.get("loss", 0.0))
