@@ -21,6 +21,7 @@ from ._aggregator import AbstractAggregator
 from ._check import check_count, checked
 from ._client import AbstractClient, Broadcast
 from ._cohort import ClientData, Cohort, NO_CLIENT
+from ._contract import check_client, check_encoded
 from ._in_order import in_order
 from ._loop import fold_range
 from ._mesh import AXIS, clients_mesh
@@ -229,10 +230,10 @@ class _Run(eqx.Module):
         present = index != NO_CLIENT
         train_key, encode_key = jr.split(jr.fold_in(self.key, index))
         state = jtu.tree_map(lambda x: x.at[index].get(mode="clip"), states)
-        message, new_state, metrics = self.client.round(
-            self.broadcast, data, state, key=train_key
-        )
+        out = self.client.round(self.broadcast, data, state, key=train_key)
+        message, new_state, metrics = check_client(self.client, out, state)
         encoded = self.aggregator.encode(message, self.aggregator_state, key=encode_key)
+        check_encoded(self.aggregator, encoded)
         # A client that diverged forgets this round, or it would never come back.
         finite = tree_isfinite((message, new_state))
         state = tree_where(finite, new_state, state)

@@ -13,6 +13,7 @@ from ._algorithm.loop import Stepper
 from ._algorithm.tune import tuned
 from ._check import check_count, checked
 from ._client import check_loss
+from ._contract import check_state
 from ._executor import Executor
 from .data import Loader, StreamLoader
 
@@ -158,6 +159,10 @@ def check_rounds(
             f"{loader.num_clients}. Make it with "
             "`algorithm.init(model, num_clients=loader.num_clients)`."
         )
+    states = (state.server, state.aggregator, state.clients)
+    check_state(
+        algorithm.client, algorithm.aggregator, algorithm.server, state.model, states
+    )
     if not isinstance(loader, Loader):
         return ()
     # By shape alone, so that the error can name the client.

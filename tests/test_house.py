@@ -37,7 +37,7 @@ LAYERS = (
     ("_posterior",),
     ("_aggregator",),
     ("_server",),
-    ("_in_order",),
+    ("_in_order", "_contract"),
     ("_executor",),
     ("_algorithm",),
     ("_logger", "_checkpoint", "_solution", "_evaluate"),

@@ -7,9 +7,11 @@ all: `Algorithm(client=..., aggregator=..., server=...)`.
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -17,6 +19,7 @@ from .._aggregator import AbstractAggregator
 from .._check import check_count, check_kind, checked
 from .._client import AbstractClient, Broadcast
 from .._cohort import Cohort, NO_CLIENT
+from .._contract import check_decoded, check_server, check_state
 from .._executor import Executor
 from .._metrics import add_metrics, compute_metrics, Sum
 from .._noise import fold_noise
@@ -24,6 +27,7 @@ from .._server import AbstractServer
 from .._tree import params_of, tree_isfinite, tree_where
 from .._types import AggregatorState, ClientState, Model, ServerState
 from ..data import AbstractBatching
+from .parts import check_parts
 
 
 class State(eqx.Module):
@@ -50,6 +54,7 @@ class AbstractAlgorithm(eqx.Module):
         check_kind("aggregator", self.aggregator, AbstractAggregator)
         check_kind("server", self.server, AbstractServer)
         check_kind("batching", self.batching, AbstractBatching)
+        check_parts(self.client, self.server)
 
     @property
     def batching(self) -> AbstractBatching:
@@ -70,6 +75,7 @@ class AbstractAlgorithm(eqx.Module):
         `ValueError` if the model has nothing to train, or the population is empty.
         """
         check_count("num_clients", num_clients)
+        check_model(model)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
         params = params_of(model)
         if not jtu.tree_leaves(params):
@@ -122,6 +128,7 @@ class AbstractAlgorithm(eqx.Module):
         `ValueError` if the cohort does not fit the executor or the algorithm.
         """
         check_round(self, cohort, executor)
+        check_population(state.clients, cohort)
         return _round(self, state, cohort, key, executor)
 
 
@@ -145,6 +152,34 @@ def check_round(
         )
 
 
+def check_model(model: Model) -> None:
+    """Refuses NumPy's arrays, which JAX would take for part of the program."""
+    for path, leaf in jtu.tree_leaves_with_path(model):
+        if isinstance(leaf, np.ndarray):
+            raise TypeError(
+                f"The model's `{jtu.keystr(path)}` is an array of NumPy's, which is "
+                "not trained. Make it one of JAX's: `jax.tree.map(jnp.asarray, model)`."
+            )
+
+
+def check_population(states: ClientState, cohort: Cohort) -> None:
+    """Whether each client of the cohort has a state; looks at the numbers."""
+    sizes = {x.shape[0] for x in jtu.tree_leaves(states)}
+    index = cohort.index
+    if not sizes or isinstance(index, jax.core.Tracer):
+        return
+    if not index.is_fully_addressable:
+        return  # Each process has its own.
+    numbers = np.asarray(index)
+    last = int(np.max(numbers, initial=-1, where=numbers != NO_CLIENT))
+    if last >= min(sizes):
+        raise ValueError(
+            f"The cohort has a client number {last}, but the state is of "
+            f"{min(sizes)} clients. Make it with `algorithm.init(model, "
+            "num_clients=loader.num_clients)`."
+        )
+
+
 def round_step(
     algorithm: AbstractAlgorithm,
     state: State,
@@ -158,6 +193,8 @@ def round_step(
         algorithm.aggregator,
         algorithm.server,
     )
+    states = (state.server, state.aggregator, state.clients)
+    check_state(client, aggregator, server, state.model, states)
     keys = jr.split(jr.fold_in(key, state.round), 3)
     client_key, aggregator_key, server_key = keys[0], keys[1], keys[2]
     # Noise that the server's optimiser draws follows from the experiment's key.
@@ -175,10 +212,10 @@ def round_step(
         state.aggregator,
         key=client_key,
     )
-    aggregate, aggregator_state = aggregator.decode(
-        encoded, state.aggregator, key=aggregator_key
-    )
-    new_params, server_state = server.round(params, aggregate, state_of_server)
+    out = aggregator.decode(encoded, state.aggregator, key=aggregator_key)
+    aggregate, aggregator_state = check_decoded(aggregator, out, state.aggregator)
+    out = server.round(params, aggregate, state_of_server)
+    new_params, server_state = check_server(server, out, params, state_of_server)
 
     finite = tree_isfinite((new_params, server_state))
     accept = finite & (aggregate.count > 0)

@@ -17,9 +17,10 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._check import check_choice, number
+from .._check import check_choice, number, shown
 from .._tree import (
     tree_add,
     tree_add_scaled,
@@ -130,6 +131,11 @@ class ControlVariate(AbstractCorrection):
         return tree_zeros_like(params)
 
     def begin(self, params, shared, state, gradient):
+        if jtu.tree_structure(shared) != jtu.tree_structure(params):
+            raise TypeError(
+                "`ControlVariate` takes the server's control variate from its "
+                f"broadcast, got {shown(shared)}. It goes with `ScaffoldServer`."
+            )
         seen = gradient() if self.option == 1 else tree_wide(tree_zeros_like(params))
         return tree_sub(shared, state), seen, state
 

@@ -51,8 +51,7 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
     except Exception as error:
         raise ValueError(
             f"The loss failed on an example of {where}, {shapes}. Its own error was "
-            f"{type(error).__name__}: {error}\n"
-            "The loss is given ONE example, without a batch axis, and is called as "
+            f"{type(error).__name__}: {_first_line(error)}. The loss is given ONE example, without a batch axis, and is called as "
             "`loss(model, example, key)`."
         ) from error
     value: Any = out
@@ -73,6 +72,11 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
             f"got {type(values).__name__}."
         )
     return eqx.filter_eval_shape(as_metrics, value, values)
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return (line if len(line) <= 200 else f"{line[:200]}...").rstrip(".")
 
 
 def zero_metrics(loss: Loss, model: Model, example: Example) -> Metrics:

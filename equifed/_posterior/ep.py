@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_number, checked
+from .._check import as_number, check_kind, checked
 from .._client import AbstractClient, AbstractCorrection, Broadcast, LocalSGD, Message
 from .._optim import as_optim, Optim
 from .._tree import (
@@ -109,6 +109,8 @@ class EPClient(AbstractClient):
         return Natural(zeros, zeros)
 
     def round(self, broadcast, data, state, *, key):
+        remedy = "`EPClient` goes with `EPServer`."
+        check_kind("broadcast.shared", broadcast.shared, Natural, remedy)
         params, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
         step_key, pass_key, probe_key = jr.split(key, 3)
         count = data.num_examples.astype(jnp.result_type(float))

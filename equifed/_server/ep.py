@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
-from .._check import number
+from .._check import check_kind, number
 from .._posterior import Natural
 from .._tree import tree_add, tree_cast_like, tree_scale, tree_wide
 from .base import AbstractServer
@@ -36,6 +36,7 @@ class EPServer(AbstractServer):
         return state
 
     def round(self, params, aggregate, state):
+        check_kind("payload", aggregate.payload, Natural, "It goes with `EPClient`.")
         # Factors multiply, so their changes add up: the mean times their number.
         change = tree_scale(aggregate.count, aggregate.payload)
         state = tree_add(state, change)

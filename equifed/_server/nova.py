@@ -1,8 +1,9 @@
 """FedNova's server: any server, given the normalised change at its common length."""
 
 import equinox as eqx
+import jax.numpy as jnp
 
-from .._check import check_kind
+from .._check import check_kind, shown
 from .._tree import tree_scale
 from .base import AbstractServer
 
@@ -23,6 +24,11 @@ class NovaServer(AbstractServer):
         return self.server.broadcast(params, state)
 
     def round(self, params, aggregate, state):
+        if jnp.shape(aggregate.stats) != ():
+            raise TypeError(
+                "`NovaServer` takes the length of the clients' steps from the `stats` "
+                f"of their messages, got {shown(aggregate.stats)}. It goes with `Normalized`."
+            )
         payload = tree_scale(aggregate.stats, aggregate.payload)
         aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
         return self.server.round(params, aggregate, state)

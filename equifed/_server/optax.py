@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
+from .._check import shown
 from .._optim import as_optim, Optim
 from .._tree import tree_add
 from .base import AbstractServer
@@ -28,9 +29,9 @@ class OptaxServer(AbstractServer):
         payload = aggregate.payload
         if jtu.tree_structure(payload) != jtu.tree_structure(params):
             raise TypeError(
-                "`OptaxServer` takes a step along a change of the params, got a "
-                f"`{type(payload).__name__}` of another structure. The aggregator must "
-                "suit the client: `PosteriorProduct` for `GaussianMoments`, say."
+                "`OptaxServer` takes a step along a change of the params, got "
+                f"{shown(payload)} of another structure. The aggregator must suit the "
+                "client: `PosteriorProduct` for `GaussianMoments`, say."
             )
         gradient = jtu.tree_map(jnp.negative, payload)
         updates, state = self.optim.update(gradient, state, params)

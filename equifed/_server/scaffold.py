@@ -5,9 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._check import check_kind
+from .._client import Control
 from .._tree import tree_add_scaled, tree_zeros_like
 from .._types import Params
 from .base import AbstractServer
+
+
+_REMEDY = "`ScaffoldServer` goes with clients that correct by a `ControlVariate`."
 
 
 class ScaffoldState(eqx.Module):
@@ -38,6 +42,7 @@ class ScaffoldServer(AbstractServer):
         return state.control
 
     def round(self, params, aggregate, state):
+        check_kind("payload", aggregate.payload, Control, _REMEDY)
         control = aggregate.payload.control
         aggregate = eqx.tree_at(lambda a: a.payload, aggregate, aggregate.payload.delta)
         params, server = self.server.round(params, aggregate, state.server)
