@@ -50,9 +50,10 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
         out: Any = eqx.filter_eval_shape(loss, model, example, jr.key(0))
     except Exception as error:
         raise ValueError(
-            f"The loss failed on an example of {where}, {shapes}. Its own error was "
-            f"{type(error).__name__}: {_first_line(error)}. The loss is given ONE example, without a batch axis, and is called as "
-            "`loss(model, example, key)`."
+            f"The loss failed on an example of {where}, {shapes!s:.150}. Its own error "
+            f"was {type(error).__name__}: {_first_line(error)}. The loss is given ONE "
+            "example, without a batch axis, and is called as `loss(model, example, "
+            "key)`."
         ) from error
     value: Any = out
     values: Any = {}

@@ -27,7 +27,8 @@ class NovaServer(AbstractServer):
         if jnp.shape(aggregate.stats) != ():
             raise TypeError(
                 "`NovaServer` takes the length of the clients' steps from the `stats` "
-                f"of their messages, got {shown(aggregate.stats)}. It goes with `Normalized`."
+                f"of their messages, got {shown(aggregate.stats)}. It goes with "
+                "`Normalized`."
             )
         payload = tree_scale(aggregate.stats, aggregate.payload)
         aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
