@@ -545,7 +545,7 @@ def test_bad_sources(table, tmp_path):
         (lambda d: d.split_examples(0.0), r"a fraction in \(0, 1\), got 0.0"),
         (lambda d: d.max_examples(0), "`num_examples` must be at least 1"),
         (lambda d: d.select_columns(["z"]), "no column 'z'"),
-        (lambda d: d.select_columns([]), "`columns` is empty"),
+        (lambda d: d.select_columns([]), "`names` is empty"),
         (lambda d: d.rename({"z": "x"}), "no column 'z'"),
         (lambda d: d.rename({"y": "x"}), "gives two columns one name"),
         (lambda d: d.map(lambda c: {"x": c["x"][:2]}), r"'x' with shape \(2, 2\), but"),

@@ -300,9 +300,9 @@ def test_bad_input():
         ValueError, match=r"axis 'clients', but its axes are \('data',\)"
     ):
         eqd.Loader(dataset, eqd.AllClients(), batching, mesh=mesh)
-    with pytest.raises(ValueError, match="`prefetch` must not be negative, got -1"):
+    with pytest.raises(ValueError, match="`prefetch` must be at least 0, got -1"):
         eqd.Loader(dataset, eqd.AllClients(), batching, prefetch=-1)
-    with pytest.raises(ValueError, match="`clients` has numbers from 0 to 2"):
+    with pytest.raises(ValueError, match="no client number 2; they go from 0 to 1"):
         eqd.cohort(dataset, batching, clients=[0, 2])
     text = dataset.map(lambda c: {**c, "text": np.full(7, "abc")})
     with pytest.raises(ValueError, match=r"'text' holds text.*dataset.map\(...\)"):

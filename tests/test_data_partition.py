@@ -120,9 +120,12 @@ def test_a_partition_is_that_of_all_time():
     [
         (lambda: eqd.IIDPartition(0), "`num_clients` must be at least 1"),
         (lambda: eqd.IIDPartition(6)({}, 5), "`num_clients` is 6, but.* 5 examples"),
-        (lambda: eqd.DirichletPartition(2, 0.0), "`alpha` must be finite and positive"),
-        (lambda: eqd.DirichletPartition(2, 1.0, min_size=-1), "`min_size` must not be"),
-        (lambda: eqd.QuantityPartition(2, -1.0), "`exponent` must be finite and not"),
+        (lambda: eqd.DirichletPartition(2, 0.0), "`alpha` must be more than 0"),
+        (
+            lambda: eqd.DirichletPartition(2, 1.0, min_size=-1),
+            "`min_size` must be at le",
+        ),
+        (lambda: eqd.QuantityPartition(2, -1.0), "`exponent` must be at least 0"),
         (lambda: eqd.ShardPartition(2, 0), "`shards_per_client` must be at least 1"),
         (
             lambda: eqd.ShardPartition(3, 2)({"label": np.zeros(5)}, 5),

@@ -11,8 +11,7 @@ import pytest
 
 import equifed.data as eqd
 from equifed._cohort import NO_CLIENT
-from equifed.data._random import generator
-from equifed.data._stream import shuffle_buffer
+from equifed.data._random import generator, shuffle_buffer
 
 from .test_data_loader import contents, dataset_of, mesh_of
 

@@ -13,7 +13,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Int
 
-from .._check import check_count
+from .._check import check_count, checked
 from .._cohort import NO_ROW
 from ._random import raw
 
@@ -79,6 +79,7 @@ class Epochs(AbstractBatching):
     last: Literal["short", "drop", "fill"]
     shuffle: bool
 
+    @checked()
     def __init__(
         self,
         num_epochs: int = 1,
@@ -96,18 +97,10 @@ class Epochs(AbstractBatching):
         - `shuffle`: Whether each pass has a new random order; otherwise every pass
             goes through the examples as they are stored.
         """
-        self.num_epochs = num_epochs
-        self.batch_size = batch_size
+        self.num_epochs = check_count("num_epochs", num_epochs)
+        self.batch_size = check_count("batch_size", batch_size)
         self.last = last
-        self.shuffle = shuffle
-
-    def __check_init__(self):
-        check_count("num_epochs", self.num_epochs)
-        check_count("batch_size", self.batch_size)
-        if self.last not in ("short", "drop", "fill"):
-            raise ValueError(
-                f"`last` must be 'short', 'drop' or 'fill', got {self.last!r}."
-            )
+        self.shuffle = bool(shuffle)
 
     def order(
         self, num_examples: int, rng: np.random.Generator
@@ -156,6 +149,7 @@ class Steps(AbstractBatching):
     batch_size: int
     shuffle: bool
 
+    @checked()
     def __init__(self, num_steps: int, *, batch_size: int, shuffle: bool = True):
         """**Arguments:**
 
@@ -164,12 +158,8 @@ class Steps(AbstractBatching):
         - `shuffle`: Whether each pass has a new random order.
         """
         self.num_batches = check_count("num_steps", num_steps)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-
-    def __check_init__(self):
-        check_count("num_steps", self.num_batches)
-        check_count("batch_size", self.batch_size)
+        self.batch_size = check_count("batch_size", batch_size)
+        self.shuffle = bool(shuffle)
 
     def order(
         self, num_examples: int, rng: np.random.Generator

@@ -5,13 +5,16 @@ offsets and client ids, or with an error that says what does not fit together.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from .._check import check_kind
+from .._words import shown
+from ._arrays import as_array, as_arrays, as_numbers, check_columns
 from ._column import check_names, Column
-from ._ids import client_codes
+from ._ids import client_codes, natural_key
 from ._layout import by_codes, by_rows
 from ._partition import AbstractPartition
 from ._read import Source
@@ -26,8 +29,7 @@ def from_source(
     """Builds from a table on disk."""
     if not isinstance(by, str | AbstractPartition):
         raise TypeError(
-            "`by` must be the name of a column or a partition, got "
-            f"{type(by).__name__}."
+            f"`by` must be the name of a column or a partition, got {shown(by)}."
         )
     if len(source) == 0:
         raise ValueError("The dataset is empty: it has no rows.")
@@ -47,7 +49,7 @@ def from_arrays(
     by: str | AbstractPartition | Shaped[np.ndarray, " examples"] | Sequence,
 ) -> Parts:
     """Builds from a table in memory."""
-    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    arrays = as_arrays(columns, "`columns`")
     rows = common_rows(arrays, "")
     if rows == 0:
         raise ValueError("The dataset is empty: its columns have no rows.")
@@ -57,25 +59,31 @@ def from_arrays(
     elif isinstance(by, str):
         layout = by_codes(*client_codes(arrays.pop(by), by))
     else:
-        ids, codes = client_codes(np.asarray(by), "by")
-        if len(codes) != rows:
+        values = as_array("by", by)
+        if values.ndim == 0:
+            raise TypeError(
+                "`by` must be the name of a column, a partition, or one client id for "
+                f"each example, got {shown(by)}."
+            )
+        if len(values) != rows:
             raise ValueError(
-                f"`by` has {len(codes)} entries for {rows} examples; it needs one "
+                f"`by` has {len(values)} entries for {rows} examples; it needs one "
                 "client id for each."
             )
-        layout = by_codes(ids, codes)
+        layout = by_codes(*client_codes(values, "by"))
     return layout.arrange(arrays), layout.offsets, layout.client_ids
 
 
 def from_clients(
-    clients: Sequence[tuple[str, Mapping[str, Shaped[np.ndarray, "..."]]]],
+    clients: Sequence[tuple[str, Any]], what: str = "The examples"
 ) -> Parts:
-    """Builds from pairs of a client's id and its examples."""
+    """Builds from pairs of a client's id and its examples; `what` says what these are,
+    where they come from elsewhere."""
     if len(clients) == 0:
         raise ValueError("The dataset is empty: it has no clients.")
     clients = [
-        (client, {name: np.asarray(column) for name, column in examples.items()})
-        for client, examples in clients
+        (c, as_arrays(e, f"{what} of client {c!r}", f" of client {c!r}"))
+        for c, e in clients
     ]
     sizes = [common_rows(e, f" of client {c!r}") for c, e in clients]
     # A client without examples does not say what an example looks like.
@@ -107,11 +115,28 @@ def from_clients(
     return columns, np.append(0, np.cumsum(sizes)), [client for client, _ in clients]
 
 
-def mapped(
-    columns: Mapping[str, Shaped[np.ndarray, "..."]], num_examples: int
-) -> dict[str, np.ndarray]:
+def from_mapping(clients: Any) -> Parts:
+    """Builds from one dictionary of examples for each client."""
+    if not isinstance(clients, Mapping):
+        raise TypeError(
+            "`clients` must be a dictionary of the clients' examples by client id, got "
+            f"{shown(clients)}."
+        )
+    for client in clients:
+        number = isinstance(client, int | np.integer) and not isinstance(client, bool)
+        if not (number or isinstance(client, str)) or client == "":
+            raise TypeError(
+                "A client id must be text, and not empty, or an integer, got "
+                f"{shown(client)}."
+            )
+    pairs = [(str(client), examples) for client, examples in clients.items()]
+    pairs.sort(key=lambda pair: natural_key(pair[0]))
+    return from_clients(pairs)
+
+
+def mapped(columns: Any, num_examples: int) -> dict[str, np.ndarray]:
     """What `map` makes of a dataset with so many examples."""
-    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    arrays = as_arrays(columns, "What `fn` returns")
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != num_examples:
             raise ValueError(
@@ -120,6 +145,14 @@ def mapped(
                 "examples use `map_clients`."
             )
     return arrays
+
+
+def wanted(columns: Any, by: object) -> tuple[list[str] | None, list[str] | None]:
+    """The columns to keep and those to read; `None` for all of them."""
+    if columns is None:
+        return None, None
+    columns = check_columns("columns", columns)
+    return columns, [*columns, *names_in(by)]
 
 
 def names_in(by: object) -> tuple[str, ...]:
@@ -149,16 +182,24 @@ def common_rows(arrays: Mapping[str, np.ndarray], whose: str) -> int:
     return next(iter(rows.values()))
 
 
-def check_parts(
-    columns: Mapping[str, Column],
-    offsets: Int[np.ndarray, " bounds"],
-    client_ids: Sequence[str],
-) -> None:
+def checked_parts(columns: Any, bounds: Any, client_ids: Any) -> Parts:
     """Refuses parts that do not fit together, or that have nothing in them."""
+    check_kind("columns", columns, Mapping)
+    offsets = as_numbers(bounds)
+    if offsets is None:
+        raise TypeError(f"`offsets` must be integers, got {shown(bounds)}.")
+    if isinstance(client_ids, str):
+        raise TypeError(f"`client_ids` must be a list, got {shown(client_ids)}.")
+    client_ids = list(client_ids)
     if len(columns) == 0:
         raise ValueError("`columns` is empty; a dataset needs at least one column.")
     if len(client_ids) == 0:
         raise ValueError("The dataset is empty: it has no clients.")
+    if len(offsets) != len(client_ids) + 1:
+        raise ValueError(
+            f"`offsets` has {len(offsets)} entries for {len(client_ids)} clients; it "
+            "needs one more than clients."
+        )
     rows = int(offsets[-1])
     for name, column in columns.items():
         if len(column) != rows:
@@ -170,15 +211,12 @@ def check_parts(
         raise ValueError(
             f"The dataset is empty: its {len(client_ids)} clients have no examples."
         )
-    if len(offsets) != len(client_ids) + 1:
-        raise ValueError(
-            f"`offsets` has {len(offsets)} entries for {len(client_ids)} clients; it "
-            "needs one more than clients."
-        )
     if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
         raise ValueError("`offsets` must begin with 0 and never decrease.")
     seen: set[str] = set()
     for client_id in client_ids:
+        check_kind("client_ids", client_id, str, "Client ids are text.")
         if client_id in seen:
             raise ValueError(f"The client id {client_id!r} occurs more than once.")
         seen.add(client_id)
+    return columns, offsets, client_ids

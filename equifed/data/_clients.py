@@ -7,13 +7,16 @@ be put on a device as it is, and one that is memory-mapped is never copied.
 
 import abc
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import overload, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from .._check import check_count, check_kind
+from .._words import shown
+from ._arrays import as_numbers
 from ._column import Column
 
 
@@ -77,17 +80,24 @@ class AbstractClients(abc.ABC):
 
         `{column: array}`, with one row for each of the client's examples.
         """
-        self._check_numbers(np.array([index]))
+        if isinstance(index, str):
+            raise TypeError(
+                f"`index` must be a client's number, got {shown(index)}. For a "
+                "client's id use `dataset[client_id]`."
+            )
+        index = check_count("index", index, least=None)
+        check_numbers([index], self.num_clients)
         start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
         return {name: column[start:stop] for name, column in self.columns.items()}
 
     def index(self, client_id: str) -> int:
         """The number of the client with this id."""
+        check_kind("client_id", client_id, str, "Client ids are text.")
         number = self._number_of.get(client_id)
         if number is None:
             some = ", ".join(map(repr, self.client_ids[:5]))
             raise ValueError(
-                f"There is no client {client_id!r} among the {self.num_clients}: "
+                f"There is no client {shown(client_id)} among the {self.num_clients}: "
                 f"{some}{', ...' if self.num_clients > 5 else ''}."
             )
         return number
@@ -106,7 +116,8 @@ class AbstractClients(abc.ABC):
         if not isinstance(client_id, str):
             raise TypeError(
                 "A dataset is indexed by client ids, which are strings, got "
-                f"{client_id!r}. For a client's number use `dataset.client(number)`."
+                f"{shown(client_id)}. For a client's number use "
+                "`dataset.client(number)`."
             )
         return self.client(self.index(client_id))
 
@@ -136,22 +147,57 @@ class AbstractClients(abc.ABC):
 
     def _numbers(self, clients: Selection) -> Int[np.ndarray, " selected"]:
         """The numbers of the clients that were asked for, one way or another."""
-        numbers = np.asarray(
-            [self.index(c) if isinstance(c, str) else c for c in clients]
-        )
-        if len(numbers) == 0:
+        if isinstance(clients, str | Mapping) or not isinstance(clients, Iterable):
+            raise TypeError(
+                "`clients` must be a list of client ids or of client numbers, got "
+                f"{shown(clients)}. Of a single client write a list of one."
+            )
+        given = clients if isinstance(clients, np.ndarray) else list(clients)
+        if len(given) == 0:
             raise ValueError("`clients` is empty; select at least one client.")
-        if numbers.dtype == bool:
-            numbers = np.flatnonzero(numbers)
-        if numbers.dtype.kind not in "iu":
-            raise TypeError("`clients` must be client ids or client numbers.")
-        self._check_numbers(numbers)
+        if _are_flags(given):
+            numbers = self._masked(np.asarray(given, bool))
+        else:
+            numbers = [self.index(c) if isinstance(c, str) else c for c in given]
+            numbers = check_numbers(numbers, self.num_clients)
+        twice = np.flatnonzero(np.bincount(numbers) > 1)
+        if len(twice) > 0:
+            raise ValueError(
+                f"`clients` has client {self.client_ids[twice[0]]!r} more than once, "
+                "and a dataset has each client once. Drop the repetitions, or draw "
+                "with them (`WeightedSampler(..., replace=True)`)."
+            )
         return numbers
 
-    def _check_numbers(self, numbers: Int[np.ndarray, " selected"]) -> None:
-        outside = numbers[(numbers < 0) | (numbers >= self.num_clients)]
-        if len(outside) > 0:
+    def _masked(self, mask: Bool[np.ndarray, " _"]) -> Int[np.ndarray, " selected"]:
+        if len(mask) != self.num_clients:
             raise ValueError(
-                f"There is no client number {outside[0]}; they go from 0 to "
-                f"{self.num_clients - 1}."
+                f"`clients` has {len(mask)} booleans for {self.num_clients} clients; a "
+                "mask has one for each. For clients by number write their numbers."
             )
+        if not mask.any():
+            raise ValueError("`clients` has no True; select at least one client.")
+        return np.flatnonzero(mask)
+
+
+def check_numbers(clients: object, num_clients: int) -> Int[np.ndarray, " selected"]:
+    """Client numbers as an array, if they are those of clients."""
+    numbers = as_numbers(clients)
+    if numbers is None:
+        raise TypeError(
+            "`clients` must be client ids, or client numbers, which are integers, got "
+            f"{shown(clients)}."
+        )
+    outside = numbers[(numbers < 0) | (numbers >= num_clients)]
+    if len(outside) > 0:
+        raise ValueError(
+            f"There is no client number {outside[0]}; they go from 0 to "
+            f"{num_clients - 1}."
+        )
+    return numbers
+
+
+def _are_flags(values: np.ndarray | list) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.dtype == bool
+    return all(isinstance(value, bool | np.bool_) for value in values)

@@ -11,11 +11,11 @@ from typing import final, TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from .._check import check_count
+from .._check import check_count, check_kind
 from . import _build
+from ._arrays import check_columns, check_function
 from ._clients import AbstractClients, Selection
 from ._column import check_names, Column, gather, protect, take
-from ._ids import natural_key
 from ._partition import AbstractPartition
 from ._read import open_huggingface, open_parquet
 from ._split import random_clients, random_fraction, random_rows
@@ -62,10 +62,9 @@ class FederatedDataset(AbstractClients):
 
         `ValueError` if these do not fit together, or if there is nothing in them.
         """
-        self.columns = {name: protect(c) for name, c in columns.items()}
-        self.offsets = np.asarray(offsets, np.int64)
-        self.client_ids = list(client_ids)
-        _build.check_parts(self.columns, self.offsets, self.client_ids)
+        parts = _build.checked_parts(columns, offsets, client_ids)
+        self.columns = {name: protect(c) for name, c in parts[0].items()}
+        self.offsets, self.client_ids = parts[1:]
 
     # From other forms.
 
@@ -103,7 +102,7 @@ class FederatedDataset(AbstractClients):
         the midst of a stream, with the row and the client; or if the dataset has a
         transform, or a format that changes values.
         """
-        needed = None if columns is None else [*columns, *_build.names_in(by)]
+        columns, needed = _build.wanted(columns, by)
         owner = by if isinstance(by, str) else None
         source = open_huggingface(dataset, needed, owner)
         return cls(*_build.from_source(source, by, columns))
@@ -127,10 +126,9 @@ class FederatedDataset(AbstractClients):
 
         **Raises:**
 
-        `ValueError` if a file cannot be read, or differs from the first one in its
-        columns; or as in `from_huggingface`.
+        `ValueError` if a file is damaged or differs in its columns from the first one.
         """
-        needed = None if columns is None else [*columns, *_build.names_in(by)]
+        columns, needed = _build.wanted(columns, by)
         return cls(*_build.from_source(open_parquet(files, needed), by, columns))
 
     @classmethod
@@ -151,9 +149,7 @@ class FederatedDataset(AbstractClients):
         `ValueError` if the columns, the shapes of a row or the dtypes of two clients
         differ, or if a client's columns have different numbers of rows.
         """
-        pairs = [(str(client), clients[client]) for client in clients]  # pyright: ignore
-        pairs.sort(key=lambda pair: natural_key(pair[0]))
-        return cls(*_build.from_clients(pairs))
+        return cls(*_build.from_mapping(clients))
 
     @classmethod
     def from_arrays(
@@ -184,8 +180,7 @@ class FederatedDataset(AbstractClients):
         starts, stops = self.offsets[numbers], self.offsets[numbers + 1]
         columns = {n: gather(c, starts, stops) for n, c in self.columns.items()}
         offsets = np.append(0, np.cumsum(stops - starts))
-        ids = [self.client_ids[i] for i in numbers]
-        return FederatedDataset(columns, offsets, ids)
+        return FederatedDataset(columns, offsets, [self.client_ids[i] for i in numbers])
 
     def split_clients(
         self, held_out: float | int, *, seed: int = 0
@@ -254,12 +249,16 @@ class FederatedDataset(AbstractClients):
 
     def select_columns(self, names: Sequence[str]) -> "FederatedDataset":
         """Keeps some of the columns."""
+        names = check_columns("names", names)
         check_names(names, self.columns)
         columns = {name: self.columns[name] for name in names}
         return FederatedDataset(columns, self.offsets, self.client_ids)
 
     def rename(self, names: Mapping[str, str]) -> "FederatedDataset":
         """Renames columns, by a mapping of old names to new ones."""
+        check_kind("names", names, Mapping, "Write `{old: new}`.")
+        for new in names.values():
+            check_kind("names", new, str)
         check_names(names, self.columns)
         columns = {names.get(name, name): c for name, c in self.columns.items()}
         if len(columns) < len(self.columns):
@@ -276,6 +275,7 @@ class FederatedDataset(AbstractClients):
         - `fn`: Takes `{column: array}` with the rows of all clients and returns the
             new columns, with the same number of rows.
         """
+        check_function("fn", fn)
         old = {name: np.asarray(column) for name, column in self.columns.items()}
         columns = _build.mapped(fn(old), self.num_examples)
         return FederatedDataset(columns, self.offsets, self.client_ids)
@@ -295,5 +295,6 @@ class FederatedDataset(AbstractClients):
         `ValueError` if the columns, the shapes of a row or the dtypes that `fn` returns
         for two clients differ.
         """
+        check_function("fn", fn)
         pairs = [(c, fn(c, self.client(i))) for i, c in enumerate(self.client_ids)]
-        return FederatedDataset(*_build.from_clients(pairs))
+        return FederatedDataset(*_build.from_clients(pairs, "What `fn` returns"))

@@ -63,15 +63,30 @@ def client_codes(
             f"Column {name!r} has rows of shape {values.shape[1:]}; clients and labels "
             "are told apart by single values."
         )
-    missing = (
-        np.array([v is None or v != v for v in values]).sum()
-        if (values.dtype.kind in "fO")
-        else 0
-    )
-    if missing:
+    missing = np.zeros(len(values), bool)
+    if values.dtype.kind in "fcmM":
+        missing = values != values
+    elif values.dtype.kind == "O":
+        missing = np.array([_is_missing(v) for v in values], bool)
+    if missing.any():
         raise ValueError(
-            f"Column {name!r} has {missing} nulls among its {len(values)} rows. Drop "
-            "those rows, or fill in whom they belong to."
+            f"Column {name!r} has {missing.sum()} nulls among its {len(values)} rows, "
+            f"the first in row {missing.argmax()}. Drop those rows, or fill in whom "
+            "they belong to."
         )
-    distinct, codes = np.unique(values, return_inverse=True)
-    return rank_codes([as_id(v) for v in distinct.tolist()], codes.reshape(-1))
+    try:
+        distinct, codes = np.unique(values, return_inverse=True)
+    except TypeError as error:
+        kinds = sorted({type(v).__name__ for v in values})
+        raise ValueError(
+            f"Column {name!r} has values of different types: {', '.join(kinds)[:100]}. "
+            "Give them one type, such as text."
+        ) from error
+    ids = [as_id(v) for v in distinct.tolist()]
+    check_ids(ids, name)
+    return rank_codes(ids, codes.reshape(-1))
+
+
+def _is_missing(value: object) -> bool:
+    # The missing value of Pandas is equal to nothing, and will not say so.
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)

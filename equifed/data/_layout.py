@@ -11,7 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from .._words import shown
+from ._arrays import as_numbers
 from ._column import Column, expand_runs, gather
+from ._ids import as_id
 from ._read import Source
 
 
@@ -66,13 +69,28 @@ def by_codes(client_ids: list[str], codes: Int[np.ndarray, " rows"]) -> Layout:
 
 def by_rows(clients: Mapping[str, Int[np.ndarray, "_"]], num_examples: int) -> Layout:
     """The layout of a table of which the client `c` owns the rows `clients[c]`."""
+    if not isinstance(clients, Mapping):
+        raise TypeError(
+            "A partition must give a dictionary of row numbers by client id, got "
+            f"{shown(clients)}."
+        )
     if len(clients) == 0:
         raise ValueError("The dataset is empty: the partition made no clients.")
-    offsets = np.append(0, np.cumsum([len(rows) for rows in clients.values()]))
-    rows = np.concatenate(list(clients.values())).astype(np.int64)
-    if len(rows) > 0 and (rows.min() < 0 or rows.max() >= num_examples):
+    given = {as_id(c): as_numbers(rows) for c, rows in clients.items()}
+    for client, numbers in given.items():
+        if numbers is None:
+            raise TypeError(
+                f"The partition gave client {client!r} {shown(clients[client])}, where "
+                "its row numbers belong: a list of integers."
+            )
+    offsets = np.append(0, np.cumsum([len(numbers) for numbers in given.values()]))
+    rows = np.concatenate(list(given.values()))
+    outside = np.flatnonzero((rows < 0) | (rows >= num_examples))
+    if len(outside) > 0:
+        place = outside[0]
+        client = list(given)[offsets.searchsorted(place, side="right") - 1]
         raise ValueError(
-            f"The partition gave row numbers from {rows.min()} to {rows.max()}, but "
-            f"there are {num_examples} examples."
+            f"The partition gave client {client!r} the row number {rows[place]}, but "
+            f"there are {num_examples} examples, from 0 on."
         )
-    return Layout(list(clients), offsets, None, rows)
+    return Layout(list(given), offsets, None, rows)

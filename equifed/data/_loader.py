@@ -16,8 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Shaped
 
+from .._check import check_count, check_seed, checked
 from .._cohort import Cohort, Cohorts
+from .._words import shown
+from ._arrays import as_numbers
 from ._batching import AbstractBatching
+from ._clients import check_numbers
 from ._dataset import FederatedDataset
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
 from ._plan import make_plan, Plan
@@ -47,6 +51,11 @@ class Loader:
     resident: bool
     prefetch: int
 
+    @checked(
+        dataset="Build one with `FederatedDataset.from_arrays` or its siblings.",
+        sampler="Write `UniformSampler(10)`, for example, for 10 clients a round.",
+        batching="Write `Epochs(1, batch_size=20)`, for example.",
+    )
     def __init__(
         self,
         dataset: FederatedDataset,
@@ -76,13 +85,13 @@ class Loader:
         numbers, or a cohort larger than the population.
         """
         check_numeric(dataset.columns)
-        if prefetch < 0:
-            raise ValueError(f"`prefetch` must not be negative, got {prefetch}.")
-        sampler(0, dataset.num_clients)  # Fails now rather than in the first round.
+        check_count("batch_size", batching.batch_size)
+        check_seed(sampler.seed)
+        self.prefetch = check_count("prefetch", prefetch, least=0)
+        draw(sampler, 0, dataset)  # Fails now rather than in the first round.
         self.dataset = dataset
         self.sampler = sampler
         self.batching = batching
-        self.prefetch = prefetch
         self._placement = Placement(mesh)
         self.mesh = self._placement.mesh
         if resident is None:
@@ -110,8 +119,7 @@ class Loader:
 
         - `round`: The number of the round, from 0.
         """
-        if round < 0:
-            raise ValueError(f"`round` must not be negative, got {round}.")
+        round = check_count("round", round, least=0)
         plan, clients = self._plan(round)
         if self.resident:
             return make_cohort(plan, self._resident_examples, self._placement)
@@ -120,7 +128,7 @@ class Loader:
     def _plan(self, round: int) -> tuple[Plan, Int[np.ndarray, " clients"]]:
         """The plan of a round, and the numbers of its clients."""
         dataset = self.dataset
-        clients = np.asarray(self.sampler(round, dataset.num_clients))
+        clients = draw(self.sampler, round, dataset)
         first = dataset.offsets[clients]
         sizes = dataset.offsets[clients + 1] - first
         plan = make_plan(
@@ -202,6 +210,36 @@ class Loader:
         }
 
 
+def draw(
+    sampler: AbstractSampler, round: int, dataset: FederatedDataset
+) -> Int[np.ndarray, " clients"]:
+    """The clients that a sampler draws, if they are some of the dataset's."""
+    drawn, name = sampler(round, dataset.num_clients), f"`{type(sampler).__name__}`"
+    clients, most = as_numbers(drawn), sampler.max_clients(dataset.num_clients)
+    if clients is None:
+        raise TypeError(
+            f"{name} must draw client numbers, an array of integers, got "
+            f"{shown(drawn)} in round {round}. For a mask return "
+            "`np.flatnonzero(mask)`."
+        )
+    outside = clients[(clients < 0) | (clients >= dataset.num_clients)]
+    if len(outside) > 0:
+        raise ValueError(
+            f"{name} drew client number {outside[0]} in round {round}, but they go "
+            f"from 0 to {dataset.num_clients - 1}."
+        )
+    if len(clients) > most:
+        raise ValueError(
+            f"{name} drew {len(clients)} clients in round {round}, but its "
+            f"`max_clients` is {most}."
+        )
+    return clients
+
+
+@checked(
+    dataset="Build one with `FederatedDataset.from_arrays` or its siblings.",
+    batching="Write `Epochs(1, batch_size=20)`, for example.",
+)
 def cohort(
     dataset: FederatedDataset,
     batching: AbstractBatching,
@@ -224,14 +262,10 @@ def cohort(
     - `mesh`: The devices that share the cohort, along the axis `clients`.
     - `resident`: Whether the cohort holds the whole dataset or its clients' rows only.
     """
+    round = check_count("round", round, least=0)
     sampler = AllClients(seed=seed)
     if clients is not None:
-        numbers = np.asarray(clients, np.int64).reshape(-1)
-        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(dataset):
-            raise ValueError(
-                f"`clients` has numbers from {numbers.min()} to {numbers.max()}; they "
-                f"must be between 0 and {len(dataset) - 1}."
-            )
+        numbers = check_numbers(clients, dataset.num_clients)
         sampler = _GivenClients(clients=numbers, seed=seed)
     return Loader(dataset, sampler, batching, mesh=mesh, resident=resident)(round)
 

@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Int
 
 from .._cohort import NO_CLIENT, NO_ROW
+from .._words import shown
+from ._arrays import as_numbers
 from ._batching import AbstractBatching
 from ._random import generator, ORDER
 from ._whose import failed, Whose
@@ -64,7 +66,7 @@ def make_plan(
     - `max_slots`: The most clients that any round has.
     - `whose`: Says who a client is, by its place in `clients`.
     """
-    steps = np.asarray(batching.num_steps(sizes))
+    steps = _steps(sizes, batching)
     orders = _orders(clients, sizes, steps, batching, seed, round, whose)
     ranked = np.lexsort((clients, -steps))
     dealt = _deal(steps[ranked], num_devices)
@@ -89,6 +91,9 @@ def make_plan(
             firsts = first[m]
         ends = np.cumsum(steps[m])
         rows = np.concatenate([orders[i] for i in m])
+        most = np.repeat(sizes[m], steps[m])[:, None]
+        if rows.min(initial=NO_ROW) < NO_ROW or (rows >= most).any():
+            raise _outside(orders, sizes, batching, whose)
         shift = np.repeat(firsts, steps[m])[:, None]
         order[d, : len(rows)] = np.where(rows == NO_ROW, NO_ROW, rows + shift)
         slots = slice(0, len(m))
@@ -130,6 +135,11 @@ def _orders(
             raise failed(
                 f"`{type(batching).__name__}.order` for {who}, in round {round}", error
             ) from error
+        if order.dtype.kind not in "iu" and order.size > 0:
+            raise TypeError(
+                f"`{type(batching).__name__}.order` must lay out integers, the numbers "
+                f"of examples, got {order.dtype} for {whose(len(orders))}."
+            )
         if order.shape != (expected, batch_size):
             raise ValueError(
                 f"`{type(batching).__name__}.order` laid out an array of shape "
@@ -137,8 +147,37 @@ def _orders(
                 "by its `num_steps` and `batch_size` the shape is "
                 f"{(expected, batch_size)}."
             )
-        orders.append(order)
+        orders.append(order.astype(np.int64, copy=False))
     return orders
+
+
+def _steps(
+    sizes: Int[np.ndarray, " clients"], batching: AbstractBatching
+) -> Int[np.ndarray, " clients"]:
+    given = batching.num_steps(sizes)
+    steps = as_numbers(given)
+    if steps is None or steps.shape != sizes.shape or steps.min(initial=0) < 0:
+        raise ValueError(
+            f"`{type(batching).__name__}.num_steps` must be one integer, of at least "
+            f"0, for each of {len(sizes)} clients, got {shown(given)}."
+        )
+    return steps
+
+
+def _outside(
+    orders: list[Int[np.ndarray, "steps batch"]],
+    sizes: Int[np.ndarray, " clients"],
+    batching: AbstractBatching,
+    whose: Whose,
+) -> ValueError:
+    several = zip(orders, sizes.tolist(), strict=True)
+    wrong = [o[(o < NO_ROW) | (o >= size)].tolist() for o, size in several]
+    place = next(i for i, rows in enumerate(wrong) if rows)
+    return ValueError(
+        f"`{type(batching).__name__}.order` laid out example {wrong[place][0]} for "
+        f"{whose(place)}, who has {sizes[place]} examples, numbered from 0 on; an "
+        f"empty place is {NO_ROW}."
+    )
 
 
 def _deal(

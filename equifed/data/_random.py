@@ -9,10 +9,14 @@ from NumPy, and the few distributions that are needed are written here.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
+
+T = TypeVar("T")
 
 # What the bits are for: one seed may serve several purposes, and must not repeat.
 ORDER = 1
@@ -50,6 +54,24 @@ def integers(
 ) -> Int[np.ndarray, " size"]:
     """Uniform in `range(stop)`, up to a bias of `stop / 2**64`."""
     return (raw(rng, size) % np.uint64(stop)).astype(np.int64)
+
+
+def shuffle_buffer(
+    items: Iterable[T], buffer_size: int, rng: np.random.Generator
+) -> Iterator[T]:
+    """Draws each item from a buffer of the next `buffer_size`, uniformly."""
+    buffer: list[T] = []
+    for item in items:
+        if len(buffer) < buffer_size:
+            buffer.append(item)
+            continue
+        place = int(integers(rng, len(buffer), 1)[0])
+        buffer[place], item = item, buffer[place]
+        yield item
+    while buffer:
+        place = int(integers(rng, len(buffer), 1)[0])
+        buffer[place], buffer[-1] = buffer[-1], buffer[place]
+        yield buffer.pop()
 
 
 def uniforms(rng: np.random.Generator, size: int) -> Float[np.ndarray, " size"]:

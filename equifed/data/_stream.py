@@ -6,22 +6,24 @@ not meet. How many clients there are is not known, so algorithms that keep somet
 for each client cannot be used.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TYPE_CHECKING
 
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Shaped
 
-from .._check import check_count, check_seed
+from .._check import check_count, check_seed, checked
 from .._cohort import Cohort
+from .._words import shown
+from ._arrays import as_arrays, check_columns, check_function
 from ._batching import AbstractBatching
 from ._build import common_rows
 from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
 from ._prefetch import prefetched
-from ._random import generator, integers, STREAM
-from ._read import arrow_batches, Converter, Source, together
+from ._random import generator, shuffle_buffer, STREAM
+from ._read import arrow_batches, check_stream, Converter, Source, together
 from ._whose import check_alike, failed
 
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     import datasets
 
 
-T = TypeVar("T")
 Examples = dict[str, Shaped[np.ndarray, "_ ..."]]
 
 
@@ -85,12 +86,17 @@ class ClientStream:
         """
         if not isinstance(by, str):
             raise TypeError(
-                f"`by` must be the name of a column, got {type(by).__name__}. A stream "
-                "cannot be partitioned, as it is never seen as a whole."
+                f"`by` must be the name of a column, got {shown(by)}. A stream cannot "
+                "be partitioned, as it is never seen as a whole."
             )
+        check_stream(dataset)
+        if transform is not None:
+            check_function("transform", transform)
         self.dataset = dataset
         self.by = by
-        self.columns = None if columns is None else tuple(columns)
+        if columns is not None:
+            columns = tuple(check_columns("columns", columns))
+        self.columns = columns
         self.transform = transform
 
     def __iter__(self) -> Iterator[StreamedClient]:
@@ -109,11 +115,12 @@ class ClientStream:
             }
             if self.transform is not None:
                 try:
-                    new = self.transform(client_id, examples).items()
-                    examples = {name: np.asarray(column) for name, column in new}
+                    new = self.transform(client_id, examples)
                 except Exception as error:
                     what = f"`transform` of client {client_id!r}"
                     raise failed(what, error) from error
+                whose = f" of client {client_id!r}"
+                examples = as_arrays(new, f"What `transform` returns{whose}", whose)
             common_rows(examples, f" of client {client_id!r}")
             yield StreamedClient(number, client_id, examples)
 
@@ -166,6 +173,10 @@ class StreamLoader:
     buffer_size: int
     prefetch: int
 
+    @checked(
+        stream="Write `ClientStream(dataset, by=...)` of a stream's client column.",
+        batching="Write `Epochs(1, batch_size=20)`, for example.",
+    )
     def __init__(
         self,
         stream: ClientStream,
@@ -193,9 +204,7 @@ class StreamLoader:
         self.batching = batching
         self.buffer_size = check_count("buffer_size", buffer_size)
         self.seed = check_seed(seed)
-        if prefetch < 0:
-            raise ValueError(f"`prefetch` must not be negative, got {prefetch}.")
-        self.prefetch = prefetch
+        self.prefetch = check_count("prefetch", prefetch, least=0)
         self._placement = Placement(mesh)
         self.mesh = self._placement.mesh
         # The clients of the last few rounds, for what is said of them.
@@ -276,21 +285,3 @@ class StreamLoader:
             columns, lambda name, place: clients[place].examples[name], plan, whose
         )
         return make_cohort(plan, pools, self._placement)
-
-
-def shuffle_buffer(
-    items: Iterable[T], buffer_size: int, rng: np.random.Generator
-) -> Iterator[T]:
-    """Draws each item from a buffer of the next `buffer_size`, uniformly."""
-    buffer: list[T] = []
-    for item in items:
-        if len(buffer) < buffer_size:
-            buffer.append(item)
-            continue
-        place = int(integers(rng, len(buffer), 1)[0])
-        buffer[place], item = item, buffer[place]
-        yield item
-    while buffer:
-        place = int(integers(rng, len(buffer), 1)[0])
-        buffer[place], buffer[-1] = buffer[-1], buffer[place]
-        yield buffer.pop()

@@ -47,8 +47,3 @@ def check_enough(num_examples: int, needed: int, name: str) -> None:
             f"`{name}` is {needed}, but there are only {num_examples} examples. Ask "
             "for fewer clients."
         )
-
-
-def check_min_size(min_size: int) -> None:
-    if min_size < 0:
-        raise ValueError(f"`min_size` must not be negative, got {min_size}.")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from ..._check import check_kind
 from .._ids import client_codes
 from .base import AbstractPartition
 
@@ -17,6 +18,9 @@ class ColumnPartition(AbstractPartition):
     """
 
     column: str
+
+    def __check_init__(self):
+        check_kind("column", self.column, str)
 
     @property
     def column_names(self) -> tuple[str, ...]:

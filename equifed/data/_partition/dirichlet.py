@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ..._check import check_count, check_seed
+from ..._check import check_count, check_number, check_seed, checked
 from .._ids import client_codes
 from .._random import dirichlet, generator, PARTITION, permutation, uniforms
-from .base import AbstractPartition, check_enough, check_min_size, named
+from .base import AbstractPartition, check_enough, named
 
 
 class DirichletPartition(AbstractPartition):
@@ -47,6 +47,7 @@ class DirichletPartition(AbstractPartition):
     min_size: int
     seed: int
 
+    @checked()
     def __init__(
         self,
         num_clients: int,
@@ -66,19 +67,13 @@ class DirichletPartition(AbstractPartition):
         - `min_size`: The fewest examples that a client may have.
         - `seed`: The seed of the split.
         """
-        self.num_clients = num_clients
-        self.alpha = alpha
+        check_number("alpha", alpha, least=0, strict=True)
+        self.num_clients = check_count("num_clients", num_clients)
+        self.alpha = float(alpha)
         self.label = label
-        self.balanced = balanced
-        self.min_size = min_size
-        self.seed = seed
-
-    def __check_init__(self):
-        check_count("num_clients", self.num_clients)
-        check_seed(self.seed)
-        check_min_size(self.min_size)
-        if not (np.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"`alpha` must be finite and positive, got {self.alpha}.")
+        self.balanced = bool(balanced)
+        self.min_size = check_count("min_size", min_size, least=0)
+        self.seed = check_seed(seed)
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ..._check import check_count, check_seed
+from ..._check import check_count, check_seed, checked
 from .._random import generator, PARTITION, permutation
 from .base import AbstractPartition, check_enough, named
 
@@ -16,18 +16,15 @@ class IIDPartition(AbstractPartition):
     num_clients: int
     seed: int
 
+    @checked()
     def __init__(self, num_clients: int, *, seed: int = 0):
         """**Arguments:**
 
         - `num_clients`: The number of clients.
         - `seed`: The seed of the split.
         """
-        self.num_clients = num_clients
-        self.seed = seed
-
-    def __check_init__(self):
-        check_count("num_clients", self.num_clients)
-        check_seed(self.seed)
+        self.num_clients = check_count("num_clients", num_clients)
+        self.seed = check_seed(seed)
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ..._check import check_count, check_seed
+from ..._check import check_count, check_number, check_seed, checked
 from .._random import generator, PARTITION, permutation
-from .base import AbstractPartition, check_enough, check_min_size, named
+from .base import AbstractPartition, check_enough, named
 
 
 class QuantityPartition(AbstractPartition):
@@ -22,6 +22,7 @@ class QuantityPartition(AbstractPartition):
     min_size: int
     seed: int
 
+    @checked()
     def __init__(
         self,
         num_clients: int,
@@ -37,19 +38,11 @@ class QuantityPartition(AbstractPartition):
         - `min_size`: The fewest examples that a client may have.
         - `seed`: The seed of the split.
         """
-        self.num_clients = num_clients
-        self.exponent = exponent
-        self.min_size = min_size
-        self.seed = seed
-
-    def __check_init__(self):
-        check_count("num_clients", self.num_clients)
-        check_seed(self.seed)
-        check_min_size(self.min_size)
-        if not (np.isfinite(self.exponent) and self.exponent >= 0):
-            raise ValueError(
-                f"`exponent` must be finite and not negative, got {self.exponent}."
-            )
+        check_number("exponent", exponent, least=0)
+        self.num_clients = check_count("num_clients", num_clients)
+        self.exponent = float(exponent)
+        self.min_size = check_count("min_size", min_size, least=0)
+        self.seed = check_seed(seed)
 
     @property
     def column_names(self) -> tuple[str, ...]:

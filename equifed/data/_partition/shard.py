@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from ..._check import check_count, check_seed
+from ..._check import check_count, check_seed, checked
 from .._ids import client_codes
 from .._random import generator, PARTITION, permutation
 from .base import AbstractPartition, check_enough, named
@@ -34,6 +34,7 @@ class ShardPartition(AbstractPartition):
     label: str
     seed: int
 
+    @checked()
     def __init__(
         self,
         num_clients: int,
@@ -49,15 +50,10 @@ class ShardPartition(AbstractPartition):
         - `label`: The column to sort by.
         - `seed`: The seed of the split.
         """
-        self.num_clients = num_clients
-        self.shards_per_client = shards_per_client
+        self.num_clients = check_count("num_clients", num_clients)
+        self.shards_per_client = check_count("shards_per_client", shards_per_client)
         self.label = label
-        self.seed = seed
-
-    def __check_init__(self):
-        check_count("num_clients", self.num_clients)
-        check_count("shards_per_client", self.shards_per_client)
-        check_seed(self.seed)
+        self.seed = check_seed(seed)
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -12,4 +12,4 @@ from .convert import Converter as Converter, together as together
 from .open import open_huggingface as open_huggingface
 from .parquet import open_parquet as open_parquet
 from .source import Source as Source
-from .stream import arrow_batches as arrow_batches
+from .stream import arrow_batches as arrow_batches, check_stream as check_stream

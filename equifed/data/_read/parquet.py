@@ -2,9 +2,10 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..._words import shown
 from .source import Source
 
 
@@ -25,13 +26,14 @@ def open_parquet(
 
 def _paths(files: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
     """The files that are meant. A file of just that name comes before a pattern."""
-    files = [files] if isinstance(files, str | os.PathLike) else list(files)
+    files = [files] if isinstance(files, str | os.PathLike) else files
+    if not isinstance(files, Iterable):
+        files = [files]
     paths = []
     for file in files:
         if not isinstance(file, str | os.PathLike):
             raise TypeError(
-                "`files` must be one or more paths or patterns, got "
-                f"{type(file).__name__}."
+                f"`files` must be one or more paths or patterns, got {shown(file)}."
             )
         found = _found(os.fspath(file))
         if len(found) == 0:

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TYPE_CHECKING
 
+from ..._words import shown
 from .._column import check_names
 from .._ids import as_id
 from .parquet import difference_of, first_line
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 BATCH = 1000
 
 
+def check_stream(dataset: Any) -> None:
+    """Refuses what is no stream, and one that would not be read as it is used."""
+    import datasets
+
+    if not isinstance(dataset, datasets.IterableDataset):
+        raise TypeError(
+            f"`dataset` must be a `datasets.IterableDataset`, got {shown(dataset)}. "
+            "Of a `datasets.Dataset` make one with `dataset.to_iterable_dataset()`."
+        )
+    if getattr(dataset._formatting, "format_type", None) == "custom":
+        raise ValueError(
+            "The stream has a transform as its format (`with_transform`), which is not "
+            "applied. Apply it with `dataset.map(transform, batched=True)` instead."
+        )
+
+
 def arrow_batches(
     dataset: "datasets.IterableDataset", names: Sequence[str] | None, by: str | None
 ) -> Iterator[Any]:
@@ -30,11 +47,7 @@ def arrow_batches(
     """
     import pyarrow as pa
 
-    if getattr(dataset._formatting, "format_type", None) == "custom":
-        raise ValueError(
-            "The stream has a transform as its format (`with_transform`), which is not "
-            "applied. Apply it with `dataset.map(transform, batched=True)` instead."
-        )
+    check_stream(dataset)
     # Examples that are not in Arrow's form yet are put into it one by one in any case;
     # asked for in batches, `datasets` fails where they differ, and does not say where.
     size = BATCH if dataset._ex_iterable.iter_arrow else 1

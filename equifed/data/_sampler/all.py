@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from ..._check import check_seed
+from ..._check import check_seed, checked
 from .base import AbstractSampler
 
 
@@ -12,15 +12,13 @@ class AllClients(AbstractSampler):
 
     seed: int
 
+    @checked()
     def __init__(self, *, seed: int = 0):
         """**Arguments:**
 
         - `seed`: The seed of the order in which the clients visit their examples.
         """
-        self.seed = seed
-
-    def __check_init__(self):
-        check_seed(self.seed)
+        self.seed = check_seed(seed)
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
         return np.arange(num_clients)

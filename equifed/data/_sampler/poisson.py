@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from ..._check import check_seed
+from ..._check import check_number, check_seed, checked
 from .._random import generator, SAMPLE, uniforms
 from .base import AbstractSampler
 
@@ -18,22 +18,21 @@ class PoissonSampler(AbstractSampler):
     rate: float
     seed: int
 
+    @checked()
     def __init__(self, rate: float, *, seed: int = 0):
         """**Arguments:**
 
         - `rate`: The probability with which a client takes part in a round.
         - `seed`: The seed of all rounds.
         """
-        self.rate = rate
-        self.seed = seed
-
-    def __check_init__(self):
-        if not 0 < self.rate <= 1:
+        check_number("rate", rate)
+        if not 0 < rate <= 1:
             raise ValueError(
-                f"`rate` must be a probability in (0, 1], got {self.rate}. For an "
+                f"`rate` must be a probability in (0, 1], got {rate}. For an "
                 "expected cohort of n clients divide n by the number of clients."
             )
-        check_seed(self.seed)
+        self.rate = float(rate)
+        self.seed = check_seed(seed)
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
         if self.rate == 1:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from ..._check import check_count, check_seed
+from ..._check import check_count, check_seed, checked
 from .._random import generator, integers, permutation, SAMPLE
 from .base import AbstractSampler, check_cohort_size
 
@@ -14,18 +14,15 @@ class UniformSampler(AbstractSampler):
     cohort_size: int
     seed: int
 
+    @checked()
     def __init__(self, cohort_size: int, *, seed: int = 0):
         """**Arguments:**
 
         - `cohort_size`: The number of clients in a round.
         - `seed`: The seed of all rounds.
         """
-        self.cohort_size = cohort_size
-        self.seed = seed
-
-    def __check_init__(self):
-        check_count("cohort_size", self.cohort_size)
-        check_seed(self.seed)
+        self.cohort_size = check_count("cohort_size", cohort_size)
+        self.seed = check_seed(seed)
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
         check_cohort_size(self.cohort_size, num_clients)

@@ -1,9 +1,11 @@
 """A fixed number of clients, some more likely than others."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..._check import check_count, check_seed
+from ..._check import check_count, check_seed, checked
 from .._random import generator, SAMPLE, uniforms
 from .base import AbstractSampler
 
@@ -21,10 +23,14 @@ class WeightedSampler(AbstractSampler):
     replace: bool
     seed: int
 
+    @checked()
     def __init__(
         self,
         cohort_size: int,
-        weights: Float[np.ndarray, " clients"] | Int[np.ndarray, " clients"],
+        weights: Float[np.ndarray, " clients"]
+        | Int[np.ndarray, " clients"]
+        | Sequence[float]
+        | Sequence[int],
         *,
         replace: bool = False,
         seed: int = 0,
@@ -37,30 +43,12 @@ class WeightedSampler(AbstractSampler):
         - `replace`: Whether a client may be drawn more than once in a round.
         - `seed`: The seed of all rounds.
         """
-        self.cohort_size = cohort_size
-        self.weights = np.asarray(weights, np.float64)
-        self.replace = replace
-        self.seed = seed
+        self.cohort_size = check_count("cohort_size", cohort_size)
+        self.weights = _as_weights(weights)
+        self.replace = bool(replace)
+        self.seed = check_seed(seed)
 
     def __check_init__(self):
-        check_count("cohort_size", self.cohort_size)
-        check_seed(self.seed)
-        if self.weights.ndim != 1 or not np.all(np.isfinite(self.weights)):
-            raise ValueError(
-                "`weights` must be one finite number for each client, got an array of "
-                f"shape {self.weights.shape}"
-                + (
-                    " with values that are not finite."
-                    if self.weights.ndim == 1
-                    else "."
-                )
-            )
-        if np.any(self.weights < 0):
-            client = int(np.argmax(self.weights < 0))
-            raise ValueError(
-                "`weights` must not be negative, got "
-                f"{self.weights[client]} for client {client}."
-            )
         positive = int(np.count_nonzero(self.weights))
         needed = 1 if self.replace else self.cohort_size
         if positive < needed:
@@ -90,3 +78,21 @@ class WeightedSampler(AbstractSampler):
 
     def max_clients(self, num_clients: int) -> int:
         return self.cohort_size
+
+
+def _as_weights(weights) -> Float[np.ndarray, " clients"]:
+    given = np.asarray(weights)
+    if given.ndim != 1 or given.dtype.kind not in "iuf":
+        raise ValueError(
+            "`weights` must be one finite number for each client, got an array of "
+            f"shape {given.shape} and dtype {given.dtype}."
+        )
+    weights = given.astype(np.float64)
+    bads = {"be finite": ~np.isfinite(weights), "not be negative": weights < 0}
+    for words, bad in bads.items():
+        if bad.any():
+            client = int(np.argmax(bad))
+            raise ValueError(
+                f"`weights` must {words}, got {weights[client]} for client {client}."
+            )
+    return weights
