@@ -21,7 +21,7 @@ D: Any = eqd.FederatedDataset
 DATASET: Any = D.from_arrays({"x": X, "y": X[:, 0]}, by=np.repeat(np.arange(8), 3))
 BATCHING: Any = eqd.Epochs(1, batch_size=2)
 ALL: Any = eqd.AllClients()
-HF = datasets.Dataset.from_dict({"who": ["a", "b"], "x": [1, 2]})
+HF: Any = datasets.Dataset.from_dict({"who": ["a", "b"], "x": [1, 2]})
 STREAM: Any = HF.to_iterable_dataset()
 E: Any = eqd  # nothing that it is given is of the type that it should be
 
@@ -52,17 +52,26 @@ class LaysOut(eqd.AbstractBatching):
 
 class Gives(eqd.AbstractPartition):
     clients: Any
-    column_names = ()
+
+    @property
+    def column_names(self):
+        return ()
 
     def __call__(self, columns, num_examples):
         return self.clients
 
 
-def loader(sampler=ALL, batching=BATCHING, dataset=DATASET, **kwargs):
+def draws(drawn, **kwargs: Any):
+    return Draws(drawn=drawn, **kwargs)
+
+
+def loader(
+    sampler: Any = ALL, batching: Any = BATCHING, dataset: Any = DATASET, **kwargs
+) -> Any:
     return eqd.Loader(dataset, sampler, batching, **kwargs)
 
 
-def made(rows, steps: Any = 1, batch_size=2):
+def made(rows, steps: Any = 1, batch_size: Any = 2):
     loader(batching=LaysOut(rows, steps, batch_size))(0)
 
 
@@ -263,7 +272,7 @@ CASES = {
     "hf by a class": (lambda: D.from_huggingface(HF, by=E.IIDPartition), T, "`by`"),
     "hf none": (lambda: D.from_huggingface(None, by="who"), T, "`dataset` must be"),
     "hf splits": (
-        lambda: D.from_huggingface(datasets.DatasetDict(a=HF), by="who"),
+        lambda: D.from_huggingface(datasets.DatasetDict({"a": HF}), by="who"),
         T,
         r"dataset\['a'\]",
     ),
@@ -363,7 +372,7 @@ CASES = {
         V,
         "-2.0 for client 1",
     ),
-    "weights text": (lambda: E.WeightedSampler(1, "12"), T, "`weights`"),
+    "weights text": (lambda: E.WeightedSampler(1, "12"), V, "`weights`"),
     "replace": (
         lambda: E.WeightedSampler(1, [1.0], replace=1),
         T,
@@ -413,22 +422,22 @@ CASES = {
         V,
         "'x' holds no numbers",
     ),
-    "drawn fractions": (lambda: loader(Draws(np.array([0.0]))), T, "`Draws`.*integers"),
+    "drawn fractions": (lambda: loader(draws(np.array([0.0]))), T, "`Draws`.*integers"),
     "drawn flags": (
-        lambda: loader(Draws(np.ones(8, bool))),
+        lambda: loader(draws(np.ones(8, bool))),
         T,
         r"`Draws`.*array bool\[8\].*flatnonzero",
     ),
-    "drawn nothing": (lambda: loader(Draws(None)), T, "`Draws`.*None in round 0"),
-    "drawn beyond": (lambda: loader(Draws([0, 8])), V, "`Draws` drew client number 8"),
-    "drawn below": (lambda: loader(Draws([-1])), V, "client number -1 in round 0"),
+    "drawn nothing": (lambda: loader(draws(None)), T, "`Draws`.*None in round 0"),
+    "drawn beyond": (lambda: loader(draws([0, 8])), V, "`Draws` drew client number 8"),
+    "drawn below": (lambda: loader(draws([-1])), V, "client number -1 in round 0"),
     "drawn too many": (
-        lambda: loader(Draws([0] * 9)),
+        lambda: loader(draws([0] * 9)),
         V,
         "9 clients.*`max_clients` is 8",
     ),
     "a sampler's seed": (
-        lambda: loader(Draws([0], seed=0.5)),
+        lambda: loader(draws([0], seed=0.5)),
         T,
         "`seed`.*0.5",
     ),

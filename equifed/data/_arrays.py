@@ -20,7 +20,8 @@ def as_arrays(columns: Any, what: str, whose: str = "") -> dict[str, np.ndarray]
         raise TypeError(
             f"{what} must be a dictionary of arrays by column, got {shown(columns)}."
         )
-    return {name: as_array(name, x, whose) for name, x in dict(items()).items()}
+    pairs: Any = items()
+    return {name: as_array(name, column, whose) for name, column in pairs}
 
 
 def as_array(name: Any, column: Any, whose: str = "") -> np.ndarray:

@@ -76,13 +76,15 @@ def by_rows(clients: Mapping[str, Int[np.ndarray, "_"]], num_examples: int) -> L
         )
     if len(clients) == 0:
         raise ValueError("The dataset is empty: the partition made no clients.")
-    given = {as_id(c): as_numbers(rows) for c, rows in clients.items()}
-    for client, numbers in given.items():
+    given: dict[str, np.ndarray] = {}
+    for client, owned in clients.items():
+        numbers = as_numbers(owned)
         if numbers is None:
             raise TypeError(
-                f"The partition gave client {client!r} {shown(clients[client])}, where "
-                "its row numbers belong: a list of integers."
+                f"The partition gave client {client!r} {shown(owned)}, where its row "
+                "numbers belong: a list of integers."
             )
+        given[as_id(client)] = numbers
     offsets = np.append(0, np.cumsum([len(numbers) for numbers in given.values()]))
     rows = np.concatenate(list(given.values()))
     outside = np.flatnonzero((rows < 0) | (rows >= num_examples))

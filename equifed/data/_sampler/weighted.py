@@ -27,10 +27,7 @@ class WeightedSampler(AbstractSampler):
     def __init__(
         self,
         cohort_size: int,
-        weights: Float[np.ndarray, " clients"]
-        | Int[np.ndarray, " clients"]
-        | Sequence[float]
-        | Sequence[int],
+        weights: Float[np.ndarray, " clients"] | Int[np.ndarray, " clients"] | Sequence,
         *,
         replace: bool = False,
         seed: int = 0,
