@@ -1,5 +1,6 @@
 """Arrays to a directory and back, by Orbax."""
 
+import logging
 import pathlib
 from typing import Any
 
@@ -13,9 +14,15 @@ def write_arrays(path: pathlib.Path, leaves: list[Any]) -> None:
     import orbax.checkpoint as ocp  # slow to import
 
     arrays = _numbered(leaves)
-    if arrays:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            checkpointer.save(path, args=ocp.args.StandardSave(arrays))
+    # Its threads print an error that they cannot handle, at length; it is raised, too.
+    log = logging.getLogger("absl")
+    disabled, log.disabled = log.disabled, True
+    try:
+        if arrays:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                checkpointer.save(path, args=ocp.args.StandardSave(arrays))
+    finally:
+        log.disabled = disabled
 
 
 def read_arrays(path: pathlib.Path, likes: list[Any]) -> list[Any]:

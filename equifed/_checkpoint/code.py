@@ -26,9 +26,11 @@ _WRITES = ("append", "add", "extend", "insert", "update", "setdefault", "pop")
 @functools.lru_cache(maxsize=1024)
 def is_library(module: str | None) -> bool:
     """Whether a module was installed, rather than written for the experiment."""
-    root = (module or "").partition(".")[0]
+    root = (module or "__main__").partition(".")[0]
+    if root == "__main__":
+        return False
     if root in sys.stdlib_module_names or root == "equifed":
-        return root != "__main__"
+        return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
     installed = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
     return file.startswith(installed)

@@ -78,8 +78,9 @@ def _text(x: Any) -> Any:
         numbers = np.asarray(jr.key_data(x)).tolist()
         return f"{jr.key_impl(x)} {numbers}" if x.ndim == 0 else f"keys #{digest(x)}"
     if isinstance(x, jax.Array | np.ndarray | np.generic):
-        if x.ndim == 0:
-            return np.asarray(x).item() if x.dtype != object else digest(x)
+        if x.ndim == 0 and np.issubdtype(np.asarray(x).dtype, np.number):
+            number = np.asarray(x).item()
+            return str(number) if isinstance(number, complex) else number
         return f"{x.dtype}{list(x.shape)} #{digest(x)}"
     if isinstance(x, types.FunctionType):
         numbers = {
@@ -89,6 +90,9 @@ def _text(x: Any) -> Any:
         }
         inside = ", ".join(f"{name}={value}" for name, value in numbers.items())
         return f"{x.__name__}({inside}) #{digest(x)}"
+    if isinstance(x, tuple | list) and len(repr(x)) < _SHOWN:
+        if all(isinstance(y, bool | int | float | str) for y in x):
+            return repr(x)
     name = getattr(x, "__name__", type(x).__name__)
     return f"{name} #{digest(x)}"
 
