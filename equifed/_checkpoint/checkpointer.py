@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import types
 import weakref
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -79,7 +79,7 @@ class Checkpointer:
         *,
         every: int = 10,
         keep: int = 3,
-        on_change: Literal["error", "warn"] = "error",
+        on_change: str = "error",
     ):
         """**Arguments:**
 
