@@ -300,8 +300,10 @@ def test_table(capsys):
     assert [line.split() for line in printed] == [
         ["round", "loss", "examples"],
         ["4", "0.25", "40"],
+        # A round that was evaluated has a row, and no other row its numbers.
         ["round", "loss", "examples", "test/accuracy"],
-        ["8", "0.125", "80", "0.05"],
+        ["5", "0.2", "50", "0.05"],
+        ["8", "0.125", "80", "-"],
         ["10", "0.1", "100", "0.1"],
     ]
     assert len({len(line) for line in printed[2:]}) == 1
@@ -313,8 +315,56 @@ def test_table_with_chosen_columns(capsys):
     assert [line.split() for line in printed] == [
         ["round", "test/accuracy", "loss"],
         ["3", "-", "0.3333"],
-        ["6", "0.05", "0.1667"],
+        ["5", "0.05", "0.2"],
+        ["6", "-", "0.1667"],
     ]
+
+
+def test_table_of_rounds_that_are_all_evaluated(capsys):
+    train(Table("loss", "examples", every=3), 7)
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows == ["round", "3", "6", "7"]
+
+
+@pytest.mark.parametrize("make", (Table, ProgressBar))
+def test_a_name_that_there_is_not(make, capsys):
+    # In the first round that has others of its kind.
+    known = "There are: loss, examples, test/accuracy"
+    with pytest.warns(UserWarning, match="is to show") as warned:
+        train(make("los", "test/acc", "tset/accuracy"), 7)
+    assert [str(w.message) for w in warned] == [
+        f"`{make.__name__}` is to show 'los', but round 1 has no such number. There "
+        "are: loss, examples.",
+        f"`{make.__name__}` is to show 'test/acc', but round 5 has no such number. "
+        f"{known}.",
+        f"`{make.__name__}` is to show 'tset/accuracy', but no round up to 7 had such "
+        f"a number. {known}.",
+    ]
+    train(make("loss", "test/accuracy"), 7)
+    train(make("test/accuracy"), 0)  # nothing was logged, so nothing is missed
+    with pytest.raises(TypeError, match="takes names of metrics.*got 'round'"):
+        make("round")
+
+
+@pytest.mark.parametrize(
+    "make", (Table, ProgressBar, lambda: JSONLines("x.jsonl")), ids=str
+)
+def test_what_is_not_one_number_is_left_out(make, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with make() as logger:
+        metrics = {"loss": np.nan, "matrix": np.eye(2), "list": [[1.0]]}
+        for round in (9, 10):
+            logger.log(round, {"round": round, **metrics})
+    out, err = capsys.readouterr()
+    if isinstance(logger, JSONLines):
+        assert lines(logger.path)[-1] == {"round": 10, "loss": "nan"}
+    elif isinstance(logger, Table):
+        assert [line.split() for line in out.splitlines()] == [
+            ["round", "loss"],
+            ["10", "nan"],
+        ]
+    else:
+        assert "loss=nan" in err
 
 
 def test_table_every(capsys):

@@ -131,6 +131,40 @@ def test_smooth_does_not_carry_on_what_is_not_finite():
             plot.learning_curves({"a": seeds}, "loss", band=band, smooth=2)
 
 
+def test_what_is_nan_is_a_gap():
+    values = np.arange(1.0, 41.0)
+    values[[3, 5, 6]] = np.nan  # round 5 stands alone
+    for log in (False, True):
+        line = plot.learning_curves({"a": run(values)}, "loss", log=log).lines[0]
+        np.testing.assert_array_equal(line.get_ydata(), values)
+        assert line.get_marker() == "o"
+        assert line.get_markevery() == [4]
+    plot.learning_curves({"a": run([np.nan] * 30)}, "loss").figure.canvas.draw()
+    assert plot.learning_curves({"a": run(range(30))}, "loss").lines[
+        0
+    ].get_marker() in (
+        "None",
+        None,
+    )
+
+
+def test_a_name_that_there_is_not_makes_no_figure():
+    for name in ("los", "round"):
+        with pytest.raises(ValueError, match=f"'a' has no metric '{name}'.*loss"):
+            plot.learning_curves({"a": run([1, 2])}, name)
+    assert pyplot.get_fignums() == []
+
+
+def test_a_label_that_is_none():
+    clients = Clients([3, 2])
+    labels = {"label": np.array([0.0, np.nan, 1.0])}
+    clients.client = lambda i: labels
+    with pytest.raises(
+        ValueError, match="'label' of client 'client 0' holds NaN in row"
+    ):
+        plot.label_distribution(clients)
+
+
 def test_smooth_keeps_the_digits_of_a_convergent_run():
     values = 1e6 * 100.0 ** -np.arange(12)
     ax = plot.learning_curves({"a": run(values)}, "loss", smooth=3, log=True)

@@ -4,7 +4,11 @@ import abc
 import contextlib
 import types
 from collections.abc import Mapping
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
+
+import numpy as np
+
+from .._history import ROUND
 
 
 class AbstractLogger(abc.ABC):
@@ -57,6 +61,12 @@ class AbstractLogger(abc.ABC):
         traceback: types.TracebackType | None,
     ) -> None:
         self.close()
+
+
+def scalars(metrics: Mapping[str, Any]) -> dict[str, SupportsFloat]:
+    """Those metrics that are one number. A confusion matrix is none, and no logger's;
+    nor is the number of the round a metric."""
+    return {n: x for n, x in metrics.items() if n != ROUND and np.ndim(x) == 0}
 
 
 class NoLogger(AbstractLogger):

@@ -2,14 +2,20 @@
 
 import numbers
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
-from .base import AbstractLogger
+from .._check import check_count, shown
+from .._history import ROUND
+from .._warn import warn
+from .base import AbstractLogger, scalars
 
 
 class ProgressBar(AbstractLogger):
-    """A progress bar: rounds done, rounds per second, and a few metrics."""
+    """A progress bar: rounds done, rounds per second, and a few metrics.
+
+    A metric that there is not is told by a warning, with those that there are.
+    """
 
     def __init__(self, *metrics: str):
         """**Arguments:**
@@ -17,6 +23,7 @@ class ProgressBar(AbstractLogger):
         - `metrics`: the names of the metrics to show; `"loss"` if none is given. A
             metric that a round does not have keeps its last value.
         """
+        self._asked = _Asked("ProgressBar", metrics)
         self.metrics = metrics or ("loss",)
         self._bar: Any = None
         self._shown: dict[str, str] = {}
@@ -28,17 +35,20 @@ class ProgressBar(AbstractLogger):
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
         if self._bar is None:
             self._bar = self._open(None, round - 1)
+        values = scalars(metrics)
         for name in self.metrics:
-            if name in metrics:
-                self._shown[name] = _short(metrics[name])
+            if name in values:
+                self._shown[name] = _short(values[name])
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update()
+        self._asked.see(round, values)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar = None
         self._shown = {}
+        self._asked.close()
 
     def _open(self, total: int | None, initial: int) -> Any:
         from tqdm.auto import tqdm  # slow to import
@@ -50,42 +60,51 @@ class Table(AbstractLogger):
     """Prints a row of an aligned table every few rounds, above a progress bar if there
     is one.
 
-    A row shows the newest value of each metric since the row before.
+    A row shows the numbers of its own round, and `-` for what that round did not
+    measure. So that none is lost, a round has a row of its own if it measures what the
+    one before it did not, as rounds that are evaluated do. A metric that there is not
+    is told by a warning, with those that there are.
     """
 
     def __init__(self, *metrics: str, every: int = 10):
         """**Arguments:**
 
         - `metrics`: the columns, in this order; every metric if none is given.
-        - `every`: how many rounds from one row to the next. The last round of a
-            training has a row, too.
+        - `every`: how many rounds from one row to the next, beside those of rounds
+            that are evaluated. The last round of a training has a row, too.
         """
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1, got {every}.")
+        self.every = check_count("every", every)
+        self._asked = _Asked("Table", metrics)
         self.metrics = metrics
-        self.every = every
         self._num_rounds: int | None = None
         self._columns: list[str] = []
-        self._newest: dict[str, str] = {}
+        self._before: set[str] | None = None
 
     def start(self, num_rounds: int, first_round: int) -> None:
         self.close()
         self._num_rounds = num_rounds
 
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        for name, value in metrics.items():
-            if not self.metrics or name in self.metrics:
-                self._newest[name] = _short(value)
-        if round % self.every == 0 or round == self._num_rounds:
-            self._print(round)
+        values = scalars(metrics)
+        cells = {
+            name: _short(x)
+            for name, x in values.items()
+            if not self.metrics or name in self.metrics
+        }
+        new = self._before is not None and not cells.keys() <= self._before
+        self._before = set(cells)
+        if round % self.every == 0 or round == self._num_rounds or new:
+            self._print(round, cells)
+        self._asked.see(round, values)
 
     def close(self) -> None:
         self._num_rounds = None
         self._columns = []
-        self._newest = {}
+        self._before = None
+        self._asked.close()
 
-    def _print(self, round: int) -> None:
-        unseen = [name for name in self._newest if name not in self._columns]
+    def _print(self, round: int, known: dict[str, str]) -> None:
+        unseen = [name for name in known if name not in self._columns]
         if self.metrics:
             columns = list(self.metrics)
         else:
@@ -93,10 +112,59 @@ class Table(AbstractLogger):
         widths = [max(len(name), 10) for name in columns]
         if columns != self._columns:
             self._columns = columns
-            _write(_row("round", columns, widths))
-        cells = [self._newest.get(name, "-") for name in columns]
+            _write(_row(ROUND, columns, widths))
+        cells = [known.get(name, "-") for name in columns]
         _write(_row(str(round), cells, widths))
-        self._newest = {}
+
+
+class _Asked:
+    """The metrics that a logger was asked for: it warns of those that there are not.
+
+    Not every round has every metric. But one that has some of an evaluation has all of
+    it, and likewise what is measured in training. So a name is missed in the first
+    round that has others of its kind: of the same path before the last `/`.
+    """
+
+    def __init__(self, who: str, names: Sequence[str]):
+        for name in names:
+            if not isinstance(name, str) or name == ROUND:
+                raise TypeError(
+                    f"`{who}` takes names of metrics, as `'loss'` or `'test/accuracy'`,"
+                    f" got {shown(name)}. It shows the round anyway."
+                )
+        self._who, self._names = who, names
+        self._begin()
+
+    def _begin(self) -> None:
+        self._missing, self._round = list(self._names), 0
+        self._known: dict[str, None] = {}
+
+    def see(self, round: int, metrics: Mapping[str, Any]) -> None:
+        if self._missing:
+            self._round = round
+            self._known |= dict.fromkeys(metrics)
+            kinds = {_kind(name) for name in metrics}
+            here = [name for name in self._missing if _kind(name) in kinds]
+            self._missing = [name for name in self._missing if name not in here]
+            for name in here:
+                if name not in metrics:
+                    self._warn(f"round {round} has no such number", name)
+
+    def close(self) -> None:
+        missing, round = self._missing, self._round
+        self._missing = []
+        if round > 0:
+            for name in missing:
+                self._warn(f"no round up to {round} had such a number", name)
+        self._begin()
+
+    def _warn(self, problem: str, name: str) -> None:
+        known = ", ".join(self._known) or "none"
+        warn(f"`{self._who}` is to show {name!r}, but {problem}. There are: {known}.")
+
+
+def _kind(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _short(x: SupportsFloat) -> str:

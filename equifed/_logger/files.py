@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
 
 from .._warn import warn
-from .base import AbstractLogger
+from .base import AbstractLogger, scalars
 
 
 # What a kill may have kept from a row: with one of these ends it is a row again.
@@ -65,7 +65,7 @@ class JSONLines(AbstractLogger):
                 raise PermissionError(errno.EACCES, "")
 
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        values = {name: _json_number(x) for name, x in metrics.items()}
+        values = {name: _json_number(x) for name, x in scalars(metrics).items()}
         line = {"round": int(round)} | values | {"round": int(round)}
         text = json.dumps(line, allow_nan=False) + "\n"
         with self._in_one_sentence(f"take round {round}"):

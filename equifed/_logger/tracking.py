@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 from .._warn import warn
-from .base import AbstractLogger
+from .base import AbstractLogger, scalars
 
 
 class TensorBoard(AbstractLogger):
@@ -62,7 +62,7 @@ class TensorBoard(AbstractLogger):
             event = protos.Event(wall_time=now, step=round, session_log=restart)
             self._writer.add_event(event)
         event = protos.Event(wall_time=now, step=round)
-        for name, x in metrics.items():
+        for name, x in scalars(metrics).items():
             event.summary.value.add(tag=name, simple_value=float(x))
         self._writer.add_event(event)
         self._writer.flush()
@@ -100,7 +100,8 @@ class WandB(AbstractLogger):
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
         if self._run is None:
             self._run = _require("wandb", "wandb").init(**self.init)
-        self._run.log({name: float(x) for name, x in metrics.items()}, step=round)
+        values = {name: float(x) for name, x in scalars(metrics).items()}
+        self._run.log(values, step=round)
 
     def close(self) -> None:
         if self._run is not None:

@@ -133,6 +133,11 @@ def _labels_of(dataset: Any, client: int, label: str) -> np.ndarray:
             f"The column {label!r} holds arrays of shape {labels.shape[1:]}, not one "
             "label for each example."
         )
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError(
+            f"The column {label!r} of client {dataset.client_ids[client]!r} holds NaN "
+            f"in row {int(np.isnan(labels).argmax())}, which is no label."
+        )
     return labels
 
 

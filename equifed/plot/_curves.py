@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .._check import check_count, checked
+from .._history import check_known, names_in, ROUND
 from ._axes import axes, COLOURS, DASHES, dress
 
 
@@ -29,7 +30,8 @@ def learning_curves(
     - `runs`: for each label an [`equifed.Solution`][], or a list of them: the same
         training with several seeds.
     - `metric`: its name in the history, such as `"loss"` or `"test/accuracy"`. Rounds
-        that lack it are skipped.
+        that lack it are skipped; where it is NaN, as the loss of a round in which
+        nobody took part, the line has a gap.
     - `ax`: the axes to draw on.
     - `band`: `"range"` is from the lowest to the highest seed, `"std"` one standard
         deviation to each side of the mean.
@@ -60,20 +62,34 @@ def learning_curves(
     smooth = check_count("smooth", smooth)
     if not runs:
         raise ValueError("`runs` is empty: give at least one labelled run.")
+    curves = {
+        label: _over_seeds(
+            label, list(run) if isinstance(run, Sequence) else [run], metric
+        )
+        for label, run in runs.items()
+    }
     ax = axes(ax)
     # Lines that are there already keep their colours: several metrics share axes.
-    for i, (label, run) in enumerate(runs.items(), len(ax.lines)):
-        seeds = list(run) if isinstance(run, Sequence) else [run]
-        rounds, values = _over_seeds(label, seeds, metric)
+    for i, (label, (rounds, values)) in enumerate(curves.items(), len(ax.lines)):
         values = _smoothed(values, smooth)
-        mean = values.mean(0)
+        with np.errstate(invalid="ignore"):  # of two infinities
+            mean = values.mean(0)
         style = {
             "color": COLOURS[i % len(COLOURS)],
             "linestyle": DASHES[(i % len(COLOURS) + i // len(COLOURS)) % len(DASHES)],
         }
-        marker = "o" if len(rounds) <= 25 else None
-        ax.plot(rounds, mean, label=label, marker=marker, markersize=4, **style)
-        if len(seeds) > 1 and band != "none":
+        # A point between two gaps is no line.
+        dots = list(range(len(rounds))) if len(rounds) <= 25 else _lonely(mean)
+        marker = "o" if dots else None
+        ax.plot(
+            *(rounds, mean),
+            label=label,
+            marker=marker,
+            markevery=dots or None,
+            markersize=4,
+            **style,
+        )
+        if len(values) > 1 and band != "none":
             if band == "std":
                 with np.errstate(invalid="ignore"):  # NaN where a seed has diverged
                     spread = values.std(0)
@@ -109,17 +125,12 @@ def _over_seeds(
                 f"The run {label!r} must be an `equifed.Solution`, or a list of them, "
                 f"got a `{type(seed).__name__}`."
             )
+        check_known(metric, names_in(seed.history), f"The run {label!r}")
         curve = {
-            row["round"]: _number(row[metric], label, metric)
+            row[ROUND]: _number(row[metric], label, metric)
             for row in seed.history
             if metric in row
         }
-        if not curve:
-            known = sorted({key for row in seed.history for key in row} - {"round"})
-            raise ValueError(
-                f"The run {label!r} has no metric {metric!r}. It has: "
-                f"{', '.join(known) or 'none'}."
-            )
         curves.append(curve)
     rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not rounds:
@@ -129,6 +140,12 @@ def _over_seeds(
         )
     values = [[curve[r] for r in rounds] for curve in curves]
     return np.asarray(rounds), np.asarray(values)
+
+
+def _lonely(values: np.ndarray) -> list[int]:
+    """The places of numbers that have none beside them."""
+    there = np.pad(np.isfinite(values), 1)
+    return np.flatnonzero(there[1:-1] & ~there[:-2] & ~there[2:]).tolist()
 
 
 def _number(value: Any, label: str, metric: str) -> float:
