@@ -77,7 +77,8 @@ def expected(hint: Any) -> str:
     if origin is Literal:
         return either(map(repr, args))
     if inspect.isclass(origin) and issubclass(origin, Mapping) and len(args) == 2:
-        return f"a dictionary of {_plural(expected(args[1]))} by name"
+        things = "" if args[1] is Any else f" of {_plural(expected(args[1]))}"
+        return f"a dictionary{things} by name"
     if inspect.isclass(origin) and issubclass(origin, Sequence) and args:
         kind = "tuple" if origin is tuple else "list"
         return f"a {kind} of {_plural(expected(args[0]))}"

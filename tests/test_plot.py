@@ -358,7 +358,7 @@ def test_trajectories():
     [
         ({}, {}, "`objectives` is empty"),
         ({"a": Bowl([0.0, 0.0])}, {"levels": 0}, "`levels` must be at least 1"),
-        ({"a": Bowl([0.0, 0.0])}, {"margin": 0.0}, "`margin` must be positive"),
+        ({"a": Bowl([0.0, 0.0])}, {"margin": 0.0}, "`margin` must be more than 0"),
         ({"a": Bowl([0.0, np.nan])}, {}, "optimum of 'a' must be two finite"),
         ({"big": Bowl([0.0] * 3)}, {}, "'big' has dimension 3"),
         ({"a": jnp.sum}, {}, r"`limits=\(\(x0, x1\), \(y0, y1\)\)`"),
@@ -405,10 +405,10 @@ def test_errors_say_what_there_is():
     "runs, options, error, message",
     [
         ({"a": run([1])}, {"band": "sd"}, ValueError, "`band` must be .*got 'sd'"),
-        ({"a": run([1])}, {"band": None}, ValueError, "`band` must be .*got None"),
+        ({"a": run([1])}, {"band": None}, TypeError, "`band` must be .*got None"),
         ({"a": run([1])}, {"smooth": 2.5}, TypeError, "`smooth` must be an integer"),
-        ([run([1])], {}, TypeError, "`runs` must be a mapping .*got a `list`"),
-        (run([1]), {}, TypeError, "`runs` must be a mapping .*`SimpleNamespace`"),
+        ([run([1])], {}, TypeError, "`runs` must be a dictionary .*got a `list`"),
+        (run([1]), {}, TypeError, "`runs` must be a dictionary .*`SimpleNamespace`"),
         ({"a": 1.0}, {}, TypeError, "'a' must be an `equifed.Solution`.* a `float`"),
         ({"a": [{}]}, {}, TypeError, "'a' must be an `equifed.Solution`.* a `dict`"),
     ],
@@ -423,8 +423,8 @@ def test_curves_of_the_wrong_kind(runs, options, error, message):
     "objectives, options, message",
     [
         ({"a": Bowl([0.0, 0.0])}, {"levels": 2.5}, "`levels` must be an integer"),
-        ([Bowl([0.0, 0.0])], {}, "`objectives` must be a mapping .*got a `list`"),
-        (Bowl([0.0, 0.0]), {}, "`objectives` must be a mapping .*got a `Bowl`"),
+        ([Bowl([0.0, 0.0])], {}, "`objectives` must be a dictionary .*got a `list`"),
+        (Bowl([0.0, 0.0]), {}, "`objectives` must be a dictionary .*got a `Bowl`"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
