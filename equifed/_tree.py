@@ -71,9 +71,23 @@ class Static:
         return jtu.tree_unflatten(self.treedef, self.leaves)
 
 
+def split_params(model: PyTree) -> tuple[PyTree, PyTree]:
+    """A model as its trainable part, which is `None` elsewhere, and the rest.
+
+    The one place that says what is trained: the floating-point arrays, but for those
+    of a state (`equinox.nn.State`), which are statistics and not params.
+    """
+
+    def is_state(x: Any) -> bool:
+        return isinstance(x, eqx.nn.State | eqx.nn.StateIndex)
+
+    trained = jtu.tree_map(eqx.is_inexact_array, model, is_leaf=is_state)
+    return eqx.partition(model, trained)
+
+
 def params_of(model: PyTree) -> PyTree:
-    """The trainable part of a model: its floating-point arrays, `None` elsewhere."""
-    return eqx.filter(model, eqx.is_inexact_array)
+    """The trainable part of a model, `None` elsewhere."""
+    return split_params(model)[0]
 
 
 def tree_add(x: PyTree, y: PyTree) -> PyTree:
@@ -168,6 +182,7 @@ def tree_norm(x: PyTree) -> Float[Array, ""]:
     total = jnp.asarray(0.0, jnp.result_type(float))
     for leaf in jtu.tree_leaves(x):
         if eqx.is_inexact_array(leaf):
+            leaf = jnp.abs(leaf) if jnp.iscomplexobj(leaf) else leaf
             total = total + jnp.sum(jnp.square(leaf.astype(total.dtype)))
     # The gradient of a square root at 0 is infinite, and an empty client is there.
     zero = total == 0

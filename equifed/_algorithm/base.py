@@ -17,17 +17,29 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
 from .._check import check_count, check_kind, checked
-from .._client import AbstractClient, Broadcast
+from .._client import (
+    AbstractClient,
+    Broadcast,
+    FullGradient,
+    LocalSGD,
+    Normalized,
+)
+from .._client.reach import only, reached
 from .._cohort import Cohort, NO_CLIENT
 from .._contract import check_decoded, check_server, check_state
 from .._executor import Executor
 from .._metrics import add_metrics, compute_metrics, Sum
 from .._noise import fold_noise
+from .._posterior import EPClient, PosteriorClient
 from .._server import AbstractServer
-from .._tree import params_of, tree_isfinite, tree_where
-from .._types import AggregatorState, ClientState, Model, ServerState
+from .._tree import params_of, split_params, tree_isfinite, tree_where
+from .._types import AggregatorState, ClientState, Model, Params, ServerState
 from ..data import AbstractBatching
 from .parts import check_parts
+
+
+# The clients that move the params along the gradient of their loss and no other way.
+_DESCEND = (LocalSGD, FullGradient, Normalized, PosteriorClient, EPClient)
 
 
 class State(eqx.Module):
@@ -78,6 +90,7 @@ class AbstractAlgorithm(eqx.Module):
         check_model(model)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
         params = params_of(model)
+        _check_real(params)
         if not jtu.tree_leaves(params):
             raise ValueError(
                 "The model has no floating-point array, so there is nothing to train: "
@@ -200,7 +213,7 @@ def round_step(
     # Noise that the server's optimiser draws follows from the experiment's key.
     server = fold_noise(server, server_key)
     state_of_server = fold_noise(state.server, server_key)
-    params, static = eqx.partition(state.model, eqx.is_inexact_array)
+    params, static = split_params(state.model)
 
     broadcast = Broadcast(state.model, server.broadcast(params, state.server))
     encoded, client_states, metrics = executor.run(
@@ -216,6 +229,7 @@ def round_step(
     aggregate, aggregator_state = check_decoded(aggregator, out, state.aggregator)
     out = server.round(params, aggregate, state_of_server)
     new_params, server_state = check_server(server, out, params, state_of_server)
+    new_params = _only_trained(client, state.model, cohort, new_params, params)
 
     finite = tree_isfinite((new_params, server_state))
     accept = finite & (aggregate.count > 0)
@@ -238,6 +252,29 @@ def round_step(
         state.round + 1,
     )
     return new, compute_metrics(metrics)
+
+
+def _check_real(params: Params) -> None:
+    for path, x in jtu.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(x):
+            raise ValueError(
+                f"The model{jtu.keystr(path)} is complex ({x.dtype}), but norms, "
+                "medians and steps here are those of real numbers. Keep the real "
+                "and the imaginary part as two arrays, and join them in the model "
+                "with `jax.lax.complex`."
+            )
+
+
+def _only_trained(
+    client: AbstractClient, model: Model, cohort: Cohort, new: Params, old: Params
+) -> Params:
+    """The server's optimiser does not move what the clients do not train either."""
+    if not isinstance(client, _DESCEND):
+        return new
+    example = jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), cohort.examples
+    )
+    return only(reached(client.loss, model, example), new, old)
 
 
 def _repeat(x: Array, count: int) -> Array:

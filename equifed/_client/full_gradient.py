@@ -8,7 +8,14 @@ from jaxtyping import PRNGKeyArray
 
 from .._check import checked
 from .._cohort import ClientData
-from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros_like
+from .._tree import (
+    split_params,
+    tree_add,
+    tree_cast_like,
+    tree_divide,
+    tree_wide,
+    tree_zeros_like,
+)
 from .._types import Loss, Model, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
@@ -67,7 +74,7 @@ class FullGradient(AbstractClient):
         return None
 
     def round(self, broadcast, data, state, *, key):
-        params, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+        params, static = split_params(broadcast.model)
 
         def step(carry, examples, mask, i):
             total, count, metrics = carry

@@ -1,19 +1,19 @@
 """The local solver that FedAvg, FedProx, SCAFFOLD, FedDyn and FedNova share."""
 
-import equinox as eqx
 import jax.random as jr
 import optax
 
 from .._check import checked
 from .._noise import fold_noise
 from .._optim import as_optim, Optim
-from .._tree import safe_divide, tree_add, tree_sub
+from .._tree import safe_divide, split_params, tree_add, tree_sub
 from .._types import Loss, Params
 from ..data import AbstractBatching
 from .base import AbstractClient, Message
 from .correction import AbstractCorrection, NoCorrection
 from .full_gradient import full_pass
 from .loss import batch_gradient, merge_metrics, zero_metrics
+from .reach import only, reached
 
 
 class LocalSGD(AbstractClient):
@@ -49,7 +49,8 @@ class LocalSGD(AbstractClient):
         return self.correction.init(params)
 
     def round(self, broadcast, data, state, *, key):
-        start, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+        start, static = split_params(broadcast.model)
+        where = reached(self.loss, broadcast.model, data.example)
         step_key, pass_key, noise_key = jr.split(key, 3)
         optim = fold_noise(self.optim, noise_key)
 
@@ -78,7 +79,7 @@ class LocalSGD(AbstractClient):
                 params,
                 value=safe_divide(average.total, average.weight),
             )
-            params = tree_add(params, updates)
+            params = only(where, tree_add(params, updates), params)
             metrics = merge_metrics(metrics, new)
             return params, optim_state, correction, metrics
 

@@ -29,6 +29,33 @@ def example_metrics(
     return value, as_metrics(value, values)
 
 
+_NO_STATE = (
+    "The loss asks for statistics of a batch, or updates an `eqx.nn.State`, as "
+    "`BatchNorm` and `SpectralNorm` do in training. It is given ONE example, and a "
+    "State is not carried from step to step. Use `eqx.nn.GroupNorm` or `LayerNorm`; or "
+    "train with the statistics as they are: `eqx.nn.inference_mode(model)`."
+)
+
+
+class _Stateful(Exception):
+    """Raised where a loss updates a state."""
+
+
+def _stateless(loss: Loss, model: Model, example: Example, key: PRNGKeyArray) -> Any:
+    """The loss; an error if it updates a state, for the update would be lost."""
+
+    def is_state(x: Any) -> bool:
+        return isinstance(x, eqx.nn.State)
+
+    states = [x for x in jax.tree.leaves(model, is_leaf=is_state) if is_state(x)]
+    out = loss(model, example, key)
+    try:
+        jax.tree.leaves(states)
+    except ValueError as error:  # Equinox: an old state cannot be used again.
+        raise _Stateful from error
+    return out
+
+
 def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metrics:
     """Tries the loss on the shape of one example, without computing anything.
 
@@ -47,8 +74,10 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
     """
     shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
     try:
-        out: Any = eqx.filter_eval_shape(loss, model, example, jr.key(0))
+        out: Any = eqx.filter_eval_shape(_stateless, loss, model, example, jr.key(0))
     except Exception as error:
+        if isinstance(error, _Stateful) or "unbound axis name" in str(error):
+            raise ValueError(_NO_STATE) from error
         raise ValueError(
             f"The loss failed on an example of {where}, {shapes!s:.150}. Its own error "
             f"was {type(error).__name__}: {_first_line(error)}. The loss is given ONE "

@@ -16,9 +16,11 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._client.loss import batch_gradient, merge_metrics, Metrics, zero_metrics
+from .._client.reach import only, reached
 from .._cohort import ClientData
 from .._noise import fold_noise
 from .._tree import (
+    split_params,
     tree_add,
     tree_add_scaled,
     tree_cast_like,
@@ -84,8 +86,9 @@ class _Chain(eqx.Module):
     noise_key: PRNGKeyArray
 
     def __call__(self, number: Int[Array, ""]) -> tuple[PyTree, Params, Metrics]:
-        start, static = eqx.partition(self.model, eqx.is_inexact_array)
+        start, static = split_params(self.model)
         windows, data = self.sampler.windows, self.data
+        where = reached(self.loss, self.model, data.example)
 
         def one_sample(carry, i):
             window = windows.window(number, i, data.num_steps, self.batching)
@@ -106,7 +109,7 @@ class _Chain(eqx.Module):
                 update, state = self.sampler.update(
                     grads, params, state, key=jr.fold_in(self.noise_key, i)
                 )
-                params = tree_add(params, update)
+                params = only(where, tree_add(params, update), params)
                 metrics = merge_metrics(metrics, new)
                 keep = (i >= window.keep).astype(jnp.result_type(float))
                 total = tree_add_scaled(total, keep, _from(start, params))

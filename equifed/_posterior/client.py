@@ -1,6 +1,5 @@
 """FedPA's client: a sampler of its posterior, and an estimator of its moments."""
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
@@ -8,8 +7,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .._check import checked
 from .._client import AbstractClient, Message
 from .._client.loss import Metrics
+from .._client.reach import only, reached
 from .._metrics import add_metrics, Average
 from .._tree import (
+    params_of,
     tree_cast_like,
     tree_isfinite,
     tree_norm,
@@ -72,14 +73,18 @@ class PosteriorClient(AbstractClient):
         return None
 
     def round(self, broadcast, data, state, *, key):
-        params = eqx.filter(broadcast.model, eqx.is_inexact_array)
+        params = params_of(broadcast.model)
         samples, metrics = self.sampler.sample(
             self.loss, broadcast.model, data, self.batching, key=key
         )
+        where = reached(self.loss, broadcast.model, data.example)
+        # What the loss does not reach stays where it is, however it was sampled.
+        drawn = only(where, samples.values, tree_zeros_like(samples.values))
+        last = only(where, samples.last, tree_zeros_like(samples.last))
         # Zeros stand in for samples that are not finite, and NaN for what is made of
         # them, so that the derivatives of the round are those of the other clients.
-        usable = tree_isfinite(samples.values)
-        values = tree_where(usable, samples.values, tree_zeros_like(samples.values))
+        usable = tree_isfinite(drawn)
+        values = tree_where(usable, drawn, tree_zeros_like(drawn))
         payload = self.estimator(values)
         nans = jtu.tree_map(lambda x: jnp.full_like(x, jnp.nan), payload)
         payload = tree_where(usable, payload, nans)
@@ -88,7 +93,7 @@ class PosteriorClient(AbstractClient):
         mean = jtu.tree_map(lambda x: x.mean(0), values)
         correction = tree_norm(tree_sub(mean, _change(payload)))
         length = tree_norm(_change(payload))
-        there = drawn = data.num_steps > 0
+        there = counts = data.num_steps > 0
         if broadcast.shared is not None:
             if getattr(broadcast.shared, "dtype", None) != jnp.bool_:
                 raise TypeError(
@@ -102,11 +107,11 @@ class PosteriorClient(AbstractClient):
                     f"`{type(self.estimator).__name__}` makes a Gaussian. Use it with "
                     "`PosteriorProduct` and a plain `OptaxServer`."
                 )
-            payload = tree_where(broadcast.shared, payload, samples.last)
-            length = jnp.where(broadcast.shared, length, tree_norm(samples.last))
-            drawn = there & broadcast.shared
+            payload = tree_where(broadcast.shared, payload, last)
+            length = jnp.where(broadcast.shared, length, tree_norm(last))
+            counts = there & broadcast.shared
         norms: Metrics = {
-            "correction_norm": _average(correction, drawn),
+            "correction_norm": _average(correction, counts),
             "message_norm": _average(length, there),
         }
         metrics = add_metrics(metrics, norms)

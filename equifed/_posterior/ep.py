@@ -16,6 +16,7 @@ from .._check import as_number, check_kind, checked
 from .._client import AbstractClient, AbstractCorrection, Broadcast, LocalSGD, Message
 from .._optim import as_optim, Optim
 from .._tree import (
+    split_params,
     tree_add,
     tree_scale,
     tree_sub,
@@ -111,7 +112,7 @@ class EPClient(AbstractClient):
     def round(self, broadcast, data, state, *, key):
         remedy = "`EPClient` goes with `EPServer`."
         check_kind("broadcast.shared", broadcast.shared, Natural, remedy)
-        params, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+        params, static = split_params(broadcast.model)
         step_key, pass_key, probe_key = jr.split(key, 3)
         count = data.num_examples.astype(jnp.result_type(float))
         cavity = tree_sub(broadcast.shared, state)

@@ -1,6 +1,5 @@
 """Exact samples, where the posterior is a Gaussian."""
 
-import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from .._check import as_number, check_count, checked
 from .._tree import tree_cast_like, tree_wide
 from ..objectives._arrays import is_positive
 from .base import AbstractPosteriorSampler, check_whole, Samples
-from .objective import ClientObjective
+from .objective import ClientObjective, learnable, with_the_rest
 
 
 class ExactGaussian(AbstractPosteriorSampler):
@@ -46,7 +45,7 @@ class ExactGaussian(AbstractPosteriorSampler):
         return self.num_samples
 
     def sample(self, loss, model, data, batching, *, key):
-        params, static = eqx.partition(model, eqx.is_inexact_array)
+        whole, params, static = learnable(loss, model, data.example)
         pass_key, draw_key = jr.split(key)
         objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
         grads, metrics = objective.full_pass(params)
@@ -68,4 +67,5 @@ class ExactGaussian(AbstractPosteriorSampler):
         values = jnp.where(usable, mean[None] + scale * spread.T, jnp.nan)
         mean = jnp.where(usable, mean, jnp.nan)
         last = tree_cast_like(unravel_wide(mean), params)
-        return Samples(jax.vmap(unravel_wide)(values), last), metrics
+        samples = Samples(jax.vmap(unravel_wide)(values), last)
+        return with_the_rest(samples, whole), metrics

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -12,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 from .._check import as_number, check_count, checked
 from .._client import Broadcast, LocalSGD
 from .._optim import as_optim, Optim
-from .._tree import tree_add, tree_wide
+from .._tree import split_params, tree_add, tree_wide
 from .._types import Params
 from .base import AbstractPosteriorSampler, Samples
 from .objective import ClientObjective
@@ -77,7 +76,7 @@ class Laplace(AbstractPosteriorSampler):
         return self.num_samples
 
     def sample(self, loss, model, data, batching, *, key):
-        params, static = eqx.partition(model, eqx.is_inexact_array)
+        params, static = split_params(model)
         step_key, pass_key, probe_key, draw_key = jr.split(key, 4)
         client = LocalSGD(loss, self.optim, batching)
         message, _, metrics = client.round(

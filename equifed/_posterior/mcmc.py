@@ -22,7 +22,7 @@ from .._check import as_number, check_count, checked
 from .._metrics import add_metrics, Average, Sum
 from .._tree import tree_cast_like, tree_wide
 from .base import AbstractPosteriorSampler, check_whole, Samples
-from .objective import ClientObjective
+from .objective import ClientObjective, learnable, with_the_rest
 
 
 class AbstractHamiltonian(AbstractPosteriorSampler):
@@ -47,7 +47,7 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         return self.num_samples
 
     def sample(self, loss, model, data, batching, *, key):
-        params, static = eqx.partition(model, eqx.is_inexact_array)
+        whole, params, static = learnable(loss, model, data.example)
         pass_key, warmup_key, draw_key = jr.split(key, 3)
         objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
         dtype = jnp.result_type(float)
@@ -75,7 +75,8 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         diverged = jnp.where(there > 0, infos.is_divergent.sum().astype(dtype), zero)
         new = {"acceptance": Average(rate, there), "divergences": Sum(diverged)}
         metrics = add_metrics(metrics, new)
-        return Samples(values, tree_cast_like(mean, params)), metrics
+        samples = Samples(values, tree_cast_like(mean, params))
+        return with_the_rest(samples, whole), metrics
 
     def _run(
         self,

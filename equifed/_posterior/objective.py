@@ -12,10 +12,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._client.full_gradient import full_pass
 from .._client.loss import BatchLoss, Metrics
+from .._client.reach import reached
 from .._cohort import ClientData
-from .._tree import safe_divide, tree_add, tree_divide, tree_wide, tree_zeros_like
-from .._types import Loss, Model, Params
+from .._tree import (
+    safe_divide,
+    split_params,
+    tree_add,
+    tree_divide,
+    tree_wide,
+    tree_zeros_like,
+)
+from .._types import Example, Loss, Model, Params
 from ..objectives._arrays import dot
+from .base import Samples
 
 
 class ClientObjective(eqx.Module):
@@ -113,6 +122,29 @@ class ClientObjective(eqx.Module):
     @property
     def _count(self) -> Float[Array, ""]:
         return self.data.num_examples.astype(jnp.result_type(float))
+
+
+def learnable(
+    loss: Loss, model: Model, example: Example
+) -> tuple[Params, Params, Model]:
+    """All the params, those that the loss reaches, and the rest of the model."""
+    whole, rest = split_params(model)
+    where = reached(loss, model, example)
+    if not any(jtu.tree_leaves(where)):
+        return whole, whole, rest
+    params, others = eqx.partition(whole, where)
+    return whole, params, eqx.combine(rest, others)
+
+
+def with_the_rest(samples: Samples, whole: Params) -> Samples:
+    """Samples of those that the loss reaches as samples of all the params: the others
+    stay where they are."""
+    count = jtu.tree_leaves(samples.values)[0].shape[0]
+    stacked = jtu.tree_map(
+        lambda x: jnp.zeros((count, *x.shape), x.dtype), tree_wide(whole)
+    )
+    last = eqx.combine(samples.last, tree_zeros_like(whole))
+    return Samples(eqx.combine(samples.values, stacked), last)
 
 
 def _loss_of(metrics: Any) -> Float[Array, ""]:

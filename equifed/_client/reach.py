@@ -1,0 +1,88 @@
+"""Which params the loss reaches.
+
+A leaf that the loss does not depend on in a differentiable way (a backbone behind
+`jax.lax.stop_gradient`, a layer that is not called) has nothing to learn, and must stay
+as it is: an optimiser that is given its zero gradient would still move it, by weight
+decay or noise. Which leaves these are is known from the loss's derivative as a
+program, before any number is computed: their tangents are not used in it.
+"""
+
+import weakref
+from collections.abc import Hashable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import jax.tree_util as jtu
+from jax.interpreters.partial_eval import dce_jaxpr
+from jaxtyping import Array, PyTree
+
+from .._tree import split_params, Static
+from .._types import Example, Loss, Model, Params
+
+
+# What was found out, by loss: the trace is as long as one of the loss. A loss that
+# nobody else holds is forgotten.
+_KNOWN: weakref.WeakKeyDictionary[Any, dict[Hashable, tuple[bool, ...]]]
+_KNOWN = weakref.WeakKeyDictionary()
+
+
+def reached(loss: Loss, model: Model, example: Example) -> PyTree[bool]:
+    """For each of the params, whether the loss of one example depends on it in a
+    differentiable way.
+
+    Where this cannot be told it is true: of what goes into a function with a derivative
+    of its own (`jax.custom_vjp`), all counts.
+    """
+    params, rest = split_params(model)
+    leaves, treedef = jtu.tree_flatten(params)
+    others, static = jtu.tree_flatten((rest, example))
+    arrays = [i for i, x in enumerate(others) if _has_shape(x)]
+    shapes = _shapes(leaves), _shapes([others[i] for i in arrays])
+    fixed = [None if _has_shape(x) else x for x in others]
+
+    def found() -> tuple[bool, ...]:
+        def slope(params: list[Array], tangents: list[Array], given: list[Array]):
+            def value(leaves: list[Array]) -> Array:
+                whole = list(fixed)
+                for i, x in zip(arrays, given, strict=True):
+                    whole[i] = x
+                rest, example = jtu.tree_unflatten(static, whole)
+                model = eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
+                out: Any = loss(model, example, jr.key(0))
+                return out[0] if isinstance(out, tuple) else out
+
+            return jax.jvp(value, (params,), (tangents,))[1]
+
+        try:
+            program = jax.make_jaxpr(slope)(shapes[0], shapes[0], shapes[1])
+        except Exception:  # noqa: BLE001 (it will be raised where it is computed)
+            return (True,) * len(leaves)
+        _, used = dce_jaxpr(program.jaxpr, [True])
+        return tuple(used[len(leaves) : 2 * len(leaves)])
+
+    try:
+        known = _KNOWN.setdefault(loss, {})
+        what = (Static(fixed), static, treedef, *map(_key, shapes))
+        answer = known[what] if what in known else known.setdefault(what, found())
+    except TypeError:  # A loss that is not hashable, as one that holds arrays.
+        answer = found()
+    return jtu.tree_unflatten(treedef, answer)
+
+
+def only(where: PyTree[bool], new: Params, old: Params) -> Params:
+    """The new leaves where it says so, the old ones elsewhere."""
+    return jtu.tree_map(lambda w, x, y: x if w else y, where, new, old)
+
+
+def _has_shape(x: Any) -> bool:
+    return isinstance(x, jax.Array | jax.ShapeDtypeStruct)
+
+
+def _shapes(arrays: list[Any]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+
+
+def _key(shapes: list[jax.ShapeDtypeStruct]) -> Hashable:
+    return tuple((x.shape, x.dtype) for x in shapes)
