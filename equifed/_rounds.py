@@ -15,6 +15,8 @@ from ._check import check_count, checked
 from ._client import check_loss
 from ._contract import check_state
 from ._executor import Executor
+from ._interrupt import keep, where
+from ._used_up import check_not_used_up
 from .data import Loader, StreamLoader
 
 
@@ -61,7 +63,7 @@ def rounds(
     """
     check_count("num_rounds", num_rounds, least=0)
     check_rounds(algorithm, state, loader, rounds_per_call)
-    iterator = run_calls(
+    calls = Calls(
         algorithm,
         state,
         loader,
@@ -70,53 +72,89 @@ def rounds(
         executor=executor,
         rounds_per_call=rounds_per_call,
     )
-    return ((state, metrics) for state, metrics, _ in iterator)
+    return _pairs(calls)
 
 
-def run_calls(
-    algorithm: AbstractAlgorithm,
-    state: State,
-    loader: Loader | StreamLoader,
-    *,
-    num_rounds: int,
-    key: PRNGKeyArray,
-    executor: Executor | None,
-    rounds_per_call: int,
-    breaks: Sequence[int] = (),
-    stop_nonfinite: bool = False,
-) -> Iterator[tuple[State, dict[str, Array], int | Array]]:
-    """Runs rounds in calls of at most `rounds_per_call`.
+def _pairs(calls: "Calls") -> Iterator[tuple[State, dict[str, Array]]]:
+    try:
+        for state, metrics, _ in calls:
+            yield state, metrics
+    except GeneratorExit:
+        raise  # The loop was left, with a state in hand.
+    except BaseException as error:
+        state, metrics, _ = calls.reached()
+        note = f"The state that was reached is kept as {where(error, 'state')}."
+        keep(error, "" if metrics is None else note, state=state)
+        raise
 
-    **Arguments:**
 
-    - `breaks`: no call goes beyond a multiple of any of these.
-    - `stop_nonfinite`: whether a call ends early with a round whose model is not
-        finite.
+class Calls:
+    """Rounds in calls of at most `rounds_per_call`, as an iterator.
 
-    **Returns:**
-
-    An iterator of the state after each call, the metrics, and how many rounds were run.
+    It gives the state after each call, the metrics, and how many rounds were run; and
+    whatever interrupts it, what was reached.
     """
-    if executor is None:
-        executor = Executor(mesh=loader.mesh)
-    if executor.block_size == "auto":
-        first = next(cohort for _, cohort in loader.cohorts(int(state.round)))
-        executor = tuned(algorithm, state, first, key=key, executor=executor)
-    step = Stepper(algorithm, state, key=key, executor=executor)
-    start = int(state.round)
-    del state  # The caller may have let go of it.
-    if rounds_per_call == 1:
-        for _, cohort in loader.cohorts(start, num_rounds):
-            yield *step(cohort), 1
-        return
-    assert isinstance(loader, Loader)
-    calls = _split(start, num_rounds, rounds_per_call, breaks)
-    for call, cohorts in loader.stacks(calls, rounds_per_call):
-        count = len(call)
-        state, metrics, ran = step.several(cohorts, count, stop=stop_nonfinite)
-        if count < rounds_per_call:
-            metrics = {name: x[:count] for name, x in metrics.items()}
-        yield state, metrics, ran
+
+    def __init__(
+        self,
+        algorithm: AbstractAlgorithm,
+        state: State,
+        loader: Loader | StreamLoader,
+        *,
+        num_rounds: int,
+        key: PRNGKeyArray,
+        executor: Executor | None,
+        rounds_per_call: int,
+        breaks: Sequence[int] = (),
+        stop_nonfinite: bool = False,
+    ):
+        """**Arguments:**
+
+        - `breaks`: no call goes beyond a multiple of any of these.
+        - `stop_nonfinite`: whether a call ends early with a round whose model is not
+            finite.
+        """
+        self._algorithm, self._loader, self._key = algorithm, loader, key
+        self._executor = Executor(mesh=loader.mesh) if executor is None else executor
+        self._num_rounds, self._size = num_rounds, rounds_per_call
+        self._breaks, self._stop = breaks, stop_nonfinite
+        self._state: State | None = state
+        self._step: Stepper | None = None
+
+    def __iter__(self) -> Iterator[tuple[State, dict[str, Array], int | Array]]:
+        loader, state = self._loader, self._state
+        assert state is not None
+        start, executor = int(state.round), self._executor
+        if executor.block_size == "auto":
+            first = next(cohort for _, cohort in loader.cohorts(start))
+            executor = tuned(
+                self._algorithm, state, first, key=self._key, executor=executor
+            )
+        step = Stepper(self._algorithm, state, key=self._key, executor=executor)
+        self._step = step
+        self._state = None  # The caller may have let go of it.
+        del state
+        if self._size == 1:
+            for _, cohort in loader.cohorts(start, self._num_rounds):
+                yield *step(cohort), 1
+            return
+        assert isinstance(loader, Loader)
+        calls = _split(start, self._num_rounds, self._size, self._breaks)
+        for call, cohorts in loader.stacks(calls, self._size):
+            count = len(call)
+            state, metrics, ran = step.several(cohorts, count, stop=self._stop)
+            if count < self._size:
+                metrics = {name: x[:count] for name, x in metrics.items()}
+            yield state, metrics, ran
+
+    def reached(self) -> tuple[State, dict[str, Array] | None, int | Array | None]:
+        """The state after the last call, that call's metrics, if there was one, and
+        its number of rounds, if it ran several."""
+        if self._step is None:
+            assert self._state is not None
+            return self._state, None, None
+        metrics, ran = (*self._step.last, None, None)[:2]
+        return self._step.state, metrics, ran
 
 
 def _split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[range]:
@@ -138,6 +176,7 @@ def check_rounds(
 
     The names of the metrics that the loss reports, if that is known.
     """
+    check_not_used_up("state", state)
     check_count("rounds_per_call", rounds_per_call)
     if rounds_per_call > 1 and not isinstance(loader, Loader):
         raise ValueError(

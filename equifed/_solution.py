@@ -29,9 +29,13 @@ class RESULTS(eqx.Enumeration):
         "No round had a message that counts, so that the model is as it was: see "
         "`clients` and `nonfinite` in the history."
     )
+    interrupted = "An exception ended the training before its last round."
 
 
-_NAMES = ("successful", "nonfinite_model", "nonfinite_loss", "no_messages")
+_NAMES = (
+    *("successful", "nonfinite_model", "nonfinite_loss", "no_messages"),
+    "interrupted",
+)
 
 
 class Solution(eqx.Module):

@@ -19,7 +19,8 @@ from ._executor import Executor
 from ._history import rows_of
 from ._logger import AbstractLogger, NoLogger
 from ._processes import is_first
-from ._rounds import check_rounds, run_calls, stateful_on_a_stream
+from ._reached import Keeping
+from ._rounds import Calls, check_rounds, stateful_on_a_stream
 from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
@@ -75,6 +76,9 @@ def train(
     took part, or no client had a finite message, which changed nothing. Each names the
     example at fault, if there is one.
 
+    If Ctrl-C or an error ends the training, the exception has an attribute `solution`:
+    what was reached before it, and `RESULTS.interrupted`.
+
     **Raises:**
 
     `ValueError` for arguments that do not fit together, before anything is compiled.
@@ -127,7 +131,7 @@ def train(
     breaks = [eval_every] if evaluators else []
     if checkpointer is not None:
         breaks.append(checkpointer.every)
-    iterator = run_calls(
+    calls = Calls(
         algorithm,
         state,
         loader,
@@ -139,8 +143,8 @@ def train(
         stop_nonfinite=True,
     )
     first = True
-    with held, logger:
-        for state, values, ran in iterator:
+    with Keeping(calls, history, num_rounds, checkpointer), held, logger:
+        for state, values, ran in calls:
             count = int(ran) if rounds_per_call > 1 else None
             rows = rows_of(number, jax.device_get(values), count)
             number += len(rows)

@@ -17,16 +17,21 @@ _FILES = ("contextlib.py", "functools.py")
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warns, at the innermost line that is the user's."""
-    folders = tuple(_folder(name) for name in _PACKAGES if name in sys.modules)
     level, frame = 1, sys._getframe()
     while frame is not None:
         file = frame.f_code.co_filename
         # The code that a decorator makes has a name such as `<@beartype(...)>`.
-        between = file.startswith((*folders, "<@"))
+        between = is_ours(file) or file.startswith("<@")
         if not between and os.path.basename(file) not in _FILES:
             break
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+def is_ours(file: str) -> bool:
+    """Whether it is a file of this package, or of one that it is built on."""
+    folders = (_folder(name) for name in _PACKAGES if name in sys.modules)
+    return file.startswith(tuple(folders))
 
 
 def _folder(package: str) -> str:

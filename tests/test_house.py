@@ -26,8 +26,8 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 # server takes an aggregate, and an aggregate is made of messages.
 LAYERS = (
     (
-        *("_types", "_words", "_warn", "_tree", "_check", "_history"),
-        *("_loop", "_mesh", "_processes"),
+        *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
+        *("_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
     ("_closures", "_noise", "_cohort", "_metrics", "_share"),
     ("_optim",),
@@ -42,7 +42,7 @@ LAYERS = (
     ("_algorithm",),
     ("_logger", "_checkpoint", "_solution", "_evaluate"),
     ("_rounds",),
-    ("_watch",),
+    ("_reached", "_watch"),
     ("_train",),
     ("testing", "plot"),
     ("__init__",),

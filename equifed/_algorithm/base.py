@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
 from .._check import check_count, check_kind, checked
@@ -26,6 +26,7 @@ from .._client import (
 )
 from .._client.reach import only, reached
 from .._cohort import Cohort, NO_CLIENT
+from .._compiled import compiled, Flat
 from .._contract import check_decoded, check_server, check_state
 from .._executor import Executor
 from .._metrics import add_metrics, compute_metrics, Sum
@@ -33,25 +34,15 @@ from .._noise import fold_noise
 from .._posterior import EPClient, PosteriorClient
 from .._server import AbstractServer
 from .._tree import params_of, split_params, tree_isfinite, tree_where
-from .._types import AggregatorState, ClientState, Model, Params, ServerState
+from .._types import ClientState, Model, Params
+from .._used_up import check_not_used_up
 from ..data import AbstractBatching
 from .parts import check_parts
+from .state import repeat, scatter, State
 
 
 # The clients that move the params along the gradient of their loss and no other way.
 _DESCEND = (LocalSGD, FullGradient, Normalized, PosteriorClient, EPClient)
-
-
-class State(eqx.Module):
-    """All that is carried from round to round: checkpoint this and nothing else."""
-
-    model: Model
-    server: ServerState
-    aggregator: AggregatorState
-    clients: ClientState
-    """The clients' states, stacked along a leading axis over the population."""
-    round: Int[Array, ""]
-    """How many rounds have been run."""
 
 
 class AbstractAlgorithm(eqx.Module):
@@ -87,6 +78,7 @@ class AbstractAlgorithm(eqx.Module):
         `ValueError` if the model has nothing to train, or the population is empty.
         """
         check_count("num_clients", num_clients)
+        check_not_used_up("model", model)
         check_model(model)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
         params = params_of(model)
@@ -98,7 +90,7 @@ class AbstractAlgorithm(eqx.Module):
             )
         # The leaves of every client's state are the same at the start.
         client = self.client.init(params)
-        clients = jtu.tree_map(lambda x: _repeat(x, num_clients), client)
+        clients = jtu.tree_map(lambda x: repeat(x, num_clients), client)
         server = self.server.init(params, num_clients=num_clients)
         aggregator = self.aggregator.init(params)
         return State(model, server, aggregator, clients, jnp.zeros((), jnp.int32))
@@ -141,8 +133,12 @@ class AbstractAlgorithm(eqx.Module):
         `ValueError` if the cohort does not fit the executor or the algorithm.
         """
         check_round(self, cohort, executor)
+        check_not_used_up("state", state)
         check_population(state.clients, cohort)
-        return _round(self, state, cohort, key, executor)
+        fixed, old = Flat((self, key, executor, None)), Flat(state)
+        program = compiled(one_round, fixed, old)
+        arrays, metrics = program(fixed.arrays, old.arrays, cohort)
+        return old.build(arrays), metrics
 
 
 class Algorithm(AbstractAlgorithm):
@@ -239,7 +235,7 @@ def round_step(
         (params, state.server, state.aggregator),
     )
     index = jnp.where(accept, cohort.index.reshape(-1), NO_CLIENT)
-    clients = _scatter(state.clients, index, client_states)
+    clients = scatter(state.clients, index, client_states)
     nonfinite = Sum((~finite).astype(jnp.float32))
     metrics = add_metrics(
         metrics, {"clients": Sum(aggregate.count), "nonfinite_model": nonfinite}
@@ -277,17 +273,24 @@ def _only_trained(
     return only(reached(client.loss, model, example), new, old)
 
 
-def _repeat(x: Array, count: int) -> Array:
-    """Stacks copies of `x`, each spread over devices as `x` is."""
-    stacked = jnp.broadcast_to(x, (count, *x.shape)).copy()
-    if isinstance(x.sharding, NamedSharding):
-        place = NamedSharding(x.sharding.mesh, PartitionSpec(None, *x.sharding.spec))
-        stacked = jax.device_put(stacked, place)
-    return stacked
+Fixed = tuple[
+    AbstractAlgorithm, PRNGKeyArray, Executor, tuple[NamedSharding, ...] | None
+]
 
 
-def _scatter(states: ClientState, index: Array, new: ClientState) -> ClientState:
-    return jtu.tree_map(lambda x, y: x.at[index].set(y, mode="drop"), states, new)
+def one_round(
+    fixed: Fixed, state: State, cohort: Cohort
+) -> tuple[list[Array], dict[str, Array]]:
+    """One round, as it is compiled: of the new state only the arrays are computed.
 
-
-_round = eqx.filter_jit(round_step)
+    `fixed` is what is the same in all rounds: the algorithm, the key, the executor,
+    and how the state's arrays lie over a mesh.
+    """
+    algorithm, key, executor, shardings = fixed
+    new_state, metrics = round_step(algorithm, state, cohort, key, executor)
+    new = Flat(new_state)
+    if shardings is None:
+        return new.arrays, metrics
+    # Left where it was, or the next round would compile again.
+    constrain = jax.lax.with_sharding_constraint
+    return list(map(constrain, new.arrays, shardings)), metrics

@@ -15,8 +15,9 @@ from jaxtyping import PRNGKeyArray
 
 from .._cohort import Cohort
 from .._executor import Executor
-from .base import AbstractAlgorithm, State
+from .base import AbstractAlgorithm
 from .loop import Stepper
+from .state import State
 
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)

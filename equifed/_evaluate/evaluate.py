@@ -16,6 +16,7 @@ from .._history import plain
 from .._metrics import AbstractMetric, compute_metrics
 from .._tree import tree_isfinite
 from .._types import Measure, Model
+from .._used_up import check_not_used_up
 from .._warn import warn
 from ..data import FederatedDataset
 from ..data._placement import check_numeric, Placement
@@ -144,6 +145,7 @@ class Evaluator:
     def _total(
         self, model: Model, num_clients: int | None, key: PRNGKeyArray | None
     ) -> dict[str, AbstractMetric]:
+        check_not_used_up("model", model)
         key = jr.key(0) if key is None else key
         mesh = self._placement.mesh
         model = put_model(eqx.nn.inference_mode(model), mesh)

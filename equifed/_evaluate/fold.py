@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._client.loss import check_loss, example_metrics
+from .._compiled import compiled, Flat
 from .._mesh import AXIS
 from .._metrics import AbstractMetric, as_metrics
 from .._tree import tree_zeros_like
@@ -29,7 +30,6 @@ def metrics_of(
     return example_metrics(lambda *_: out, model, example, key)[1]
 
 
-@eqx.filter_jit
 def fold(
     metrics: Measure,
     model: Model,
@@ -39,6 +39,12 @@ def fold(
     key: PRNGKeyArray,
     mesh: Mesh | None,
 ) -> dict[str, AbstractMetric]:
+    fixed = Flat((metrics, model, num_clients, batch_size, key, mesh))
+    return compiled(_fold, fixed)(fixed.arrays, rows)
+
+
+def _fold(fixed: tuple[Any, ...], rows: Rows) -> dict[str, AbstractMetric]:
+    metrics, model, num_clients, batch_size, key, mesh = fixed
     arrays, static = eqx.partition((model, key), eqx.is_array)
 
     def device(arrays: PyTree, rows: Rows) -> dict[str, AbstractMetric]:

@@ -1,0 +1,216 @@
+"""Compiled programs that go when what they were compiled for goes.
+
+`jax.jit` looks up a program by the functions and other static values among its
+arguments, and keeps both, as good as for ever: ten megabytes for each new loss. Here a
+program belongs to the functions that it was compiled for. They are held weakly, and
+the program goes with the first of them that goes. What is compared by its value
+(numbers, text, the shape of a tree) cannot go in this way, so there is also a limit to
+how many programs are kept.
+
+A function that is made anew is another function: its program is compiled again, even
+if its text is the same, since what it refers to may have changed. In a loop that is
+slow, and silent but for a warning.
+"""
+
+import collections
+import types
+import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jaxtyping import Array, PyTree
+
+from ._check import shown
+from ._warn import is_ours, warn
+
+
+# So many programs are kept, those last used.
+_MOST = 32
+# The same function made so many times is worth a word.
+_AGAIN = 3
+
+
+class Flat:
+    """A PyTree taken apart into its arrays, which change, and the rest."""
+
+    def __init__(self, tree: PyTree):
+        leaves, self.treedef = jtu.tree_flatten(tree)
+        self._places = [i for i, x in enumerate(leaves) if eqx.is_array(x)]
+        self.arrays: list[Array] = [leaves[i] for i in self._places]
+        for i in self._places:
+            leaves[i] = None
+        self.rest = leaves
+
+    def build(self, arrays: list[Array]) -> Any:
+        """The tree with these arrays for its own."""
+        leaves = list(self.rest)
+        for place, array in zip(self._places, arrays, strict=True):
+            leaves[place] = array
+        return jtu.tree_unflatten(self.treedef, leaves)
+
+    def weak(self, key: "_Key") -> "Flat":
+        """Without arrays, and with references for what can go."""
+        new = object.__new__(Flat)
+        new.treedef, new._places, new.arrays = self.treedef, self._places, []
+        new.rest = [_weak(x, key) for x in self.rest]
+        return new
+
+    def strong(self) -> "Flat":
+        """What `weak` was called on, as long as it is there."""
+        new = object.__new__(Flat)
+        new.treedef, new._places, new.arrays = self.treedef, self._places, []
+        new.rest = [
+            x() if isinstance(x, _Reference | _MethodReference) else x
+            for x in self.rest
+        ]
+        return new
+
+
+class _Reference(weakref.ref):
+    """Told from a reference of the user's own."""
+
+
+class _MethodReference(weakref.WeakMethod):
+    """A bound method is made at each access, and lives as long as its object."""
+
+
+class _Key:
+    """What a program is found by."""
+
+    __slots__ = ("__weakref__", "flats", "parts", "_hash")
+
+    def __init__(self, function: Callable, flats: tuple[Flat, ...], options: Hashable):
+        self.flats = [flat.weak(self) for flat in flats]
+        rest = [tuple(flat.rest) for flat in self.flats]
+        # `1`, `1.0` and `True` are equal, but are not traced alike.
+        kinds = [tuple(map(type, leaves)) for leaves in rest]
+        treedefs = [flat.treedef for flat in self.flats]
+        self.parts = (function, options, *rest, *kinds, *treedefs)
+        self._hash = hash(self.parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, _Key)
+            and self._hash == other._hash
+            and self.parts == other.parts
+        )
+
+
+_PROGRAMS: collections.OrderedDict[_Key, Callable] = collections.OrderedDict()
+
+
+def compiled(
+    function: Callable,
+    *flats: Flat,
+    donate: tuple[int, ...] = (),
+    options: tuple[tuple[str, str], ...] = (),
+) -> Callable:
+    """`function(*trees, *more)`, compiled.
+
+    **Arguments:**
+
+    - `function`: a function of a module: there is one of it.
+    - `flats`: the trees of its first arguments, taken apart.
+    - `donate`: the arguments whose memory it may use.
+    - `options`: what else to tell the compiler.
+
+    **Returns:**
+
+    A function that takes lists of arrays in place of the trees.
+    """
+    key = _Key(function, flats, (donate, options))
+    program = _PROGRAMS.get(key)
+    if program is not None:
+        _PROGRAMS.move_to_end(key)
+        return program
+    _tell_of_new_functions(key)
+    weak = key.flats
+
+    def traced(*args: Any) -> Any:
+        trees = [
+            flat.strong().build(arrays)
+            for flat, arrays in zip(weak, args[: len(weak)], strict=True)
+        ]
+        return function(*trees, *args[len(weak) :])
+
+    traced.__name__ = function.__name__  # In profiles.
+    program = jax.jit(
+        traced, donate_argnums=donate, compiler_options=dict(options) or None
+    )
+    _PROGRAMS[key] = program
+    while len(_PROGRAMS) > _MOST:
+        _PROGRAMS.popitem(last=False)
+    return program
+
+
+def _weak(x: Any, key: _Key) -> Any:
+    """A reference to what equals nothing but itself, whose end is that of the program.
+    What is compared by its value stays."""
+    key_reference = weakref.ref(key)
+
+    def gone(_: Any) -> None:
+        key = key_reference()
+        if key is not None:
+            _PROGRAMS.pop(key, None)
+
+    if isinstance(x, types.MethodType) and _equals_nothing_else(x.__self__):
+        return _MethodReference(x, gone)
+    if _equals_nothing_else(x):
+        return _Reference(x, gone)
+    if type(x).__hash__ is None:
+        raise TypeError(
+            f"{shown(x)} cannot be compiled for: it is neither an array nor hashable."
+        )
+    return x
+
+
+def _equals_nothing_else(x: Any) -> bool:
+    kind = type(x)
+    return kind.__weakrefoffset__ > 0 and kind.__eq__ is object.__eq__
+
+
+# For what differs from others in functions alone: how often such a function was new,
+# and which it was last.
+_seen: collections.OrderedDict[int, tuple[int, list[Any]]] = collections.OrderedDict()
+
+
+def _tell_of_new_functions(key: _Key) -> None:
+    leaves = [x for flat in key.flats for x in flat.rest]
+    functions = [x for x in leaves if _is_made(x)]
+    if not functions:
+        return
+    rest = [x().__code__ if _is_made(x) else x for x in leaves]
+    alike = hash((key.parts[0], key.parts[1], *rest, *key.parts[-len(key.flats) :]))
+    count, last = _seen.pop(alike, (1, functions))
+    new = [x() for x, old in zip(functions, last, strict=True) if x != old]
+    _seen[alike] = (count + 1 if new else count, functions)
+    while len(_seen) > 4 * _MOST:
+        _seen.popitem(last=False)
+    if new and count + 1 == _AGAIN:
+        code = new[0].__code__
+        warn(
+            f"The function `{new[0].__name__}` ({code.co_filename}, line "
+            f"{code.co_firstlineno}) was made anew {_AGAIN} times, and what uses it "
+            "was compiled again each time, which is slow. Define it once, outside of "
+            "the loop; numbers that change belong into arrays, as those of the model "
+            "or of an `equinox.Module` with a `__call__`, which is then the function."
+        )
+
+
+def _is_made(x: Any) -> bool:
+    """Whether it is a function of the user's that a function or a loop makes: one of a
+    module is made anew when a notebook's cell is run again, and is no mistake."""
+    if not isinstance(x, _Reference):
+        return False
+    function = x()
+    return (
+        isinstance(function, types.FunctionType)
+        and "<" in function.__qualname__
+        and not is_ours(function.__code__.co_filename)
+    )

@@ -1,0 +1,39 @@
+"""A state whose memory the next round was given.
+
+Copying the state in every round would cost time, and twice the memory. So each round
+takes the memory of the state before it, and JAX then says of whatever is left in a
+user's hands that an array has been deleted. Here it is said which array, and why.
+"""
+
+from typing import Any
+
+import jax
+import jax.core
+import jax.tree_util as jtu
+
+
+MESSAGE = (
+    "was used up by the next round, which took its memory. Copy what you want to keep "
+    "of it before going on: `jax.tree.map(jnp.copy, {0})`. If the loop was "
+    "interrupted, the exception's `state` is what was reached."
+)
+
+
+class UsedUpError(AttributeError, ValueError):
+    """The state is not there any more."""
+
+
+def use_up(state: Any) -> None:
+    """Makes the fields of a state raise an error when they are looked at.
+
+    (As Equinox does with its own `State` when that is set.)
+    """
+    state.__dict__.clear()
+
+
+def check_not_used_up(name: str, tree: Any) -> None:
+    """Refuses what has arrays that a round has used up."""
+    for x in jtu.tree_leaves(tree):
+        if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
+            if x.is_deleted():
+                raise UsedUpError(f"`{name}` {MESSAGE.format(name)}")
