@@ -101,7 +101,20 @@ def main():
     print("client learning rate   training loss after the last round (4 seeds)")
     for rate, row in zip(grid, final, strict=True):
         print(f"{float(rate):20.4f}   mean {row.mean():6.3f}   max {row.max():6.3f}")
+    print(f"the best of them: {best(grid, final):.4f}")
     plot(np.asarray(grid), final, args.output)
+
+
+def best(rates, losses):
+    """The rate of the smallest mean loss over the seeds (the last axis).
+
+    A training in which no client had a finite message has no loss: it is NaN, and so is
+    the mean of a rate at which some seed diverged.
+    """
+    means = np.where(np.isfinite(losses), losses, np.nan).mean(-1)
+    if np.isnan(means).all():
+        raise ValueError("Every rate diverged with some seed: try smaller ones.")
+    return float(rates[np.nanargmin(means)])
 
 
 def plot(grid, final, output):
