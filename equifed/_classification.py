@@ -7,6 +7,7 @@ NaN, which have no largest among them.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from ._check import check_count
@@ -108,7 +109,7 @@ def _classes(
     name: str, logits: Array, label: ArrayLike
 ) -> tuple[Array, Integer[Array, "..."]]:
     """The logits and the labels as arrays, if they can be that."""
-    logits, label = jnp.asarray(logits), jnp.asarray(label)
+    logits, label = jnp.asarray(logits), jnp.asarray(_narrow(label))
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(
             f"The logits of `{name}` must be floating-point numbers, got "
@@ -123,6 +124,17 @@ def _classes(
         )
     # The number of classes may not fit a narrow type: 300 is 44 in 8 bits.
     return logits, label if label.dtype.itemsize >= 4 else label.astype(jnp.int32)
+
+
+def _narrow(label: ArrayLike) -> ArrayLike:
+    """The label in 32 bits, which JAX would cut it to, or another without a logit."""
+    if isinstance(label, jax.Array):
+        return label
+    wide = np.asarray(label)
+    if wide.dtype.kind not in "iu" or wide.dtype.itemsize <= 4:
+        return label
+    fits = (wide >= 0) & (wide < 2**31)
+    return np.where(fits, np.where(fits, wide, 0).astype(np.int32), np.int32(-1))
 
 
 def _has_logit(

@@ -154,6 +154,14 @@ def test_a_label_without_a_logit_is_nan(name, dtype):
     assert np.isnan(said(name, logits, 3)).all()
 
 
+@pytest.mark.parametrize("label", (2**32, -(2**32), np.uint64(2**40), 2**31 + 1))
+def test_a_label_of_64_bits_is_not_cut_short(label):
+    # 2**32 is 0 in 32 bits.
+    for wide in (label, np.asarray(label)):
+        assert np.isnan(eqf.cross_entropy(jnp.zeros(3), wide))
+    assert np.isfinite(eqf.cross_entropy(jnp.zeros((2, 3)), np.array([0, 2]))).all()
+
+
 def test_labels_of_a_narrow_type_for_many_classes():
     # 300 classes do not fit eight bits, and 300 is 44 there.
     logits = jnp.zeros(300).at[44].set(5.0)

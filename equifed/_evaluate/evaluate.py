@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from .._check import checked
+from .._check import check_count, checked
 from .._history import plain
 from .._metrics import AbstractMetric, compute_metrics
 from .._tree import tree_isfinite
@@ -107,8 +107,8 @@ class Evaluator:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        if batch_size is not None:
+            batch_size = check_count("batch_size", batch_size)
         check_numeric(dataset.columns)
         self._dataset = dataset
         self._metrics = metrics
