@@ -306,8 +306,8 @@ CASES = {
     "iid no seed": (lambda: E.IIDPartition(2, seed=None), T, "`seed`"),
     "alpha of several": (
         lambda: E.DirichletPartition(2, np.ones(2)),
-        T,
-        "`alpha` must be a number",
+        V,
+        "`alpha` must be one number",
     ),
     "alpha NaN": (lambda: E.DirichletPartition(2, NAN), V, "`alpha`.*finite"),
     "alpha True": (lambda: E.DirichletPartition(2, True), T, "`alpha`.*True"),
@@ -364,7 +364,7 @@ CASES = {
     ),
     "weights flags": (
         lambda: E.WeightedSampler(1, np.array([True])),
-        T,
+        V,
         "`weights`.*bool",
     ),
     "weights negative": (

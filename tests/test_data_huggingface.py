@@ -263,6 +263,12 @@ def test_encoded_sound_is_refused_by_name():
     refused(lambda: read(source), "'x'", "datasets.Audio", "columns=...")
 
 
+def test_what_datasets_decodes_otherwise_is_refused_by_name():
+    for feature in (datasets.Json(), datasets.List(datasets.Json())):
+        values = [{"a": 1}] if isinstance(feature, datasets.Json) else [[{"a": 1}]]
+        refused(lambda v=values, f=feature: read(table_of(v, f)), "'x'", "columns=...")
+
+
 # Other columns.
 
 
@@ -496,6 +502,7 @@ def test_files_that_differ_name_both_and_the_column(write, tmp_path):
     refused(lambda: from_parquet([one, write("three.parquet", pa.table({"x": [1]}))],
                                  columns=["x"]), "'who'", "three.parquet")  # fmt: skip
     refused(lambda: from_parquet(tmp_path), "is a folder", "*.parquet")
+    refused(lambda: from_parquet([one, str(tmp_path / "one*")]), one, "twice")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_splits_count_as_they_are_written():
     dataset = eqf.data.FederatedDataset.from_mapping(clients)
     for share, count in ((0.145, 15), (0.285, 29), (0.5, 50)):
         assert dataset.split_clients(share)[1].num_clients == count
+        assert dataset.split_clients(count)[1].num_clients == count
         _, test = dataset.split_examples(share)
         assert set(test.client_sizes) == {count}
     with pytest.raises(ValueError, match="`held_out` is 0.004, .* no example"):

@@ -244,7 +244,10 @@ def cohort(
     dataset: FederatedDataset,
     batching: AbstractBatching,
     *,
-    clients: Sequence[int] | Int[np.ndarray, " clients"] | None = None,
+    clients: Sequence[int]
+    | Int[np.ndarray, " clients"]
+    | Int[Array, " clients"]
+    | None = None,
     round: int = 0,
     seed: int = 0,
     mesh: Mesh | None = None,

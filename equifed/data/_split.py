@@ -17,7 +17,8 @@ def random_clients(
     num_clients: int, held_out: float | int, seed: int
 ) -> Bool[np.ndarray, " clients"]:
     """Holds out some of the clients: a fraction of all, or so many."""
-    if isinstance(held_out, int | np.integer) and not isinstance(held_out, bool):
+    check_number("held_out", held_out)
+    if np.asarray(held_out).dtype.kind in "iu":
         count = int(held_out)
     else:
         _check_fraction(held_out)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import ArrayLike, Int, Shaped
 
 from ..._check import check_count, check_number, check_seed, checked
 from .._ids import client_codes
@@ -51,7 +51,7 @@ class DirichletPartition(AbstractPartition):
     def __init__(
         self,
         num_clients: int,
-        alpha: float,
+        alpha: ArrayLike,
         *,
         label: str = "label",
         balanced: bool = False,
@@ -69,7 +69,7 @@ class DirichletPartition(AbstractPartition):
         """
         check_number("alpha", alpha, least=0, strict=True)
         self.num_clients = check_count("num_clients", num_clients)
-        self.alpha = float(alpha)
+        self.alpha = float(np.asarray(alpha))
         self.label = label
         self.balanced = bool(balanced)
         self.min_size = check_count("min_size", min_size, least=0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import ArrayLike, Int, Shaped
 
 from ..._check import check_count, check_number, check_seed, checked
 from .._random import generator, PARTITION, permutation
@@ -26,7 +26,7 @@ class QuantityPartition(AbstractPartition):
     def __init__(
         self,
         num_clients: int,
-        exponent: float = 1.0,
+        exponent: ArrayLike = 1.0,
         *,
         min_size: int = 1,
         seed: int = 0,
@@ -40,7 +40,7 @@ class QuantityPartition(AbstractPartition):
         """
         check_number("exponent", exponent, least=0)
         self.num_clients = check_count("num_clients", num_clients)
-        self.exponent = float(exponent)
+        self.exponent = float(np.asarray(exponent))
         self.min_size = check_count("min_size", min_size, least=0)
         self.seed = check_seed(seed)
 

@@ -18,17 +18,26 @@ def converter(name: str, kind, feature) -> Converter:
     """What makes arrays of the chunks of a column."""
     if type(feature).__name__ == "Image":
         return Images(name, feature)
-    if (structure := _structure(kind)) is not None:
-        held, remedy = _shortened(structure), "make numbers of it first"
-        if callable(getattr(feature, "decode_example", None)):
-            held = f"`datasets.{type(feature).__name__}`"
-        elif "bytes: " in structure and "path: " in structure:
+    structure, decoded = _structure(kind), _decoded(feature)
+    if structure is not None or decoded is not None:
+        held, remedy = _shortened(str(structure)), "make numbers of it first"
+        if decoded is not None:
+            held = f"`datasets.{decoded}`"
+        elif "bytes: " in held and "path: " in held:
             remedy = "declare encoded images as such, with `features`"
         raise ValueError(
             f"Column {name!r} holds {held}, which has no form as an array. Leave it "
             f"out with `columns=...`, or {remedy} (`dataset.map(...)`)."
         )
     return lambda chunk, rows, where: _array(name, chunk)
+
+
+def _decoded(feature) -> str | None:
+    """What `datasets` makes of a column's values when it hands them out, if it does."""
+    if callable(getattr(feature, "decode_example", None)) and feature.decode:
+        return type(feature).__name__
+    inner = getattr(feature, "feature", None)  # of a list
+    return None if inner is None else _decoded(inner)
 
 
 def _structure(kind) -> str | None:

@@ -42,7 +42,12 @@ def _paths(files: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
         paths += found
     if len(paths) == 0:
         raise ValueError("`files` is empty; give at least one parquet file.")
-    for path in paths:
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise ValueError(
+                f"`files` names {path!r} twice, by itself or by a pattern, and its "
+                "rows would count twice. Name it once."
+            )
         if os.path.isdir(path):
             raise ValueError(
                 f"{path!r} is a folder; give the files in it, such as "

@@ -1,7 +1,7 @@
 """A random number of clients, each of which decides for itself."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import ArrayLike, Int
 
 from ..._check import check_number, check_seed, checked
 from .._random import generator, SAMPLE, uniforms
@@ -19,19 +19,20 @@ class PoissonSampler(AbstractSampler):
     seed: int
 
     @checked()
-    def __init__(self, rate: float, *, seed: int = 0):
+    def __init__(self, rate: ArrayLike, *, seed: int = 0):
         """**Arguments:**
 
         - `rate`: The probability with which a client takes part in a round.
         - `seed`: The seed of all rounds.
         """
         check_number("rate", rate)
+        rate = float(np.asarray(rate))
         if not 0 < rate <= 1:
             raise ValueError(
                 f"`rate` must be a probability in (0, 1], got {rate}. For an "
                 "expected cohort of n clients divide n by the number of clients."
             )
-        self.rate = float(rate)
+        self.rate = rate
         self.seed = check_seed(seed)
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:

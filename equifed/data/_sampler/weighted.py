@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import ArrayLike, Float, Int
 
 from ..._check import check_count, check_seed, checked
 from .._random import generator, SAMPLE, uniforms
@@ -27,7 +27,7 @@ class WeightedSampler(AbstractSampler):
     def __init__(
         self,
         cohort_size: int,
-        weights: Float[np.ndarray, " clients"] | Int[np.ndarray, " clients"] | Sequence,
+        weights: ArrayLike | Sequence,
         *,
         replace: bool = False,
         seed: int = 0,
