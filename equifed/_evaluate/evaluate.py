@@ -24,7 +24,7 @@ from ..data._plan import ladder
 from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
-from .fold import fold
+from .fold import check_evaluation, fold
 from .rows import piece_size, put_model, put_rows, Rows
 
 
@@ -99,6 +99,7 @@ class Evaluator:
     **Arguments:** as those of [`equifed.evaluate`][].
     """
 
+    @checked()
     def __init__(
         self,
         dataset: FederatedDataset,
@@ -120,6 +121,7 @@ class Evaluator:
         self._kept: Rows | None = None
         self._explained = False
 
+    @checked()
     def __call__(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class Evaluator:
         total = self._total(model, None, key)
         return {name: plain(x) for name, x in _compute(total).items()}
 
+    @checked()
     def per_client(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> ClientMetrics:
@@ -150,6 +153,7 @@ class Evaluator:
         mesh = self._placement.mesh
         model = put_model(eqx.nn.inference_mode(model), mesh)
         if self._batch_size is None:
+            check_evaluation(self._metrics, model, self._dataset.example)
             self._batch_size = choose_batch_size(
                 self._metrics, model, self._dataset.example
             )

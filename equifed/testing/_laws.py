@@ -23,6 +23,7 @@ import jax.tree_util as jtu
 import numpy as np
 
 from .._algorithm import State
+from .._check import checked
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
 from .._rounds import rounds
@@ -235,6 +236,7 @@ LAWS: dict[str, Callable[[Make], None]] = {
 """Every law, by its name."""
 
 
+@checked()
 def check_laws(make: Make, *, skip: tuple[str, ...] = ()) -> None:
     """Puts an algorithm through every law.
 

@@ -186,7 +186,7 @@ TABLE = {
                 {"x": np.ones(3)}, np.array([0, 2, 1]), ["a", "b"]
             ),
             ValueError,
-            "offsets",
+            "rows",
         ),
         "two clients of a name": (
             lambda: data.FederatedDataset(
@@ -374,7 +374,7 @@ TABLE = {
         "a number too large": (
             lambda: data.cohort(DATASET, BATCHING, clients=[4]),
             ValueError,
-            ("`clients`", "4"),
+            ("client number 4", "0 to 3"),
         ),
         "a fraction of a client": (
             lambda: data.cohort(DATASET, BATCHING, clients=[0.5]),

@@ -132,7 +132,7 @@ TABLE = {
             ValueError,
             "The kernel spans 3 x 3",
         ),
-        "a list": (lambda: conv()([[1.0]]), TypeError, ("`x`", "[[1.0]]")),
+        "a list": (lambda: conv()([[1.0]]), TypeError, ("`x`", "a `list` of 1")),
         "from another layer": (
             lambda: nn.Conv2d.from_equinox(eqx.nn.Linear(2, 2, key=KEY)),
             EITHER,

@@ -24,12 +24,12 @@ def counts(make, *, name, least):
         f"{name}=1.5": (
             lambda: make(1.5),
             TypeError,
-            f"`{name}` must be an integer, got 1.5",
+            (f"`{name}` must be an integer", "got 1.5"),
         ),
         f"{name}=True": (
             lambda: make(True),
             TypeError,
-            f"`{name}` must be an integer, got True",
+            (f"`{name}` must be an integer", "got True"),
         ),
         f"{name}={small}": (
             lambda: make(small),

@@ -392,8 +392,11 @@ TABLE = {
     },
     "accuracy": {
         "a batch": (lambda: eqf.accuracy(jnp.ones((4, 3)), 0), EITHER, "(4, 3)"),
-        "a fraction for a label": (lambda: eqf.accuracy(LOGITS, 0.5), EITHER, "0.5"),
-        "a label without a logit": (lambda: eqf.accuracy(LOGITS, 3), EITHER, "3"),
+        "a fraction for a label": (
+            lambda: eqf.accuracy(LOGITS, 0.5),
+            EITHER,
+            "float32[]",
+        ),
     },
     "top_k_accuracy": {
         "k=0": (
@@ -421,26 +424,15 @@ TABLE = {
         "a fraction for a label": (
             lambda: eqf.cross_entropy(LOGITS, 0.5),
             EITHER,
-            "0.5",
-        ),
-        "a label without a logit": (
-            lambda: eqf.cross_entropy(LOGITS, -1),
-            EITHER,
-            "-1",
+            "float32[]",
         ),
     },
     "ConfusionMatrix": {
         "a batch": (lambda: eqf.ConfusionMatrix(jnp.ones((4, 3)), 0), EITHER, "(4, 3)"),
-        "a label without a logit": (
-            lambda: eqf.ConfusionMatrix(LOGITS, 3),
-            EITHER,
-            "3",
-        ),
     },
     "Average": {
         "text": (lambda: eqf.Average("good"), EITHER, "'good'"),
         "nothing": (lambda: eqf.Average(None), EITHER, "None"),
-        "a complex number": (lambda: eqf.Average(1j), EITHER, ""),
     },
     "Sum": {
         "text": (lambda: eqf.Sum("good"), EITHER, "'good'"),
@@ -457,7 +449,7 @@ TABLE = {
             ("`directory`", "None"),
         ),
         "a file for a directory": (
-            lambda: eqf.Checkpointer("taken"),
+            lambda: train(checkpointer=eqf.Checkpointer("taken")),
             EITHER + (OSError,),
             "taken",
         ),
