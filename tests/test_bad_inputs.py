@@ -80,6 +80,11 @@ def test_bad_input(name, outcomes):
     assert not row["touched"]
 
 
+def test_a_compilation_and_a_file_would_be_seen(outcomes):
+    assert outcomes["control"]["compiled"] > 0
+    assert outcomes["control"]["touched"]
+
+
 def test_the_table_covers_the_whole_surface():
     assert len(CASES) >= 300
     public = {

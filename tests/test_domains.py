@@ -1,4 +1,4 @@
-"""A number outside of its domain that is traced, where it cannot be refused, is NaN, and
+"""A number out of its domain that is traced, where it cannot be refused, is NaN, and
 what comes of it is never taken for an answer."""
 
 import equinox as eqx

@@ -1,5 +1,7 @@
 """The algorithms, and what goes wrong when one is initialised or run for one round."""
 
+import functools
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -301,6 +303,7 @@ def posterior(estimator, server, aggregator=None):
 
 
 GAUSSIANS = eqf.GaussianMoments(1.0)
+BOTH = functools.partial(mesh_of, "clients", 2)
 MISFIT = "does not understand the messages of"
 
 TABLE |= {
@@ -494,6 +497,16 @@ TABLE |= {
             lambda: one_round(executor=eqf.Executor(block_size="auto")),
             ValueError,
             ("'auto'", "needs a number"),
+        ),
+        "another mesh than the cohort's": (
+            lambda: one_round(cohort=eqf.data.cohort(DATASET, BATCHING, mesh=BOTH())),
+            ValueError,
+            ("planned for 2 devices", "runs on 1", "Executor(mesh=mesh)"),
+        ),
+        "another mesh than the executor's": (
+            lambda: one_round(executor=eqf.Executor(mesh=BOTH())),
+            ValueError,
+            ("planned for 1 devices", "runs on 2", "Loader(..., mesh=mesh)"),
         ),
         "another batch size": (
             lambda: one_round(cohort=eqf.data.cohort(DATASET, WHOLE)),

@@ -35,7 +35,7 @@ def returns(value):
 
 def mesh_of(axis: str, count: int = 1):
     kind = (jax.sharding.AxisType.Auto,)
-    devices = jax.devices()[:1] * 1
+    devices = jax.devices()[:count]
     return jax.make_mesh((count,), (axis,), axis_types=kind, devices=devices)
 
 
