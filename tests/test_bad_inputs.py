@@ -56,7 +56,7 @@ WITHOUT = {
 def outcomes():
     root = pathlib.Path(__file__).parents[1]
     command = [sys.executable, "-m", "tests.bad_inputs"]
-    env = {**os.environ, "MPLBACKEND": "agg", "HF_DATASETS_OFFLINE": "1"}
+    env = {**os.environ, "MPLBACKEND": "agg", "JAX_NUM_CPU_DEVICES": "2"}
     out = subprocess.run(
         command, cwd=root, env=env, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Posterior averaging on posteriors that do not exist, and at the edges of what it takes."""
+"""Posterior averaging on posteriors that do not exist, and at its edges."""
 
 import equinox as eqx
 import jax

@@ -7,14 +7,10 @@ import pathlib
 import tempfile
 import warnings
 
-import jax
 import jax.monitoring
 
-
-jax.config.update("jax_num_cpu_devices", 2)
-
-from . import TABLE  # noqa: E402
-from .shared import train  # noqa: E402
+from . import TABLE
+from .shared import train
 
 
 compiled = [0]
