@@ -58,7 +58,12 @@ class ClientMetrics(eqx.Module):
 
     def __getitem__(self, client_id: str) -> dict[str, Any]:
         if client_id not in self.client_ids:
-            raise ValueError(f"There is no client {shown(client_id)} among these.")
+            some = ", ".join(map(repr, self.client_ids[:5]))
+            more = ", ..." if len(self.client_ids) > 5 else ""
+            raise ValueError(
+                f"There is no client {shown(client_id)} among the "
+                f"{len(self.client_ids)}: {some}{more}."
+            )
         i = self.client_ids.index(client_id)
         return {name: plain(value[i]) for name, value in self.values.items()}
 
