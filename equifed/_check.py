@@ -17,6 +17,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+from beartype import BeartypeConf, FrozenDict
 from beartype.door import is_bearable
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
@@ -25,6 +26,17 @@ from ._words import either, expected, message, of_type, shown as shown, UNIONS
 
 
 Function = TypeVar("Function", bound=Callable)
+
+# NumPy's numbers are numbers.
+_NUMPY = BeartypeConf(
+    hint_overrides=FrozenDict(
+        {
+            int: int | np.integer,
+            float: float | int | np.floating | np.integer,
+            bool: bool | np.bool_,
+        }
+    )
+)
 
 
 def check_kind(
@@ -204,8 +216,9 @@ def _fits(x: Any, hint: Any) -> bool:
     for member in members:
         if get_origin(member) is Mapping and isinstance(x, Mapping):
             # Beartype looks at one item.
-            return all(is_bearable(value, get_args(member)[1]) for value in x.values())
-    return is_bearable(x, hint)
+            kind = get_args(member)[1]
+            return all(is_bearable(v, kind, conf=_NUMPY) for v in x.values())
+    return is_bearable(x, hint, conf=_NUMPY)
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
