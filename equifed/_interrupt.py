@@ -4,11 +4,17 @@ An interrupt ends the program, as do all errors: a sweep must not go on with its
 training. But the exception brings with it what was reached, to whoever catches it.
 """
 
+import _signal  # pyright: ignore
 import contextlib
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+
+# Every round asks for these, and `signal` takes forty microseconds to turn functions
+# and numbers into enumerations; beneath it they take one.
+_SIGINT = int(signal.SIGINT)
 
 
 class uninterrupted:  # noqa: N801 (reads as what it does)
@@ -20,11 +26,11 @@ class uninterrupted:  # noqa: N801 (reads as what it does)
     def __enter__(self) -> None:
         self._came: tuple[int, FrameType | None] | None = None
         self._handler: Any = None
-        if threading.current_thread() is threading.main_thread():
-            handler = signal.getsignal(signal.SIGINT)
+        if threading.get_ident() == threading.main_thread().ident:
+            handler = _signal.getsignal(_SIGINT)
             if callable(handler):
                 self._handler = handler
-                signal.signal(signal.SIGINT, self._keep)
+                _signal.signal(_SIGINT, self._keep)
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
         self._came = (number, frame)
@@ -36,7 +42,7 @@ class uninterrupted:  # noqa: N801 (reads as what it does)
         traceback: TracebackType | None,
     ) -> None:
         if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+            _signal.signal(_SIGINT, self._handler)
             if self._came is not None:
                 self._handler(*self._came)
 

@@ -34,7 +34,9 @@ def rounds(
     """Runs rounds one after another, up to round `num_rounds`.
 
     The state that is yielded is used up by the next round: what you want to keep of
-    it, copy before going on (`jax.tree.map(jnp.copy, state.model)`).
+    it, copy before going on (`jax.tree.map(jnp.copy, state.model)`). If Ctrl-C or an
+    error comes while a round is run, the exception has the state that was reached, as
+    its attribute `state`.
 
     **Arguments:**
 

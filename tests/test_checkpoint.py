@@ -216,8 +216,9 @@ def test_nothing_is_restored_where_all_is_damaged(tmp_path):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(10, make(10), [])
     (tmp_path / "00000010" / "manifest.json").unlink()
-    with pytest.warns(UserWarning, match="damaged"):
+    with pytest.warns(UserWarning, match="damaged") as warned:
         assert checkpointer.restore(make(0)) is None
+    assert warned[0].filename == __file__
 
 
 def test_another_model_is_named(tmp_path):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec as P
 
@@ -462,3 +463,24 @@ def test_the_batch_size_fits_what_a_model_computes():
     model = jnp.ones((2048, 8))  # What is as large without examples does not count.
     assert choose_batch_size(small, model, example) == 1024
     assert choose_batch_size(large, model, example) == 128
+
+
+BAD_LOSSES = {
+    "a batch": lambda model, example, key: model.weight @ example["x"][None],
+    "a vector": lambda model, example, key: example["x"],
+    "nothing": lambda model, example, key: None,
+    "a pair of numbers": lambda model, example, key: (jnp.zeros(()), 3),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LOSSES)
+def test_the_same_errors_as_those_of_training(name):
+    loss, batching = BAD_LOSSES[name], eqf.data.Epochs(batch_size=4)
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), batching)
+    loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), batching)
+    with pytest.raises(ValueError) as trained:
+        eqf.train(algorithm, MODEL, loader, num_rounds=1, key=jr.key(0))
+    for kwargs in ({}, {"batch_size": 3}, {"per_client": True}):
+        with pytest.raises(ValueError) as evaluated:
+            eqf.evaluate(MODEL, DATASET, loss, **kwargs)
+        assert str(evaluated.value) == str(trained.value)

@@ -251,7 +251,7 @@ def test_a_nonfinite_model_ends_training(bad, rate, rounds_per_call, tmp_path):
     good = eqf.train(algorithm, loader=loader, num_rounds=3, **kwargs)
     checkpointer = eqf.Checkpointer(tmp_path, every=2)
     recorder = Recorder()
-    with pytest.warns(UserWarning, match="became non-finite.*DropNonfinite"):
+    with pytest.warns(UserWarning, match="became non-finite.*DropNonfinite") as warned:
         got = eqf.train(
             algorithm,
             loader=loader,
@@ -262,6 +262,7 @@ def test_a_nonfinite_model_ends_training(bad, rate, rounds_per_call, tmp_path):
             rounds_per_call=rounds_per_call,
             **kwargs,
         )
+    assert {warning.filename for warning in warned} == {__file__}
     assert got.result == eqf.RESULTS.nonfinite_model
     assert "DropNonfinite" in eqf.RESULTS[got.result]
     assert [row["round"] for row in got.history] == [1, 2, 3, 4]

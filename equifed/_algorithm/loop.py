@@ -99,6 +99,7 @@ class Stepper:
         self._state.arrays = []  # The caller may let go of them.
         # The result of the last call: it takes the place of the one before.
         self._given: State | None = None
+        self._uninterrupted = uninterrupted()
         self._last: collections.deque[tuple] = collections.deque([(arrays,)], maxlen=1)
 
     @property
@@ -131,14 +132,12 @@ class Stepper:
         return self._run(program, *rest)
 
     def _run(self, program: Callable, *rest: Any) -> Any:
-        arrays = self._last[-1][0]
-        with uninterrupted():
+        arrays = (self._last[-1][0],)
+        with self._uninterrupted:
             # The program uses up the arrays, so its result must be put in their place
             # before anything can come between: by one call, inside of which Python
             # does not look for signals.
-            calls = map(
-                program, (self._fixed.arrays,), (arrays,), *((x,) for x in rest)
-            )
+            calls = map(program, (self._fixed.arrays,), arrays, *zip(rest))
             self._last.extend(calls)
             if self._given is not None:
                 use_up(self._given)
@@ -146,7 +145,7 @@ class Stepper:
         return self._given, *self._last[-1][1:]
 
     def _prepare(self, function: Callable, cohort: Cohort | Cohorts, *rest: Any):
-        shapes = (function, *(x.shape for x in jtu.tree_leaves(cohort)))
+        shapes = (function, cohort.order.shape, cohort.index.shape)
         program = self._programs.get(shapes)
         if program is None:
             one = cohort[0] if isinstance(cohort, Cohorts) else cohort

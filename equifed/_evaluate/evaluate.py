@@ -120,6 +120,7 @@ class Evaluator:
         self._piece = piece_size(dataset, batch_size or 1, self._placement)
         self._kept: Rows | None = None
         self._explained = False
+        self._checked: Any = None
 
     @checked()
     def __call__(
@@ -151,7 +152,9 @@ class Evaluator:
         check_not_used_up("model", model)
         key = jr.key(0) if key is None else key
         mesh = self._placement.mesh
-        model = put_model(eqx.nn.inference_mode(model), mesh)
+        model = eqx.nn.inference_mode(model)
+        self._check(model)
+        model = put_model(model, mesh)
         if self._batch_size is None:
             check_evaluation(self._metrics, model, self._dataset.example)
             self._batch_size = choose_batch_size(
@@ -170,6 +173,16 @@ class Evaluator:
             self._explained = True
             self._explain(model)
         return total
+
+    def _check(self, model: Model) -> None:
+        """Tries the metrics on a model of a structure that is new here."""
+        leaves, treedef = jtu.tree_flatten(model)
+        shapes = [(x.shape, x.dtype) for x in leaves if eqx.is_array(x)]
+        if self._checked != (treedef, shapes):
+            dataset = self._dataset
+            who = f"client {dataset.client_ids[0]!r}"
+            check_evaluation(self._metrics, model, dataset.example, who)
+            self._checked = (treedef, shapes)
 
     def _explain(self, model: Model) -> None:
         if not tree_isfinite(model):
