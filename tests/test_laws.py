@@ -8,48 +8,92 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
+from equifed.testing._setup import shared
 
 from .algorithms import ALGORITHMS
+from .broken import BROKEN
+
+
+@pytest.fixture(scope="module", params=ALGORITHMS.values(), ids=ALGORITHMS.keys())
+def make(request):
+    with shared(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize("law", testing.LAWS.values(), ids=testing.LAWS.keys())
-@pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 def test_law(make, law):
     law(make)
 
 
-def test_a_broken_algorithm_is_caught():
-    # A client that looks at its slot's place in the plan, as none may.
-    class Peeks(eqf.AbstractClient):
-        client: eqf.LocalSGD
+# Laws that compile a program of their own.
+SLOW = {"block_size", "rounds_per_call", "ordered", "devices", "sweep"}
+SLOW.add("differentiable")
 
-        def __init__(self, client):
-            self.client = client
 
-        @property
-        def loss(self):
-            return self.client.loss
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_a_mistake_is_seen(mistake):
+    make, law = BROKEN[mistake]
+    with pytest.raises(AssertionError) as caught:
+        testing.check_laws(make, skip=tuple(SLOW - {law}))
+    message = str(caught.value)
+    assert message.startswith(f"The law '{law}' fails.")
+    assert len(message) < 600
 
-        @property
-        def batching(self):
-            return self.client.batching
 
-        def init(self, params):
-            return None
+def test_it_says_how_long_it_took(capsys):
+    cheap = ("key_reuse", "one_trace", "resume")
+    skip = tuple(law for law in testing.LAWS if law not in cheap)
+    seconds = testing.check_laws(ALGORITHMS["FedSGD"], skip=skip)
+    assert set(seconds) == set(cheap)
+    assert all(s >= 0 for s in seconds.values())
+    out = capsys.readouterr().out
+    assert out.startswith("3 laws hold. It took ")
+    assert out.endswith(" seconds of CPU time.\n")
 
-        def round(self, broadcast, data, state, *, key):
-            message, state, metrics = self.client.round(
-                broadcast, data, state, key=jr.fold_in(key, data.start)
-            )
-            return message, state, metrics
 
-    def make(loss, batching):
-        client = eqf.LocalSGD(loss, optax.sgd(0.05), batching)
-        server = eqf.OptaxServer(optax.sgd(1.0))
-        return eqf.Algorithm(Peeks(client), eqf.WeightedMean(), server)
+def ignores_the_loss(loss, batching):
+    def own_loss(model, example, key):
+        return model.bias**2
 
-    with pytest.raises(AssertionError, match="The law 'devices' fails"):
-        testing.check_laws(make)
+    return eqf.FedAvg(own_loss, optax.sgd(0.1), batching)
+
+
+def ignores_the_batching(loss, batching):
+    own_batching = eqf.data.Epochs(1, batch_size=10)
+    return eqf.FedAvg(loss, optax.sgd(0.1), own_batching)
+
+
+@pytest.mark.parametrize(
+    ("make", "skip", "kind", "words"),
+    [
+        (
+            eqf.FedAvg(
+                testing.noisy_loss, optax.sgd(0.1), eqf.data.Steps(1, batch_size=1)
+            ),
+            (),
+            TypeError,
+            "`make` must be a function, got a `FedAvg`. Give `make(loss, batching)`",
+        ),
+        (eqf.FedAvg, (), TypeError, "the class `FedAvg` cannot be"),
+        (lambda loss: None, (), TypeError, "is called as `make(loss, batching)`"),
+        (lambda loss, batching: loss, (), TypeError, "must be an `AbstractAlgorithm`"),
+        (ignores_the_loss, (), ValueError, "Give `loss` on to its client."),
+        (ignores_the_batching, (), ValueError, "asked for a batch size of 4, got 10"),
+        (ALGORITHMS["FedAvg"], "sweep", TypeError, "`skip` must be names"),
+        (ALGORITHMS["FedAvg"], ("sweeps",), ValueError, "There is no law 'sweeps'"),
+    ],
+)
+def test_what_is_of_no_use_is_refused(make, skip, kind, words):
+    with pytest.raises(kind) as caught:
+        testing.check_laws(make, skip=skip)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_reuse_of_a_key_is_pointed_at():
+    make, law = BROKEN["noise with the client's key"]
+    with pytest.raises(AssertionError, match=r"used again at .*broken\.py:\d+\."):
+        testing.LAWS[law](make)
 
 
 def test_a_sweep_over_hyper_parameters_is_the_loop():

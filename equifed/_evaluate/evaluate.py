@@ -24,7 +24,7 @@ from ..data._plan import ladder
 from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
-from .fold import check_evaluation, fold
+from .fold import fold
 from .rows import piece_size, put_model, put_rows, Rows
 
 
@@ -99,7 +99,6 @@ class Evaluator:
     **Arguments:** as those of [`equifed.evaluate`][].
     """
 
-    @checked()
     def __init__(
         self,
         dataset: FederatedDataset,
@@ -122,7 +121,6 @@ class Evaluator:
         self._explained = False
         self._checked: Any = None
 
-    @checked()
     def __call__(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> dict[str, Any]:
@@ -130,7 +128,6 @@ class Evaluator:
         total = self._total(model, None, key)
         return {name: plain(x) for name, x in _compute(total).items()}
 
-    @checked()
     def per_client(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> ClientMetrics:
@@ -156,7 +153,6 @@ class Evaluator:
         self._check(model)
         model = put_model(model, mesh)
         if self._batch_size is None:
-            check_evaluation(self._metrics, model, self._dataset.example)
             self._batch_size = choose_batch_size(
                 self._metrics, model, self._dataset.example
             )

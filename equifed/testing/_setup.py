@@ -1,62 +1,285 @@
-"""What the laws have in common: an algorithm on a few ragged clients, two rounds of it,
-and a comparison.
+"""What the laws try an algorithm on: a few ragged clients, and two rounds of them.
+
+Nearly all of a law's time goes into compiling the round. So laws share what they have
+had computed, and what they change is, where it can be, in the plan or in the data,
+which are a round's arguments, and not in the program.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm, State
-from .._cohort import Cohort
+from .._algorithm.base import round_step
+from .._check import check_kind, shown
+from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
 from .._types import Loss
-from ..data import AbstractBatching, AllClients, Epochs, Loader
-from ._problems import Linear, noisy_loss, ragged_clients
+from ..data import AbstractBatching, AllClients, Epochs, FederatedDataset, Loader
+from ._problems import Linear, ragged_clients
 
 
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
+Change = Callable[[Cohort], Cohort]
+Result = tuple[State, dict[str, Array]]
 
 # Empty clients, one-example clients, and sizes that no batch size divides.
 SIZES = (5, 0, 1, 12, 3, 7)
-TOLERANCE = 1e-5
+BATCHING = Epochs(2, batch_size=4)
+SPARE = 2  # slots that nobody sits in
+KEY = 1
 
 
-def setup(make: Make) -> tuple[AbstractAlgorithm, Loader, State]:
-    algorithm = make(noisy_loss, Epochs(2, batch_size=4))
-    loader = Loader(ragged_clients(SIZES), AllClients(), algorithm.batching)
-    return algorithm, loader, algorithm.init(Linear(), num_clients=len(SIZES))
+def quiet_loss(
+    model: Linear, example: dict[str, Array], key: PRNGKeyArray
+) -> tuple[Array, dict[str, Array]]:
+    """A squared error, and the target as a metric whose mean is known."""
+    del key
+    return _loss(model, example, jnp.zeros_like(model.bias))
 
 
-def assert_same(x: PyTree, y: PyTree, tolerance: float = TOLERANCE) -> None:
-    x, y = eqx.filter(x, eqx.is_array), eqx.filter(y, eqx.is_array)
-    for (path, a), b in zip(
-        jtu.tree_leaves_with_path(x), jtu.tree_leaves(y), strict=True
-    ):
-        np.testing.assert_allclose(
-            np.asarray(a, np.float64),
-            np.asarray(b, np.float64),
-            rtol=tolerance,
-            atol=tolerance,
-            err_msg=jtu.keystr(path),
-        )
+def plain_loss(
+    model: Linear, example: dict[str, Array], key: PRNGKeyArray
+) -> tuple[Array, dict[str, Array]]:
+    """The same with noise from the key, as much as the example says."""
+    noise = jr.normal(key, (), model.bias.dtype)
+    return _loss(model, example, example["noise"].astype(noise.dtype) * noise)
 
 
-def two_rounds(
+def _loss(model: Linear, example: dict[str, Array], noise: Array):
+    dtype = model.bias.dtype
+    prediction = model.weight @ example["x"].astype(dtype) + model.bias
+    error = prediction + noise - example["y"].astype(dtype)
+    return error**2 / 2, {"y": example["y"]}
+
+
+def law_clients() -> FederatedDataset:
+    """Clients whose examples have numbers, and say how noisy their loss is."""
+    made, total = ragged_clients(SIZES), sum(SIZES)
+    columns = dict(made.columns)
+    columns["noise"] = np.full(total, 0.1, np.float32)
+    columns["id"] = np.arange(total, dtype=np.int32)
+    return FederatedDataset(columns, made.offsets, made.client_ids)
+
+
+def same(cohort: Cohort) -> Cohort:
+    return cohort
+
+
+def quiet(cohort: Cohort) -> Cohort:
+    """The same cohort, on which the plain loss is the quiet one."""
+    return eqx.tree_at(lambda c: c.examples["noise"], cohort, replace_fn=jnp.zeros_like)
+
+
+def slots_of(cohort: Cohort) -> tuple[Array, ...]:
+    """All that is known of the slots; last, who sits in them."""
+    c = cohort
+    return c.start, c.stop, c.first, c.num_examples, c.index
+
+
+def with_slots(cohort: Cohort, slots: Sequence[Array]) -> Cohort:
+    where = lambda c: (c.start, c.stop, c.first, c.num_examples, c.index)  # noqa: E731
+    return eqx.tree_at(where, cohort, tuple(slots))
+
+
+class Setup:
+    """An algorithm on its clients."""
+
+    make: Make
+    algorithm: AbstractAlgorithm
+    """Its loss notes when it is traced, and which key comes with which example."""
+    loader: Loader
+    state: State
+    traces: list[int]
+    """How often the loss had been traced after each of the first two rounds."""
+    visits: list[tuple[bytes, int]]
+    """The key and the number of each example that the loss was given in them."""
+
+    def __init__(self, make: Make):
+        self.make = make
+        self.traces, self.visits = [], []
+        self._count, self._listens = 0, False
+
+        def visit(key: ArrayLike, number: ArrayLike) -> None:
+            if self._listens:
+                self.visits.append((np.asarray(key).tobytes(), int(np.asarray(number))))
+
+        def loss(model: Linear, example: dict[str, Array], key: PRNGKeyArray):
+            self._count += 1
+            jax.debug.callback(visit, jr.key_data(key), example["id"])
+            return plain_loss(model, example, key)
+
+        self._loss = loss
+        self.algorithm = self.build(loss)
+        self.loader = Loader(law_clients(), AllClients(), self.algorithm.batching)
+        self.state = self.algorithm.init(Linear(), num_clients=len(SIZES))
+
+    def build(
+        self, loss: Loss, batching: AbstractBatching = BATCHING
+    ) -> AbstractAlgorithm:
+        """The algorithm for another loss, or another batching."""
+        algorithm = self.make(loss, batching)
+        check_kind("make(loss, batching)", algorithm, AbstractAlgorithm)
+        got = algorithm.batching.batch_size
+        if got != batching.batch_size:
+            raise ValueError(
+                "`make(loss, batching)` must give the batching on to the algorithm: "
+                f"asked for a batch size of {batching.batch_size}, got {got}."
+            )
+        return algorithm
+
+    @functools.cached_property
+    def plain(self) -> AbstractAlgorithm:
+        """The algorithm with a loss that notes nothing: the same numbers."""
+        return self.build(plain_loss)
+
+    @functools.cached_property
+    def quiet(self) -> AbstractAlgorithm:
+        """The algorithm with a loss that ignores its key."""
+        return self.build(quiet_loss)
+
+    @functools.cached_property
+    def expected(self) -> Result:
+        """The state after two rounds, and the metrics of the second, which every way
+        of running them must give."""
+        algorithm, state, metrics = self.algorithm, self.state, {}
+        self._listens = True
+        for number in range(2):
+            cohort = self.cohort(number)
+            state, metrics = algorithm.round(state, cohort, key=jr.key(KEY))
+            self.traces.append(self._count)
+            # What is the same algorithm need not be the same object.
+            algorithm = self.build(self._loss)
+        jax.effects_barrier()
+        self._listens = False
+        if not self.visits:
+            raise ValueError(
+                "The algorithm never computed the loss that `make(loss, batching)` was "
+                "given, so no law can see what it does. Give `loss` on to its client."
+            )
+        return state, metrics
+
+    @functools.cached_property
+    def expected_quiet(self) -> Result:
+        """The same where nothing depends on the loss's keys."""
+        return self.run(quiet)
+
+    @functools.cached_property
+    def expected_in_order(self) -> Result:
+        """The same where sums are ordered."""
+        executor = Executor(ordered=True)
+        return self.run(algorithm=self.plain, executor=executor, bits=True)
+
+    def owner(self, number: int) -> str:
+        """The client that has an example."""
+        dataset = self.loader.dataset
+        place = np.searchsorted(dataset.offsets, number, side="right") - 1
+        return dataset.client_ids[int(place)]
+
+    def cohort(self, number: int, loader: Loader | None = None) -> Cohort:
+        """The cohort of a round, with some empty slots at its end."""
+        cohort = (loader or self.loader)(number)
+        *slots, index = (np.asarray(x) for x in slots_of(cohort))
+        wide = ((0, 0), (0, SPARE))
+        slots = [np.pad(x, wide) for x in slots]
+        slots.append(np.pad(index, wide, constant_values=NO_CLIENT))
+        return with_slots(cohort, [jnp.asarray(x) for x in slots])
+
+    def run(
+        self,
+        change: Change = same,
+        *,
+        algorithm: AbstractAlgorithm | None = None,
+        executor: Executor = Executor(),  # noqa: B008 (holds no array)
+        loader: Callable[[int], Cohort] | None = None,
+        state: State | None = None,
+        start: int = 0,
+        bits: bool = False,
+    ) -> Result:
+        """Two rounds, because what clients and servers keep shows only in the second.
+
+        **Arguments:**
+
+        - `bits`: whether the last bits matter, and how they are compiled with them.
+        """
+        loader = self.cohort if loader is None else loader
+        state = self.state if state is None else state
+        if algorithm is None:
+            # The program of `expected`, as long as nothing has another shape.
+            algorithm, step = self.algorithm, compiled_round
+        else:
+            step = compiled_round if bits else quickly(round_step)
+        metrics = {}
+        for number in range(start, 2):
+            cohort = change(loader(number))
+            state, metrics = step(algorithm, state, cohort, jr.key(KEY), executor)
+        return state, metrics
+
+
+def compiled_round(
     algorithm: AbstractAlgorithm,
-    loader: Loader,
     state: State,
+    cohort: Cohort,
+    key: PRNGKeyArray,
     executor: Executor,
-    change: Callable[[Cohort], Cohort] = lambda cohort: cohort,
-) -> tuple[State, dict]:
-    """Two, because what clients and servers keep shows only in the second."""
-    metrics = {}
-    for number in range(2):
-        cohort = change(loader(number))
-        state, metrics = algorithm.round(
-            state, cohort, key=jr.key(1), executor=executor
-        )
-    return state, metrics
+) -> Result:
+    """A round as everybody runs it."""
+    return algorithm.round(state, cohort, key=key, executor=executor)
+
+
+def quickly(function: Callable) -> Callable:
+    """A program of which the last bits do not matter, and which takes longer to compile
+    than it ever runs."""
+    options: Any = {"compiler_options": _quick_options()}
+    return eqx.filter_jit(function, **options)
+
+
+@functools.cache
+def _quick_options() -> dict[str, bool | int] | None:
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_cpu_use_fusion_emitters": False,
+    }
+    try:
+        jax.jit(lambda x: x, compiler_options=options)(jnp.zeros(()))
+    except Exception:  # noqa: BLE001 (another version of XLA may not know them)
+        return None
+    return options
+
+
+_shared: list[Setup] = []
+
+
+def setup(make: Make) -> Setup:
+    """What the laws share where they are tried together, or else anew."""
+    if _shared and _shared[0].make is make:
+        return _shared[0]
+    try:
+        inspect.signature(make).bind(quiet_loss, BATCHING)
+    except TypeError as error:
+        raise TypeError(
+            f"`make` is called as `make(loss, batching)`, and {shown(make)} cannot be: "
+            f"{error}. Write a function of these two that builds the algorithm."
+        ) from None
+    except ValueError:
+        pass  # It does not tell its signature.
+    return Setup(make)
+
+
+@contextlib.contextmanager
+def shared(make: Make) -> Iterator[None]:
+    """Inside, all laws of `make` share what they have had computed."""
+    _shared[:] = [setup(make)]
+    try:
+        yield
+    finally:
+        _shared.clear()

@@ -1,0 +1,254 @@
+"""Laws of how a round is run: it does not change what is computed."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from .._algorithm import State
+from .._algorithm.base import round_step
+from .._cohort import Cohort
+from .._executor import Executor
+from .._rounds import rounds
+from ..data import Loader
+from ._claim import assert_same, law
+from ._setup import KEY, quickly, quiet, Result, Setup, SIZES, slots_of, with_slots
+
+
+# As many slots as there are clients, and two more that are run and empty.
+BLOCKS = Executor(block_size=4)
+
+
+@law
+def permutation(here: Setup) -> None:
+    """The order of the slots does not matter.
+
+    A client may not look at its place in the plan.
+    """
+
+    def permute(cohort: Cohort) -> Cohort:
+        order = np.random.default_rng(0).permutation(cohort.num_slots)
+        slots = slots_of(cohort)
+        return with_slots(cohort, [x[:, order] for x in slots])
+
+    assert_same(here.run(permute), here.expected, what="In another order")
+
+
+@law
+def empty_slots(here: Setup) -> None:
+    """An empty slot is as if absent."""
+
+    def scatter(cohort: Cohort) -> Cohort:
+        # Those at the end are not run at all. Among the others, and pointing at
+        # somebody's examples, they are.
+        # In the middle the one, at the front the other, which has moved the rest back.
+        order = jnp.roll(jnp.arange(cohort.num_slots), 1)
+        *moved, index = [x[:, order] for x in slots_of(cohort)]
+        empty = index == index.max()
+        moved = [jnp.where(empty, x[:, -1:], x) for x in moved]
+        return with_slots(cohort, [*moved, index])
+
+    assert_same(here.run(scatter), here.expected, what="With some among the others")
+
+
+@law
+def block_size(here: Setup) -> None:
+    """How many clients run side by side does not matter."""
+    if not _both_hold(here):
+        got = here.run(algorithm=here.quiet, executor=BLOCKS)
+        assert_same(got, here.expected_quiet, what="In blocks of 4")
+
+
+@law
+def rounds_per_call(here: Setup) -> None:
+    """How many rounds one call runs does not matter.
+
+    Server, aggregator and client must return a state of the shapes and dtypes that
+    they were given.
+    """
+    if not _both_hold(here):
+        got = _in_one_call(here, Executor())
+        assert_same(got, here.expected_quiet, what="With two rounds in one call")
+
+
+def _both_hold(here: Setup) -> bool:
+    """Whether the last two laws hold at once: one program says so, and only if not is
+    each tried by itself."""
+    try:
+        got = _in_one_call(here, BLOCKS)
+        assert_same(got, here.expected_quiet, what="")
+    except Exception:  # noqa: BLE001 (it comes again)
+        return False
+    return True
+
+
+def _in_one_call(here: Setup, executor: Executor) -> Result:
+    ((state, metrics),) = rounds(
+        here.quiet,
+        here.state,
+        here.loader,
+        num_rounds=2,
+        key=jr.key(KEY),
+        executor=executor,
+        rounds_per_call=2,
+    )
+    return state, {name: x[-1] for name, x in metrics.items()}
+
+
+@law
+def ordered(here: Setup) -> None:
+    """Summing in order changes no more than last bits."""
+    assert_same(here.expected_in_order, here.expected, what="With sums in order")
+
+
+@law
+def differentiable(here: Setup) -> None:
+    """A differentiable round computes the same, and its gradient is right.
+
+    Loops of a client must be `data.fold` and `data.fold_examples`. What rounds or takes
+    signs has no useful gradient: then skip this law.
+    """
+    cohort = quiet(here.cohort(0))
+    begun, _ = here.algorithm.round(here.state, cohort, key=jr.key(KEY))
+    cohort = quiet(here.cohort(1))
+
+    def look(result: Result) -> Array:
+        """One number in which all of the new model is seen."""
+        state, metrics = result
+        params = jtu.tree_leaves(eqx.filter(state.model, eqx.is_inexact_array))
+        weights = [
+            jnp.linspace(0.5, 1.5, x.size, dtype=x.dtype).reshape(x.shape)
+            for x in params
+        ]
+        return metrics["loss"] + sum(map(jnp.vdot, weights, params))
+
+    @eqx.filter_value_and_grad
+    def value_and_slope(scale: Array, algorithm, state, cohort) -> Array:
+        executor, state = Executor(differentiable=True), _scaled(state, scale)
+        return look(round_step(algorithm, state, cohort, jr.key(KEY), executor))
+
+    def value(scale: Array) -> Array:
+        state = _scaled(begun, scale)
+        return look(here.algorithm.round(state, cohort, key=jr.key(KEY)))
+
+    one, step = jnp.asarray(1.0), 1e-2
+    got, slope = quickly(value_and_slope)(one, here.quiet, begun, cohort)
+    assert np.isclose(got, value(one), rtol=1e-4, atol=1e-5), (
+        f"It gives {got:.7g} where the plain round gives {value(one):.7g}."
+    )
+    finite = (value(one + step) - value(one - step)) / (2 * step)
+    assert np.isclose(slope, finite, rtol=2e-2, atol=2e-3), (
+        f"A derivative is {slope:.5g}, and by finite differences {finite:.5g}."
+    )
+
+
+@law
+def streamed(here: Setup) -> None:
+    """Whether the examples are resident does not matter.
+
+    A client may not look at its place in the pool.
+    """
+    loader = here.loader
+    stream = Loader(loader.dataset, loader.sampler, loader.batching, resident=False)
+    got = here.run(_elsewhere, loader=lambda number: here.cohort(number, stream))
+    assert_same(got, here.expected, what="Streamed")
+
+
+def _elsewhere(cohort: Cohort) -> Cohort:
+    """The same cohort, with the first client's examples at the end of the pool: a
+    streamed pool holds them in an order of its own."""
+    size = sum(SIZES)
+    move = lambda row: jnp.where(row < 0, row, (row - SIZES[0]) % size)  # noqa: E731
+    order = jnp.concatenate([jnp.arange(SIZES[0], size), jnp.arange(SIZES[0])])
+    examples = jtu.tree_map(lambda x: x[:, order], cohort.examples)
+    where = lambda c: (c.examples, c.order, c.first)  # noqa: E731
+    moved = (examples, move(cohort.order), move(cohort.first))
+    return eqx.tree_at(where, cohort, moved)
+
+
+@law
+def devices(here: Setup) -> None:
+    """The number of devices does not matter; ordered sums have the same bits on all.
+
+    If only the bits differ: XLA turns a division by a scalar into a product with its
+    inverse, but not on several devices. Write `x * (1 / n)` yourself.
+    """
+    count = min(jax.device_count(), 4)
+    mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
+    loader = here.loader
+    split = Loader(loader.dataset, loader.sampler, loader.batching, mesh=mesh)
+    # Where the round will leave it, or the second would be compiled again.
+    assert split.mesh is not None
+    everywhere = NamedSharding(split.mesh, PartitionSpec())
+    place = lambda x: jax.device_put(x, everywhere) if eqx.is_array(x) else x  # noqa: E731
+    got = here.run(
+        algorithm=here.plain,
+        executor=Executor(mesh=mesh, ordered=True),
+        loader=split,
+        state=jtu.tree_map(place, here.state),
+        bits=True,
+    )
+    what = f"On {count} devices"
+    assert_same(got, here.expected, what=what)
+    assert_same(got, here.expected_in_order, 0.0, what=f"{what}, bit for bit")
+
+
+@law
+def one_trace(here: Setup) -> None:
+    """Many rounds, and an algorithm built anew, are traced once.
+
+    Numbers that one tunes are array fields (`converter=equifed.floating`), functions
+    are made once, and a state keeps its dtypes.
+    """
+    first, second = here.traces
+    assert first == second, "The second round was traced again."
+
+
+@law
+def resume(here: Setup) -> None:
+    """A run that is stopped and taken up again ends in the same bits.
+
+    All that is kept from round to round must be in the state.
+    """
+
+    def stored(x: Any) -> Any:
+        if not eqx.is_array(x) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return x
+        return jnp.asarray(np.asarray(x))
+
+    middle, _ = here.algorithm.round(here.state, here.cohort(0), key=jr.key(KEY))
+    middle = jtu.tree_map(stored, middle)
+    got = here.run(state=middle, start=1)
+    assert_same(got, here.expected, 0.0, what="Taken up again after a round")
+
+
+@law
+def sweep(here: Setup) -> None:
+    """Many experiments under `eqx.filter_vmap` are those experiments one by one."""
+    cohort = quiet(here.cohort(0))
+    keys, scales = jr.split(jr.key(KEY)), jnp.asarray([1.0, 0.9])
+
+    @eqx.filter_vmap(in_axes=(None, None, None, 0, 0))
+    def experiments(algorithm, state, cohort, scale, key):
+        state = _scaled(state, scale)
+        return round_step(algorithm, state, cohort, key, Executor())
+
+    got = quickly(experiments)(here.quiet, here.state, cohort, scales, keys)
+    for i in range(2):
+        one = jtu.tree_map(lambda x: x[i] if eqx.is_array(x) else x, got)  # noqa: B023
+        state = _scaled(here.state, scales[i])
+        expected = here.algorithm.round(state, cohort, key=keys[i])
+        assert_same(one, expected, what="Under `eqx.filter_vmap`")
+
+
+def _scaled(state: State, scale: Array) -> State:
+    """The state with its model's params multiplied."""
+    params, rest = eqx.partition(state.model, eqx.is_inexact_array)
+    params = jtu.tree_map(lambda x: x * scale.astype(x.dtype), params)
+    return eqx.tree_at(lambda s: s.model, state, eqx.combine(params, rest))
