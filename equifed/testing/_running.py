@@ -164,9 +164,15 @@ def _elsewhere(cohort: Cohort) -> Cohort:
     """The same cohort, with the first client's examples at the end of the pool: a
     streamed pool holds them in an order of its own."""
     size = sum(SIZES)
-    move = lambda row: jnp.where(row < 0, row, (row - SIZES[0]) % size)  # noqa: E731
-    order = jnp.concatenate([jnp.arange(SIZES[0], size), jnp.arange(SIZES[0])])
-    examples = jtu.tree_map(lambda x: x[:, order], cohort.examples)
+    order = np.roll(np.arange(size), -SIZES[0])
+
+    def move(row: Array) -> Array:
+        row = np.asarray(row)
+        return jnp.asarray(np.where(row < 0, row, (row - SIZES[0]) % size))
+
+    examples = jtu.tree_map(
+        lambda x: jnp.asarray(np.asarray(x)[:, order]), cohort.examples
+    )
     where = lambda c: (c.examples, c.order, c.first)  # noqa: E731
     moved = (examples, move(cohort.order), move(cohort.first))
     return eqx.tree_at(where, cohort, moved)
