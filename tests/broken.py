@@ -379,10 +379,6 @@ BROKEN = {
         "nobody",
     ),
     "a state outside": (wrapped(keeps_to_itself), "resume"),
-    "another dtype": (
-        served(lambda params, state: (params, state.astype(jnp.float32))),
-        "one_trace",
-    ),
     "a fresh function": (fresh_function, "one_trace"),
     "half precision": (
         aggregated(Sums(sums_in_half_precision, lambda n: n)),

@@ -67,11 +67,7 @@ def block_size(here: Setup) -> None:
 
 @law
 def rounds_per_call(here: Setup) -> None:
-    """How many rounds one call runs does not matter.
-
-    Server, aggregator and client must return a state of the shapes and dtypes that
-    they were given.
-    """
+    """How many rounds one call runs does not matter."""
     if not _both_hold(here):
         got = _in_one_call(here, Executor())
         assert_same(got, here.expected_quiet, what="With two rounds in one call")
@@ -209,8 +205,8 @@ def devices(here: Setup) -> None:
 def one_trace(here: Setup) -> None:
     """Many rounds, and an algorithm built anew, are traced once.
 
-    Numbers that one tunes are array fields (`converter=equifed.floating`), functions
-    are made once, and a state keeps its dtypes.
+    Numbers that one tunes are array fields (`converter=equifed.floating`), and a
+    function is made once, not anew with each algorithm.
     """
     first, second = here.traces
     assert first == second, "The second round was traced again."
