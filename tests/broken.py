@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 
 import equifed as eqf
 
@@ -294,11 +293,10 @@ def server_asks_the_host(params, state):
     return jax.tree.map(lambda x: jax.pure_callback(np.asarray, x, x), params), state
 
 
-class Rate(eqf.AbstractServer):
-    """A number that is not an array."""
+class Adds(eqf.AbstractServer):
+    """One with a function of its own."""
 
-    rate: Float[Array, ""] | float
-    fresh: Callable
+    add: Callable
 
     def init(self, params, *, num_clients):
         return None
@@ -307,12 +305,12 @@ class Rate(eqf.AbstractServer):
         return None
 
     def round(self, params, aggregate, state):
-        return jax.tree.map(self.fresh, params, aggregate.payload), state
+        return jax.tree.map(self.add, params, aggregate.payload), state
 
 
 def fresh_function(loss, batching):
     client = eqf.LocalSGD(loss, optax.sgd(0.05), batching)
-    return eqf.Algorithm(client, eqf.WeightedMean(), Rate(1.0, lambda p, d: p + d))
+    return eqf.Algorithm(client, eqf.WeightedMean(), Adds(lambda p, d: p + d))
 
 
 def mean(values, mask):
