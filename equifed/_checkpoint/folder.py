@@ -144,7 +144,8 @@ def delete(folder: Folder) -> None:
     path, files = folder.path, set(folder.files or ())
     if path.is_symlink():
         return
-    if _contents(path) <= files | {MANIFEST}:
+    inner = {str(x) for name in files for x in pathlib.PurePosixPath(name).parents}
+    if _contents(path) <= files | inner | {MANIFEST}:
         # Moved first, lest a kill leave half of it under a round's name.
         doomed = path.parent / UNFINISHED
         shutil.rmtree(doomed, ignore_errors=True)
