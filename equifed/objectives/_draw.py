@@ -31,11 +31,13 @@ def in_default(x: Number) -> Float[Array, ""]:
 def check_spectrum(low: Number, high: Number) -> None:
     check_number("min_eigenvalue", low, least=0, strict=True)
     check_number("max_eigenvalue", high, least=0, strict=True)
-    if is_concrete(low, high) and not high >= low:
-        raise ValueError(
-            "`max_eigenvalue` must be at least `min_eigenvalue`, got "
-            f"{float(high):g} and {float(low):g}."
-        )
+    if is_concrete(low, high):
+        least, most = np.asarray(low).item(), np.asarray(high).item()
+        if most < least:
+            raise ValueError(
+                "`max_eigenvalue` must be at least `min_eigenvalue`, got "
+                f"{most:g} and {least:g}."
+            )
 
 
 def spectrum(

@@ -226,7 +226,7 @@ def _region(optima: list[np.ndarray], margin: ArrayLike) -> _Region:
             "None of the objectives has an `optimum()` to look around. Say where to "
             "look: `limits=((x0, x1), (y0, y1))`."
         )
-    margin = float(within("margin", margin, least=0, strict=True))
+    margin = float(within("margin", margin, least=0, strict=True))  # pyright: ignore
     low, high = np.min(optima, 0), np.max(optima, 0)
     side = (high - low).max()
     half = side / 2 + margin * (side if side > 0 else 1.0)
