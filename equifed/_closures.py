@@ -6,6 +6,7 @@ that whoever is given it cannot tell the two apart. What remains of the function
 is its code, by which two closures of one source are equal.
 """
 
+import enum
 import functools
 import types
 from typing import Any
@@ -77,18 +78,26 @@ class _Partial(eqx.Module):
         return functools.partial(closed(self.function), *closed(self.args), **keywords)
 
 
-class _Method(eqx.Module):
-    """A bound method of one of Optax's own objects (`MultiSteps`), with what that
-    holds."""
+class _Object(eqx.Module):
+    """One of Optax's own objects (a `MultiSteps`), with what it holds."""
 
-    function: types.FunctionType
     kind: type
     contents: dict[str, Any]
 
+    def build(self) -> Any:
+        new = object.__new__(self.kind)
+        vars(new).update(closed(self.contents))
+        return new
+
+
+class _Method(eqx.Module):
+    """A bound method of such an object."""
+
+    function: types.FunctionType
+    owner: _Object
+
     def build(self) -> types.MethodType:
-        owner = object.__new__(self.kind)
-        vars(owner).update(closed(self.contents))
-        return types.MethodType(self.function, owner)
+        return types.MethodType(self.function, self.owner.build())
 
 
 def opened(tree: Any, inside: frozenset[int] = frozenset()) -> Any:
@@ -117,11 +126,12 @@ def opened(tree: Any, inside: frozenset[int] = frozenset()) -> Any:
         if type(x) is functools.partial:
             parts = opened((x.func, x.args, x.keywords), deeper)
             return _Partial(*parts)
-        if isinstance(x, types.MethodType):
-            kind = type(x.__self__)
-            if kind.__module__.split(".")[0] == "optax":
-                return _Method(x.__func__, kind, opened(dict(vars(x.__self__)), deeper))
-        return x
+        owner = x.__self__ if isinstance(x, types.MethodType) else x
+        own = type(owner).__module__.split(".")[0] == "optax"
+        if not own or isinstance(owner, enum.Enum):
+            return x
+        parts = _Object(type(owner), opened(dict(vars(owner)), deeper))
+        return parts if owner is x else _Method(x.__func__, parts)
 
     return jtu.tree_map(one, tree)
 
@@ -130,7 +140,7 @@ def closed(tree: Any) -> Any:
     """Turns what `opened` made back into functions."""
 
     def is_open(x: Any) -> bool:
-        return isinstance(x, Closure | _Partial | _Method)
+        return isinstance(x, Closure | _Partial | _Object | _Method)
 
     def one(x: Any) -> Any:
         return x.build() if is_open(x) else x

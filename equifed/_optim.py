@@ -100,8 +100,16 @@ class Optim(eqx.Module):
         """
         # In float32 at least: a second moment in bfloat16 could not decay by 0.999.
         wide = tree_wide((grads, bare(state), params))
-        extra = {} if value is None else {"value": value}
-        updates, new_state = self._run(lambda t: t.update(*wide, **extra))
+
+        def step(t: Any) -> Any:
+            try:
+                return t.update(*wide)
+            except TypeError as error:
+                if value is None or _missing(error) != ("value",):
+                    raise
+                return t.update(*wide, value=value)
+
+        updates, new_state = self._run(step)
         self._check_like("updates", updates, params)
         new_state = marked(jtu.tree_map(self._state_leaf, new_state))
         self._check_like("state", new_state, state)
@@ -144,18 +152,18 @@ class Optim(eqx.Module):
 
     def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc:
         def show(x: Any) -> str:
-            unknown = isinstance(x, jax.core.Tracer) or x.ndim > 0
+            unknown = isinstance(x, jax.core.Tracer) or np.ndim(x) > 0
             return "..." if unknown else f"{float(x):.4g}"
 
         # A number that both `init` and `update` hold is there twice. Those that are
         # no leaves are in the static part.
         leaves = jtu.tree_leaves(self.numbers) + list(self.static.leaves)
-        shown = [
+        texts = [
             show(x)
             for x in leaves
             if (isinstance(x, jax.Array) and not is_key(x)) or _is_float(x)
         ]
-        numbers = ", ".join(dict.fromkeys(shown))
+        numbers = ", ".join(dict.fromkeys(texts))
         return wl.TextDoc(f"Optim({self.names}: {numbers})")
 
 
@@ -206,7 +214,7 @@ def _try(numbers: PyTree, static: Static) -> tuple[bool, tuple[str, ...]]:
     return _try_once(static, treedef, shapes, jnp.result_type(float))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _try_once(
     static: Static,
     treedef: jtu.PyTreeDef,

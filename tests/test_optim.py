@@ -1,6 +1,7 @@
 """Opening Optax's closures changes nothing but what is a leaf."""
 
 import contextlib
+import functools
 
 import equinox as eqx
 import jax
@@ -248,3 +249,108 @@ def test_a_second_moment_decays_in_half_precision():
         updates, state = optim.update(zero, state, params)
     assert updates["x"].dtype == jnp.bfloat16
     np.testing.assert_allclose(state[0].nu["x"], first * 0.999**50, rtol=1e-4)
+
+
+def branching(rate, decay):
+    """A user's own transformation, with a Python `if` on a number."""
+
+    def update(updates, state, params=None):
+        if decay > 0:
+            updates = jtu.tree_map(lambda g, p: g + decay * p, updates, params)
+        return jtu.tree_map(lambda g: -rate * g, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def test_a_python_if_on_a_hyper_parameter():
+    traces = 0
+
+    @eqx.filter_jit
+    def moved(optim):
+        nonlocal traces
+        traces += 1
+        return optim.update(PARAMS, optim.init(PARAMS), PARAMS)[0]["b"]
+
+    for decay in (0.5, 0.5, 0.0):
+        got = moved(eqf.Optim(branching(0.1, decay)))
+        np.testing.assert_allclose(got, -0.1 * 0.1 * (1 + decay), rtol=1e-6)
+    # Once for each value.
+    assert traces == 2
+    assert "0.5" in repr(eqf.Optim(branching(0.1, 0.5)))
+    # What it does not ask about may be swept over all the same.
+    rates = jnp.array([0.1, 0.2])
+    many = jax.vmap(lambda rate: moved(eqf.Optim(branching(rate, 0.0))))(rates)
+    np.testing.assert_allclose(many, -0.1 * rates, rtol=1e-6)
+    with pytest.raises(TypeError, match="`branching` asks for the value"):
+        jax.vmap(lambda decay: moved(eqf.Optim(branching(0.1, decay))))(rates)
+
+
+def test_functions_are_put_together_again():
+    def recursive(depth):
+        return 1.0 if depth == 0 else 0.5 * recursive(depth - 1)
+
+    raw = optax.stateless(lambda g, p: jtu.tree_map(lambda x: recursive(2) * x, g))
+    optim = eqf.Optim(raw)
+    got, _ = optim.update(PARAMS, optim.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(got["w"], 0.25 * PARAMS["w"])
+    schedule = functools.partial(lambda count, rate: rate + 0 * count, rate=0.25)
+    optim = eqf.Optim(optax.sgd(schedule))
+    got, _ = optim.update(PARAMS, optim.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(got["w"], -0.25 * PARAMS["w"])
+    assert len(jtu.tree_leaves(optim.numbers)) == 1
+
+
+def by_layer(params):
+    """Labels that ask for the structure of the params."""
+    return {"w": "first", "b": "second" if params["b"].ndim == 0 else "first"}
+
+
+def test_several_optimisers():
+    def make(rate):
+        parts = {"first": optax.sgd(rate), "second": optax.set_to_zero()}
+        return optax.multi_transform(parts, by_layer)
+
+    def moved(rate):
+        optim = eqf.Optim(make(rate))
+        return optim.update(PARAMS, optim.init(PARAMS), PARAMS)[0]
+
+    np.testing.assert_allclose(moved(0.1)["w"], -0.1 * PARAMS["w"], rtol=1e-6)
+    assert moved(0.1)["b"] == 0
+    rates = jnp.array([0.1, 0.2])
+    np.testing.assert_allclose(
+        jax.vmap(moved)(rates)["w"], [-r * PARAMS["w"] for r in rates], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "optim",
+    (
+        optax.multi_transform(
+            {"first": optax.sgd(0.1), "second": optax.sgd(0.2)}, by_layer
+        ),
+        optax.adamw(0.1, mask=lambda p: jtu.tree_map(lambda x: x.ndim > 1, p)),
+        optax.polyak_sgd(),
+    ),
+    ids=("multi_transform", "mask", "value"),
+)
+def test_fednova_has_one_length_for_all_leaves(optim):
+    client = eqf.LocalSGD(testing.noisy_loss, optim, eqf.data.Epochs(1, batch_size=4))
+    with pytest.raises((TypeError, ValueError), match="FedNova"):
+        eqf.Normalized(client).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        optax.GradientTransformation(lambda: (), lambda g, s, p: (g, s)),
+        optax.GradientTransformation(lambda p: (), lambda g: g),
+        optax.GradientTransformation(lambda p: (), lambda g, s, p: (g["w"], s)),
+        optax.GradientTransformation(lambda p: 0, lambda g, s, p: (g, (s, s))),
+    ),
+    ids=("init's arity", "update's arity", "updates", "state"),
+)
+def test_a_transformation_that_is_none(wrong):
+    optim = eqf.Optim(wrong)
+    with pytest.raises((TypeError, ValueError), match=r"optimiser.*<lambda>") as error:
+        jax.eval_shape(lambda: optim.update(PARAMS, optim.init(PARAMS), PARAMS))
+    assert len(str(error.value)) < 600

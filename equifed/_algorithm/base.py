@@ -70,12 +70,14 @@ class AbstractAlgorithm(eqx.Module):
 
         **Arguments:**
 
-        - `model`: any PyTree with floating-point arrays, which are what is trained.
+        - `model`: any PyTree with floating-point arrays, which are what is trained, but
+            for those of an `equinox.nn.State`, and those that the loss does not reach.
         - `num_clients`: the size of the population.
 
         **Raises:**
 
-        `ValueError` if the model has nothing to train, or the population is empty.
+        `ValueError` if the model has nothing to train, or complex numbers to train, or
+        the population is empty.
         """
         check_count("num_clients", num_clients)
         check_not_used_up("model", model)
