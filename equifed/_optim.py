@@ -155,15 +155,10 @@ class Optim(eqx.Module):
             unknown = isinstance(x, jax.core.Tracer) or np.ndim(x) > 0
             return "..." if unknown else f"{float(x):.4g}"
 
-        # A number that both `init` and `update` hold is there twice. Those that are
-        # no leaves are in the static part.
+        # A number that both `init` and `update` hold is there twice.
         leaves = jtu.tree_leaves(self.numbers) + list(self.static.leaves)
-        texts = [
-            show(x)
-            for x in leaves
-            if (isinstance(x, jax.Array) and not is_key(x)) or _is_float(x)
-        ]
-        numbers = ", ".join(dict.fromkeys(texts))
+        values = [x for x in leaves if _is_float(x) or isinstance(x, jax.Array)]
+        numbers = ", ".join(dict.fromkeys(show(x) for x in values if not is_key(x)))
         return wl.TextDoc(f"Optim({self.names}: {numbers})")
 
 
