@@ -1,0 +1,508 @@
+"""Training, rounds, evaluation, metrics, loggers, checkpoints and results."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+import equifed as eqf
+from equifed import testing
+
+from .parts import counts
+from .shared import (
+    BATCHING,
+    DATASET,
+    fresh_loss,
+    KEY,
+    LOADER,
+    LOSS,
+    mesh_of,
+    MODEL,
+    returns,
+    rounds,
+    SGD,
+    train,
+    WHOLE,
+)
+
+
+EITHER = (TypeError, ValueError)
+LOGITS = jnp.ones(3)
+
+
+def loader_of(dataset=DATASET, batching=BATCHING, **kwargs):
+    return eqf.data.Loader(dataset, eqf.data.AllClients(), batching, **kwargs)
+
+
+def other_columns():
+    columns = {"x": np.ones((2, 7), np.float32), "y": np.ones(2, np.float32)}
+    return eqf.data.FederatedDataset.from_mapping({"held out": columns})
+
+
+def scaffold():
+    return eqf.Scaffold(fresh_loss(), SGD, BATCHING)
+
+
+ONE = "one floating-point number"
+LOSSES = {
+    "a vector": (
+        returns(lambda m, e: m.weight * e["x"]),
+        (ONE, "float32[3]", "client 'client000'", "take its mean"),
+    ),
+    "a vector and metrics": (returns(lambda m, e: (m.weight, {})), (ONE, "float32[3]")),
+    "an integer": (returns(lambda m, e: jnp.asarray(1)), (ONE, "int32[]")),
+    "a boolean": (returns(lambda m, e: e["y"] > 0), (ONE, "bool[]")),
+    "a complex number": (returns(lambda m, e: m.bias * 1j), (ONE, "complex64[]")),
+    "a Python number": (returns(lambda m, e: 1.0), (ONE, "float")),
+    "nothing": (returns(lambda m, e: None), (ONE, "None")),
+    "three things": (returns(lambda m, e: (m.bias, {}, {})), (ONE, "or a pair")),
+    "metrics that are no dictionary": (
+        returns(lambda m, e: (m.bias, m.bias)),
+        "must be a dictionary",
+    ),
+    "a metric with the name of the loss": (
+        returns(lambda m, e: (m.bias, {"loss": m.bias})),
+        ("'loss'", "another name"),
+    ),
+    "a metric with a name of the library": (
+        returns(lambda m, e: (m.bias, {"clients": m.bias})),
+        ("'clients'", "another name"),
+    ),
+    "a metric with the name of the round": (
+        returns(lambda m, e: (m.bias, {"round": m.bias})),
+        ("'round'", "another name"),
+    ),
+    "an error of its own": (
+        returns(lambda m, e: e["label"]),
+        ("client 'client000'", "float32[3]", "KeyError: 'label'"),
+    ),
+    "too few arguments": (
+        lambda model, example: model.bias,
+        "loss(model, example, key)",
+    ),
+}
+
+TABLE = {
+    "train": {
+        **{
+            f"a loss that returns {k}": (
+                (lambda loss=loss: train(loss)),
+                ValueError,
+                words,
+            )
+            for k, (loss, words) in LOSSES.items()
+        },
+        "a metric that is text": (
+            lambda: train(returns(lambda m, e: (m.bias, {"a": "good"}))),
+            EITHER,
+            "'good'",
+        ),
+        "a metric whose name is no text": (
+            lambda: train(returns(lambda m, e: (m.bias, {1: m.bias}))),
+            EITHER,
+            "1",
+        ),
+        "a model without arrays": (
+            lambda: train(model={"f": jnp.tanh}),
+            ValueError,
+            "nothing to train",
+        ),
+        "no model": (lambda: train(model=None), ValueError, "nothing to train"),
+        "a model that refuses the examples": (
+            lambda: train(model=testing.Linear(5)),
+            ValueError,
+            ("client 'client000'", "float32[3]", "without a batch axis"),
+        ),
+        "a loss for an algorithm": (
+            lambda: eqf.train(LOSS, MODEL, LOADER, num_rounds=1, key=KEY),
+            TypeError,
+            ("`algorithm` must be an `AbstractAlgorithm`", "the function"),
+        ),
+        "a class for an algorithm": (
+            lambda: eqf.train(eqf.FedAvg, MODEL, LOADER, num_rounds=1, key=KEY),
+            TypeError,
+            ("`algorithm`", "the class `FedAvg`", "Call it first"),
+        ),
+        "a data set for a loader": (
+            lambda: train(loader=DATASET),
+            TypeError,
+            (
+                "`loader`",
+                "a `FederatedDataset`",
+                "Loader(dataset, sampler, algorithm.batching)",
+            ),
+        ),
+        "no loader": (lambda: train(loader=None), TypeError, ("`loader`", "None")),
+        "an integer for a key": (
+            lambda: train(key=0),
+            TypeError,
+            ("`key` must be one random key, got 0", "jax.random.key(0)"),
+        ),
+        "several keys": (
+            lambda: train(key=jr.split(KEY)),
+            TypeError,
+            "`key` must be one random key",
+        ),
+        "no key": (
+            lambda: eqf.train(scaffold(), MODEL, LOADER, num_rounds=1),
+            TypeError,
+            "missing a required argument: 'key'",
+        ),
+        **counts(lambda x: train(num_rounds=x), name="num_rounds", least=0),
+        **counts(lambda x: train(eval_every=x), name="eval_every", least=1),
+        **counts(lambda x: train(rounds_per_call=x), name="rounds_per_call", least=1),
+        "a data set for the evaluation": (
+            lambda: train(evaluation=DATASET),
+            TypeError,
+            (
+                "`evaluation` must be a dictionary",
+                "a `FederatedDataset`",
+                "{'test': dataset}",
+            ),
+        ),
+        "arrays for a data set": (
+            lambda: train(evaluation={"test": {"x": np.ones(3)}}),
+            TypeError,
+            "`evaluation`",
+        ),
+        "a data set among others": (
+            lambda: train(evaluation={"a": DATASET, "b": 3}),
+            TypeError,
+            "`evaluation`",
+        ),
+        "an evaluation of other examples": (
+            lambda: train(evaluation={"test": other_columns()}),
+            ValueError,
+            ("'test'", "float32[7]"),
+        ),
+        "metrics that are no function": (
+            lambda: train(metrics="accuracy"),
+            TypeError,
+            "`metrics`",
+        ),
+        "a path for a logger": (
+            lambda: train(logger="log.jsonl"),
+            TypeError,
+            ("`logger`", "'log.jsonl'"),
+        ),
+        "a class for a logger": (
+            lambda: train(logger=eqf.ProgressBar),
+            TypeError,
+            ("`logger`", "the class `ProgressBar`"),
+        ),
+        "a path for a checkpointer": (
+            lambda: train(checkpointer="runs"),
+            TypeError,
+            ("`checkpointer`", "'runs'"),
+        ),
+        "a number for an executor": (
+            lambda: train(executor=4),
+            TypeError,
+            ("`executor`", "got 4"),
+        ),
+        "another batching": (
+            lambda: train(loader=loader_of(batching=eqf.data.Steps(2, batch_size=4))),
+            ValueError,
+            ("Steps", "Epochs", "algorithm.batching"),
+        ),
+        "another batch size": (
+            lambda: train(loader=loader_of(batching=WHOLE)),
+            ValueError,
+            "batch_size=8",
+        ),
+        "a typing mistake": (
+            lambda: train(rounds=3),
+            TypeError,
+            "unexpected keyword argument 'rounds'",
+        ),
+    },
+    "rounds": {
+        "a model for a state": (
+            lambda: rounds(state=MODEL),
+            TypeError,
+            ("`state`", "a `Linear`"),
+        ),
+        "a data set for a loader": (
+            lambda: rounds(loader=DATASET),
+            TypeError,
+            "`loader`",
+        ),
+        "an integer for a key": (
+            lambda: rounds(key=0),
+            TypeError,
+            "`key` must be one random key, got 0",
+        ),
+        **counts(lambda x: rounds(num_rounds=x), name="num_rounds", least=0),
+        **counts(lambda x: rounds(rounds_per_call=x), name="rounds_per_call", least=1),
+        "a state of fewer clients": (
+            lambda: rounds(
+                algorithm=scaffold(), state=scaffold().init(MODEL, num_clients=3)
+            ),
+            ValueError,
+            ("3 clients", "has 4"),
+        ),
+        "a state of more clients": (
+            lambda: rounds(
+                algorithm=scaffold(), state=scaffold().init(MODEL, num_clients=9)
+            ),
+            ValueError,
+            ("9 clients", "has 4"),
+        ),
+        "a state of another algorithm": (
+            lambda: rounds(state=scaffold().init(MODEL, num_clients=4)),
+            ValueError,
+            ("not of this algorithm", "state.server"),
+        ),
+        "another batching": (
+            lambda: rounds(loader=loader_of(batching=WHOLE)),
+            ValueError,
+            "algorithm.batching",
+        ),
+    },
+    "Executor": {
+        **counts(lambda x: eqf.Executor(block_size=x), name="block_size", least=1),
+        "a block of some speed": (
+            lambda: eqf.Executor(block_size="fast"),
+            ValueError,
+            "`block_size` must be an integer or 'auto', got 'fast'",
+        ),
+        "a number for ordered": (
+            lambda: eqf.Executor(ordered=1),
+            TypeError,
+            "`ordered` must be True or False, got 1",
+        ),
+        "text for differentiable": (
+            lambda: eqf.Executor(differentiable="no"),
+            TypeError,
+            "`differentiable` must be True or False, got 'no'",
+        ),
+        "devices for a mesh": (
+            lambda: eqf.Executor(mesh=jax.devices()),
+            TypeError,
+            ("`mesh`", "a `Mesh`"),
+        ),
+        "a mesh without clients": (
+            lambda: eqf.Executor(mesh=mesh_of("data")),
+            ValueError,
+            ("'clients'", "('data',)", "jax.make_mesh"),
+        ),
+        "an option by position": (
+            lambda: eqf.Executor(None),
+            TypeError,
+            "too many positional arguments",
+        ),
+    },
+    "evaluate": {
+        "a model for a data set": (
+            lambda: eqf.evaluate(MODEL, MODEL, LOSS),
+            TypeError,
+            ("`dataset`", "a `Linear`"),
+        ),
+        "a loader for a data set": (
+            lambda: eqf.evaluate(MODEL, LOADER, LOSS),
+            TypeError,
+            ("`dataset`", "a `Loader`"),
+        ),
+        "metrics that are no function": (
+            lambda: eqf.evaluate(MODEL, DATASET, {"loss": LOSS}),
+            TypeError,
+            "`metrics`",
+        ),
+        "a metric of a vector": (
+            lambda: eqf.evaluate(MODEL, DATASET, returns(lambda m, e: m.weight)),
+            ValueError,
+            "float32[3]",
+        ),
+        "a model that refuses the examples": (
+            lambda: eqf.evaluate(testing.Linear(5), DATASET, fresh_loss()),
+            ValueError,
+            ("float32[3]", "without a batch axis"),
+        ),
+        **counts(
+            lambda x: eqf.evaluate(MODEL, DATASET, fresh_loss(), batch_size=x),
+            name="batch_size",
+            least=1,
+        ),
+        "an integer for a key": (
+            lambda: eqf.evaluate(MODEL, DATASET, LOSS, key=0),
+            TypeError,
+            "`key`",
+        ),
+        "a number for a flag": (
+            lambda: eqf.evaluate(MODEL, DATASET, LOSS, per_client=1),
+            TypeError,
+            "`per_client` must be True or False",
+        ),
+        "a mesh without clients": (
+            lambda: eqf.evaluate(MODEL, DATASET, LOSS, mesh=mesh_of("data")),
+            ValueError,
+            ("'clients'", "('data',)"),
+        ),
+    },
+    "Evaluator": {
+        "a model for a data set": (
+            lambda: eqf.Evaluator(MODEL, LOSS),
+            TypeError,
+            ("`dataset`", "a `Linear`"),
+        ),
+        "metrics that are no function": (
+            lambda: eqf.Evaluator(DATASET, "loss"),
+            TypeError,
+            "`metrics`",
+        ),
+        **counts(
+            lambda x: eqf.Evaluator(DATASET, LOSS, batch_size=x),
+            name="batch_size",
+            least=1,
+        ),
+        "an integer for a key": (
+            lambda: eqf.Evaluator(DATASET, fresh_loss())(MODEL, key=0),
+            TypeError,
+            "`key`",
+        ),
+    },
+    "ClientMetrics": {
+        "no such metric": (
+            lambda: client_metrics().quantiles("acc"),
+            EITHER + (KeyError,),
+            ("'acc'", "loss"),
+        ),
+        "no such mean": (
+            lambda: client_metrics().mean("acc"),
+            EITHER + (KeyError,),
+            ("'acc'", "loss"),
+        ),
+        "no such client": (
+            lambda: client_metrics()["nobody"],
+            EITHER + (KeyError,),
+            "'nobody'",
+        ),
+        "no quantile": (
+            lambda: client_metrics().quantiles("loss", (1.5,)),
+            ValueError,
+            "1.5",
+        ),
+    },
+    "Solution": {
+        "no such metric": (
+            lambda: train(num_rounds=0).values("loss"),
+            ValueError,
+            "'loss'",
+        ),
+    },
+    "accuracy": {
+        "a batch": (lambda: eqf.accuracy(jnp.ones((4, 3)), 0), EITHER, "(4, 3)"),
+        "a fraction for a label": (
+            lambda: eqf.accuracy(LOGITS, 0.5),
+            EITHER,
+            "float32[]",
+        ),
+    },
+    "top_k_accuracy": {
+        "k=0": (
+            lambda: eqf.top_k_accuracy(LOGITS, 0, k=0),
+            ValueError,
+            ("`k`", "got 0"),
+        ),
+        "k=4": (
+            lambda: eqf.top_k_accuracy(LOGITS, 0, k=4),
+            ValueError,
+            ("`k`", "got 4"),
+        ),
+        "k=1.5": (
+            lambda: eqf.top_k_accuracy(LOGITS, 0, k=1.5),
+            TypeError,
+            "`k` must be an integer, got 1.5",
+        ),
+        "a batch": (
+            lambda: eqf.top_k_accuracy(jnp.ones((4, 3)), 0, k=1),
+            EITHER,
+            "(4, 3)",
+        ),
+    },
+    "cross_entropy": {
+        "a fraction for a label": (
+            lambda: eqf.cross_entropy(LOGITS, 0.5),
+            EITHER,
+            "float32[]",
+        ),
+    },
+    "ConfusionMatrix": {
+        "a batch": (lambda: eqf.ConfusionMatrix(jnp.ones((4, 3)), 0), EITHER, "(4, 3)"),
+    },
+    "Average": {
+        "text": (lambda: eqf.Average("good"), EITHER, "'good'"),
+        "nothing": (lambda: eqf.Average(None), EITHER, "None"),
+    },
+    "Sum": {
+        "text": (lambda: eqf.Sum("good"), EITHER, "'good'"),
+    },
+    "Checkpointer": {
+        "a number for a directory": (
+            lambda: eqf.Checkpointer(3),
+            TypeError,
+            ("`directory`", "got 3"),
+        ),
+        "no directory": (
+            lambda: eqf.Checkpointer(None),
+            TypeError,
+            ("`directory`", "None"),
+        ),
+        "a file for a directory": (
+            lambda: train(checkpointer=eqf.Checkpointer("taken")),
+            EITHER + (OSError,),
+            "taken",
+        ),
+        **counts(lambda x: eqf.Checkpointer("made", every=x), name="every", least=1),
+        **counts(lambda x: eqf.Checkpointer("made", keep=x), name="keep", least=1),
+        "on_change='ignore'": (
+            lambda: eqf.Checkpointer("made", on_change="ignore"),
+            ValueError,
+            ("`on_change`", "'ignore'"),
+        ),
+    },
+    "JSONLines": {
+        "a number for a path": (
+            lambda: eqf.JSONLines(3),
+            TypeError,
+            ("`path`", "got 3"),
+        ),
+        "no path": (lambda: eqf.JSONLines(None), TypeError, ("`path`", "None")),
+        "a file of another's": (
+            lambda: with_logger(eqf.JSONLines("taken")),
+            EITHER + (OSError,),
+            "taken",
+        ),
+    },
+    "TensorBoard": {
+        "a number for a directory": (
+            lambda: eqf.TensorBoard(3),
+            TypeError,
+            ("`directory`", "got 3"),
+        ),
+    },
+    "Loggers": {
+        "a class": (lambda: eqf.Loggers(eqf.ProgressBar), TypeError, "ProgressBar"),
+        "a path": (lambda: eqf.Loggers("log.jsonl"), TypeError, "'log.jsonl'"),
+        "a list": (lambda: eqf.Loggers([eqf.ProgressBar()]), TypeError, "list"),
+    },
+    "Table": {
+        **counts(lambda x: eqf.Table("loss", every=x), name="every", least=1),
+        "a number for a name": (lambda: eqf.Table(3), TypeError, "3"),
+    },
+    "ProgressBar": {
+        "a number for a name": (lambda: eqf.ProgressBar(3), TypeError, "3"),
+        "a list of names": (lambda: eqf.ProgressBar(["loss"]), TypeError, "['loss']"),
+    },
+}
+
+
+def with_logger(logger):
+    with logger:
+        logger.start(3, 0)
+        logger.log(1, {"loss": 1.0})
+
+
+def client_metrics():
+    values = {"loss": np.ones(2)}
+    return eqf.ClientMetrics(values, np.ones(2, int), ["a", "b"])
