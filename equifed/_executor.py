@@ -44,8 +44,13 @@ class Executor(eqx.Module):
         [`equifed.rounds`][] and [`equifed.train`][] time the first round at several
         sizes and take the fastest. As this may differ from run to run, so may the last
         bits of sums that are not `ordered`.
-    - `ordered`: sum the messages in the order of the clients' numbers. The result then
-        has the same bits on any number of devices; memory grows with the cohort.
+    - `ordered`: the same bits on any number of devices, at the same `block_size`. The
+        clients of each device are a program of that device alone, so that all run the
+        same machine code, and their messages are summed in the order of the clients'
+        numbers. It compiles once for each device, and memory grows with the cohort.
+        A round within your own `jit`, `vmap` or `grad`, or on a mesh with other axes,
+        is summed in that order too, but is one program, which the compiler may round
+        differently in the last bit.
     - `differentiable`: make the round reverse-mode differentiable, by checkpointing
         its loops.
     """
@@ -153,9 +158,33 @@ class Executor(eqx.Module):
             total, kept, states = mapped(arrays, client_states, cohort)
         if keep:
             index = cohort.index.reshape(-1)
-            total = in_order(kept, index, self.mesh, gathers=aggregator.gathers)
+            slots = index.size
+            capacity = slots if aggregator.gathers else None
+            total = in_order(kept, index, self.mesh, capacity=capacity, count=slots)
         encoded, metrics = total
         return encoded, states, metrics
+
+    def messages(
+        self,
+        client: AbstractClient,
+        aggregator: AbstractAggregator,
+        broadcast: Broadcast,
+        cohort: Cohort,
+        client_states: ClientState,
+        aggregator_state: AggregatorState,
+        *,
+        key: PRNGKeyArray,
+    ) -> tuple[PyTree, ClientState]:
+        """Runs the clients of one device's share of a cohort, on one device.
+
+        **Returns:**
+
+        For each slot the encoded message and the metrics, and the new client states.
+        """
+        run = _Run(client, aggregator, broadcast, aggregator_state, key)
+        share = jtu.tree_map(lambda x: x[0], cohort)
+        _, kept, states = self._device(run, share, client_states, keep=True)
+        return kept, states
 
     def _device(self, run: "_Run", cohort: Cohort, states: ClientState, *, keep: bool):
         """All the slots of one device, block after block."""

@@ -9,40 +9,25 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
 from .._check import check_count, check_kind, checked
-from .._client import (
-    AbstractClient,
-    Broadcast,
-    FullGradient,
-    LocalSGD,
-    Normalized,
-)
-from .._client.reach import only, reached
+from .._client import AbstractClient
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, Flat
-from .._contract import check_decoded, check_server, check_state
 from .._executor import Executor
-from .._metrics import add_metrics, compute_metrics, Sum
-from .._noise import fold_noise
-from .._posterior import EPClient, PosteriorClient
 from .._server import AbstractServer
-from .._tree import params_of, split_params, tree_isfinite, tree_where
+from .._tree import params_of
 from .._types import ClientState, Model, Params
 from .._used_up import check_not_used_up
 from ..data import AbstractBatching
+from .apart import one_round_apart, runs_apart
 from .parts import check_parts
-from .state import repeat, scatter, State
-
-
-# The clients that move the params along the gradient of their loss and no other way.
-_DESCEND = (LocalSGD, FullGradient, Normalized, PosteriorClient, EPClient)
+from .state import repeat, State
+from .step import one_round
 
 
 class AbstractAlgorithm(eqx.Module):
@@ -138,7 +123,10 @@ class AbstractAlgorithm(eqx.Module):
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
         fixed, old = Flat((self, key, executor, None)), Flat(state)
-        program = compiled(one_round, fixed, old)
+        if runs_apart(executor, self, state, cohort, key):
+            program = one_round_apart(fixed, old)
+        else:
+            program = compiled(one_round, fixed, old)
         arrays, metrics = program(fixed.arrays, old.arrays, cohort)
         return old.build(arrays), metrics
 
@@ -191,67 +179,6 @@ def check_population(states: ClientState, cohort: Cohort) -> None:
         )
 
 
-def round_step(
-    algorithm: AbstractAlgorithm,
-    state: State,
-    cohort: Cohort,
-    key: PRNGKeyArray,
-    executor: Executor,
-) -> tuple[State, dict[str, Float[Array, "..."]]]:
-    """One round, as it is traced."""
-    client, aggregator, server = (
-        algorithm.client,
-        algorithm.aggregator,
-        algorithm.server,
-    )
-    states = (state.server, state.aggregator, state.clients)
-    check_state(client, aggregator, server, state.model, states)
-    keys = jr.split(jr.fold_in(key, state.round), 3)
-    client_key, aggregator_key, server_key = keys[0], keys[1], keys[2]
-    # Noise that the server's optimiser draws follows from the experiment's key.
-    server = fold_noise(server, server_key)
-    state_of_server = fold_noise(state.server, server_key)
-    params, static = split_params(state.model)
-
-    broadcast = Broadcast(state.model, server.broadcast(params, state.server))
-    encoded, client_states, metrics = executor.run(
-        client,
-        aggregator,
-        broadcast,
-        cohort,
-        state.clients,
-        state.aggregator,
-        key=client_key,
-    )
-    out = aggregator.decode(encoded, state.aggregator, key=aggregator_key)
-    aggregate, aggregator_state = check_decoded(aggregator, out, state.aggregator)
-    out = server.round(params, aggregate, state_of_server)
-    new_params, server_state = check_server(server, out, params, state_of_server)
-    new_params = _only_trained(client, state.model, cohort, new_params, params)
-
-    finite = tree_isfinite((new_params, server_state))
-    accept = finite & (aggregate.count > 0)
-    new_params, server_state, aggregator_state = tree_where(
-        accept,
-        (new_params, server_state, aggregator_state),
-        (params, state.server, state.aggregator),
-    )
-    index = jnp.where(accept, cohort.index.reshape(-1), NO_CLIENT)
-    clients = scatter(state.clients, index, client_states)
-    nonfinite = Sum((~finite).astype(jnp.float32))
-    metrics = add_metrics(
-        metrics, {"clients": Sum(aggregate.count), "nonfinite_model": nonfinite}
-    )
-    new = State(
-        eqx.combine(new_params, static),
-        server_state,
-        aggregator_state,
-        clients,
-        state.round + 1,
-    )
-    return new, compute_metrics(metrics)
-
-
 def _check_real(params: Params) -> None:
     for path, x in jtu.tree_leaves_with_path(params):
         if jnp.iscomplexobj(x):
@@ -261,38 +188,3 @@ def _check_real(params: Params) -> None:
                 "and the imaginary part as two arrays, and join them in the model "
                 "with `jax.lax.complex`."
             )
-
-
-def _only_trained(
-    client: AbstractClient, model: Model, cohort: Cohort, new: Params, old: Params
-) -> Params:
-    """The server's optimiser does not move what the clients do not train either."""
-    if not isinstance(client, _DESCEND):
-        return new
-    example = jtu.tree_map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), cohort.examples
-    )
-    return only(reached(client.loss, model, example), new, old)
-
-
-Fixed = tuple[
-    AbstractAlgorithm, PRNGKeyArray, Executor, tuple[NamedSharding, ...] | None
-]
-
-
-def one_round(
-    fixed: Fixed, state: State, cohort: Cohort
-) -> tuple[list[Array], dict[str, Array]]:
-    """One round, as it is compiled: of the new state only the arrays are computed.
-
-    `fixed` is what is the same in all rounds: the algorithm, the key, the executor,
-    and how the state's arrays lie over a mesh.
-    """
-    algorithm, key, executor, shardings = fixed
-    new_state, metrics = round_step(algorithm, state, cohort, key, executor)
-    new = Flat(new_state)
-    if shardings is None:
-        return new.arrays, metrics
-    # Left where it was, or the next round would compile again.
-    constrain = jax.lax.with_sharding_constraint
-    return list(map(constrain, new.arrays, shardings)), metrics

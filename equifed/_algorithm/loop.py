@@ -25,9 +25,11 @@ from .._executor import Executor
 from .._interrupt import uninterrupted
 from .._tree import tree_zeros_like
 from .._used_up import use_up
-from .base import AbstractAlgorithm, check_round, Fixed, one_round
+from .apart import one_round_apart, runs_apart, several_rounds_apart
+from .base import AbstractAlgorithm, check_round
 from .compile import compiler_options
 from .state import State
+from .step import Fixed, one_round
 
 
 def _several_rounds(
@@ -65,6 +67,9 @@ def _several_rounds(
     return arrays, metrics, ran
 
 
+_APART = {one_round: one_round_apart, _several_rounds: several_rounds_apart}
+
+
 class Stepper:
     """Calls one compiled round again and again.
 
@@ -82,6 +87,7 @@ class Stepper:
         executor: Executor,
     ):
         self._algorithm, self._executor = algorithm, executor
+        self._apart = runs_apart(executor, algorithm, state, key)
         self._model = eqx.filter_eval_shape(lambda: state.model)
         self._options: tuple[tuple[str, str], ...] | None = None
         self._programs: dict[Hashable, Callable] = {}
@@ -154,6 +160,12 @@ class Stepper:
                 loss = self._algorithm.client.loss
                 options = compiler_options(loss, self._model, one)
                 self._options = tuple(sorted(options.items()))
+            if self._apart:
+                program = _APART[function](
+                    self._fixed, self._state, donate=True, options=self._options
+                )
+                self._programs[shapes] = program
+                return program
             program = compiled(
                 function, self._fixed, self._state, donate=(1,), options=self._options
             )

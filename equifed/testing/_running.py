@@ -176,11 +176,7 @@ def _elsewhere(cohort: Cohort) -> Cohort:
 
 @law
 def devices(here: Setup) -> None:
-    """The number of devices does not matter; ordered sums have the same bits on all.
-
-    If only the bits differ: XLA turns a division by a scalar into a product with its
-    inverse, but not on several devices. Write `x * (1 / n)` yourself.
-    """
+    """The number of devices does not matter; ordered rounds have the same bits on all."""
     count = min(jax.device_count(), 4)
     mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
     loader = here.loader
