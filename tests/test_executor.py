@@ -101,7 +101,9 @@ def test_any_mesh_with_a_clients_axis(name):
             executor=executor,
         )
         weights.append(solution.model.weight)
-    np.testing.assert_array_equal(*weights)
+    if mesh.size == mesh.shape["clients"]:
+        np.testing.assert_array_equal(*weights)
+    np.testing.assert_allclose(*weights, rtol=1e-5, atol=1e-6)
 
 
 def temporary_bytes(aggregator, num_clients, executor, num_features=2**15):

@@ -186,9 +186,13 @@ _scatter_in_place = jax.jit(_scattered, static_argnums=4, donate_argnums=0)
 def _capacity(index: Int[Array, "devices slots"], mesh: Mesh | None) -> int:
     """Room for all messages of this round: more slots on more devices do not show."""
     if mesh is not None and mesh.is_multi_process:
-        whole = NamedSharding(mesh, PartitionSpec())
-        index = jax.jit(lambda x: x, out_shardings=whole)(index)
+        index = _gathered(index, mesh)
     return ladder(int((np.asarray(index) != NO_CLIENT).sum()))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _gathered(x: Array, mesh: Mesh) -> Array:
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
 
 
 def _everywhere(tree: T, mesh: Mesh | None) -> T:
