@@ -206,8 +206,6 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
 def _fits(x: Any, hint: Any) -> bool:
     if isinstance(x, np.generic):
         x = x.item()  # a NumPy integer is an integer
-    if type(x) in (list, tuple):
-        x = type(x)(i.item() if isinstance(i, np.generic) else i for i in x)
     members = _members(hint)
     if isinstance(x, bool) and int in members and bool not in members:
         return False  # Python takes a flag for the number 0 or 1.
