@@ -176,7 +176,7 @@ def _elsewhere(cohort: Cohort) -> Cohort:
 
 @law
 def devices(here: Setup) -> None:
-    """The number of devices does not matter; ordered rounds have the same bits on all."""
+    """The number of devices does not matter: ordered rounds have the same bits."""
     count = min(jax.device_count(), 4)
     mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
     loader = here.loader

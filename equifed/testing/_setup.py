@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm, State
-from .._algorithm.base import round_step
+from .._algorithm.step import round_step
 from .._check import check_kind, shown
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
