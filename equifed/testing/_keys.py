@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.random as jr
 
-from .._algorithm.base import round_step
+from .._algorithm.step import round_step
 from .._executor import Executor
 from ._claim import law
 from ._setup import KEY, Setup

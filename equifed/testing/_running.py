@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from .._algorithm import State
-from .._algorithm.base import round_step
+from .._algorithm.step import round_step
 from .._cohort import Cohort
 from .._executor import Executor
 from .._rounds import rounds
