@@ -175,7 +175,9 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
         hints = {
             p.name: p.annotation
             for p in parameters
-            if p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD
+            if not isinstance(p.annotation, str)
+            and p.annotation is not p.empty
+            and p.kind is not p.VAR_KEYWORD
         }
         several = {p.name for p in parameters if p.kind is p.VAR_POSITIONAL}
         # `FedAvg`, rather than `__init__`.

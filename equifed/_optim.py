@@ -28,7 +28,7 @@ import optax
 import wadler_lindig as wl
 from jaxtyping import Array, Float, PyTree
 
-from ._check import shown
+from ._check import checked, shown
 from ._closures import closed, Code, opened
 from ._noise import bare, is_key, looks_like_a_raw_key, marked
 from ._tree import floating, Static, tree_cast_like, tree_wide
@@ -58,6 +58,7 @@ class Optim(eqx.Module):
     needs: tuple[str, ...] = eqx.field(static=True)
     """What its update has to be given beside gradients and params, as far as known."""
 
+    @checked()
     def __init__(self, transformation: optax.GradientTransformation):
         tree = jtu.tree_map(_array, opened(transformation))
         for x in jtu.tree_leaves(tree):

@@ -5,6 +5,7 @@ person would say it, so that an error is one sentence.
 """
 
 import inspect
+import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args, get_origin, Literal, Union
@@ -118,6 +119,9 @@ _WORDS = {
     bool: "True or False",
     str: "text",
     types.NoneType: "None",
+    jax.Array: "an array",
+    np.ndarray: "an array of NumPy's",
+    os.PathLike: "a path",
     Mapping: "a dictionary",
     Sequence: "a list",
     optax.GradientTransformation: "an Optax optimiser",

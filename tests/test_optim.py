@@ -233,7 +233,7 @@ def test_the_repr_is_readable():
 
 @pytest.mark.parametrize("wrong", (0.1, None, optax.sgd, "sgd", jnp.asarray(0.1)))
 def test_what_is_not_an_optimiser(wrong):
-    # For what the message says, see `test_errors.py`.
+    # For what the message says, see `test_bad_inputs.py`.
     with pytest.raises(TypeError):
         eqf.OptaxServer(wrong)
 

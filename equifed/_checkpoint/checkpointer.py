@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
-from .._check import check_choice, check_count
+from .._check import check_choice, check_count, checked
 from .._history import plain_row
 from .._processes import wait_for_all
 from .._types import Model
@@ -73,6 +73,7 @@ class Checkpointer:
         ```
     """
 
+    @checked()
     def __init__(
         self,
         directory: str | os.PathLike[str],

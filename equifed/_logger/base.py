@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from .._check import shown
 from .._history import ROUND
 
 
@@ -100,8 +101,8 @@ class Loggers(AbstractLogger):
         for logger in loggers:
             if not isinstance(logger, AbstractLogger):
                 raise TypeError(
-                    f"`Loggers` takes loggers, got {logger!r}. A class must be called: "
-                    "`ProgressBar()`, not `ProgressBar`."
+                    f"`Loggers` takes loggers, got {shown(logger)}. A class must be "
+                    "called: `ProgressBar()`, not `ProgressBar`."
                 )
         self.loggers = loggers
 

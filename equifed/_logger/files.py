@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
 
+from .._check import checked
 from .._warn import warn
 from .base import AbstractLogger, scalars
 
@@ -36,6 +37,7 @@ class JSONLines(AbstractLogger):
     `"-inf"`, which `float` understands.
     """
 
+    @checked()
     def __init__(self, path: str | os.PathLike[str]):
         """**Arguments:**
 

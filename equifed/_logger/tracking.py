@@ -10,6 +10,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
+from .._check import checked
 from .._warn import warn
 from .base import AbstractLogger, scalars
 
@@ -17,6 +18,7 @@ from .base import AbstractLogger, scalars
 class TensorBoard(AbstractLogger):
     """Writes scalars for TensorBoard. Needs `pip install "equifed[tensorboard]"`."""
 
+    @checked()
     def __init__(self, directory: str | os.PathLike[str]):
         """**Arguments:**
 

@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int
 
+from .._check import shown
+
 
 class ChunkedColumn:
     """Arrays with the same dtype and the same shape of a row, end to end.
@@ -27,6 +29,13 @@ class ChunkedColumn:
 
         - `chunks`: At least one array.
         """
+        kinds = {(c.dtype.kind, c.shape[1:]) for c in chunks}
+        if len(kinds) != 1:
+            some = ", ".join(shown(c) for c in chunks[:3])
+            raise ValueError(
+                "`chunks` must be at least one array, all of one dtype and with rows "
+                f"of one shape, got {some or 'none'}."
+            )
         chunks = [c for c in chunks if len(c) > 0] or list(chunks[:1])
         self.chunks = [read_only(c) for c in chunks]
         self.starts = np.cumsum([0] + [len(c) for c in self.chunks])

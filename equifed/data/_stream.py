@@ -19,6 +19,7 @@ from .._words import shown
 from ._arrays import as_arrays, check_columns, check_function
 from ._batching import AbstractBatching
 from ._build import common_rows
+from ._column import check_names
 from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
 from ._prefetch import prefetched
@@ -92,6 +93,8 @@ class ClientStream:
         check_stream(dataset)
         if transform is not None:
             check_function("transform", transform)
+        if dataset.features is not None:
+            check_names((by,), dataset.features)
         self.dataset = dataset
         self.by = by
         if columns is not None:
