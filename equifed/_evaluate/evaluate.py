@@ -24,7 +24,7 @@ from ..data._plan import ladder
 from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
-from .fold import fold
+from .fold import check_evaluation, fold
 from .rows import piece_size, put_model, put_rows, Rows
 
 
