@@ -16,6 +16,8 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from beartype import beartype
+from jaxtyping import jaxtyped
 
 import equifed as eqf
 from equifed import testing
@@ -83,7 +85,8 @@ CHANGES = {
         lambda: made_with(
             dataset=dataset_of(
                 columns={
-                    k: x.astype(np.float16) for k, x in dataset_of().columns.items()
+                    k: np.asarray(x, np.float16)
+                    for k, x in dataset_of().columns.items()
                 }
             )
         ),
@@ -282,6 +285,13 @@ def test_a_loss_of_another_code_is_another_one():
         jnp.mean,
     ]
     assert len({digest(x) for x in others}) == len(others)
+
+
+def test_a_check_of_types_changes_nothing():
+    function = factory(0.1)
+    assert digest(beartype(function)) == digest(function)
+    assert digest(jaxtyped(typechecker=beartype)(function)) == digest(function)
+    assert digest(decorated(function)) != digest(function)
 
 
 def test_what_a_loss_reads_from_its_module(monkeypatch):

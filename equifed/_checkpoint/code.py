@@ -9,6 +9,7 @@ is returned as values, for others to look at.
 import dis
 import functools
 import inspect
+import pathlib
 import sys
 import sysconfig
 import types
@@ -16,6 +17,9 @@ from typing import Any
 
 import equinox as eqx
 
+
+_INSTALLED = tuple(sysconfig.get_path(x) for x in ("purelib", "platlib", "stdlib"))
+_INSTALLED += (str(pathlib.Path(__file__).parents[1]),)  # us, wherever we are
 
 # Written by the `dataclass` decorator, for fields that are looked at themselves.
 _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__replace__")
@@ -32,8 +36,12 @@ def is_library(module: str | None) -> bool:
     if root in sys.stdlib_module_names or root == "equifed":
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
-    installed = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
-    return file.startswith(installed)
+    return file.startswith(_INSTALLED)
+
+
+def is_library_code(code: types.CodeType) -> bool:
+    """Whether a decorator of a library wrote this function around another one."""
+    return code.co_filename.startswith((*_INSTALLED, "<@"))
 
 
 def instructions(code: types.CodeType, doc: str | None = None) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .._optim import Optim
 from ..data import ChunkedColumn, FederatedDataset
-from .code import held, is_library, of_class, of_function
+from .code import held, is_library, is_library_code, of_class, of_function
 
 
 WHOLE = 1 << 24  # bytes of an array up to which all of it is read
@@ -112,8 +112,8 @@ def _of_method(x: Any) -> tuple[str, list[Any]]:
 
 def _of_function(x: types.FunctionType) -> tuple[str, list[Any]]:
     inner = getattr(x, "__wrapped__", None)
-    if inner is not None and x.__code__.co_filename.startswith("<"):
-        return "function", [_Inner(inner)]  # a checker of types wrote the outer one
+    if inner is not None and is_library_code(x.__code__):
+        return "function", _parts(inner)[1]  # it is checked, or differentiated, ...
     parts = [_Inner(of_function(x)), _Inner(held(x))]
     return "function", parts + ([] if inner is None else [_Inner(inner)])
 

@@ -6,6 +6,7 @@ model a few numbers are kept and compared as numbers, since what initialised it 
 another kind of device may differ in its last bits.
 """
 
+import inspect
 import pathlib
 import platform
 import types
@@ -85,7 +86,7 @@ def _text(x: Any) -> Any:
     if isinstance(x, types.FunctionType):
         numbers = {
             name: value
-            for name, value in held(x).items()
+            for name, value in held(inspect.unwrap(x)).items()
             if isinstance(value, bool | int | float)
         }
         inside = ", ".join(f"{name}={value}" for name, value in numbers.items())
