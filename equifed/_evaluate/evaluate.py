@@ -99,6 +99,7 @@ class Evaluator:
     **Arguments:** as those of [`equifed.evaluate`][].
     """
 
+    @checked()
     def __init__(
         self,
         dataset: FederatedDataset,
@@ -121,6 +122,7 @@ class Evaluator:
         self._explained = False
         self._checked: Any = None
 
+    @checked()
     def __call__(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> dict[str, Any]:
@@ -128,6 +130,7 @@ class Evaluator:
         total = self._total(model, None, key)
         return {name: plain(x) for name, x in _compute(total).items()}
 
+    @checked()
     def per_client(
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> ClientMetrics:
