@@ -118,6 +118,16 @@ def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:
     )
 
 
+def tree_shapes(x: PyTree) -> PyTree:
+    """The shapes and dtypes of arrays, without how they are spread over devices."""
+
+    def shape(a):
+        known = eqx.is_array(a)
+        return jax.ShapeDtypeStruct(a.shape, a.dtype) if known else a
+
+    return jtu.tree_map(shape, x)
+
+
 def tree_zeros_like(x: PyTree) -> PyTree:
     """Zeros with the shapes and dtypes of `x`, which may be `ShapeDtypeStruct`s, spread
     over devices as `x` is."""

@@ -347,7 +347,9 @@ def test_a_name_that_there_is_not(make, capsys):
 
 
 @pytest.mark.parametrize(
-    "make", (Table, ProgressBar, lambda: JSONLines("x.jsonl")), ids=str
+    "make",
+    (Table, ProgressBar, lambda: JSONLines("x.jsonl")),
+    ids=("Table", "ProgressBar", "JSONLines"),
 )
 def test_what_is_not_one_number_is_left_out(make, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._metrics import AbstractMetric, as_metrics, masked_sum
-from .._tree import tree_zeros_like
+from .._tree import tree_shapes, tree_zeros_like
 from .._types import Example, Loss, Model, Params
 
 
@@ -73,6 +73,7 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
     floating-point number, or a pair of it and a dictionary.
     """
     shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
+    model = tree_shapes(model)
     try:
         out: Any = eqx.filter_eval_shape(_stateless, loss, model, example, jr.key(0))
     except Exception as error:

@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from .._tree import tree_shapes
 from .._types import Example, Measure, Model
 from .fold import metrics_of
 
@@ -43,11 +44,7 @@ def _batch_sizes(
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), example
     )
-    # By shape alone: it may lie on many devices.
-    model = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x,
-        model,
-    )
+    model = tree_shapes(model)
 
     def batched(model, batch):
         return jax.vmap(lambda x: metrics_of(metrics, model, x, jr.key(0)))(batch)

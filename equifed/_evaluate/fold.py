@@ -16,7 +16,7 @@ from .._client.loss import check_loss, example_metrics
 from .._compiled import compiled, Flat
 from .._mesh import AXIS
 from .._metrics import AbstractMetric, as_metrics
-from .._tree import tree_zeros_like
+from .._tree import tree_shapes, tree_zeros_like
 from .._types import Measure, Model
 from .rows import Rows
 
@@ -118,5 +118,5 @@ def check_evaluation(
 
     check_loss(value, model, example, where)
     return eqx.filter_eval_shape(
-        lambda m, e: metrics_of(metrics, m, e, jr.key(0)), model, example
+        lambda m, e: metrics_of(metrics, m, e, jr.key(0)), tree_shapes(model), example
     )
