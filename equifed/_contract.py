@@ -16,44 +16,14 @@ from jaxtyping import PyTree
 
 from ._aggregator import AbstractAggregator, Aggregate
 from ._client import AbstractClient, Message
-from ._metrics import AbstractMetric
+from ._metrics import AbstractMetric, RESERVED
 from ._server import AbstractServer
-from ._tree import params_of
+from ._tree import difference, kind_of, leaves_by_path, params_of
 from ._types import AggregatorState, ClientState, Model, Params, ServerState
 from ._words import message as sentence, shown
 
 
 Metrics = dict[str, AbstractMetric]
-
-
-def difference(name: str, x: PyTree, like: PyTree) -> str | None:
-    """The first thing in which a tree is not like another one, in words."""
-    got, wanted = _leaves(x), _leaves(like)
-    for path in wanted:
-        if path not in got:
-            return f"`{name}{path}` is missing"
-    for path in got:
-        if path not in wanted:
-            return f"`{name}{path}` does not belong there"
-        a, b = _kind(got[path]), _kind(wanted[path])
-        if a != b:
-            return f"`{name}{path}` is {a} instead of {b}"
-    if jtu.tree_structure(x) != jtu.tree_structure(like):
-        return f"`{name}` is {shown(x)} where {shown(like)} was"
-    return None
-
-
-def _leaves(x: PyTree) -> dict[str, Any]:
-    return {jtu.keystr(path): leaf for path, leaf in jtu.tree_leaves_with_path(x)}
-
-
-def _kind(x: Any) -> str:
-    if isinstance(x, _Sized):
-        return "an array whose shape follows the population"
-    dtype = getattr(x, "dtype", None)
-    if dtype is None:
-        return shown(x)
-    return f"{dtype}[{','.join(map(str, jnp.shape(x)))}]"
 
 
 def _check_pair(part: Any, method: str, what: str, out: Any, length: int) -> None:
@@ -75,7 +45,7 @@ def _check_like(part: Any, method: str, name: str, x: PyTree, like: PyTree) -> N
 def _check_number(name: str, x: Any) -> None:
     is_array = isinstance(x, jax.Array | np.ndarray)
     if not is_array or x.shape != () or not jnp.issubdtype(x.dtype, jnp.floating):
-        got = _kind(x)
+        got = kind_of(x)
         raise TypeError(
             f"{name} must be one floating-point number, as an array, got {got}."
         )
@@ -96,26 +66,56 @@ def check_client(
         if not isinstance(leaf, jax.Array | np.ndarray):
             part = ("payload", "stats")[path[0].idx] + jtu.keystr(path[1:])
             raise TypeError(f"A message holds arrays, but `{part}` is {shown(leaf)}.")
+        _check_real(name, path, leaf)
     _check_like(client, "round", "state", new_state, state)
     if not isinstance(metrics, dict):
         raise TypeError(
             f"{name} must return a dictionary of metrics last, got {shown(metrics)}."
         )
     for key, value in metrics.items():
+        _check_free(name, key)
         if not isinstance(value, AbstractMetric):
             wanted = "an `AbstractMetric`, `Average(x)` for example"
             raise TypeError(sentence(f"metrics[{key!r}]", wanted, value))
     return message, new_state, metrics
 
 
+def _check_real(name: str, path: tuple[Any, ...], x: Any) -> None:
+    """Refuses what is cut on its way: an imaginary part, or a step to whole numbers."""
+    is_payload = path[0].idx == 0
+    part = f"{'payload' if is_payload else 'stats'}{jtu.keystr(path[1:])}"
+    if jnp.iscomplexobj(x):
+        raise TypeError(
+            f"{name} sends a complex `{part}`, {kind_of(x)}, but norms and means here "
+            "are those of real numbers. Send the real and the imaginary part."
+        )
+    if is_payload and not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must send floating-point numbers, but `{part}` is {kind_of(x)}."
+        )
+
+
+def _check_free(name: str, key: Any) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"{name} must name its metrics by text, got {shown(key)}.")
+    if key in RESERVED and key != "loss":
+        raise ValueError(
+            f"{name} reports a metric called {key!r}, which is the name of one that "
+            "a round has anyway. Give it another name."
+        )
+
+
 def check_encoded(aggregator: AbstractAggregator, encoded: Any) -> PyTree:
     """What an aggregator made of one message."""
-    for path, leaf in jtu.tree_leaves_with_path(encoded):
+    name = f"`{type(aggregator).__name__}.encode`"
+    leaves = jtu.tree_leaves_with_path(encoded)
+    if not leaves:
+        raise TypeError(f"{name} must return a tree of arrays, got {shown(encoded)}.")
+    for path, leaf in leaves:
         if not isinstance(leaf, jax.Array | np.ndarray):
-            raise TypeError(
-                f"`{type(aggregator).__name__}.encode` must return arrays, but "
-                f"one of them (`{jtu.keystr(path)}`) is {shown(leaf)}."
-            )
+            where = f"one of them (`{jtu.keystr(path)}`) is {shown(leaf)}"
+            got = f"but {where}" if path else f"got {shown(leaf)}"
+            raise TypeError(f"{name} must return arrays, {got}.")
     return encoded
 
 
@@ -210,7 +210,9 @@ def _server_state(
 
 def _unsized(x: PyTree, like: PyTree) -> PyTree:
     """With `_Sized` where the other tree has it."""
-    sized = {path for path, leaf in _leaves(like).items() if isinstance(leaf, _Sized)}
+    sized = {
+        path for path, leaf in leaves_by_path(like).items() if isinstance(leaf, _Sized)
+    }
     return jtu.tree_map_with_path(
         lambda path, leaf: _Sized() if jtu.keystr(path) in sized else leaf, x
     )

@@ -18,7 +18,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
-from ._words import message
+from ._words import message, shown
 
 
 def floating(x: ArrayLike) -> Float[Array, ""]:
@@ -203,3 +203,32 @@ def safe_divide(x: Array, y: Array) -> Array:
     """`x / y`, and zero where `y` is zero, with a gradient that is finite there."""
     zero = y == 0
     return jnp.where(zero, jnp.zeros_like(x), x / jnp.where(zero, jnp.ones_like(y), y))
+
+
+def difference(name: str, x: PyTree, like: PyTree) -> str | None:
+    """The first thing in which a tree is not like another one, in words."""
+    got, wanted = leaves_by_path(x), leaves_by_path(like)
+    for path in wanted:
+        if path not in got:
+            return f"`{name}{path}` is missing"
+    for path in got:
+        if path not in wanted:
+            return f"`{name}{path}` does not belong there"
+        a, b = kind_of(got[path]), kind_of(wanted[path])
+        if a != b:
+            return f"`{name}{path}` is {a} instead of {b}"
+    if jtu.tree_structure(x) != jtu.tree_structure(like):
+        return f"`{name}` is {shown(x)} where {shown(like)} was"
+    return None
+
+
+def leaves_by_path(x: PyTree) -> dict[str, Any]:
+    return {jtu.keystr(path): leaf for path, leaf in jtu.tree_leaves_with_path(x)}
+
+
+def kind_of(x: Any) -> str:
+    """The dtype and the shape of an array, and a few words on anything else."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None:
+        return shown(x)
+    return f"{dtype}[{','.join(map(str, jnp.shape(x)))}]"

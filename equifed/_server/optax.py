@@ -6,7 +6,7 @@ import jax.tree_util as jtu
 
 from .._check import shown
 from .._optim import as_optim, Optim
-from .._tree import tree_add
+from .._tree import difference, tree_add, tree_cast_like
 from .base import AbstractServer
 
 
@@ -32,6 +32,11 @@ class OptaxServer(AbstractServer):
                 "`OptaxServer` takes a step along a change of the params, got "
                 f"{shown(payload)} of another structure. The aggregator must suit the "
                 "client: `PosteriorProduct` for `GaussianMoments`, say."
+            )
+        found = difference("payload", tree_cast_like(payload, params), params)
+        if found is not None:
+            raise TypeError(
+                f"`OptaxServer` takes a step along a change of the params, but {found}."
             )
         gradient = jtu.tree_map(jnp.negative, payload)
         updates, state = self.optim.update(gradient, state, params)

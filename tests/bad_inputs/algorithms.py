@@ -5,6 +5,7 @@ import functools
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 import optax
 
@@ -112,6 +113,22 @@ POSITIVE = {0.0: "more than 0, got 0", -1.0: "more than 0, got -1"}
 def with_number(kind, name, bad, **kwargs):
     call = lambda x: kind(LOSS, SGD, BATCHING, **{name: x}, **kwargs)  # noqa: E731
     return numbers(call, bad, name=name)
+
+
+def sends(payload):
+    return lambda p, d, s: (eqf.Message(payload(p), d.weight), s, {})
+
+
+def reports(name):
+    return lambda p, d, s: (
+        eqf.Message(p, d.weight),
+        s,
+        {name: eqf.Average(d.weight)},
+    )
+
+
+def with_weight(params, weight):
+    return eqx.tree_at(lambda p: p.weight, params, weight)
 
 
 TABLE = {
@@ -626,13 +643,55 @@ TABLE |= {
             TypeError,
             "of another structure",
         ),
+        "a payload of another shape": (
+            lambda: client_round(sends(lambda p: with_weight(p, jnp.ones(2)))),
+            TypeError,
+            "`payload.weight` is float32[2] instead of float32[3]",
+        ),
+        "a payload of integers": (
+            lambda: client_round(
+                sends(lambda p: jtu.tree_map(lambda x: x.astype(jnp.int32), p))
+            ),
+            TypeError,
+            ("`Client.round`", "`payload.weight` is int32[3]"),
+        ),
+        "a complex payload": (
+            lambda: client_round(sends(lambda p: with_weight(p, 1j * p.weight))),
+            TypeError,
+            ("`Client.round`", "`payload.weight`, complex64[3]"),
+        ),
+        "complex stats": (
+            lambda: client_round(
+                lambda p, d, s: (eqf.Message(p, d.weight, d.weight * 1j), s, {})
+            ),
+            TypeError,
+            ("`Client.round`", "`stats`, complex64[]"),
+        ),
+        "a metric whose name is no text": (
+            lambda: client_round(reports(1)),
+            TypeError,
+            ("`Client.round` must name its metrics by text", "got 1"),
+        ),
+        **{
+            f"a metric called {name}": (
+                lambda name=name: client_round(reports(name)),
+                ValueError,
+                (f"`Client.round` reports a metric called '{name}'", "another name"),
+            )
+            for name in ("round", "clients", "nonfinite", "nonfinite_model")
+        },
     },
     "AbstractAggregator": {
         "abstract": (lambda: eqf.AbstractAggregator(), TypeError, "abstract"),
+        "encodes nothing": (
+            lambda: aggregator_round(up=lambda x: None),
+            TypeError,
+            "`Aggregator.encode` must return a tree of arrays, got None",
+        ),
         "encodes no array": (
             lambda: aggregator_round(up=lambda x: "sum"),
             TypeError,
-            ("`Aggregator.encode`", "'sum'"),
+            "`Aggregator.encode` must return arrays, got 'sum'",
         ),
         "decodes nothing": (
             lambda: aggregator_round(down=lambda a, s: None),
