@@ -19,7 +19,7 @@ def write_arrays(path: pathlib.Path, leaves: list[Any]) -> None:
     disabled, log.disabled = log.disabled, True
     try:
         if arrays:
-            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            with ocp.Checkpointer(_handler()) as checkpointer:
                 checkpointer.save(path, args=ocp.args.StandardSave(arrays))
     finally:
         log.disabled = disabled
@@ -36,8 +36,16 @@ def read_arrays(path: pathlib.Path, likes: list[Any]) -> list[Any]:
     }
     read: dict[str, Any] = {}
     if targets:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            read = checkpointer.restore(path, args=ocp.args.StandardRestore(targets))
+        try:
+            with ocp.Checkpointer(_handler()) as checkpointer:
+                args = ocp.args.StandardRestore(targets)
+                read = checkpointer.restore(path, args=args)
+        except Exception as error:
+            raise OSError(
+                f"The arrays of the checkpoint `{path.parent}` could not be read. "
+                "Restore with the version of Orbax that saved it, or move it away to "
+                "go on from the one before."
+            ) from error
     restored = []
     for i, like in enumerate(likes):
         x = read.get(_number(i), like)
@@ -47,6 +55,14 @@ def read_arrays(path: pathlib.Path, likes: list[Any]) -> list[Any]:
                 x = jr.wrap_key_data(x, impl=jr.key_impl(like))
         restored.append(x)
     return restored
+
+
+def _handler() -> Any:
+    """Orbax's, with a file for each array: where it would put them into one, it looks
+    for them by a pattern, which a directory named like `run [2]` does not match."""
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointHandler(use_ocdbt=False)
 
 
 def _numbered(leaves: list[Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .._processes import wait_for_all
 from .._types import Model
 from ..data import Loader, StreamLoader
 from .arrays import read_arrays, write_arrays
-from .disk import sync, sync_directory, write_json
+from .disk import check_path, sync, sync_directory, write_json
 from .fingerprint import check_fingerprint, Fingerprint, fingerprint as fingerprint_of
 from .folder import (
     delete_old,
@@ -94,6 +94,7 @@ class Checkpointer:
             settings.
         """
         self.directory = pathlib.Path(directory).absolute()
+        check_path(self.directory)
         self.every = check_count("every", every)
         self.keep = check_count("keep", keep)
         check_choice("on_change", on_change, ("error", "warn"))

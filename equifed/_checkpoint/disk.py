@@ -9,6 +9,17 @@ import zlib
 from typing import Any
 
 
+def check_path(directory: pathlib.Path) -> None:
+    """Refuses the names that cannot be saved to as they are."""
+    text = str(directory)
+    if "\0" in text or ("\\" in text and os.name == "posix"):
+        what = "a NUL" if "\0" in text else "a backslash"
+        raise ValueError(
+            f"`directory` must be a path without {what}, got {text[-160:]!r}: arrays "
+            "cannot be saved there."
+        )
+
+
 def write_json(path: pathlib.Path, content: Any, *, indent: int | None = None) -> None:
     # `default` turns NumPy's numbers into Python's.
     text = json.dumps(content, default=lambda x: x.tolist(), indent=indent)
