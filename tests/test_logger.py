@@ -124,17 +124,68 @@ def test_json_lines_stay_json(tmp_path):
     assert text == '{"round": 1, "a": "nan", "b": "inf", "c": "-inf"}\n'
 
 
-@pytest.mark.parametrize("tail", [b"", b'{"round": 8, "lo', b'{"round": 8}'])
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"round": 8, "lo', b'{"round": 8, "loss": 0.125, "examples": 80}']
+)
 def test_a_resumed_run_takes_back_the_rounds_it_repeats(tmp_path, tail):
     path = tmp_path / "run.jsonl"
     train(JSONLines(path), 10, stop=7)
     with open(path, "ab") as file:
         file.write(tail)
-    train(JSONLines(path), 10, first_round=5, scale=2.0)
+    train(JSONLines(path), 10, first_round=5)
     rows = lines(path)
     assert [row["round"] for row in rows] == list(range(1, 11))
-    assert [row["loss"] for row in rows[4:6]] == [1 / 5, 2 / 6]
+    assert [row["loss"] for row in rows] == [1 / i for i in range(1, 11)]
     assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("first_round", [0, 3, 5])
+def test_a_resumed_run_keeps_the_rows_of_another(tmp_path, first_round, link):
+    path = target = tmp_path / "run.jsonl"
+    if link:
+        target = tmp_path / "there" / "run.jsonl"
+        target.parent.mkdir()
+        path.symlink_to(target)
+    train(JSONLines(path), 8, scale=3.0)
+    old = path.read_bytes()
+    with pytest.warns(UserWarning, match=r"is kept in|are kept in") as warned:
+        train(JSONLines(path), 10, first_round=first_round)
+    assert len(warned) == 1
+    assert target.with_name("run.1.jsonl").read_bytes() == old
+    losses = [(3 if i <= first_round else 1) / i for i in range(1, 11)]
+    assert [row["loss"] for row in lines(path)] == losses
+    # From here on it is the file of this run.
+    train(JSONLines(path), 10, first_round=7)
+    assert not target.with_name("run.2.jsonl").exists()
+
+
+def test_rows_that_a_resumed_run_does_not_reach_are_kept(tmp_path):
+    path = tmp_path / "run.jsonl"
+    train(JSONLines(path), 8)
+    old = path.read_bytes()
+    logger = JSONLines(path)
+    with pytest.warns(UserWarning, match=r"from round 4 on.*not reached again"):
+        train(logger, 8, first_round=3, stop=6)
+    assert (tmp_path / "run.1.jsonl").read_bytes() == old
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4, 5, 6]
+    logger.close()
+    train(logger, 8, first_round=5)
+    assert len(list(tmp_path.iterdir())) == 2
+    # Differs in a later row only; a row without an end of line.
+    path.write_bytes(changed := old.replace(b"80", b"81").removesuffix(b"\n"))
+    with pytest.warns(UserWarning, match="not what this run has"):
+        train(logger, 8, first_round=2)
+    assert (tmp_path / "run.2.jsonl").read_bytes() == changed + b"\n"
+    # By hand, in steps backwards, past what this object wrote.
+    logger.log(6, {"loss": 1 / 6, "examples": 60})
+    with pytest.warns(UserWarning, match="from round 4 on"):
+        logger.log(4, {"loss": 7.0})
+    logger.log(5, {"loss": 7.0})
+    logger.log(4, {"loss": 8.0})
+    logger.close()
+    assert (tmp_path / "run.3.jsonl").read_bytes() == old
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4]
 
 
 def test_a_run_with_nothing_left_to_do_leaves_the_file_alone(tmp_path):

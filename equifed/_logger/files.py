@@ -27,9 +27,10 @@ class JSONLines(AbstractLogger):
 
     Each line is written out at once. When a training is resumed, the rounds that it
     repeats are first taken from the file, and so is a last line that a killed run left
-    half-written. A training that begins at its first round is another one: the rows
-    that the file has are kept under another name (`run.1.jsonl` of `run.jsonl`), with a
-    warning. A file with anything else than such rows is an error, and stays as it is.
+    half-written. If it does not repeat them all, to the letter, they were of another
+    run: what the file had is kept under another name (`run.1.jsonl` of `run.jsonl`),
+    with a warning. So is what it had where a training begins at its first round. A file
+    with anything else than such rows is an error, and stays as it is.
 
     Without `start` the first round that is logged tells whether a training begins.
 
@@ -48,6 +49,11 @@ class JSONLines(AbstractLogger):
         self._last: int | None = None
         # Whether the next row is the first of a training; `None` if nobody said so.
         self._begins: bool | None = None
+        # The first round of ours in the file, the rows that it had from there on, and
+        # which of them have been written again.
+        self._first: int | None = None
+        self._cut: dict[int, bytes] = {}
+        self._repeated: set[int] = set()
 
     def start(self, num_rounds: int, first_round: int) -> None:
         """Announces a training. The file must be one of ours, and can be written to.
@@ -73,12 +79,24 @@ class JSONLines(AbstractLogger):
         with self._in_one_sentence(f"take round {round}"):
             if self._file is None or (self._last is not None and round <= self._last):
                 self._open(round)
+            cut = self._cut.get(round)
+            if cut is not None and cut != text.encode():
+                self._keep_cut("are not what this run has of the same rounds")
+            self._repeated.add(round)
             file: Any = self._file
             file.write(text)
             file.flush()
         self._last = round
 
     def close(self) -> None:
+        self._close_file()
+        try:
+            if self._cut.keys() - self._repeated:
+                self._keep_cut("were not reached again by this run")
+        finally:
+            self._first, self._cut, self._repeated = None, {}, set()
+
+    def _close_file(self) -> None:
         file, self._file, self._begins = self._file, None, None
         if file is not None:
             file.close()
@@ -86,7 +104,7 @@ class JSONLines(AbstractLogger):
     def _open(self, round: int) -> None:
         """Takes from the file what is repeated from `round` on, or begins a new one."""
         begins = self._begins
-        self.close()
+        self._close_file()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = self._rows()
         kept = sum(size for number, size in rows if number < round)
@@ -94,8 +112,10 @@ class JSONLines(AbstractLogger):
             # If it is this object that wrote them, nobody needs to be told.
             self._set_aside(quietly=begins is None and self._last is not None)
         elif kept < self.path.stat().st_size:
+            self._note_cut(rows, round)
             # In one step, so that a kill leaves the rows before it or all of them.
             os.truncate(self.path, kept)
+        self._first = round if self._first is None else min(round, self._first)
         self._file = open(self.path, "a", encoding="utf-8")
         if kept and self.path.is_file() and self._file.tell():
             with open(self.path, "rb") as file:
@@ -123,17 +143,40 @@ class JSONLines(AbstractLogger):
 
     def _set_aside(self, *, quietly: bool) -> None:
         """Keeps what the file has under another name."""
-        path, number = self.path.resolve(), 1
+        path = self.path.resolve()
         if not path.is_file() or path.stat().st_size == 0:
             return
-        while os.path.lexists(kept := path.with_stem(f"{path.stem}.{number}")):
-            number += 1
+        kept = _unused(path)
         path.rename(kept)
         if not quietly:
             warn(
                 f"`{self.path}` had rows of another run. They are kept in `{kept}`; "
                 "this run begins a new file."
             )
+
+    def _note_cut(self, rows: list[tuple[int, int]], round: int) -> None:
+        """Remembers the rows from `round` on that this object has not written."""
+        content, start = self.path.read_bytes(), 0
+        for number, size in rows:
+            line = content[start : start + size].removesuffix(b"\n") + b"\n"
+            if number >= round and (self._first is None or number < self._first):
+                self._cut[number] = line
+            start += size
+
+    def _keep_cut(self, why: str) -> None:
+        """Writes under another name what the file had before this run."""
+        cut, self._cut = self._cut, {}
+        self._first = 0  # Nothing else that may be cut needs to be remembered.
+        first, kept = min(cut), _unused(self.path.resolve())
+        size = sum(size for number, size in self._rows() if number < first)
+        before = self.path.read_bytes()[:size] if size else b""
+        with open(kept, "xb") as file:
+            file.write(before + b"".join(cut[number] for number in sorted(cut)))
+        rest = f" Its rows before round {first} stay in it, too." if before else ""
+        warn(
+            f"`{self.path}` had rows from round {first} on, which {why}. All that it "
+            f"had is kept in `{kept}`.{rest}"
+        )
 
     def _not_ours(self, line: bytes) -> ValueError:
         return ValueError(
@@ -152,6 +195,14 @@ class JSONLines(AbstractLogger):
             sentence = type(error)(f"`{self.path}` cannot {task}: {words}.")
             sentence.errno = error.errno
             raise sentence from None
+
+
+def _unused(path: pathlib.Path) -> pathlib.Path:
+    """A name beside a file that nothing has yet."""
+    number = 1
+    while os.path.lexists(other := path.with_stem(f"{path.stem}.{number}")):
+        number += 1
+    return other
 
 
 def _round_of(line: bytes) -> int | None:
