@@ -1,11 +1,13 @@
 """A checkpoint is gone on from by the experiment that it is of, and by no other."""
 
+import dataclasses
 import functools
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import types
 import warnings
 from typing import Any
 
@@ -304,6 +306,101 @@ def test_what_a_loss_reads_from_its_module(monkeypatch):
     assert digest(reads_the_module) != before
 
 
+@dataclasses.dataclass
+class Settings:
+    scale: Any = 1.0
+
+
+class Plain:
+    def __init__(self, scale=1.0):
+        self.scale = scale
+
+
+SETTING: Any = 1.0
+
+
+class ReadsInCall:
+    def __call__(self, model, example, key):
+        return SETTING
+
+
+class ReadsInMethod:
+    def __call__(self, model, example, key):
+        return self.other()
+
+    def other(self):
+        return helper(SETTING)
+
+
+class ReadsInModule(eqx.Module):
+    def __call__(self, model, example, key):
+        return SETTING
+
+
+class Corrects(eqf.AbstractCorrection):
+    def init(self, model, num_clients):
+        return SETTING
+
+
+class HasData:
+    scale: Any = 1.0
+    table = (1, 2)
+
+    def __call__(self, model, example, key):
+        return self.scale
+
+
+def reads_a_setting(model, example, key):
+    return SETTING
+
+
+def writes_and_reads(model, example, key):
+    SETTING[key] = 1
+    return example
+
+
+SETTINGS = {
+    "number": float,
+    "dict": lambda a: {"scale": a, Plain: a},
+    "nested": lambda a: {"deep": [{"scale": a}]},
+    "list": lambda a: [a, 2.0],
+    "set": lambda a: {a, 2.0},
+    "dataclass": Settings,
+    "namespace": lambda a: types.SimpleNamespace(scale=a),
+    "object": Plain,
+    "array": lambda a: np.full(3, a),
+}
+READERS = [reads_a_setting, ReadsInCall(), ReadsInMethod(), ReadsInModule(), Corrects]
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_any_setting_of_a_module(monkeypatch, kind):
+    module = sys.modules[__name__]
+    for reader in READERS:
+        found = []
+        for value in (1.0, 1.0, 3.0):
+            monkeypatch.setattr(module, "SETTING", SETTINGS[kind](value))
+            found.append(digest(reader))
+        assert found[0] == found[1] != found[2], reader
+
+
+def test_data_of_a_class(monkeypatch):
+    before = digest(HasData())
+    for name, value in (("scale", 3.0), ("table", (1, 3)), ("scale", {"a": 1})):
+        monkeypatch.setattr(HasData, name, value)
+        assert digest(HasData()) != before
+        monkeypatch.undo()
+    assert digest(HasData()) == before
+
+
+def test_what_is_written_to_is_not_read(monkeypatch):
+    found = set()
+    for value in ({}, {1: 2}, {3: 4}):
+        monkeypatch.setattr(sys.modules[__name__], "SETTING", value)
+        found.add(digest(writes_and_reads))
+    assert len(found) == 1
+
+
 def test_what_a_loss_writes_is_not_part_of_it():
     seen = []
 
@@ -340,12 +437,14 @@ SCALE = 0.3
 def helper(x):
     return x * SCALE
 
+LIMITS = {helper: [1.0, {"a", "b", "c"}], "deep": {"scale": 2.0}}
+
 class Loss(eqx.Module):
     alpha: float
     table: np.ndarray
 
     def __call__(self, model, example, key, names=frozenset({"x", "y", "z"})):
-        if "x" in {"x", "y", "z", "w"}:
+        if LIMITS and "x" in {"x", "y", "z", "w"}:
             return helper(self.alpha * testing.noisy_loss(model, example, key))
 
 class Seldom(eqf.data.AbstractSampler):

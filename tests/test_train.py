@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -541,9 +542,17 @@ def test_resumed_in_process(tmp_path, kind):
 def test_resuming_something_else(tmp_path):
     checkpointer = eqf.Checkpointer(tmp_path, every=1)
     train(make(), 1, checkpointer=checkpointer)
-    for algorithm in (make(eqf.Scaffold), make(eqf.FedProx, mu=0.1)):
-        with pytest.raises(ValueError, match="another algorithm or model"):
-            train(algorithm, 2, checkpointer=checkpointer)
+    with pytest.raises(ValueError, match="another algorithm or model"):
+        train(make(eqf.Scaffold), 2, checkpointer=checkpointer)
+    # What has the same arrays can be gone on from, if that is wished.
+    prox = make(eqf.FedProx, mu=0.1)
+    with pytest.raises(ValueError, match="`algorithm` FedAvg -> FedProx.*on_change"):
+        train(prox, 2, checkpointer=checkpointer)
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / "00000001", copy / "00000001")
+    forgiving = eqf.Checkpointer(copy, every=1, on_change="warn")
+    with pytest.warns(UserWarning, match="FedAvg -> FedProx.*with the new settings"):
+        assert len(train(prox, 2, checkpointer=forgiving).history) == 2
     model = (testing.Linear(), jnp.zeros(2))
 
     def loss(model, example, key):

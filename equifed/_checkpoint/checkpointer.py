@@ -262,7 +262,10 @@ class Checkpointer:
             for file in (LEAVES, "history.json", "fingerprint.json")
         )
         leaves = array_leaves(like)
-        check_same(path, about, algorithm, leaves)
+        known = made_with is not None and fingerprint is not None
+        # Fingerprints tell more of an algorithm than its name does. To go on with other
+        # settings is of use only where the arrays allow it: those are compared first.
+        check_same(path, about, "" if known else algorithm, leaves)
         problem = first_does(
             self.directory,
             "compare",

@@ -15,8 +15,6 @@ import sysconfig
 import types
 from typing import Any
 
-import equinox as eqx
-
 
 _INSTALLED = tuple(sysconfig.get_path(x) for x in ("purelib", "platlib", "stdlib"))
 _INSTALLED += (str(pathlib.Path(__file__).parents[1]),)  # us, wherever we are
@@ -25,6 +23,8 @@ _INSTALLED += (str(pathlib.Path(__file__).parents[1]),)  # us, wherever we are
 _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__replace__")
 # A function that calls one of these on what it holds, notes something there.
 _WRITES = ("append", "add", "extend", "insert", "update", "setdefault", "pop")
+_WRITES += ("clear", "remove", "discard", "popitem", "appendleft", "popleft")
+_STORES = ("STORE_SUBSCR", "STORE_ATTR", "DELETE_SUBSCR", "DELETE_ATTR", "STORE_SLICE")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -113,6 +113,24 @@ def of_class(cls: type) -> tuple[Any, ...]:
     return tuple(methods)
 
 
+def held_by_class(cls: type) -> dict[str, Any]:
+    """What the methods of a user's class hold or read, and the data that it has."""
+    found = {}
+    for place, kind in enumerate(cls.__mro__):
+        if is_library(kind.__module__):
+            continue
+        # The fields of an instance are looked at themselves.
+        fields = getattr(kind, "__dataclass_fields__", {})
+        for name, value in vars(kind).items():
+            method = _function_in(value)
+            if method is not None and method.__code__.co_filename != "<string>":
+                found[f"{place} {name}"] = held(method)
+            elif name not in fields and not name.startswith(("__", "_abc_")):
+                if method is None and _is_read(value):
+                    found[f"{place} {name}"] = value
+    return found
+
+
 def _function_in(value: Any) -> types.FunctionType | None:
     """The user's function in what a class keeps of a method."""
     if isinstance(value, property):
@@ -144,20 +162,23 @@ def _globals(code: types.CodeType) -> set[str]:
 def _written(code: types.CodeType) -> set[str]:
     found = set()
     for one in _codes(code):
-        before = None
+        before, loaded = None, {}
         for step in dis.get_instructions(one):
+            at = step.positions
+            start = None if at is None else (at.lineno, at.col_offset)
             if step.opname in ("STORE_DEREF", "STORE_GLOBAL"):
                 found.add(step.argval)
             if before is not None and str(step.argval) in _WRITES:
                 found.add(before.argval)
-            loads = step.opname in ("LOAD_DEREF", "LOAD_GLOBAL")
+            if step.opname in _STORES and start in loaded:
+                found.add(loaded[start])  # `TABLE[i] = x` starts where `TABLE` does
+            loads = step.opname in ("LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME")
             before = step if loads else None
+            if loads and start is not None and None not in start:
+                loaded[start] = step.argval
     return found
 
 
 def _is_read(value: Any) -> bool:
-    """Whether a value of a module is a setting rather than something that it keeps."""
-    if value is None or isinstance(value, types.ModuleType | list | dict | set):
-        return False
-    simple = isinstance(value, bool | int | float | complex | str | bytes | tuple)
-    return simple or callable(value) or eqx.is_array(value)
+    """Whether a value of a module may be a setting."""
+    return value is not None and not isinstance(value, types.ModuleType)

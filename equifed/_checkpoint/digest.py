@@ -20,7 +20,14 @@ import numpy as np
 
 from .._optim import Optim
 from ..data import ChunkedColumn, FederatedDataset
-from .code import held, is_library, is_library_code, of_class, of_function
+from .code import (
+    held,
+    held_by_class,
+    is_library,
+    is_library_code,
+    of_class,
+    of_function,
+)
 
 
 WHOLE = 1 << 24  # bytes of an array up to which all of it is read
@@ -90,7 +97,8 @@ def _parts(x: Any) -> tuple[str, list[Any]]:
 
 
 def _of_mapping(x: Mapping[Any, Any]) -> tuple[str, list[Any]]:
-    pairs = sorted(x.items(), key=lambda pair: str(pair[0]))
+    # By their digits: the words for a key may have an address in them.
+    pairs = sorted(x.items(), key=lambda pair: _Digest().of(pair[0]))
     return "mapping", [_Inner(y) for pair in pairs for y in pair]
 
 
@@ -119,7 +127,7 @@ def _of_function(x: types.FunctionType) -> tuple[str, list[Any]]:
 
 
 def _of_class(x: type) -> tuple[str, list[Any]]:
-    return "class", [_Inner(of_class(x))]
+    return "class", [_Inner(of_class(x)), _Inner(held_by_class(x))]
 
 
 def _of_optim(x: Optim) -> tuple[str, list[Any]]:
@@ -169,6 +177,7 @@ _KINDS: tuple[tuple[Any, Callable[[Any], tuple[str, list[Any]]]], ...] = (
     (types.FunctionType, _of_function),
     (types.MethodType, _of_method),
     (functools.partial, _of_partial),
+    (types.SimpleNamespace, lambda x: ("namespace", [_Inner(vars(x))])),
     (Mapping, _of_mapping),
     ((list, tuple), _of_sequence),
     ((set, frozenset), _of_set),
