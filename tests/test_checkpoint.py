@@ -61,6 +61,34 @@ def assert_same_bits(x, y):
             assert a is b
 
 
+@pytest.mark.parametrize(
+    ("round", "history", "error", "words"),
+    [
+        (-1, [], ValueError, "`round` must be at least 0, got -1"),
+        (1.5, [], TypeError, "`round` must be an integer, got"),
+        (True, [], TypeError, "`round` must be an integer, got"),
+        (1, {}, TypeError, "`history` must be a list"),
+        (1, [1], TypeError, "`history"),
+        (1, [{}, {1: 2.0}], TypeError, "`history"),
+        (1, [{}, {"a": object()}], TypeError, r"`history\[1\]\['a'\]` must be a num"),
+        (1, [{"a": 1j}], TypeError, "must be a number or an array"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused(tmp_path, round, history, error, words):
+    with pytest.raises(error, match=words) as raised:
+        Checkpointer(tmp_path / "run").save(round, make(1), history)
+    assert len(str(raised.value)) < 600
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_are_checked(tmp_path):
+    checkpointer: Any = Checkpointer(tmp_path)
+    with pytest.raises(TypeError, match="`round` must be an integer"):
+        checkpointer.should_save(1.0)
+    with pytest.raises(TypeError, match="`algorithm` must be"):
+        checkpointer.fingerprint(1, make(1), None, key=jr.key(0))
+
+
 def history_of(round):
     return [{"round": i + 1, "loss": 1 / (i + 3)} for i in range(round)]
 

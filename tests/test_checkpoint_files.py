@@ -158,7 +158,10 @@ def test_a_part_that_was_moved_behind_a_link_stays(tmp_path):
     assert tree(moved) == before
 
 
-@pytest.mark.parametrize("content", ["file", "folder", "link", "lock"])
+CONTENTS = ["file", "folder", "link", "dangling", "lock", "lock folder", "lock link"]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
 def test_a_folder_named_like_ours_is_refused(tmp_path, content):
     ours = tmp_path / "run" / FOLDER
     ours.parent.mkdir()
@@ -167,14 +170,42 @@ def test_a_folder_named_like_ours_is_refused(tmp_path, content):
     elif content == "link":
         (tmp_path / "there").mkdir()
         ours.symlink_to(tmp_path / "there")
+    elif content == "dangling":
+        ours.symlink_to("nowhere")
+    elif content == "lock folder":
+        (ours / "lock").mkdir(parents=True)
+    elif content == "lock link":
+        ours.mkdir()
+        (ours / "lock").symlink_to("nowhere")
     else:
         ours.mkdir()
         name = "lock" if content == "lock" else "notes.txt"
         (ours / name).write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(OSError, match=f"{FOLDER}|Not a directory|File exists"):
+    with pytest.raises(OSError, match=f"{FOLDER}` is not a folder that a `Checkpoi"):
         Checkpointer(ours.parent).save(1, STATE, [])
+    with pytest.raises(OSError, match="It needs one of this name"):
+        Checkpointer(ours.parent).__enter__()
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("below", [False, True])
+@pytest.mark.parametrize("what", ["a file", "a link to nothing"])
+def test_what_is_no_directory_is_named(tmp_path, what, below):
+    path = tmp_path / "run"
+    if what == "a file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("nowhere")
+    checkpointer = Checkpointer(path / "deep" if below else path)
+    for action in (
+        lambda: checkpointer.save(1, STATE, []),
+        lambda: checkpointer.restore(STATE),
+        checkpointer.__enter__,
+    ):
+        with pytest.raises(NotADirectoryError, match=f"`{path}` is {what}. Move"):
+            action()
+    assert [x.name for x in tmp_path.iterdir()] == ["run"]
 
 
 def test_nothing_of_ours_is_left_beside_the_checkpoints(tmp_path):
@@ -353,7 +384,7 @@ def test_what_cannot_be_written_to_is_found_before_the_first_round(
     (tmp_path / "file").write_text("")
     recorder = Recorder()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(OSError, match=f"^Could not write to .*`{path}`: "):
+        with pytest.raises(OSError, match=f"^Checkpoints cannot lie in `{path}`: "):
             train(path, logger=recorder)
 
     def full(descriptor, content):

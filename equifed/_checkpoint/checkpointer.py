@@ -17,7 +17,7 @@ from .._processes import wait_for_all
 from .._types import Model
 from ..data import Loader, StreamLoader
 from .arrays import read_arrays, write_arrays
-from .disk import check_path, sync, sync_directory, write_json
+from .disk import check_history, check_path, sync, sync_directory, write_json
 from .fingerprint import check_fingerprint, Fingerprint, fingerprint as fingerprint_of
 from .folder import (
     delete_old,
@@ -104,6 +104,7 @@ class Checkpointer:
         weakref.finalize(self, let_go, self.directory, self._owner)
 
     @staticmethod
+    @checked()
     def fingerprint(
         algorithm: AbstractAlgorithm,
         model: Model,
@@ -125,8 +126,10 @@ class Checkpointer:
         """
         return fingerprint_of(algorithm, model, loader, key=key)
 
+    @checked()
     def should_save(self, round: int) -> bool:
         """Whether a checkpoint is due after `round` rounds."""
+        round = check_count("round", round, least=0)
         return round > 0 and round % self.every == 0
 
     def __enter__(self) -> "Checkpointer":
@@ -136,7 +139,7 @@ class Checkpointer:
             hold(self.directory, self._owner)
             begin_training(self.directory, self._owner)
 
-        first_does(self.directory, "write to the directory", begin)
+        first_does(self.directory, "begin to save", begin)
         self._entered += 1
         return self
 
@@ -151,6 +154,7 @@ class Checkpointer:
             end_training(self.directory)
             let_go(self.directory, self._owner)
 
+    @checked()
     def save(
         self,
         round: int,
@@ -169,7 +173,7 @@ class Checkpointer:
 
         - `round`: how many rounds have been run.
         - `state`: its array leaves are saved, to the bit.
-        - `history`: plain numbers by name, for each round so far.
+        - `history`: numbers or arrays of them by name, for each round so far.
         - `algorithm`: the algorithm's name, if `restore` is to check it.
         - `fingerprint`: the experiment's, if `restore` is to check it.
 
@@ -180,6 +184,8 @@ class Checkpointer:
         `OSError` if the directory is another program's, or cannot be written to; the
         earlier checkpoints are then intact.
         """
+        round = check_count("round", round, least=0)
+        check_history(history)
         task = f"save round {round}"
         first_does(self.directory, task, lambda: hold(self.directory, self._owner))
         later = first_does(
@@ -201,7 +207,7 @@ class Checkpointer:
         wait_for_all()  # They have written.
         about = {
             "algorithm": algorithm,
-            "round": int(round),
+            "round": round,
             "leaves": [[path, *describe(x)] for path, x in leaves.items()],
         }
 
@@ -210,7 +216,7 @@ class Checkpointer:
             write_json(unfinished / "history.json", history)
             write_json(unfinished / "fingerprint.json", fingerprint, indent=1)
             name = unused_name(self.directory, round)
-            manifest = manifest_of(name, int(round), sync(unfinished))
+            manifest = manifest_of(name, round, sync(unfinished))
             write_json(unfinished / MANIFEST, manifest)
             sync(unfinished)
             unfinished.rename(self.directory / name)
@@ -219,6 +225,7 @@ class Checkpointer:
 
         first_does(self.directory, task, complete)
 
+    @checked()
     def restore(
         self,
         like: State,
@@ -268,7 +275,7 @@ class Checkpointer:
         check_same(path, about, "" if known else algorithm, leaves)
         problem = first_does(
             self.directory,
-            "compare",
+            "compare the fingerprints",
             lambda: check_fingerprint(path, made_with, fingerprint, self.on_change),
         )
         if problem is not None:

@@ -8,6 +8,8 @@ import re
 import zlib
 from typing import Any
 
+from .._check import shown
+
 
 def check_path(directory: pathlib.Path) -> None:
     """Refuses the names that cannot be saved to as they are."""
@@ -18,6 +20,26 @@ def check_path(directory: pathlib.Path) -> None:
             f"`directory` must be a path without {what}, got {text[-160:]!r}: arrays "
             "cannot be saved there."
         )
+
+
+def check_history(history: Any) -> None:
+    """Refuses what could not be written, before anything is."""
+    for i, row in enumerate(history):
+        where = f"history[{i}]"
+        if not isinstance(row, dict) or not all(isinstance(x, str) for x in row):
+            raise TypeError(
+                f"`{where}` must be a dictionary of numbers by name, got {shown(row)}."
+            )
+        for name, value in row.items():
+            if type(value) in (int, float, bool):
+                continue
+            try:
+                json.dumps(value, default=lambda x: x.tolist())
+            except (AttributeError, TypeError, ValueError):
+                raise TypeError(
+                    f"`{where}[{name!r}]` must be a number or an array of numbers, got "
+                    f"{shown(value)}."
+                ) from None
 
 
 def write_json(path: pathlib.Path, content: Any, *, indent: int | None = None) -> None:

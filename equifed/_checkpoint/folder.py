@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._warn import warn
 from .disk import checksum
-from .lock import UNFINISHED
+from .lock import check_directory, UNFINISHED
 
 
 MANIFEST = "manifest.json"
@@ -49,6 +49,7 @@ def folders(directory: pathlib.Path) -> list[Folder]:
 
 def newest_intact(directory: pathlib.Path) -> str | None:
     """The name of the newest checkpoint that can be gone on from."""
+    check_directory(directory)
     for folder in reversed(folders(directory)):
         if not looks_like_ours(folder):
             continue

@@ -93,7 +93,9 @@ def _file(directory: pathlib.Path) -> pathlib.Path:
 def _take(directory: pathlib.Path) -> int:
     path = _file(directory)
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_directory(directory)
+        if not os.path.lexists(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         _check_ours(path)
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -125,10 +127,26 @@ def _give(directory: pathlib.Path, descriptor: int) -> None:
         os.close(descriptor)
 
 
+def check_directory(directory: pathlib.Path) -> None:
+    """Refuses a file, or a link to nothing, where the directory should be."""
+    for path in (directory, *directory.parents):
+        if os.path.lexists(path):
+            if path.is_dir():
+                return
+            what = "a file" if path.exists() else "a link to nothing"
+            raise NotADirectoryError(
+                f"Checkpoints cannot lie in `{directory}`: `{path}` is {what}. Move "
+                "that away, or give another directory."
+            )
+
+
 def _check_ours(path: pathlib.Path) -> None:
     """Refuses a `.equifed` that somebody else made."""
     folder = path.parent
-    if not folder.is_symlink() and not path.is_symlink():
+    if not os.path.lexists(folder):
+        return  # The program that had it took it away.
+    links = folder.is_symlink() or path.is_symlink()
+    if folder.is_dir() and not links and not path.is_dir():
         content = ""
         with contextlib.suppress(FileNotFoundError):
             content = path.read_text("utf-8", "replace")
