@@ -213,7 +213,7 @@ def _try(numbers: PyTree, static: Static) -> tuple[bool, tuple[str, ...]]:
 @functools.lru_cache(maxsize=64)
 def _try_once(
     static: Static,
-    treedef: jtu.PyTreeDef,
+    treedef: Any,
     shapes: tuple[tuple[tuple[int, ...], Any], ...],
     dtype: Any,
 ) -> tuple[bool, tuple[str, ...]]:

@@ -1,5 +1,8 @@
 """The likeliest mistakes in an algorithm of one's own, and the law that sees each."""
 
+# Fields may be given as properties.
+# pyright: reportAssignmentType=false, reportCallIssue=false
+
 from collections.abc import Callable
 
 import equinox as eqx

@@ -95,7 +95,7 @@ def test_an_entry_point_takes_what_it_wants():
     assert function(1, key=KEY) == (1, None, KEY)
     assert function.__name__ == "function"
     # NumPy's numbers are numbers.
-    assert function(np.int64(1), np.int32(2), key=KEY) == (1, 2, KEY)
+    assert function(*(np.int64(1), np.int32(2)), key=KEY) == (1, 2, KEY)  # pyright: ignore
     # Within a transformation as well.
     keys = jax.vmap(lambda key: function(1, key=key)[2])(jr.split(KEY))
     assert keys.shape == (2,)

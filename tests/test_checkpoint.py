@@ -316,7 +316,7 @@ def test_another_algorithm_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["every", "keep"])
 def test_bad_numbers_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
-        Checkpointer(tmp_path, **{name: 0})
+        Checkpointer(tmp_path, **{name: 0})  # pyright: ignore
 
 
 _SAVE_FOR_EVER = """

@@ -1,5 +1,8 @@
 """What the guides say is so, where no other test asks it."""
 
+# Optax's annotations do not know of modules.
+# pyright: reportArgumentType=false
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr

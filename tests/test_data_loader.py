@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import jax
 import jax.tree_util as jtu
@@ -359,7 +360,7 @@ class BrokenDisk(ChunkedColumn):
 @pytest.mark.parametrize("prefetch", [0, 2])
 @pytest.mark.parametrize("resident", [True, False])
 def test_errors_name_whose_row_it_was(resident, prefetch):
-    def first(dataset, batching=eqd.Epochs(batch_size=2)):  # noqa: B008
+    def first(dataset, batching: Any = eqd.Epochs(batch_size=2)):  # noqa: B008
         loader = eqd.Loader(
             dataset, eqd.AllClients(), batching, resident=resident, prefetch=prefetch
         )

@@ -480,6 +480,7 @@ def test_the_same_errors_as_those_of_training(name):
     loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), batching)
     with pytest.raises(ValueError) as trained:
         eqf.train(algorithm, MODEL, loader, num_rounds=1, key=jr.key(0))
+    kwargs: Any
     for kwargs in ({}, {"batch_size": 3}, {"per_client": True}):
         with pytest.raises(ValueError) as evaluated:
             eqf.evaluate(MODEL, DATASET, loss, **kwargs)

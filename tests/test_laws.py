@@ -14,7 +14,7 @@ from .algorithms import ALGORITHMS
 from .broken import BROKEN
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS.values(), ids=ALGORITHMS.keys())
+@pytest.fixture(scope="module", params=ALGORITHMS.values(), ids=list(ALGORITHMS))
 def make(request):
     with shared(request.param):
         yield request.param

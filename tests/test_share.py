@@ -49,7 +49,7 @@ def test_fractions_are_rounded_to_the_nearest_and_halves_up():
     for part, number in ((1, 3), (2, 3), (29, 58), (7, 12)):
         assert round_share(part / number, number) == part
     assert round_share(0.145, 100) == 15  # not `int(0.145 * 100 + 0.5)`
-    assert round_share(np.float32(0.145), 100) == 15
+    assert round_share(np.float32(0.145), 100) == 15  # pyright: ignore
 
 
 def test_splits_count_as_they_are_written():

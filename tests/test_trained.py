@@ -1,5 +1,8 @@
 """What is trained, what stays as it is, and where an optimiser's noise comes from."""
 
+# Optax's annotations name their arguments.
+# pyright: reportArgumentType=false
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

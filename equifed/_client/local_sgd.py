@@ -1,5 +1,7 @@
 """The local solver that FedAvg, FedProx, SCAFFOLD, FedDyn and FedNova share."""
 
+from typing import Any
+
 import jax.random as jr
 import optax
 
@@ -72,7 +74,7 @@ class LocalSGD(AbstractClient):
                 key=jr.fold_in(step_key, i),
             )
             grads, correction = self.correction.correct(grads, params, correction)
-            average = new["loss"]
+            average: Any = new["loss"]
             updates, optim_state = optim.update(
                 grads,
                 optim_state,

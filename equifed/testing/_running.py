@@ -163,8 +163,8 @@ def _elsewhere(cohort: Cohort) -> Cohort:
     order = np.roll(np.arange(size), -SIZES[0])
 
     def move(row: Array) -> Array:
-        row = np.asarray(row)
-        return jnp.asarray(np.where(row < 0, row, (row - SIZES[0]) % size))
+        rows = np.asarray(row)
+        return jnp.asarray(np.where(rows < 0, rows, (rows - SIZES[0]) % size))
 
     examples = jtu.tree_map(
         lambda x: jnp.asarray(np.asarray(x)[:, order]), cohort.examples
