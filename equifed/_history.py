@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ._words import listed
+
 
 Row = dict[str, Any]
 
@@ -53,6 +55,4 @@ def check_known(name: str, known: Iterable[str], where: str) -> None:
     """
     known = list(known)
     if name not in known:
-        there = ", ".join(known[:20]) or "none"
-        more = ", ..." if len(known) > 20 else ""
-        raise ValueError(f"{where} has no metric {name!r}. It has: {there}{more}.")
+        raise ValueError(f"{where} has no metric {name!r}. It has: {listed(known)}.")

@@ -159,6 +159,13 @@ def _plural(words: str) -> str:
     return f"{noun}s{of}{rest}"
 
 
+def listed(names: Iterable[Any]) -> str:
+    """Names for an error: a few of them, however many and long they are."""
+    names = [x if len(x) <= 30 else f"{x[:30]}..." for x in map(str, names)]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more or "none"
+
+
 def either(words: Iterable[str]) -> str:
     """`a, b or c`."""
     words = list(words)

@@ -197,7 +197,7 @@ CASES = {
     "map_clients other columns": (
         lambda: DATASET.map_clients(lambda c, e: {c: e["x"]}),
         V,
-        r"Client '1' has the columns \['1'\]",
+        "Client '1' has the columns 1, but",
     ),
     # From arrays.
     "masked": (lambda: arrays(x=MASKED), V, "'x' is masked in 1 places"),

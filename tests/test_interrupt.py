@@ -17,13 +17,14 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
-from equifed._algorithm import loop
+from equifed._algorithm import apart, loop
 from equifed._interrupt import uninterrupted
 
 
 # What a program waits for when the signal comes is said by its argument.
 PROGRAM = """
-import sys, threading
+import signal, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 import jax, jax.random as jr, numpy as np, optax
 import equifed as eqf
 from equifed import testing
@@ -89,6 +90,15 @@ def test_stalled_reads_keep_nobody(what, tmp_path):
 
 
 # What is left after an interrupt, wherever it comes.
+
+
+@pytest.fixture(autouse=True)
+def listens_to_interrupts():
+    """Tests that were started in the background of a shell ignore them."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
 DATASET = testing.ragged_clients((4, 4))
@@ -266,6 +276,32 @@ def test_interrupted_while_the_devices_work(entry, models, monkeypatch):
     assert "`except KeyboardInterrupt as stop: state = stop.state`" in note
     with pytest.raises(ValueError, match="This state was used up by the next round"):
         print(states[-1].model)
+
+
+def test_interrupted_between_ordered_rounds(monkeypatch):
+    # Those of one call run one by one, and use up what clients keep.
+    algorithm = eqf.Scaffold(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    step, trap = apart._step, Trap(4)
+
+    def trapped(*args):
+        trap()
+        return step(*args)
+
+    monkeypatch.setattr(apart, "_step", trapped)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        eqf.train(
+            algorithm,
+            testing.Linear(),
+            loader_of(),
+            num_rounds=4,
+            key=KEY,
+            executor=eqf.Executor(ordered=True),
+            rounds_per_call=2,
+            logger=TrapLogger(9),
+        )
+    state = caught.value.solution.state  # pyright: ignore
+    assert state.round == 2
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(state.clients))
 
 
 def test_interrupted_while_compiling(monkeypatch):

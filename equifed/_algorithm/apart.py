@@ -77,7 +77,9 @@ def several_rounds_apart(
     fixed: Flat, state: Flat, *, donate: bool = False, options: Options = ()
 ) -> Callable[..., tuple[list[Array], dict[str, Array], Array]]:
     """The same of several rounds, which are run one by one."""
-    one = one_round_apart(fixed, state, donate=donate, options=options)
+    # An interrupt between two of them must find the state that was given usable.
+    first = one_round_apart(fixed, state, options=options)
+    later = one_round_apart(fixed, state, donate=donate, options=options)
 
     def program(
         numbers: list[Array],
@@ -88,6 +90,7 @@ def several_rounds_apart(
     ) -> tuple[list[Array], dict[str, Array], Array]:
         done: list[dict[str, Array]] = []
         for i in range(int(count)):
+            one = later if i > 0 else first
             arrays, metrics = one(numbers, arrays, cohorts[i])
             done.append(metrics)
             if stop and np.asarray(metrics["nonfinite_model"]) > 0:

@@ -73,6 +73,7 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
     floating-point number, or a pair of it and a dictionary.
     """
     shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
+    shapes = f"{shapes!s:.150}"
     model = tree_shapes(model)
     try:
         out: Any = eqx.filter_eval_shape(_stateless, loss, model, example, jr.key(0))
@@ -80,7 +81,7 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
         if isinstance(error, _Stateful) or "unbound axis name" in str(error):
             raise ValueError(_NO_STATE) from error
         raise ValueError(
-            f"The loss failed on an example of {where}, {shapes!s:.150}. Its own error "
+            f"The loss failed on an example of {where}, {shapes}. Its own error "
             f"was {type(error).__name__}: {_first_line(error)}. The loss is given ONE "
             "example, without a batch axis, and is called as `loss(model, example, "
             "key)`."

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsFloat
 
-from .._check import check_count, shown
+from .._check import check_count
 from .._history import ROUND
 from .._warn import warn
+from .._words import listed, shown
 from .base import AbstractLogger, scalars
 
 
@@ -159,7 +160,7 @@ class _Asked:
         self._begin()
 
     def _warn(self, problem: str, name: str) -> None:
-        known = ", ".join(self._known) or "none"
+        known = listed(self._known)
         warn(f"`{self._who}` is to show {name!r}, but {problem}. There are: {known}.")
 
 

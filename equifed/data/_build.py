@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from .._check import check_kind
-from .._words import shown
+from .._words import listed, shown
 from ._arrays import as_array, as_arrays, as_numbers, check_columns
 from ._column import check_names, Column
 from ._ids import client_codes, natural_key
@@ -91,8 +91,9 @@ def from_clients(
     for (client, examples), size in zip(clients, sizes, strict=True):
         if set(examples) != set(model):
             raise ValueError(
-                f"Client {client!r} has the columns {sorted(examples)}, but client "
-                f"{model_client!r} has {sorted(model)}. All clients need the same."
+                f"Client {client!r} has the columns {listed(sorted(examples))}, but "
+                f"client {model_client!r} has {listed(sorted(model))}. All clients "
+                "need the same."
             )
         for name, column in model.items():
             got = examples[name]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Int
 
-from .._check import shown
+from .._words import listed, shown
 
 
 class ChunkedColumn:
@@ -124,7 +124,9 @@ def check_names(names: Iterable[str], columns: Iterable[str]) -> None:
     known = list(columns)
     for name in names:
         if name not in known:
-            raise ValueError(f"There is no column {name!r}; the columns are {known}.")
+            raise ValueError(
+                f"There is no column {name!r}; the columns are: {listed(known)}."
+            )
 
 
 def take(column: Column, rows: Int[np.ndarray, " rows"]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._check import check_count, checked
-from .._words import message
+from .._words import listed, message
 from ._axes import axes, COLOURS, dress
 
 
@@ -125,7 +125,7 @@ def _labels_of(dataset: Any, client: int, label: str) -> np.ndarray:
     columns = dataset.client(client)
     if label not in columns:
         raise ValueError(
-            f"There is no column {label!r}. The columns are: {', '.join(columns)}."
+            f"There is no column {label!r}. The columns are: {listed(columns)}."
         )
     labels = np.asarray(columns[label])
     if labels.ndim != 1:

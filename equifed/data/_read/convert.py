@@ -20,7 +20,7 @@ def converter(name: str, kind, feature) -> Converter:
         return Images(name, feature)
     structure, decoded = _structure(kind), _decoded(feature)
     if structure is not None or decoded is not None:
-        held, remedy = _shortened(str(structure)), "make numbers of it first"
+        held, remedy = shortened(str(structure)), "make numbers of it first"
         if decoded is not None:
             held = f"`datasets.{decoded}`"
         elif "bytes: " in held and "path: " in held:
@@ -117,7 +117,7 @@ def _array(name: str, chunk) -> np.ndarray:
         return chunk.to_numpy(zero_copy_only=False)
     except (pa.ArrowException, NotImplementedError) as error:
         raise ValueError(
-            f"Column {name!r} holds {_shortened(str(kind))}, which cannot be read as "
+            f"Column {name!r} holds {shortened(str(kind))}, which cannot be read as "
             "an array. Cast it first (`dataset.cast_column(...)`), or leave it out "
             "with `columns=...`."
         ) from error
@@ -158,5 +158,5 @@ def _objects(values: list) -> np.ndarray:
     return out
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..._words import shown
+from ..._words import listed, shown
 from .source import Source
 
 
@@ -85,8 +85,8 @@ def _read(path: str, names: Sequence[str] | None):
             "anew, or leave it out."
         ) from error
     raise ValueError(
-        f"There is no column {missing[0]!r} in {path!r}; the columns are "
-        f"{schema.names}."
+        f"There is no column {missing[0]!r} in {path!r}; the columns are: "
+        f"{listed(schema.names)}."
     )
 
 

@@ -8,7 +8,15 @@ from jaxtyping import Int
 
 from .._column import check_names, ChunkedColumn, Column
 from .._ids import as_id, check_ids, rank_codes
-from .convert import Converter, converter, has_nulls, narrowed, null_rows, together
+from .convert import (
+    Converter,
+    converter,
+    has_nulls,
+    narrowed,
+    null_rows,
+    shortened,
+    together,
+)
 
 
 if TYPE_CHECKING:
@@ -56,8 +64,8 @@ class Source:
         kind = column.type
         if pa.types.is_nested(kind):
             raise ValueError(
-                f"The client column {name!r} holds {kind}; a client is told by a "
-                "single value. Name another column in `by`."
+                f"The client column {name!r} holds {shortened(str(kind))}; a client "
+                "is told by a single value. Name another column in `by`."
             )
         # Encoding gives all chunks one dictionary; `unify_dictionaries` would make a
         # table as long as that for each of them.

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TYPE_CHECKING
 
-from ..._words import shown
+from ..._words import listed, shown
 from .._column import check_names
 from .._ids import as_id
 from .parquet import difference_of, first_line
@@ -95,7 +95,10 @@ def _next(
         return next(tables, None)
     except CastError as error:
         got, declared = error.table_column_names, error.requested_column_names
-        cause, reason = error, f"its columns are {got}, declared are {declared}."
+        cause, reason = (
+            error,
+            f"it has {listed(got)}; declared are {listed(declared)}.",
+        )
     except pa.ArrowException as error:
         cause, reason = error, first_line(error)
     except OSError as error:
