@@ -78,13 +78,6 @@ def check_seed(seed: Any) -> int:
     return seed
 
 
-def check_flag(name: str, x: Any) -> bool:
-    """Returns the argument as a `bool`, if it is one."""
-    if not isinstance(x, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, got {shown(x)}.")
-    return bool(x)
-
-
 def check_choice(name: str, x: Any, choices: Sequence[Any]) -> None:
     """Refuses what is none of a few values."""
     if not any(type(x) is type(choice) and x == choice for choice in choices):

@@ -43,7 +43,7 @@ class Executor(eqx.Module):
         to 64 fill a GPU. Memory grows with it. With `"auto"`,
         [`equifed.rounds`][] and [`equifed.train`][] time the first round at several
         sizes and take the fastest. As this may differ from run to run, so may the last
-        bits of sums that are not `ordered`.
+        bits of a result, also if it is `ordered` or resumed: give a number for those.
     - `ordered`: the same bits on any number of devices, at the same `block_size`. The
         clients of each device are a program of that device alone, so that all run the
         same machine code, and their messages are summed in the order of the clients'

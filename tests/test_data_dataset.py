@@ -558,3 +558,11 @@ def test_bad_sources(table, tmp_path):
 def test_bad_calls(call, message):
     with pytest.raises(ValueError, match=message):
         call(three())
+
+
+def test_an_error_of_map_clients_says_with_whom():
+    dataset = eqd.FederatedDataset.from_mapping({"a": {"x": X}, "b": {"x": X}})
+
+    with pytest.raises(ZeroDivisionError) as error:
+        dataset.map_clients(lambda c, e: {"x": 1 // (c != "b") * e["x"]})
+    assert error.value.__notes__ == ["This was in `map_clients`, with client 'b'."]

@@ -296,5 +296,11 @@ class FederatedDataset(AbstractClients):
         for two clients differ.
         """
         check_function("fn", fn)
-        pairs = [(c, fn(c, self.client(i))) for i, c in enumerate(self.client_ids)]
+        pairs = []
+        for i, client_id in enumerate(self.client_ids):
+            try:
+                pairs.append((client_id, fn(client_id, self.client(i))))
+            except Exception as error:
+                error.add_note(f"This was in `map_clients`, with client {client_id!r}.")
+                raise
         return FederatedDataset(*_build.from_clients(pairs, "What `fn` returns"))
