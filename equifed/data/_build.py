@@ -4,7 +4,7 @@ Each function answers with the three parts of a `FederatedDataset`, its columns,
 offsets and client ids, or with an error that says what does not fit together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -154,6 +154,22 @@ def wanted(columns: Any, by: object) -> tuple[list[str] | None, list[str] | None
         return None, None
     columns = check_columns("columns", columns)
     return columns, [*columns, *names_in(by)]
+
+
+def mapped_clients(
+    fn: Callable[[str, dict[str, np.ndarray]], Mapping[str, np.ndarray]],
+    client_ids: Sequence[str],
+    examples_of: Callable[[int], dict[str, np.ndarray]],
+) -> list[tuple[str, Mapping[str, np.ndarray]]]:
+    """Pairs of a client's id and what a function makes of its examples."""
+    pairs = []
+    for i, client_id in enumerate(client_ids):
+        try:
+            pairs.append((client_id, fn(client_id, examples_of(i))))
+        except Exception as error:
+            error.add_note(f"This was in `map_clients`, with client {client_id!r}.")
+            raise
+    return pairs
 
 
 def names_in(by: object) -> tuple[str, ...]:

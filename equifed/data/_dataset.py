@@ -296,11 +296,5 @@ class FederatedDataset(AbstractClients):
         for two clients differ.
         """
         check_function("fn", fn)
-        pairs = []
-        for i, client_id in enumerate(self.client_ids):
-            try:
-                pairs.append((client_id, fn(client_id, self.client(i))))
-            except Exception as error:
-                error.add_note(f"This was in `map_clients`, with client {client_id!r}.")
-                raise
+        pairs = _build.mapped_clients(fn, self.client_ids, self.client)
         return FederatedDataset(*_build.from_clients(pairs, "What `fn` returns"))
