@@ -155,6 +155,8 @@ def _plural(words: str) -> str:
     if words == "text":
         return "names"
     noun = words.removeprefix("a ").removeprefix("an ").partition(", ")[0]
+    if noun == "dictionary by name":
+        return "dictionaries by name"
     noun, of, rest = noun.partition(" of ")
     return f"{noun}s{of}{rest}"
 

@@ -67,7 +67,7 @@ def assert_same_bits(x, y):
         (-1, [], ValueError, "`round` must be at least 0, got -1"),
         (1.5, [], TypeError, "`round` must be an integer, got"),
         (True, [], TypeError, "`round` must be an integer, got"),
-        (1, {}, TypeError, "`history` must be a list"),
+        (1, {}, TypeError, "`history` must be a list of dictionaries by"),
         (1, [1], TypeError, "`history"),
         (1, [{}, {1: 2.0}], TypeError, "`history"),
         (1, [{}, {"a": object()}], TypeError, r"`history\[1\]\['a'\]` must be a num"),
