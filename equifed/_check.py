@@ -52,18 +52,28 @@ def check_count(
     name: str, x: Any, least: int | None = 1, most: int | None = None
 ) -> int:
     """Returns the argument as an `int`, if it is one, and within its bounds."""
-    if isinstance(x, bool) or not isinstance(x, int | np.integer):
+    if not is_known_integer(x):
         raise TypeError(f"`{name}` must be an integer, got {shown(x)}.")
+    x = int(x)
     if least is not None and x < least:
         raise ValueError(f"`{name}` must be at least {least}, got {x}.")
     if most is not None and x > most:
         raise ValueError(f"`{name}` must be at most {most}, got {x}.")
-    return int(x)
+    return x
+
+
+def is_known_integer(x: Any) -> bool:
+    """Whether it is an integer, of Python's, NumPy's or JAX's, whose value is known."""
+    if isinstance(x, int | np.integer):
+        return not isinstance(x, bool)
+    is_one = isinstance(x, jax.Array | np.ndarray) and x.ndim == 0
+    is_known = is_one and not isinstance(x, jax.core.Tracer)
+    return is_known and jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def check_sizes(name: str, x: Any) -> tuple[int, int]:
     """Returns one or two integers of at least 1 as two."""
-    pair = (x, x) if isinstance(x, int | np.integer) else x
+    pair = (x, x) if is_known_integer(x) else x
     if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
         raise ValueError(f"`{name}` must be one or two integers, got {shown(x)}.")
     height, width = (check_count(name, size) for size in pair)
@@ -180,10 +190,10 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             try:
-                given = signature.bind(*args, **kwargs).arguments
+                bound = signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"`{own}`: {error}.") from None
-            for name, x in given.items():
+            for name, x in bound.arguments.items():
                 if name not in hints:
                     continue
                 for one in x if name in several else (x,):
@@ -191,7 +201,11 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
                         remedy = remedies.get(name) or _remedy(hints[name])
                         words = message(name, expected(hints[name]), one, remedy)
                         raise _kind_of_error(one, hints[name])(words)
-            return function(*args, **kwargs)
+            for name, x in bound.arguments.items():
+                is_count = int in _members(hints.get(name)) and is_known_integer(x)
+                if is_count and not isinstance(x, int):
+                    bound.arguments[name] = int(x)  # it may be static, or a size
+            return function(*bound.args, **bound.kwargs)
 
         return wrapper  # pyright: ignore[reportReturnType]
 
@@ -202,6 +216,8 @@ def _fits(x: Any, hint: Any) -> bool:
     if isinstance(x, np.generic):
         x = x.item()  # a NumPy integer is an integer
     members = _members(hint)
+    if int in members and is_known_integer(x):
+        return True
     if isinstance(x, bool) and int in members and bool not in members:
         return False  # Python takes a flag for the number 0 or 1.
     if isinstance(x, int) and float in members:

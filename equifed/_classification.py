@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-from ._check import check_count
+from ._check import check_count, shown
 from ._metrics import AbstractMetric, Average
 
 
@@ -109,21 +109,29 @@ def _classes(
     name: str, logits: Array, label: ArrayLike
 ) -> tuple[Array, Integer[Array, "..."]]:
     """The logits and the labels as arrays, if they can be that."""
-    logits, label = jnp.asarray(logits), jnp.asarray(_narrow(label))
+    logits = _array(f"The logits of `{name}` must be floating-point numbers", logits)
+    wanted = f"The label of `{name}` must be an integer, the number of a class"
+    label = _array(wanted, _narrow(label))
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise TypeError(
             f"The logits of `{name}` must be floating-point numbers, got "
             f"{logits.dtype}{list(logits.shape)}. They come first, then the label."
         )
+    if logits.shape[-1:] == (0,):
+        raise ValueError(f"`{name}` needs one logit at least, got an empty vector.")
     if label.dtype == bool:
         label = label.astype(jnp.int32)
     if not jnp.issubdtype(label.dtype, jnp.integer):
-        raise TypeError(
-            f"The label of `{name}` must be an integer, the number of a class, got "
-            f"{label.dtype}{list(label.shape)}."
-        )
+        raise TypeError(f"{wanted}, got {label.dtype}{list(label.shape)}.")
     # The number of classes may not fit a narrow type: 300 is 44 in 8 bits.
     return logits, label if label.dtype.itemsize >= 4 else label.astype(jnp.int32)
+
+
+def _array(wanted: str, x: ArrayLike) -> Array:
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"{wanted}, got {shown(x)}.") from None
 
 
 def _narrow(label: ArrayLike) -> ArrayLike:

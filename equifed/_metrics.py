@@ -8,6 +8,7 @@ that it is one: it is NaN, where 0 would read as the best loss of all.
 """
 
 import abc
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,8 +27,19 @@ from ._tree import floating, wide_dtype
 
 def _wide(x: ArrayLike) -> Array:
     """Sums are kept in float32 at least, whatever the model computes in."""
-    x = jnp.asarray(x)
+    x = _real(x)
     return x.astype(wide_dtype(x.dtype))
+
+
+def _real(x: ArrayLike) -> Array:
+    if not isinstance(x, str | bytes):
+        with contextlib.suppress(TypeError, ValueError):
+            array = jnp.asarray(x)
+            if not jnp.iscomplexobj(array):
+                return array
+    raise TypeError(
+        f"A metric is made of real numbers or arrays of them, got {shown(x)}."
+    )
 
 
 class AbstractMetric(eqx.Module):
@@ -64,6 +76,17 @@ class Average(AbstractMetric):
     total: Float[Array, "..."] = eqx.field(converter=_wide)
     weight: Float[Array, "..."] = eqx.field(converter=_wide, default=1.0)
 
+    def __check_init__(self):
+        # Merged and summed averages are not made anew, and what is traced has no value.
+        if isinstance(self.weight, jax.Array) and not isinstance(
+            self.weight, jax.core.Tracer
+        ):
+            if self.weight.is_fully_addressable and (np.asarray(self.weight) < 0).any():
+                raise ValueError(
+                    "`weight` must be at least 0 in an `Average`, got "
+                    f"{shown(self.weight)}."
+                )
+
     def compute(self) -> Array:
         weight = jnp.broadcast_to(self.weight, self.total.shape)
         nothing = weight == 0
@@ -97,8 +120,18 @@ def as_metrics(loss: Array | None, values: dict[str, Any]) -> dict[str, Abstract
                 f"{shown(value)}."
             )
         is_metric = isinstance(value, AbstractMetric)
-        metrics[name] = value if is_metric else Average(floating(value))
+        metrics[name] = value if is_metric else Average(_one(name, value))
     return metrics
+
+
+def _one(name: str, value: Any) -> Array:
+    try:
+        return floating(value)
+    except TypeError:
+        raise TypeError(
+            f"The metric {name!r} must be one real number, or an `AbstractMetric`, "
+            f"got {shown(value)}."
+        ) from None
 
 
 def add_metrics(

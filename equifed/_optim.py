@@ -59,7 +59,9 @@ class Optim(eqx.Module):
     """What its update has to be given beside gradients and params, as far as known."""
 
     @checked()
-    def __init__(self, transformation: optax.GradientTransformation):
+    def __init__(self, transformation: optax.GradientTransformation | optax.MultiSteps):
+        if isinstance(transformation, optax.MultiSteps):
+            transformation = transformation.gradient_transformation()
         tree = jtu.tree_map(_array, opened(transformation))
         for x in jtu.tree_leaves(tree):
             if looks_like_a_raw_key(x):
@@ -164,7 +166,9 @@ class Optim(eqx.Module):
 
 
 def as_optim(
-    x: optax.GradientTransformation | Optim, *, gives: tuple[str, ...] = ()
+    x: optax.GradientTransformation | optax.MultiSteps | Optim,
+    *,
+    gives: tuple[str, ...] = (),
 ) -> Optim:
     """Converts what a user gives as an optimiser.
 
@@ -176,9 +180,7 @@ def as_optim(
 
     `TypeError` if it is not an Optax optimiser, or wants what it is not given.
     """
-    if isinstance(x, optax.MultiSteps):
-        x = x.gradient_transformation()
-    if isinstance(x, optax.GradientTransformation):
+    if isinstance(x, optax.GradientTransformation | optax.MultiSteps):
         x = Optim(x)
     if not isinstance(x, Optim):
         raise TypeError(

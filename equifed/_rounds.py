@@ -65,6 +65,12 @@ def rounds(
     """
     check_count("num_rounds", num_rounds, least=0)
     check_rounds(algorithm, state, loader, rounds_per_call)
+    number = int(state.round)
+    if number > num_rounds:
+        raise ValueError(
+            f"`num_rounds` is {num_rounds}, but the state is of round {number}, and "
+            f"`num_rounds` counts all rounds from the first. Give {number} or more."
+        )
     calls = Calls(
         algorithm,
         state,

@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm
-from ._check import check_count, checked
+from ._check import check_count, checked, shown
 from ._checkpoint import Checkpointer
 from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
@@ -86,6 +86,12 @@ def train(
     check_count("num_rounds", num_rounds, least=0)
     check_count("eval_every", eval_every)
     check_count("rounds_per_call", rounds_per_call)
+    for name in evaluation or {}:
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                "`evaluation` must name its datasets by text that is not empty, got "
+                f"{shown(name)}. Give `{{'test': dataset}}`."
+            )
     mesh = loader.mesh if executor is None else executor.mesh
     if not is_first(mesh):
         logger = NoLogger()

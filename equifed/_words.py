@@ -125,6 +125,7 @@ _WORDS = {
     Mapping: "a dictionary",
     Sequence: "a list",
     optax.GradientTransformation: "an Optax optimiser",
+    optax.MultiSteps: "an Optax optimiser",  # in all but its type
 }
 
 # Where the name of a type alone would leave one looking for what to write.

@@ -3,6 +3,7 @@
 # Optax's annotations ask for less than Optax takes.
 # pyright: reportArgumentType=false
 
+import functools
 import inspect
 
 import jax
@@ -67,6 +68,7 @@ MAKE = {
     "masked": lambda: optax.masked(optax.sgd(0.1), matrices),
     "measure_with_ema": lambda: optax.measure_with_ema(optax.global_norm, 0.9),
     "monitor": lambda: optax.monitor({"norm": optax.global_norm}),
+    "nadamw": lambda: optax.nadamw(0.1, mask=matrices),
     "multi_transform": lambda: optax.multi_transform(PARTS, labels),
     "named_chain": lambda: optax.named_chain(
         ("clip", optax.clip(0.5)), ("sgd", optax.sgd(0.1))
@@ -140,9 +142,12 @@ OTHERS = (
 def exported():
     for prefix, module in (("", optax), ("contrib.", C)):
         for name, value in sorted(vars(module).items()):
-            if name.startswith("_") or not inspect.isfunction(value):
+            function = value
+            while isinstance(function, functools.partial):  # as `nadam` is
+                function = function.func
+            if name.startswith("_") or not inspect.isfunction(function):
                 continue
-            returns = value.__annotations__.get("return")
+            returns = function.__annotations__.get("return")
             is_one = inspect.isclass(returns) and issubclass(
                 returns, optax.GradientTransformation
             )
@@ -232,12 +237,24 @@ def test_as_with_optax_alone_or_refused_by_name(name):
         assert as_optim(build(name), gives=("value",)).static == optim.static
 
 
+def test_every_export_is_placed():
+    assert {"nadam", "nadamw"} <= set(EXPORTED)
+    for module in (optax, C):
+        for name, value in vars(module).items():
+            if isinstance(value, functools.partial):
+                assert name in EXPORTED
+
+
 def test_multi_steps_is_taken_as_it_is():
     def make():
         return optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2)
 
     params = jtu.tree_map(lambda x: jnp.asarray(x, jnp.float32), PARAMS)
     optim, raw = as_optim(make()), make().gradient_transformation()
+    batching = eqf.data.Epochs(1, batch_size=4)
+    fedavg = eqf.FedAvg(eqf.testing.noisy_loss, make(), batching, server_optim=make())
+    for taken in (eqf.Optim(make()), fedavg.client.optim, fedavg.server.optim):
+        assert taken.static == optim.static
 
     got = three_steps(optim.init, optim.update, params)
     expected = three_steps(raw.init, raw.update, params)

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
-from .._check import check_count, check_kind, checked
+from .._check import check_count, check_kind, checked, shown
 from .._client import AbstractClient
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, Flat
 from .._executor import Executor
 from .._server import AbstractServer
-from .._tree import params_of
+from .._tree import params_of, wide_dtype
 from .._types import ClientState, Model, Params
 from .._used_up import check_not_used_up
 from ..data import AbstractBatching
@@ -62,7 +62,7 @@ class AbstractAlgorithm(eqx.Module):
         **Raises:**
 
         `ValueError` if the model has nothing to train, or complex numbers to train, or
-        the population is empty.
+        numbers that are not finite, or the population is empty.
         """
         check_count("num_clients", num_clients)
         check_not_used_up("model", model)
@@ -72,9 +72,10 @@ class AbstractAlgorithm(eqx.Module):
         _check_real(params)
         if not jtu.tree_leaves(params):
             raise ValueError(
-                "The model has no floating-point array, so there is nothing to train: "
-                f"{model!r:.200}. Integer arrays and Python floats are not trained."
+                "The model has no floating-point array, so there is nothing to train, "
+                f"got {shown(model)}. Integer arrays and Python floats are not trained."
             )
+        _check_finite(params)
         # The leaves of every client's state are the same at the start.
         client = self.client.init(params)
         clients = jtu.tree_map(lambda x: repeat(x, num_clients), client)
@@ -177,6 +178,19 @@ def check_population(states: ClientState, cohort: Cohort) -> None:
             f"{min(sizes)} clients. Make it with `algorithm.init(model, "
             "num_clients=loader.num_clients)`."
         )
+
+
+def _check_finite(params: Params) -> None:
+    """Whether training can begin; looks at the numbers that are known."""
+    for path, x in jtu.tree_leaves_with_path(params):
+        if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+            continue
+        if not np.isfinite(values := np.asarray(x, wide_dtype(x.dtype))).all():
+            what = "nan" if np.isnan(values).any() else "inf"
+            raise ValueError(
+                f"`model{jtu.keystr(path)}` holds {what}, and nothing is learnt from "
+                "a number that is not finite. Start from a finite model."
+            )
 
 
 def _check_real(params: Params) -> None:

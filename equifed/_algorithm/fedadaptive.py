@@ -54,7 +54,7 @@ class FedAdagrad(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         server_learning_rate: ArrayLike = 0.1,
@@ -95,7 +95,7 @@ class FedAdam(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         server_learning_rate: ArrayLike = 10**-2.5,
@@ -138,7 +138,7 @@ class FedYogi(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         server_learning_rate: ArrayLike = 10**-2.5,

@@ -54,10 +54,13 @@ class FedAvg(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
-        server_optim: optax.GradientTransformation | Optim | None = None,
+        server_optim: optax.GradientTransformation
+        | optax.MultiSteps
+        | Optim
+        | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching)

@@ -50,7 +50,7 @@ class FedAvgM(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         momentum: ArrayLike = 0.9,

@@ -53,7 +53,7 @@ class FedDyn(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         alpha: ArrayLike,

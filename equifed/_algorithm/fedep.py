@@ -66,7 +66,7 @@ class FedEP(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         prior_precision: ArrayLike = 1.0,

@@ -57,11 +57,14 @@ class FedNova(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         correction: AbstractCorrection | None = None,
-        server_optim: optax.GradientTransformation | Optim | None = None,
+        server_optim: optax.GradientTransformation
+        | optax.MultiSteps
+        | Optim
+        | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         correction = NoCorrection() if correction is None else correction

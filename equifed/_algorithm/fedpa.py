@@ -94,7 +94,10 @@ class FedPA(AbstractAlgorithm):
         *,
         rho: ArrayLike | AbstractMomentEstimator = 0.01,
         start_round: int = 0,
-        server_optim: optax.GradientTransformation | Optim | None = None,
+        server_optim: optax.GradientTransformation
+        | optax.MultiSteps
+        | Optim
+        | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         if not isinstance(rho, AbstractMomentEstimator):

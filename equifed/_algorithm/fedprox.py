@@ -49,11 +49,14 @@ class FedProx(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         mu: ArrayLike,
-        server_optim: optax.GradientTransformation | Optim | None = None,
+        server_optim: optax.GradientTransformation
+        | optax.MultiSteps
+        | Optim
+        | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching, Proximal(mu))

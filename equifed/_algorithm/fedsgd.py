@@ -40,7 +40,7 @@ class FedSGD(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        server_optim: optax.GradientTransformation | Optim,
+        server_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         aggregator: AbstractAggregator | None = None,

@@ -55,11 +55,14 @@ class Scaffold(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | Optim,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         option: int = 2,
-        server_optim: optax.GradientTransformation | Optim | None = None,
+        server_optim: optax.GradientTransformation
+        | optax.MultiSteps
+        | Optim
+        | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching, ControlVariate(option))

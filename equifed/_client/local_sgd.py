@@ -38,7 +38,7 @@ class LocalSGD(AbstractClient):
     def __init__(
         self,
         loss: Loss,
-        optim: optax.GradientTransformation | Optim,
+        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         correction: AbstractCorrection = NoCorrection(),  # noqa: B008 (no array)
     ):

@@ -93,7 +93,7 @@ class EPClient(AbstractClient):
     def __init__(
         self,
         loss: Loss,
-        optim: optax.GradientTransformation | Optim,
+        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         batching: AbstractBatching,
         *,
         damping: ArrayLike = 1.0,

@@ -58,7 +58,7 @@ class IASG(AbstractChainSampler):
     @checked()
     def __init__(
         self,
-        optim: optax.GradientTransformation | Optim,
+        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         *,
         burnin: int = 0,
         average: int = 1,

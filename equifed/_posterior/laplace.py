@@ -59,7 +59,7 @@ class Laplace(AbstractPosteriorSampler):
     @checked()
     def __init__(
         self,
-        optim: optax.GradientTransformation | Optim,
+        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
         num_samples: int,
         *,
         damping: ArrayLike = 1.0,

@@ -5,7 +5,9 @@ makes a sample, and discarding some, which makes the next sample less like it. L
 are counted in the batching's own unit: in epochs for `Epochs`, in steps for `Steps`.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -24,6 +26,10 @@ class Window(NamedTuple):
     end: Int[Array, ""]
 
 
+def _count(name: str, least: int) -> Callable[[Any], int]:
+    return functools.partial(check_count, name, least=least)
+
+
 class Windows(eqx.Module):
     """The lengths of a chain's parts, and the number of chains that share the steps.
 
@@ -31,19 +37,10 @@ class Windows(eqx.Module):
     it is [`equifed.data.Steps`][]. See [`equifed.IASG`][].
     """
 
-    burnin: int
-    average: int
-    discard: int
-    chains: int
-
-    def __check_init__(self):
-        for name, least in (
-            ("burnin", 0),
-            ("average", 1),
-            ("discard", 0),
-            ("chains", 1),
-        ):
-            check_count(name, getattr(self, name), least)
+    burnin: int = eqx.field(converter=_count("burnin", 0))
+    average: int = eqx.field(converter=_count("average", 1))
+    discard: int = eqx.field(converter=_count("discard", 0))
+    chains: int = eqx.field(converter=_count("chains", 1))
 
     def num_windows(self, batching: AbstractBatching) -> int:
         """The number of samples of each chain.

@@ -1,5 +1,7 @@
 """A server that counts rounds, for algorithms that begin with FedAvg."""
 
+import functools
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
@@ -22,11 +24,12 @@ class BurnInServer(AbstractServer):
     """
 
     server: AbstractServer
-    start_round: int
+    start_round: int = eqx.field(
+        converter=functools.partial(check_count, "start_round", least=0)
+    )
 
     def __check_init__(self):
         check_kind("server", self.server, AbstractServer)
-        check_count("start_round", self.start_round, least=0)
 
     def init(self, params, *, num_clients):
         server = self.server.init(params, num_clients=num_clients)

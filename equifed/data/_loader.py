@@ -139,7 +139,7 @@ class Loader:
             seed=self.sampler.seed,
             round=round,
             num_devices=self.num_devices,
-            max_slots=self.sampler.max_clients(dataset.num_clients),
+            max_slots=_most(self.sampler, dataset),
             whose=lambda place: client_name(dataset, int(clients[place])),
         )
         return plan, clients
@@ -215,7 +215,7 @@ def draw(
 ) -> Int[np.ndarray, " clients"]:
     """The clients that a sampler draws, if they are some of the dataset's."""
     drawn, name = sampler(round, dataset.num_clients), f"`{type(sampler).__name__}`"
-    clients, most = as_numbers(drawn), sampler.max_clients(dataset.num_clients)
+    clients, most = as_numbers(drawn), _most(sampler, dataset)
     if clients is None:
         raise TypeError(
             f"{name} must draw client numbers, an array of integers, got "
@@ -234,6 +234,11 @@ def draw(
             f"`max_clients` is {most}."
         )
     return clients
+
+
+def _most(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
+    name = f"{type(sampler).__name__}.max_clients"
+    return check_count(name, sampler.max_clients(dataset.num_clients), least=0)
 
 
 @checked(

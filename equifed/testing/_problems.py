@@ -82,7 +82,7 @@ class Linear(eqx.Module):
     bias: Float[Array, ""]
 
     def __init__(self, num_features: int = 3):
-        check_count("num_features", num_features)
+        num_features = check_count("num_features", num_features)
         self.weight = jnp.linspace(-0.5, 0.5, num_features)
         self.bias = floating(0.1)
 

@@ -466,8 +466,16 @@ TABLE |= {
         "a model without arrays": (
             lambda: avg().init({"f": jnp.tanh, "size": 3}, num_clients=4),
             ValueError,
-            "nothing to train",
+            ("nothing to train", "got a `dict` of 2"),
         ),
+        **{
+            f"a model that holds {x}": (
+                lambda x=x: avg().init({"w": jnp.asarray([1.0, x])}, num_clients=4),
+                ValueError,
+                f"`model['w']` holds {x}",
+            )
+            for x in (NAN, INF)
+        },
         "a model of integers": (
             lambda: avg().init({"x": jnp.arange(3), "rate": 0.1}, num_clients=4),
             ValueError,

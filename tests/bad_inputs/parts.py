@@ -26,6 +26,16 @@ def counts(make, *, name, least):
             TypeError,
             (f"`{name}` must be an integer", "got 1.5"),
         ),
+        f"{name}, an array of a fraction": (
+            lambda: make(np.asarray(1.5)),
+            TypeError,
+            (f"`{name}` must be an integer", "got 1.5"),
+        ),
+        f"{name}, an array of several": (
+            lambda: make(np.asarray([1, 2])),
+            TypeError,
+            (f"`{name}` must be an integer", "an array int64[2]"),
+        ),
         f"{name}=True": (
             lambda: make(True),
             TypeError,

@@ -1,5 +1,6 @@
 """Training, rounds, evaluation, metrics, loggers, checkpoints and results."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,6 +19,7 @@ from .shared import (
     LOSS,
     mesh_of,
     MODEL,
+    NAN,
     returns,
     rounds,
     SGD,
@@ -30,13 +32,55 @@ EITHER = (TypeError, ValueError)
 LOGITS = jnp.ones(3)
 
 
-def loader_of(dataset=DATASET, batching=BATCHING, **kwargs):
-    return eqf.data.Loader(dataset, eqf.data.AllClients(), batching, **kwargs)
+class Sampler(eqf.data.AbstractSampler):
+    """One whose `max_clients` is given."""
+
+    seed: int
+    most: object
+
+    def __call__(self, round, num_clients):
+        return np.arange(2)
+
+    def max_clients(self, num_clients):
+        return self.most
+
+
+def loader_of(dataset=DATASET, batching=BATCHING, sampler=None, **kwargs):
+    sampler = eqf.data.AllClients() if sampler is None else sampler
+    return eqf.data.Loader(dataset, sampler, batching, **kwargs)
+
+
+def labels_and_logits(function):
+    """What all that take the logits and the label of an example refuse."""
+    name = function.__name__
+    return {
+        "no logits": (
+            lambda: function(None, 1),
+            TypeError,
+            f"The logits of `{name}` must be floating-point numbers, got None",
+        ),
+        "no label": (
+            lambda: function(LOGITS, None),
+            TypeError,
+            f"The label of `{name}` must be an integer, the number of a class, got N",
+        ),
+        "an empty vector": (
+            lambda: function(jnp.zeros(0), 0),
+            ValueError,
+            f"`{name}` needs one logit at least",
+        ),
+    }
 
 
 def other_columns():
     columns = {"x": np.ones((2, 7), np.float32), "y": np.ones(2, np.float32)}
     return eqf.data.FederatedDataset.from_mapping({"held out": columns})
+
+
+def later(number):
+    """A state of some round."""
+    state = eqf.FedAvg(LOSS, SGD, BATCHING).init(MODEL, num_clients=4)
+    return eqx.tree_at(lambda s: s.round, state, jnp.asarray(number, jnp.int32))
 
 
 def scaffold():
@@ -94,9 +138,43 @@ TABLE = {
         },
         "a metric that is text": (
             lambda: train(returns(lambda m, e: (m.bias, {"a": "good"}))),
-            EITHER,
-            "'good'",
+            TypeError,
+            ("The metric 'a' must be one real number", "'good'"),
         ),
+        **{
+            f"a metric that is {x}": (
+                lambda x=x: train(returns(lambda m, e: (m.bias, {"a": x}))),
+                TypeError,
+                ("The metric 'a' must be one real number", f"got {x}"),
+            )
+            for x in (None, 1j, {})
+        },
+        "a complex metric": (
+            lambda: train(returns(lambda m, e: (m.bias, {"a": m.bias * 1j}))),
+            TypeError,
+            ("The metric 'a' must be one real number", "complex64[]"),
+        ),
+        "a model that holds NaN": (
+            lambda: train(model={"w": jnp.asarray([1.0, NAN])}),
+            ValueError,
+            "`model['w']` holds nan",
+        ),
+        **{
+            f"an evaluation called {name!r}": (
+                lambda name=name: train(evaluation={name: DATASET}),
+                ValueError,
+                ("`evaluation`", f"got {name!r}", "{'test': dataset}"),
+            )
+            for name in (1, "")
+        },
+        **{
+            f"a sampler of at most {most!r}": (
+                lambda most=most: train(loader=loader_of(sampler=Sampler(0, most))),
+                TypeError,
+                f"`Sampler.max_clients` must be an integer, got {most!r}",
+            )
+            for most in (None, 1.5)
+        },
         "a metric whose name is no text": (
             lambda: train(returns(lambda m, e: (m.bias, {1: m.bias}))),
             EITHER,
@@ -234,6 +312,11 @@ TABLE = {
         ),
         **counts(lambda x: rounds(num_rounds=x), name="num_rounds", least=0),
         **counts(lambda x: rounds(rounds_per_call=x), name="rounds_per_call", least=1),
+        "a state of a later round": (
+            lambda: rounds(state=later(5)),
+            ValueError,
+            ("`num_rounds` is 3, but the state is of round 5", "Give 5 or more"),
+        ),
         "a state of fewer clients": (
             lambda: rounds(
                 algorithm=scaffold(), state=scaffold().init(MODEL, num_clients=3)
@@ -391,6 +474,7 @@ TABLE = {
         ),
     },
     "accuracy": {
+        **labels_and_logits(eqf.accuracy),
         "a batch": (lambda: eqf.accuracy(jnp.ones((4, 3)), 0), EITHER, "(4, 3)"),
         "a fraction for a label": (
             lambda: eqf.accuracy(LOGITS, 0.5),
@@ -421,6 +505,7 @@ TABLE = {
         ),
     },
     "cross_entropy": {
+        **labels_and_logits(eqf.cross_entropy),
         "a fraction for a label": (
             lambda: eqf.cross_entropy(LOGITS, 0.5),
             EITHER,
@@ -428,11 +513,19 @@ TABLE = {
         ),
     },
     "ConfusionMatrix": {
+        **labels_and_logits(eqf.ConfusionMatrix),
         "a batch": (lambda: eqf.ConfusionMatrix(jnp.ones((4, 3)), 0), EITHER, "(4, 3)"),
     },
     "Average": {
         "text": (lambda: eqf.Average("good"), EITHER, "'good'"),
         "nothing": (lambda: eqf.Average(None), EITHER, "None"),
+        "a complex number": (lambda: eqf.Average(1j), TypeError, ("real", "1j")),
+        "text for a weight": (lambda: eqf.Average(1.0, "a"), TypeError, "'a'"),
+        "a negative weight": (
+            lambda: eqf.Average(1.0, -1.0),
+            ValueError,
+            "`weight` must be at least 0 in an `Average`, got -1.0",
+        ),
     },
     "Sum": {
         "text": (lambda: eqf.Sum("good"), EITHER, "'good'"),
