@@ -22,7 +22,7 @@ from beartype.door import is_bearable
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._tree import floating
-from ._words import either, expected, message, of_type, shown as shown, UNIONS
+from ._words import either, expected, message, of_type, shown, UNIONS
 
 
 Function = TypeVar("Function", bound=Callable)

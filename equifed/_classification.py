@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-from ._check import check_count, shown
+from ._check import check_count
 from ._metrics import AbstractMetric, Average
+from ._words import shown
 
 
 class ConfusionMatrix(AbstractMetric):

@@ -23,8 +23,8 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from ._check import shown
 from ._warn import is_ours, warn
+from ._words import shown
 
 
 # So many programs are kept, those last used.

@@ -21,8 +21,8 @@ import numpy as np
 import wadler_lindig as wl
 from jaxtyping import Array, ArrayLike, Float
 
-from ._check import shown
 from ._tree import floating, wide_dtype
+from ._words import shown
 
 
 def _wide(x: ArrayLike) -> Array:

@@ -28,11 +28,12 @@ import optax
 import wadler_lindig as wl
 from jaxtyping import Array, Float, PyTree
 
-from ._check import checked, shown
+from ._check import checked
 from ._closures import closed, Code, opened
 from ._noise import bare, is_key, looks_like_a_raw_key, marked
 from ._tree import floating, Static, tree_cast_like, tree_wide
 from ._types import Params
+from ._words import shown
 
 
 def _is_float(x: Any) -> bool:
@@ -293,8 +294,7 @@ def _failed(names: str, error: Exception) -> Exception:
             "of a gradient, or of a hyper-parameter that is swept over. Give it Python "
             "numbers as hyper-parameters, or write `jnp.where` instead of `if` in it."
         )
-    first = (str(error).strip().splitlines() or [""])[0]
+    kind, text = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
     return ValueError(
-        f"The optimiser `{names}` failed on these params: {type(error).__name__}: "
-        f"{first[:200]}"
+        f"The optimiser `{names}` failed on these params: {kind}: {text[:200]}"
     )

@@ -12,7 +12,7 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm
-from ._check import check_count, checked, shown
+from ._check import check_count, checked
 from ._checkpoint import Checkpointer
 from ._evaluate import check_evaluation, Evaluator
 from ._executor import Executor
@@ -25,6 +25,7 @@ from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
 from ._watch import Watch
+from ._words import shown
 from .data import FederatedDataset, Loader, StreamLoader
 
 

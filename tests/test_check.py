@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import PRNGKeyArray
 
 import equifed as eqf
-from equifed import _check as check
+from equifed import _check as check, _words as words_of
 
 
 KEY = jr.key(0)
@@ -43,7 +43,7 @@ KEY = jr.key(0)
     ),
 )
 def test_what_was_got_is_told_in_a_few_words(value, words):
-    assert check.shown(value) == words
+    assert words_of.shown(value) == words
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_was_got_is_told_in_a_few_words(value, words):
     ),
 )
 def test_annotations_in_words(hint, words):
-    assert check.expected(hint) == words
+    assert words_of.expected(hint) == words
 
 
 def checked_function():

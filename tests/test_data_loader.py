@@ -377,7 +377,9 @@ def test_errors_name_whose_row_it_was(resident, prefetch):
     big = dataset.map(lambda c: {"x": c["x"].astype(np.int64) * 1000_000})
     with pytest.raises(ValueError, match="3000000000, is of client 'c3'"):
         first(big)
-    assert first(big.select(["c0", "c1", "c2"]))
+    number, cohort = first(big.select(["c0", "c1", "c2"]))
+    assert number == 0
+    assert sorted(np.asarray(cohort.index)[0].tolist()) == [0, 1, 2]
     broken = dataset_of([3, 5, 4, 2])
     broken.columns["x"] = BrokenDisk([np.arange(14)])
     with pytest.raises(

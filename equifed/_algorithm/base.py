@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator
-from .._check import check_count, check_kind, checked, shown
+from .._check import check_count, check_kind, checked
 from .._client import AbstractClient
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, Flat
@@ -23,6 +23,7 @@ from .._server import AbstractServer
 from .._tree import params_of, wide_dtype
 from .._types import ClientState, Model, Params
 from .._used_up import check_not_used_up
+from .._words import shown
 from ..data import AbstractBatching
 from .apart import one_round_apart, runs_apart
 from .parts import check_parts

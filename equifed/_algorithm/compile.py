@@ -12,11 +12,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 
 from .._cohort import Cohort
 from .._types import Loss
 from ..nn._conv import conv2d_p
+from .step import example_of
 
 
 # No library to fuse for: nothing is handed over.
@@ -28,10 +28,7 @@ def compiler_options(loss: Loss, model: Any, cohort: Cohort) -> dict[str, str]:
     device = next(iter(cohort.index.devices()))
     if device.platform != "cpu" or not _known():
         return {}
-    example = jtu.tree_map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), cohort.examples
-    )
-    jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, example, jr.key(0))
+    jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, example_of(cohort), jr.key(0))
     return _NO_YNN if conv2d_p.name in str(jaxpr) else {}
 
 

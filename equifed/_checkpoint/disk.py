@@ -8,7 +8,7 @@ import re
 import zlib
 from typing import Any
 
-from .._check import shown
+from .._words import shown
 
 
 def check_path(directory: pathlib.Path) -> None:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Int, PyTree
 
-from .._check import check_choice, number, shown
+from .._check import check_choice, number
 from .._tree import (
     tree_add,
     tree_add_scaled,
@@ -33,6 +33,7 @@ from .._tree import (
     tree_zeros_like,
 )
 from .._types import ClientState, Params
+from .._words import shown
 
 
 Gradient = Callable[[], Params]

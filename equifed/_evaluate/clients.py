@@ -8,8 +8,9 @@ import numpy as np
 import wadler_lindig as wl
 from jaxtyping import Float
 
-from .._check import check_number, shown
+from .._check import check_number
 from .._history import check_known, plain
+from .._words import shown
 
 
 class ClientMetrics(eqx.Module):

@@ -8,8 +8,8 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from .._check import shown
 from .._history import ROUND
+from .._words import shown
 
 
 class AbstractLogger(abc.ABC):

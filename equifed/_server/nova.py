@@ -3,8 +3,9 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from .._check import check_kind, shown
+from .._check import check_kind
 from .._tree import tree_scale
+from .._words import shown
 from .base import AbstractServer
 
 

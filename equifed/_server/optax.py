@@ -4,9 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 
-from .._check import shown
 from .._optim import as_optim, Optim
 from .._tree import difference, tree_add, tree_cast_like
+from .._words import shown
 from .base import AbstractServer
 
 

@@ -78,7 +78,7 @@ def as_numbers(values: Any) -> np.ndarray | None:
     """Whole numbers, in one row, if they are; booleans are not."""
     try:
         numbers = np.asarray(values)
-    except Exception:
+    except Exception:  # Ragged, or what its own `__array__` raises: no numbers.
         return None
     if numbers.ndim != 1 or (len(numbers) > 0 and numbers.dtype.kind not in "iu"):
         return None

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .._check import shown
+from .._words import shown
 
 
 # What is computed here is compared with: no reduced precision on an accelerator.

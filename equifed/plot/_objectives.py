@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import check_count, checked, shown, within
+from .._check import check_count, checked, within
+from .._words import shown
 from ._axes import axes, COLOURS, DASHES
 
 

@@ -20,10 +20,11 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm, State
 from .._algorithm.step import round_step
-from .._check import check_kind, shown
+from .._check import check_kind
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
 from .._types import Loss
+from .._words import shown
 from ..data import AbstractBatching, AllClients, Epochs, FederatedDataset, Loader
 from ._problems import Linear, ragged_clients
 
