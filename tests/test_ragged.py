@@ -47,7 +47,8 @@ def reference(model, cohort):
                 w = w - RATE * x.T @ error / len(rows)
             total += int(cohort.num_examples[d, s]) * (w - start)
             weight += int(cohort.num_examples[d, s])
-    return start + total / max(weight, 1), np.mean(losses or [0.0])
+    mean_loss = np.mean(losses) if losses else np.nan  # a mean over nothing
+    return start + total / max(weight, 1), mean_loss
 
 
 def check_plan(cohort, dataset, clients, batching, resident):

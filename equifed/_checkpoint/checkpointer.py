@@ -159,7 +159,7 @@ class Checkpointer:
         self,
         round: int,
         state: PyTree,
-        history: list[dict[str, Any]],
+        history: list,  # of dictionaries; `check_history` looks at every one
         *,
         algorithm: str = "",
         fingerprint: Fingerprint | None = None,
