@@ -5,6 +5,8 @@ import importlib
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 import types
 
@@ -165,7 +167,7 @@ def test_rows_that_a_resumed_run_does_not_reach_are_kept(tmp_path):
     train(JSONLines(path), 8)
     old = path.read_bytes()
     logger = JSONLines(path)
-    with pytest.warns(UserWarning, match=r"from round 4 on.*not reached again"):
+    with pytest.warns(UserWarning, match=r"from round 7 on.*not reached again"):
         train(logger, 8, first_round=3, stop=6)
     assert (tmp_path / "run.1.jsonl").read_bytes() == old
     assert [row["round"] for row in lines(path)] == [1, 2, 3, 4, 5, 6]
@@ -186,6 +188,105 @@ def test_rows_that_a_resumed_run_does_not_reach_are_kept(tmp_path):
     logger.close()
     assert (tmp_path / "run.3.jsonl").read_bytes() == old
     assert [row["round"] for row in lines(path)] == [1, 2, 3, 4]
+
+
+def old_rows(num_rounds, scale=1.0):
+    for i in range(1, num_rounds + 1):
+        row = {"round": i, "loss": scale / i, "examples": 10 * i}
+        yield json.dumps(row).encode() + b"\n"
+
+
+def log_rows(path, first_round, num_rounds, scale=1.0):
+    with JSONLines(path) as logger:
+        logger.start(num_rounds, first_round)
+        for i in range(first_round + 1, num_rounds + 1):
+            logger.log(i, {"loss": scale / i, "examples": 10 * i})
+
+
+KILLED = """
+import os, signal, sys
+from equifed import JSONLines
+logger = JSONLines("run.jsonl")
+logger.start(8, int(sys.argv[1]))
+for round in range(int(sys.argv[1]) + 1, int(sys.argv[2]) + 1):
+    logger.log(round, {"loss": 1 / round, "examples": 10 * round})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(folder, first_round, stop):
+    """A resumed run that is killed after it has logged round `stop`."""
+    command = [sys.executable, "-c", KILLED, str(first_round), str(stop)]
+    assert subprocess.run(command, cwd=folder).returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not to be had there.")
+def test_a_kill_loses_no_row_that_was_cut(tmp_path):
+    path, cut = tmp_path / "run.jsonl", tmp_path / "run.jsonl.cut"
+    path.write_bytes(b"".join(old_rows(8)))
+    old = path.read_bytes()
+    killed(tmp_path, 3, 6)
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4, 5, 6]
+    assert cut.read_bytes() == old
+    # What is not there again is looked at again by the next one, killed or not.
+    killed(tmp_path, 4, 5)
+    assert [row["round"] for row in lines(path)] == [1, 2, 3, 4, 5]
+    assert cut.read_bytes() == old
+    log_rows(path, 5, 8)
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("reached", "first_round", "scale", "words"),
+    [
+        (6, 6, 2.0, "from round 7 on, which are not what this run has"),
+        (6, 0, 1.0, "from round 7 on, which a run that was killed did not reach"),
+        (5, 7, 1.0, "from round 6 on, which a run that was killed did not reach"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*had rows of another run")
+def test_what_a_killed_run_left_is_kept(tmp_path, reached, first_round, scale, words):
+    path, cut = tmp_path / "run.jsonl", tmp_path / "run.jsonl.cut"
+    rows = list(old_rows(8))
+    path.write_bytes(b"".join(rows[:reached]))
+    cut.write_bytes(b"".join(rows))
+    with pytest.warns(UserWarning, match=words):
+        log_rows(path, first_round, 8, scale)
+    assert (tmp_path / "run.1.jsonl").read_bytes() == b"".join(rows)
+    assert not cut.exists()
+
+
+def test_what_a_killed_run_left_may_be_there_already(tmp_path):
+    # Killed before the rows were cut, or after all of them were there again.
+    path, cut = tmp_path / "run.jsonl", tmp_path / "run.jsonl.cut"
+    for first_round, num in ((8, 9), (4, 8)):
+        path.write_bytes(b"".join(old_rows(8)))
+        cut.write_bytes(b"".join(old_rows(8)))
+        log_rows(path, first_round, num)
+        assert path.read_bytes() == b"".join(old_rows(num))
+        assert not cut.exists()
+    cut.write_text("of another tool")
+    with pytest.raises(ValueError, match=r"run\.jsonl\.cut` is not a file that"):
+        JSONLines(path).start(9, 8)
+    assert cut.read_text() == "of another tool"
+
+
+@pytest.mark.parametrize(
+    ("content", "had"),
+    [
+        ('{"round": 2, "score": 1, "rank": 3}\n', "score, rank"),
+        ('{"round": 2}', "none"),
+    ],
+)
+def test_a_short_file_of_something_else_is_not_gone_on_with(tmp_path, content, had):
+    path = tmp_path / "run.jsonl"
+    path.write_text(content)
+    error = f"its rows have {had}, and this run has examples, loss. Give another path"
+    with pytest.raises(ValueError, match=error):
+        train(JSONLines(path), 4, first_round=2)
+    assert path.read_text() == content
+    assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
 
 
 def test_a_run_with_nothing_left_to_do_leaves_the_file_alone(tmp_path):
