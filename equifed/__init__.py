@@ -1,4 +1,4 @@
-"""equifed: federated learning in JAX, one compiled program a round."""
+"""equifed: federated learning in JAX, whole rounds compiled."""
 
 from . import data as data, nn as nn
 from ._aggregator import (

@@ -284,6 +284,6 @@ def _resize(x: PyTree, axes: tuple[int, ...]) -> PyTree:
     )
 
 
-def _write(buffer: PyTree, x: PyTree, place: Array) -> PyTree:
+def _write(buffer: PyTree, x: PyTree, place: Array | int) -> PyTree:
     write: Callable = jax.lax.dynamic_update_slice_in_dim
     return jtu.tree_map(lambda b, x: write(b, x, place, 0), buffer, x)
