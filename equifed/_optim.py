@@ -7,14 +7,10 @@ finds becomes an array leaf, and the rest (functions, flags, integers) becomes o
 static value, whose hash is computed once rather than on every call.
 
 A transformation that asks for the value of a number (a Python `if`) cannot be given a
-traced one. Each kind is tried once, on the shapes of a small model, and where that
-fails its numbers stay what they are: it works as with Optax alone, and is compiled for
-each value.
+traced one. Each kind is tried once, and where that fails its numbers stay what they
+are: it works as with Optax alone, and is compiled for each value.
 """
 
-import functools
-import re
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +28,7 @@ from ._check import checked
 from ._closures import closed, Code, opened
 from ._noise import bare, is_key, looks_like_a_raw_key, marked
 from ._tree import floating, Static, tree_cast_like, tree_wide
+from ._tried import draws_alike, missing_in, tried
 from ._types import Params
 from ._words import shown
 
@@ -58,6 +55,8 @@ class Optim(eqx.Module):
     static: Static = eqx.field(static=True)
     needs: tuple[str, ...] = eqx.field(static=True)
     """What its update has to be given beside gradients and params, as far as known."""
+    looked_at: bool = eqx.field(static=True)
+    """Whether it could be tried on other params than its own."""
 
     @checked()
     def __init__(self, transformation: optax.GradientTransformation | optax.MultiSteps):
@@ -70,9 +69,14 @@ class Optim(eqx.Module):
         tree = marked(tree)
         arrays = jtu.tree_map(lambda x: floating(x) if _is_float(x) else x, tree)
         numbers, static = eqx.partition(arrays, eqx.is_array)
-        dynamic, self.needs = _try(numbers, Static(static))
-        if not dynamic:
+        trial = tried(numbers, Static(static))
+        self.needs = trial.needs
+        if not trial.works:
             numbers, static = eqx.partition(tree, eqx.is_array)
+            trial = tried(numbers, Static(static))
+        if trial.draws_alike:
+            raise _own_key(_names(tree))
+        self.looked_at = trial.works
         self.numbers, self.static = numbers, Static(static)
 
     @property
@@ -105,19 +109,32 @@ class Optim(eqx.Module):
         # In float32 at least: a second moment in bfloat16 could not decay by 0.999.
         wide = tree_wide((grads, bare(state), params))
 
-        def step(t: Any) -> Any:
+        def step(t: Any, grads: Any, value: Any, *rest: Any) -> Any:
             try:
-                return t.update(*wide)
+                return t.update(grads, *rest)
             except TypeError as error:
-                if value is None or _missing(error) != ("value",):
+                if value is None or missing_in(error) != ("value",):
                     raise
-                return t.update(*wide, value=value)
+                return t.update(grads, *rest, value=value)
 
-        updates, new_state = self._run(step)
+        updates, new_state = self._run(lambda t: step(t, wide[0], value, *wide[1:]))
+        if not self.looked_at:
+            self._check_noise(step, wide, value)
         self._check_like("updates", updates, params)
         new_state = marked(jtu.tree_map(self._state_leaf, new_state))
         self._check_like("state", new_state, state)
         return tree_cast_like(updates, params), tree_cast_like(new_state, state)
+
+    def _check_noise(self, step: Callable, args: tuple[Any, ...], value: Any) -> None:
+        """For the few that take only params of a certain structure."""
+
+        def update(given: Any, numbers: PyTree, *rest: Any) -> Any:
+            optim = eqx.tree_at(lambda optim: optim.numbers, self, numbers)
+            return optim._run(lambda t: step(t, *given, *rest))
+
+        given = (args[0], value)
+        if draws_alike(update, given, self.numbers, *args[1:]):
+            raise _own_key(self.names)
 
     def _run(self, function: Callable[[Any], Any]) -> Any:
         tree = bare(eqx.combine(self.numbers, self.static.value()))
@@ -206,60 +223,6 @@ def _names(tree: PyTree) -> str:
     return " | ".join(n for n in dict.fromkeys(names) if n not in hidden)[:120]
 
 
-def _try(numbers: PyTree, static: Static) -> tuple[bool, tuple[str, ...]]:
-    """Whether it works with traced numbers, and what its update needs."""
-    leaves, treedef = jtu.tree_flatten(numbers)
-    shapes = tuple((x.shape, x.dtype) for x in leaves)
-    return _try_once(static, treedef, shapes, jnp.result_type(float))
-
-
-@functools.lru_cache(maxsize=64)
-def _try_once(
-    static: Static,
-    treedef: Any,
-    shapes: tuple[tuple[tuple[int, ...], Any], ...],
-    dtype: Any,
-) -> tuple[bool, tuple[str, ...]]:
-    leaves = [jax.ShapeDtypeStruct(*x) for x in shapes]
-    numbers = jtu.tree_unflatten(treedef, leaves)
-    matrix = jax.ShapeDtypeStruct((2, 3), dtype)
-    params = {"weight": matrix, "bias": jax.ShapeDtypeStruct((3,), dtype)}
-
-    def step(numbers: PyTree, params: Params, extra: dict[str, Array]) -> PyTree:
-        t = closed(bare(eqx.combine(numbers, static.value())))
-        t = optax.with_extra_args_support(t)
-        return t.update(params, t.init(params), params, **extra)
-
-    needs: tuple[str, ...] = ()
-    with (
-        warnings.catch_warnings(),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        warnings.simplefilter("ignore")
-        while True:
-            extra = {name: jax.ShapeDtypeStruct((), dtype) for name in needs}
-            try:
-                jax.eval_shape(step, numbers, params, extra)
-            except Exception as error:  # noqa: BLE001 (whatever a user's code raises)
-                missing = _missing(error)
-                if not missing or needs:
-                    return False, needs
-                needs = missing
-                if needs != ("value",):
-                    return False, needs
-            else:
-                return True, needs
-
-
-def _missing(error: Exception) -> tuple[str, ...]:
-    """What an update should have been given by name, if that is the error."""
-    match = re.search(r"required keyword-only arguments?: (.*)", str(error))
-    if not isinstance(error, TypeError) or match is None:
-        return ()
-    return tuple(re.findall(r"'(\w+)'", match[1]))
-
-
 def _wants(names: str, missing: list[str], gives: tuple[str, ...]) -> str:
     wants = " and ".join(f"`{name}`" for name in missing)
     given = "the loss of the batch and no more" if gives else "gradients and params"
@@ -278,8 +241,16 @@ def _raw_key(names: str) -> TypeError:
     )
 
 
+def _own_key(names: str) -> ValueError:
+    return ValueError(
+        f"The optimiser `{names}` draws noise from a key that it makes itself, so that "
+        "all clients would draw the same in every round. Keep the key in its state: "
+        "return `jax.random.key(0)` in what `init` returns, and split it in `update`."
+    )
+
+
 def _failed(names: str, error: Exception) -> Exception:
-    missing = _missing(error)
+    missing = missing_in(error)
     if missing:
         return TypeError(_wants(names, list(missing), ("value",)))
     asks = (

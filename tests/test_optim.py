@@ -357,3 +357,118 @@ def test_a_transformation_that_is_none(wrong):
     with pytest.raises((TypeError, ValueError), match=r"optimiser.*<lambda>") as error:
         jax.eval_shape(lambda: optim.update(PARAMS, optim.init(PARAMS), PARAMS))
     assert len(str(error.value)) < 600
+
+
+def noisy(draw, init=lambda params: jnp.zeros((), jnp.int32), *, decay=0.0, name=None):
+    """A user's own transformation that adds what it draws, if need be to one leaf."""
+
+    def update(updates, state, params=None):
+        if decay > 1:
+            raise AssertionError
+        where = max(updates) if name is None else name
+        noise, state = draw(state, updates[where])
+        return {**updates, where: updates[where] + noise}, state
+
+    return optax.GradientTransformation(init, update)
+
+
+GLOBAL_KEY = jax.random.key(3)
+
+
+def counted(key):
+    def draw(count, x):
+        return jax.random.normal(jax.random.fold_in(key(), count), x.shape), count + 1
+
+    return draw
+
+
+def in_a_loop(count, x):
+    def body(i, total):
+        key = jax.random.fold_in(jax.random.key(0), i)
+        return total + jax.random.uniform(key, x.shape)
+
+    return jax.lax.fori_loop(0, count + 1, body, x), count + 1
+
+
+def in_a_branch(count, x):
+    def draw():
+        return jax.random.gamma(jax.random.key(0), 2.0, x.shape)
+
+    return jax.lax.cond(count > 1, draw, lambda: x), count + 1
+
+
+@pytest.mark.parametrize(
+    "draw",
+    (
+        counted(lambda: jax.random.key(0)),
+        counted(lambda: jax.random.PRNGKey(0)),
+        counted(lambda: GLOBAL_KEY),
+        lambda count, x: (jax.random.normal(jax.random.key(0), x.shape), count),
+        lambda count, x: (jax.random.permutation(jax.random.key(0), x), count),
+        in_a_loop,
+        in_a_branch,
+    ),
+)
+def test_noise_from_a_key_that_all_have_is_refused(draw):
+    error = "draws noise from a key that it makes itself.*Keep the key in its state"
+    for decay in (0.0, 0.5):  # with numbers that are traced, and that cannot be
+        with pytest.raises(ValueError, match=error):
+            eqf.Optim(optax.chain(optax.clip(1.0), noisy(draw, decay=decay)))
+    # What takes some params only is looked at with these.
+    optim = eqf.Optim(noisy(draw, name="w"))
+    with pytest.raises(ValueError, match=error):
+        jax.eval_shape(lambda: optim.update(PARAMS, optim.init(PARAMS), PARAMS))
+
+
+def split_and_draw(key, x):
+    key, one = jax.random.split(key)
+    return jax.random.normal(one, x.shape), key
+
+
+def scanned(key, x):
+    def body(key, x):
+        return split_and_draw(key, x)[::-1]
+
+    key, noise = jax.lax.scan(body, key, x)
+    return noise, key
+
+
+def repeated(key, x):
+    def body(carry):
+        noise, key = split_and_draw(carry[1], x)
+        return carry[0] + noise, key, carry[2] + 1
+
+    return jax.lax.while_loop(lambda carry: carry[2] < 3, body, (x, key, 0))[:2]
+
+
+def in_pairs(state, x):
+    noise, key = jax.lax.cond(
+        state[1] > 0, split_and_draw, lambda key, x: (x, key), state[0], x
+    )
+    return noise, (key, state[1] + 1)
+
+
+def of_the_gradient(count, x):
+    seed = jax.lax.bitcast_convert_type(jnp.sum(x).astype(jnp.float32), jnp.uint32)
+    return jax.random.normal(jax.random.key(seed), x.shape), count
+
+
+def test_noise_from_a_key_in_the_state_is_taken():
+    def key(params):
+        return jax.random.key(0)
+
+    mine = jax.random.key(1)
+    for transformation in (
+        noisy(split_and_draw, key),
+        noisy(jax.jit(split_and_draw), key),
+        noisy(scanned, key),
+        noisy(repeated, key),
+        noisy(in_pairs, lambda params: (jax.random.key(0), jnp.zeros((), jnp.int32))),
+        noisy(of_the_gradient),
+        noisy(counted(lambda: mine)),  # a key that is held, as one in the state
+        noisy(split_and_draw, key, name="w"),
+        noisy(counted(lambda: mine), name="w"),
+        optax.chain(optax.clip(1.0), noisy(split_and_draw, key), optax.sgd(0.1)),
+    ):
+        optim = eqf.Optim(transformation)
+        jax.eval_shape(lambda o=optim: o.update(PARAMS, o.init(PARAMS), PARAMS))

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 import optax
 
@@ -15,6 +16,11 @@ def without_aggregator(make):
     """[`common`][], for what has no choice of an aggregator."""
     cases = common(make)
     return {k: v for k, v in cases.items() if "aggregator" not in k}
+
+
+def noise(updates, params):
+    """From a key that all clients have."""
+    return jtu.tree_map(lambda x: x + jr.normal(jr.key(0), x.shape), updates)
 
 
 def counts(make, *, name, least):
@@ -217,6 +223,11 @@ TABLE = {
             lambda: eqf.Optim(optax.adam),
             TypeError,
             "adam",
+        ),
+        "noise that all clients would share": (
+            lambda: eqf.Optim(optax.stateless(noise)),
+            ValueError,
+            ("`noise` draws noise from a key that it makes itself", "in its state"),
         ),
     },
     "DynServer": numbers(eqf.DynServer, POSITIVE, name="alpha"),
