@@ -74,8 +74,9 @@ def train(
     An [`equifed.Solution`][]. If the model became non-finite, its `result` and a
     warning say so, and its state is the last good one; likewise if the model is finite
     but a round's loss is not. Other warnings tell of the first round in which nobody
-    took part, or no client had a finite message, which changed nothing. Each names the
-    example at fault, if there is one.
+    took part, or no client had a finite message, which changed nothing, or another
+    metric of the training is not finite. Each names the example at fault, if there is
+    one.
 
     If Ctrl-C or an error ends the training, the exception has an attribute `solution`:
     what was reached before it, and `RESULTS.interrupted`.
@@ -133,7 +134,8 @@ def train(
         number = int(state.round)
         logger.start(num_rounds, number)
         held = stack.pop_all()
-    watch = Watch(loader, algorithm.client.loss, history)
+    evaluated = {f"{name}/{x}" for name, names in measured.items() for x in names}
+    watch = Watch(loader, algorithm.client.loss, history, evaluated)
     result = watch.result if history else RESULTS.successful
     breaks = [eval_every] if evaluators else []
     if checkpointer is not None:

@@ -5,14 +5,16 @@ data of that round's clients shows it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from ._evaluate.blame import bad_cell, blame
 from ._history import ROUND, Row
+from ._metrics import RESERVED
 from ._solution import RESULTS
 from ._types import Loss, Model
 from ._warn import warn
+from ._words import listed
 from .data import Loader, StreamLoader
 from .data._participants import participants
 
@@ -26,6 +28,10 @@ NO_MESSAGES = (
     "as it was; see `nonfinite` in the history."
 )
 LOSS = "The training loss of round {} is {}, though the messages of {:g} clients count."
+METRICS = (
+    "In round {} of the training {}: a mean over nothing, or of numbers that are not "
+    "finite."
+)
 SOME = "Messages of round {} are not finite ({:g} of them), and {}."
 
 
@@ -33,9 +39,18 @@ class Watch:
     """Looks at one row of the history after another."""
 
     def __init__(
-        self, loader: Loader | StreamLoader, loss: Loss, history: Iterable[Row]
+        self,
+        loader: Loader | StreamLoader,
+        loss: Loss,
+        history: Iterable[Row],
+        evaluated: Collection[str] = (),
     ):
+        """**Arguments:**
+
+        - `evaluated`: the names in a row that are not of the training.
+        """
         self._loader, self._loss = loader, loss
+        self._others = {ROUND, *RESERVED, *evaluated}
         self._said: set[str] = set()
         self._seen: set[str] = set()
         history = list(history)
@@ -61,8 +76,10 @@ class Watch:
             self._say("messages", NO_MESSAGES.format(row[ROUND]), row, model)
         elif row["clients"] == 0:
             self._nobody(row)
-        elif row["nonfinite"] > 0:
-            self._some(row)
+        else:
+            if row["nonfinite"] > 0:
+                self._some(row)
+            self._metrics(row, model)
         return self.result
 
     @property
@@ -104,6 +121,17 @@ class Watch:
                 self._said.add("data")
                 warn(SOME.format(row[ROUND], row["nonfinite"], cell))
                 return
+
+    def _metrics(self, row: Row, model: Model) -> None:
+        bad = [
+            f"{name!r} is {value}"
+            for name, value in row.items()
+            if name not in self._others
+            and isinstance(value, float)
+            and not math.isfinite(value)
+        ]
+        if bad:
+            self._say("metrics", METRICS.format(row[ROUND], listed(bad)), row, model)
 
     def _clients(self, row: Row) -> list[tuple[str, Any]]:
         return participants(self._loader, row[ROUND] - 1)

@@ -1,6 +1,8 @@
 """A checkpoint is gone on from by the experiment that it is of, and by no other."""
 
 import dataclasses
+import enum
+import fractions
 import functools
 import json
 import os
@@ -163,6 +165,15 @@ def test_a_change_is_named(base, change):
     assert names_of(differences(now, base)) == names
 
 
+def test_an_old_style_key_is_the_same(base):
+    algorithm, model = algorithm_of(), testing.Linear()
+    loader = D.Loader(dataset_of(), D.UniformSampler(3, seed=1), BATCHING)
+    for seed, names in ((0, set()), (1, {"key"})):
+        key = jax.random.PRNGKey(seed)
+        found = eqf.Checkpointer.fingerprint(algorithm, model, loader, key=key)
+        assert names_of(differences(base, json.loads(json.dumps(found)))) == names
+
+
 def test_how_it_is_run_may_change(base):
     mesh = jax.make_mesh((2,), ("clients",), devices=jax.devices()[:2])
     ways: Any = ({"mesh": mesh}, {"resident": False}, {"prefetch": 0})
@@ -237,6 +248,20 @@ class PlainLoss:
         return self._alpha
 
 
+class Slotted:
+    __slots__ = ("__alpha", "unset")
+
+    def __init__(self, alpha):
+        self.__alpha = alpha
+
+    def __call__(self, model, example, key):
+        return self.__alpha
+
+
+class SlottedAndMore(Slotted):
+    """With a `__dict__` beside the slots of its base."""
+
+
 LOSSES = {
     "closure": lambda a: factory(a),
     "array": lambda a: factory(1.0, np.full(3, a)),
@@ -247,6 +272,11 @@ LOSSES = {
     "module": lambda a: ModuleLoss(jnp.asarray(a)),
     "static field": lambda a: ModuleLoss(jnp.zeros(()), a),
     "object": lambda a: PlainLoss(a),
+    "slots": lambda a: Slotted(a),
+    "slots of a base": lambda a: SlottedAndMore(a),
+    "fraction": lambda a: factory(fractions.Fraction(a)),
+    "enumeration": lambda a: factory(enum.Enum("Scale", {"one": a}).one),
+    "flags": lambda a: factory(enum.Flag("Scale", {"one": int(100 * a)}).one),
     "bound method": lambda a: PlainLoss(a).method,
     "default": lambda a: lambda m, e, k, a=a: a,
     "jit": lambda a: jax.jit(factory(a)),

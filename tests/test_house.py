@@ -30,6 +30,8 @@ LAYERS = (
         *("_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
     ("_closures", "_noise", "_cohort", "_metrics", "_share"),
+    ("_tried",),
+    ("_tried",),
     ("_optim",),
     ("data", "nn", "_classification"),
     ("objectives",),

@@ -347,6 +347,39 @@ def test_a_loss_that_is_nan_is_no_success(rounds_per_call, tmp_path):
     assert run(3).result == eqf.RESULTS.nonfinite_loss
 
 
+def with_metrics(model, example, key):
+    """A loss that is finite, with metrics that are not always so."""
+    bad = jnp.where(example["label"] > 2, jnp.nan, 0.0)
+    rare = eqf.Average(1.0, example["label"] == 2)
+    metrics = {"bad": bad, "worse": -jnp.inf * (bad == bad), "rare": rare, "good": 1.0}
+    return plain_loss(model, example, key), metrics
+
+
+def test_another_metric_that_is_not_finite_is_told_of_once():
+    dataset = labelled({"a": [0, 1], "b": [2, 1, 3], "c": [2]})
+
+    def loss(model, example, key):
+        value, metrics = with_metrics(model, example, key)
+        return value, {name: metrics[name] for name in ("bad", "rare", "good")}
+
+    def run(loss, sampler, num_rounds):
+        algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+        loader = eqf.data.Loader(dataset, sampler, BATCHING)
+        model = testing.Point(2.0)
+        return eqf.train(algorithm, model, loader, num_rounds=num_rounds, key=KEY)
+
+    where = "round 2 of the training 'bad' is nan: .* is row 2 of client 'b': it has label = 3"
+    with pytest.warns(UserWarning, match=where) as warned:
+        got = run(loss, Only((1,), (2,), (0,)), 3)
+    assert len(warned) == 1
+    assert got.result == eqf.RESULTS.successful
+    # A mean over nothing, and several at once.
+    with pytest.warns(UserWarning, match="'rare' is nan: a mean over nothing"):
+        run(loss, Only((0,), (), ()), 1)
+    with pytest.warns(UserWarning, match="'bad' is nan, 'worse' is -inf: "):
+        run(with_metrics, Only((1,), (), ()), 1)
+
+
 def test_missing_values_are_named():
     loader = eqf.data.Loader(poisoned(np.nan), Poisoned(1), BATCHING)
     where = "became non-finite.*row 0 of client 'z': its column 'b' holds nan"

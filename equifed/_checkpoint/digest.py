@@ -4,7 +4,9 @@ Addresses, hashes of Python, the order of sets and the places of functions do no
 """
 
 import dataclasses
+import decimal
 import enum
+import fractions
 import functools
 import hashlib
 import pathlib
@@ -36,6 +38,7 @@ PIECE = 1 << 14  # bytes
 
 _UNSET = object()
 _PLAIN = (bool, int, float, complex, str, bytes, range, types.EllipsisType, slice)
+_PLAIN += (fractions.Fraction, decimal.Decimal)
 
 
 def digest(x: Any) -> str:
@@ -92,8 +95,19 @@ def _parts(x: Any) -> tuple[str, list[Any]]:
         name = getattr(x, "__qualname__", getattr(x, "__name__", ""))
         where = getattr(x, "__module__", "")
         return "thing", [f"{type(x).__qualname__} {where} {name}".encode()]
-    values = getattr(x, "__dict__", {})
-    return "object", [_Inner(type(x)), _Inner(dict(values))]
+    return "object", [_Inner(type(x)), _Inner(_slots(x) | getattr(x, "__dict__", {}))]
+
+
+def _slots(x: Any) -> dict[str, Any]:
+    """What an object keeps outside of its `__dict__`."""
+    members = {
+        name: value
+        for kind in reversed(type(x).__mro__)
+        for name, value in vars(kind).items()
+        if isinstance(value, types.MemberDescriptorType)
+    }
+    found = {name: getattr(x, name, _UNSET) for name in members}
+    return {name: value for name, value in found.items() if value is not _UNSET}
 
 
 def _of_mapping(x: Mapping[Any, Any]) -> tuple[str, list[Any]]:
@@ -128,6 +142,10 @@ def _of_function(x: types.FunctionType) -> tuple[str, list[Any]]:
 
 def _of_class(x: type) -> tuple[str, list[Any]]:
     return "class", [_Inner(of_class(x)), _Inner(held_by_class(x))]
+
+
+def _of_enum(x: enum.Enum) -> tuple[str, list[Any]]:
+    return "enum", [_Inner(type(x).__qualname__), _Inner(x.name), _Inner(x.value)]
 
 
 def _of_optim(x: Optim) -> tuple[str, list[Any]]:
@@ -172,7 +190,7 @@ _KINDS: tuple[tuple[Any, Callable[[Any], tuple[str, list[Any]]]], ...] = (
     ((np.ndarray, np.generic, jax.Array, ChunkedColumn), _of_array),
     (FederatedDataset, _of_dataset),
     (Optim, _of_optim),
-    (enum.Enum, lambda x: ("enum", [_Inner(type(x).__qualname__), _Inner(x.name)])),
+    (enum.Enum, _of_enum),
     (type, _of_class),
     (types.FunctionType, _of_function),
     (types.MethodType, _of_method),

@@ -50,11 +50,17 @@ def fingerprint(
     parts = {name.removeprefix("algorithm."): x for name, x in parts.items()}
     return {
         PYTHON: ".".join(platform.python_version_tuple()[:2]),
-        "key": _text(key),
+        "key": _text(_typed(key)),
         **parts,
         **dict(_model(model)),
         **dict(_data(loader)),
     }
+
+
+def _typed(key: PRNGKeyArray) -> PRNGKeyArray:
+    """The key as `jax.random.key` makes it: an old-style one has the same numbers."""
+    is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if is_typed else jr.wrap_key_data(key)
 
 
 def _outline(name: str, x: Any) -> Iterator[tuple[str, Any]]:
