@@ -12,10 +12,12 @@ from ._algorithm import AbstractAlgorithm, State
 from ._algorithm.loop import Stepper
 from ._algorithm.tune import tuned
 from ._check import check_count, checked
-from ._client import check_loss
+from ._client import traced_loss
 from ._contract import check_state
 from ._executor import Executor
 from ._interrupt import keep, where
+from ._missing_rows import MissingRows
+from ._types import Model
 from ._used_up import check_not_used_up
 from .data import Loader, StreamLoader
 
@@ -64,7 +66,7 @@ def rounds(
         ```
     """
     check_count("num_rounds", num_rounds, least=0)
-    check_rounds(algorithm, state, loader, rounds_per_call)
+    _, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     number = int(state.round)
     if number > num_rounds:
         raise ValueError(
@@ -79,6 +81,7 @@ def rounds(
         key=key,
         executor=executor,
         rounds_per_call=rounds_per_call,
+        missing=missing,
     )
     return _pairs(calls)
 
@@ -113,11 +116,13 @@ class Calls:
         key: PRNGKeyArray,
         executor: Executor | None,
         rounds_per_call: int,
+        missing: MissingRows,
         breaks: Sequence[int] = (),
         stop_nonfinite: bool = False,
     ):
         """**Arguments:**
 
+        - `missing`: looks at each round's data before it is run.
         - `breaks`: no call goes beyond a multiple of any of these.
         - `stop_nonfinite`: whether a call ends early with a round whose model is not
             finite.
@@ -126,6 +131,7 @@ class Calls:
         self._executor = Executor(mesh=loader.mesh) if executor is None else executor
         self._num_rounds, self._size = num_rounds, rounds_per_call
         self._breaks, self._stop = breaks, stop_nonfinite
+        self._missing = missing
         self._state: State | None = state
         self._step: Stepper | None = None
 
@@ -135,6 +141,7 @@ class Calls:
         start, executor = int(state.round), self._executor
         if executor.block_size == "auto":
             first = next(cohort for _, cohort in loader.cohorts(start))
+            self._missing(start, lambda: self._model)
             executor = tuned(
                 self._algorithm, state, first, key=self._key, executor=executor
             )
@@ -143,17 +150,24 @@ class Calls:
         self._state = None  # The caller may have let go of it.
         del state
         if self._size == 1:
-            for _, cohort in loader.cohorts(start, self._num_rounds):
+            for round, cohort in loader.cohorts(start, self._num_rounds):
+                self._missing(round, lambda: self._model)
                 yield *step(cohort), 1
             return
         assert isinstance(loader, Loader)
         calls = _split(start, self._num_rounds, self._size, self._breaks)
         for call, cohorts in loader.stacks(calls, self._size):
             count = len(call)
+            for round in call:
+                self._missing(round, lambda: self._model)
             state, metrics, ran = step.several(cohorts, count, stop=self._stop)
             if count < self._size:
                 metrics = {name: x[:count] for name, x in metrics.items()}
             yield state, metrics, ran
+
+    @property
+    def _model(self) -> Model:
+        return self.reached()[0].model
 
     def reached(self) -> tuple[State, dict[str, Array] | None, int | Array | None]:
         """The state after the last call, that call's metrics, if there was one, and
@@ -177,12 +191,13 @@ def check_rounds(
     state: State,
     loader: Loader | StreamLoader,
     rounds_per_call: int,
-) -> Collection[str]:
+) -> tuple[Collection[str], MissingRows]:
     """Refuses what does not fit together, before anything is compiled.
 
     **Returns:**
 
-    The names of the metrics that the loss reports, if that is known.
+    The names of the metrics that the loss reports, if that is known; and what looks at
+    the data of each round.
     """
     check_not_used_up("state", state)
     check_count("rounds_per_call", rounds_per_call)
@@ -210,12 +225,15 @@ def check_rounds(
     check_state(
         algorithm.client, algorithm.aggregator, algorithm.server, state.model, states
     )
+    loss = algorithm.client.loss
     if not isinstance(loader, Loader):
-        return ()
+        return (), MissingRows(loader, loss, None)
     # By shape alone, so that the error can name the client.
     client, example = loader.dataset.client_ids[0], loader.dataset.example
-    loss = algorithm.client.loss
-    return check_loss(loss, state.model, example, f"client {client!r}")
+    reported, lookups = traced_loss(loss, state.model, example, f"client {client!r}")
+    missing = MissingRows(loader, loss, lookups)
+    missing.before(state.model)
+    return reported, missing
 
 
 def stateful_on_a_stream(algorithm: AbstractAlgorithm) -> ValueError:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
@@ -14,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 from ._algorithm import AbstractAlgorithm
 from ._check import check_count, checked
 from ._checkpoint import Checkpointer
-from ._evaluate import check_evaluation, Evaluator
+from ._evaluate import Evaluator
 from ._executor import Executor
 from ._history import rows_of
 from ._logger import AbstractLogger, NoLogger
@@ -106,11 +105,9 @@ def train(
     history: list[dict[str, Any]] = []
     name, made_with = type(algorithm).__name__, None
     measured: dict[str, list[str]] = {}
-    for where, dataset in (evaluation or {}).items():
-        model = eqx.nn.inference_mode(state.model)
-        shapes = check_evaluation(metrics, model, dataset.example, f"{where!r}")
-        measured[where] = list(shapes)
-    reported = check_rounds(algorithm, state, loader, rounds_per_call)
+    for where in evaluators:
+        measured[where] = list(evaluators[where]._check(state.model, f"{where!r}"))
+    reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     _check_distinct(reported, measured)
     with contextlib.ExitStack() as stack:  # nothing on disk is touched before
         if checkpointer is not None:
@@ -148,6 +145,7 @@ def train(
         key=key,
         executor=executor,
         rounds_per_call=rounds_per_call,
+        missing=missing,
         breaks=breaks,
         stop_nonfinite=True,
     )

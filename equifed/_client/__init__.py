@@ -13,5 +13,5 @@ from .correction import (
 )
 from .full_gradient import FullGradient as FullGradient
 from .local_sgd import LocalSGD as LocalSGD
-from .loss import check_loss as check_loss
+from .loss import check_loss as check_loss, traced_loss as traced_loss
 from .normalized import Normalized as Normalized

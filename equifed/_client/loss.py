@@ -4,6 +4,7 @@ Users write the loss of one example. Here it is mapped over a batch, masked, ave
 and differentiated; here too its mistakes are found, before anything is compiled.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .._lookups import Lookups, Program, traced
 from .._metrics import AbstractMetric, as_metrics, masked_sum
 from .._tree import tree_shapes, tree_zeros_like
 from .._types import Example, Loss, Model, Params
@@ -72,11 +74,43 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
     `ValueError` if the loss cannot take the example, or returns anything but one
     floating-point number, or a pair of it and a dictionary.
     """
+    return _tried(
+        lambda x: eqx.filter_eval_shape(_stateless, loss, x, example, jr.key(0)),
+        model,
+        example,
+        where,
+    )
+
+
+def traced_loss(
+    loss: Loss, model: Model, example: Example, where: str
+) -> tuple[Metrics, Lookups]:
+    """As `check_loss`, and what the loss reads by numbers of the example."""
+    programs: list[Program] = []
+
+    def given(model: Model) -> Any:
+        return loss, model, jr.key(0)
+
+    def value(given: Any, example: Example) -> Any:
+        loss, model, key = given
+        return _stateless(loss, model, example, key)
+
+    def trace(model: Model) -> Any:
+        out, program = traced(value, given(model), example)
+        programs.append(program)
+        return out
+
+    metrics = _tried(trace, model, example, where)
+    return metrics, Lookups(programs[0], given)
+
+
+def _tried(
+    trace: Callable[[Model], Any], model: Model, example: Example, where: str
+) -> Metrics:
     shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
     shapes = f"{shapes!s:.150}"
-    model = tree_shapes(model)
     try:
-        out: Any = eqx.filter_eval_shape(_stateless, loss, model, example, jr.key(0))
+        out: Any = trace(tree_shapes(model))
     except Exception as error:
         if isinstance(error, _Stateful) or "unbound axis name" in str(error):
             raise ValueError(_NO_STATE) from error

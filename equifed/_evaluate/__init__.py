@@ -10,4 +10,3 @@ metric is a sum, so it does not matter how the rows are cut.
 
 from .clients import ClientMetrics as ClientMetrics
 from .evaluate import evaluate as evaluate, Evaluator as Evaluator
-from .fold import check_evaluation as check_evaluation

@@ -24,7 +24,7 @@ from ..data._plan import ladder
 from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
-from .fold import check_evaluation, fold
+from .fold import fold, traced_metrics
 from .rows import piece_size, put_model, put_rows, Rows
 
 
@@ -121,6 +121,7 @@ class Evaluator:
         self._kept: Rows | None = None
         self._explained = False
         self._checked: Any = None
+        self._names: list[str] = []
 
     @checked()
     def __call__(
@@ -173,15 +174,32 @@ class Evaluator:
             self._explain(model)
         return total
 
-    def _check(self, model: Model) -> None:
-        """Tries the metrics on a model of a structure that is new here."""
+    def _check(self, model: Model, where: str = "") -> list[str]:
+        """Tries the metrics on a model of a structure that is new here, and refuses
+        examples that ask for a row that is not there.
+
+        **Arguments:**
+
+        - `where`: whose examples they are, for the error; the first client's if not
+            given.
+
+        **Returns:**
+
+        The names of the metrics.
+        """
+        model = eqx.nn.inference_mode(model)
         leaves, treedef = jtu.tree_flatten(model)
         shapes = [(x.shape, x.dtype) for x in leaves if eqx.is_array(x)]
         if self._checked != (treedef, shapes):
             dataset = self._dataset
-            who = f"client {dataset.client_ids[0]!r}"
-            check_evaluation(self._metrics, model, dataset.example, who)
+            where = where or f"client {dataset.client_ids[0]!r}"
+            found, lookups = traced_metrics(
+                self._metrics, model, dataset.example, where
+            )
+            lookups.check_dataset(dataset, model)
+            self._names = list(found)
             self._checked = (treedef, shapes)
+        return self._names
 
     def _explain(self, model: Model) -> None:
         if not tree_isfinite(model):

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .._client.loss import check_loss, example_metrics
 from .._compiled import compiled, Flat
+from .._lookups import Lookups, traced
 from .._mesh import AXIS
 from .._metrics import AbstractMetric, as_metrics
 from .._tree import tree_shapes, tree_zeros_like
@@ -111,12 +112,25 @@ def check_evaluation(
     metrics: Measure, model: Model, example: PyTree, where: str = "the dataset"
 ) -> dict[str, AbstractMetric]:
     """The shapes of an example's metrics, or the loss's own kind of error."""
+    return traced_metrics(metrics, model, example, where)[0]
+
+
+def traced_metrics(
+    metrics: Measure, model: Model, example: PyTree, where: str
+) -> tuple[dict[str, AbstractMetric], Lookups]:
+    """As `check_evaluation`, and what the metrics read by numbers of the example."""
 
     def value(model, example, key):
         out: Any = metrics(model, example, key)
         return (jnp.zeros(()), {}) if isinstance(out, Mapping) else out
 
+    def given(model: Model) -> Any:
+        return metrics, model, jr.key(0)
+
+    def measured(given: Any, example: PyTree) -> dict[str, AbstractMetric]:
+        metrics, model, key = given
+        return metrics_of(metrics, model, example, key)
+
     check_loss(value, model, example, where)
-    return eqx.filter_eval_shape(
-        lambda m, e: metrics_of(metrics, m, e, jr.key(0)), tree_shapes(model), example
-    )
+    shapes, program = traced(measured, given(tree_shapes(model)), example)
+    return shapes, Lookups(program, given)

@@ -1,0 +1,156 @@
+"""Whether it matters which row stands in for one that is not there.
+
+A loss may read a row for an id that has none and throw away what it read: padding is
+often marked so, and masked afterwards. Nothing is invented there. So the loss of an
+example is computed twice, the second time with other numbers in place of those rows;
+where it comes out the same, they do not count.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jaxtyping import Array, Bool, Shaped
+
+from .follow import indices, Site
+from .program import called, Program
+
+
+def matters(
+    program: Program,
+    given: Sequence[Array],
+    examples: dict[str, Shaped[np.ndarray, "rows ..."]],
+    sites: frozenset[Site],
+) -> Bool[np.ndarray, " rows"]:
+    """For each of several examples, whether the program's results depend on what is
+    read at these sites where there is nothing to read.
+
+    It runs number by number, as a program of its own would have to be compiled.
+    """
+    columns = [name for name in program.columns if name is not None]
+
+    def one(rows: list[Array]) -> Bool[Array, ""]:
+        first, second = (
+            _run(program.closed, [*given, *rows], _Other(sites, shift))
+            for shift in (0, 1)
+        )
+        pairs = zip(first, second, strict=True)
+        differ = [_differ(a, b) for a, b in pairs]
+        return jnp.any(jnp.stack([jnp.zeros((), bool), *differ]))
+
+    return np.asarray(jax.vmap(one)([jnp.asarray(examples[n]) for n in columns]))
+
+
+def _differ(a: Array, b: Array) -> Bool[Array, ""]:
+    if jnp.issubdtype(a.dtype, jax.dtypes.extended):
+        return jnp.zeros((), bool)
+    # Of what is not finite anyhow it cannot be told.
+    known = jnp.isfinite(a) if jnp.issubdtype(a.dtype, jnp.inexact) else True
+    return jnp.any((a != b) & known)
+
+
+class _Other:
+    """Reads at some sites, with other numbers where there is no such row."""
+
+    def __init__(self, sites: frozenset[Site], shift: int):
+        self._sites, self._shift = sites, shift
+        self._equations = {site.equation for site in sites}
+
+    def __contains__(self, equation: JaxprEqn) -> bool:
+        return id(equation) in self._equations
+
+    def __call__(self, equation: JaxprEqn, inputs: list[Array], out: Array) -> Array:
+        if self._shift == 0 or out.dtype == bool:
+            return out
+        shape, params = inputs[0].shape, equation.params
+        sizes = params["slice_sizes"]
+        missing = jnp.zeros((), bool)
+        if equation.primitive.name == "dynamic_slice":
+            starts = jnp.stack(inputs[1:])
+        else:
+            starts = jnp.moveaxis(inputs[1], -1, 0)
+            within = params["dimension_numbers"].offset_dims
+            missing = jnp.zeros(inputs[1].shape[:-1], bool)
+        for index, axis in indices(equation).items():
+            if Site(id(equation), index) in self._sites:
+                start = starts[index]
+                missing |= (start < 0) | (start > shape[axis] - sizes[axis])
+        if missing.ndim > 0:
+            missing = jnp.expand_dims(missing, within)
+        # Not all by the same: a model may not see what all numbers have in common.
+        other = jnp.cos(jnp.arange(out.size, dtype=float)).reshape(out.shape)
+        if not jnp.issubdtype(out.dtype, jnp.inexact):
+            other = jnp.ones_like(other)
+        return jnp.where(missing, out + other.astype(out.dtype), out)
+
+
+def _run(closed: ClosedJaxpr, inputs: Sequence[Any], other: _Other) -> list[Any]:
+    """Runs a program, with the reads that are to be others."""
+    jaxpr = closed.jaxpr
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    known.update(zip(jaxpr.invars, inputs, strict=True))
+
+    def value(x: Any) -> Any:
+        if isinstance(x, Literal):
+            aval: Any = x.aval
+            return jnp.asarray(x.val, aval.dtype)
+        return known[x]
+
+    for equation in jaxpr.eqns:
+        given = [value(x) for x in equation.invars]
+        known.update(zip(equation.outvars, _step(equation, given, other), strict=True))
+    return [value(x) for x in jaxpr.outvars]
+
+
+def _step(equation: JaxprEqn, given: list[Any], other: _Other) -> Sequence[Any]:
+    name, params = equation.primitive.name, equation.params
+    inner = called(equation)
+    if inner is not None:
+        return _run(inner, given, other)
+    if name == "scan":
+        return _scan(params, given, other)
+    if name == "while":
+        return _while(params, given, other)
+    if name == "cond":
+        ways = [_runs(way, other) for way in params["branches"]]
+        return jax.lax.switch(given[0], ways, *given[1:])
+    out = equation.primitive.bind(*given, **equation.primitive.get_bind_params(params))
+    if equation in other:
+        return [other(equation, given, out)]
+    return out if equation.primitive.multiple_results else [out]
+
+
+def _runs(closed: ClosedJaxpr, other: _Other) -> Callable[..., list[Any]]:
+    return lambda *inputs: _run(closed, inputs, other)
+
+
+def _scan(params: dict[str, Any], given: list[Any], other: _Other) -> Sequence[Any]:
+    first = params["num_consts"]
+    count, body = params["num_carry"], params["jaxpr"]
+    consts, carry = given[:first], given[first:][:count]
+
+    def step(carry: list[Any], rest: list[Any]) -> tuple[list[Any], list[Any]]:
+        out = _run(body, [*consts, *carry, *rest], other)
+        return out[:count], out[count:]
+
+    carry, out = jax.lax.scan(
+        step,
+        carry,
+        given[first + count :],
+        length=params["length"],
+        reverse=params["reverse"],
+    )
+    return [*carry, *out]
+
+
+def _while(params: dict[str, Any], given: list[Any], other: _Other) -> Sequence[Any]:
+    first, count = params["cond_nconsts"], params["body_nconsts"]
+    limits, consts = given[:first], given[first:][:count]
+    return jax.lax.while_loop(
+        lambda carry: _run(params["cond_jaxpr"], [*limits, *carry], other)[0],
+        lambda carry: _run(params["body_jaxpr"], [*consts, *carry], other),
+        given[first + count :],
+    )
