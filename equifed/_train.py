@@ -82,7 +82,9 @@ def train(
 
     **Raises:**
 
-    `ValueError` for arguments that do not fit together, before anything is compiled.
+    `ValueError` for arguments that do not fit together, or an id that has no row in a
+    table which the loss or a metric reads, before anything is compiled; of data that is
+    streamed, before its round.
     """
     check_count("num_rounds", num_rounds, least=0)
     check_count("eval_every", eval_every)

@@ -329,3 +329,28 @@ def test_only_columns_that_are_asked_for_are_read():
     _, lookups = traced_loss(loss, MODEL, dataset.example, "anna")
     lookups.check(participants(loader, 0), lambda: MODEL)
     lookups.check_dataset(dataset, MODEL)
+
+
+def test_a_single_round_refuses_it():
+    read = loss_of(READS["a table"])
+    traces = []
+
+    def loss(model, example, key):
+        traces.append(1)
+        return read(model, example, key)
+
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    state = algorithm.init(MODEL, num_clients=2)
+    words = f"Column 'tokens' of client 1 holds {MISSING} in row 1"
+    for resident in (True, False):
+        dataset = dataset_of([0, 1, 2, MISSING])
+        cohort = eqd.cohort(dataset, BATCHING, resident=resident)
+        with pytest.raises(ValueError, match=words):
+            algorithm.round(state, cohort, key=KEY)
+    good = eqd.cohort(dataset_of([0, 1, 2, 3]), BATCHING)
+    algorithm.round(state, good, key=KEY)
+    # Later rounds cost nothing.
+    traces.clear()
+    algorithm.round(state, good, key=KEY)
+    algorithm.round(state, eqd.cohort(dataset_of([3, 2, 1, 0]), BATCHING), key=KEY)
+    assert not traces

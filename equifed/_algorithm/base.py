@@ -26,6 +26,7 @@ from .._used_up import check_not_used_up
 from .._words import shown
 from ..data import AbstractBatching
 from .apart import one_round_apart, runs_apart
+from .lookups import check_lookups
 from .parts import check_parts
 from .state import repeat, State
 from .step import one_round
@@ -119,12 +120,14 @@ class AbstractAlgorithm(eqx.Module):
 
         **Raises:**
 
-        `ValueError` if the cohort does not fit the executor or the algorithm.
+        `ValueError` if the cohort does not fit the executor or the algorithm, or holds
+        an id that has no row in a table which the loss reads.
         """
         check_round(self, cohort, executor)
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
         fixed, old = Flat((self, key, executor, None)), Flat(state)
+        check_lookups(self.client.loss, state.model, old, cohort)
         if runs_apart(executor, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:

@@ -85,7 +85,8 @@ def evaluate(
     **Raises:**
 
     `ValueError` if the metrics cannot be computed on an example of the dataset, if a
-    column does not hold numbers, or for a mesh without an axis `clients`.
+    column does not hold numbers, or ids that have no row in a table which the metrics
+    read, or for a mesh without an axis `clients`.
     """
     evaluator = Evaluator(dataset, metrics, batch_size=batch_size, mesh=mesh)
     if per_client:

@@ -8,4 +8,5 @@ is right costs a look at the least and the greatest number of a few integer colu
 """
 
 from .check import Lookups as Lookups
+from .follow import Read as Read
 from .program import Program as Program, traced as traced

@@ -21,8 +21,8 @@ from .program import arrays_of, Program
 from .stand_in import matters
 
 
-# A client's id and its examples.
-Client: TypeAlias = tuple[str, Mapping[str, np.ndarray]]
+# A client's id, or its number where that is not known, and its examples.
+Client: TypeAlias = tuple[str | int, Mapping[str, np.ndarray]]
 
 _ROWS = 32  # so many examples at fault are tried
 _BYTES = 2**26  # of a column are looked at together
@@ -35,7 +35,7 @@ _KNOWN = weakref.WeakKeyDictionary()
 class _Suspect(NamedTuple):
     """An example with a number that has no row."""
 
-    client_id: str
+    client_id: str | int
     row: int
     value: int
     example: dict[str, np.ndarray]
@@ -61,10 +61,15 @@ class Lookups:
     def __bool__(self) -> bool:
         return bool(self._reads)
 
+    @property
+    def reads(self) -> set[Read]:
+        """Those whose numbers are to be looked at."""
+        return set(self._reads)
+
     def check_dataset(self, dataset: FederatedDataset, model: Model) -> None:
         """Refuses a data set with numbers that have no row, as `check`."""
         for read in list(self._reads):
-            if not _fits(read, *_extremes(dataset, read.column)):
+            if not read.fits(*_extremes(dataset, read.column)):
                 ids = enumerate(dataset.client_ids)
                 clients = ((c, dataset.client(i)) for i, c in ids)
                 self._look(read, clients, lambda: model)
@@ -128,7 +133,7 @@ class Lookups:
 def _suspects(read: Read, clients: Iterable[Client]) -> Iterator[_Suspect]:
     for client_id, columns in clients:
         values = np.asarray(columns[read.column])
-        if values.size == 0 or _fits(read, int(values.min()), int(values.max())):
+        if values.size == 0 or read.fits(int(values.min()), int(values.max())):
             continue
         values = values.reshape(len(values), -1)
         outside = (values < -read.size) | (values >= read.size)
@@ -136,10 +141,6 @@ def _suspects(read: Read, clients: Iterable[Client]) -> Iterator[_Suspect]:
             value = int(values[row][outside[row]][0])
             example = {n: np.asarray(x[row : row + 1]) for n, x in columns.items()}
             yield _Suspect(client_id, row, value, example)
-
-
-def _fits(read: Read, least: int, greatest: int) -> bool:
-    return -read.size <= least and greatest < read.size
 
 
 def _extremes(dataset: FederatedDataset, name: str) -> tuple[int, int]:

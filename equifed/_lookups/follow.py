@@ -36,6 +36,10 @@ class Read(NamedTuple):
     column: str
     size: int
 
+    def fits(self, least: int, greatest: int) -> bool:
+        """Whether all numbers from the least to the greatest have a row."""
+        return -self.size <= least and greatest < self.size
+
 
 def reads(program: Program) -> dict[Read, frozenset[Site]]:
     """All reads of a program by numbers of its columns, and where they are."""

@@ -77,6 +77,22 @@ def other_columns():
     return eqf.data.FederatedDataset.from_mapping({"held out": columns})
 
 
+def with_tokens(last):
+    """Examples of one client that ask for an entry of the weights."""
+    columns = {"token": np.array([0, 2, -3, last])}
+    return eqf.data.FederatedDataset.from_mapping({"anna": columns})
+
+
+READS = returns(lambda m, e: m.weight[e["token"]])
+NO_ROW = (
+    "Column 'token' of client 'anna' holds 3 in row 3",
+    "a table of 3 rows (0 to 2)",
+    "silently take the nearest row",
+    "give it 4 rows",
+    "`jnp.clip(example['token'], 0, 2)`",
+)
+
+
 def later(number):
     """A state of some round."""
     state = eqf.FedAvg(LOSS, SGD, BATCHING).init(MODEL, num_clients=4)
@@ -248,6 +264,25 @@ TABLE = {
             TypeError,
             "`evaluation`",
         ),
+        "a token without a row": (
+            lambda: train(READS, loader=loader_of(with_tokens(3))),
+            ValueError,
+            NO_ROW,
+        ),
+        "a token without a row, before the first": (
+            lambda: train(READS, loader=loader_of(with_tokens(-4))),
+            ValueError,
+            ("holds -4 in row 3", "3 rows (0 to 2, or -1 to -3 from the end)"),
+        ),
+        "an evaluation's token without a row": (
+            lambda: train(
+                READS,
+                loader=loader_of(with_tokens(0)),
+                evaluation={"test": with_tokens(3)},
+            ),
+            ValueError,
+            NO_ROW,
+        ),
         "an evaluation of other examples": (
             lambda: train(evaluation={"test": other_columns()}),
             ValueError,
@@ -309,6 +344,14 @@ TABLE = {
             lambda: rounds(key=0),
             TypeError,
             "`key` must be one random key, got 0",
+        ),
+        "a token without a row": (
+            lambda: rounds(
+                algorithm=eqf.FedAvg(READS, SGD, BATCHING),
+                loader=loader_of(with_tokens(3)),
+            ),
+            ValueError,
+            NO_ROW,
         ),
         **counts(lambda x: rounds(num_rounds=x), name="num_rounds", least=0),
         **counts(lambda x: rounds(rounds_per_call=x), name="rounds_per_call", least=1),
@@ -376,6 +419,11 @@ TABLE = {
         ),
     },
     "evaluate": {
+        "a token without a row": (
+            lambda: eqf.evaluate(MODEL, with_tokens(3), READS),
+            ValueError,
+            NO_ROW,
+        ),
         "a model for a data set": (
             lambda: eqf.evaluate(MODEL, MODEL, LOSS),
             TypeError,
