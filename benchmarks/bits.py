@@ -40,7 +40,7 @@ from tests import test_bits  # noqa: E402
 from tests.algorithms import ALGORITHMS  # noqa: E402
 
 
-QUICK = ("plain", "noise", "FedPA", "CNN")
+QUICK = ("noise", "FedPA", "CNN")
 COUNTS = (None, 1, 2, 4)
 
 

@@ -1,8 +1,11 @@
 """`Executor(ordered=True)`: the same bits on any number of devices, resident or not.
 
-`benchmarks/bits.py` compares more of them: every algorithm, and blocks of every size.
+Nearly all of the time is compilation, once for each device and case, so a case is many
+things at once. That each algorithm has the same bits on four devices is one of the laws
+(`test_laws.py`); `benchmarks/bits.py` compares more of them, and blocks of more sizes.
 """
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -35,36 +38,23 @@ def clients(shape, labels):
     return eqf.data.FederatedDataset.from_mapping(out)
 
 
-class Dropped(eqx.Module):
-    """A perceptron that forgets."""
-
-    hidden: eqx.nn.Linear
-    dropout: eqx.nn.Dropout
-    out: eqx.nn.Linear
-
-    def __init__(self, *, key):
-        self.hidden = eqx.nn.Linear(5, 16, key=key)
-        self.dropout = eqx.nn.Dropout(0.3)
-        self.out = eqx.nn.Linear(16, 1, key=jr.fold_in(key, 1))
-
-    def __call__(self, x, key):
-        return self.out(self.dropout(jnp.tanh(self.hidden(x)), key=key))
-
-
 class Convolved(eqx.Module):
-    """One convolution, pooled."""
+    """One convolution, pooled, which forgets."""
 
     conv: eqf.nn.Conv2d
     pool: eqf.nn.MaxPool2d
+    dropout: eqx.nn.Dropout
     out: eqx.nn.Linear
 
     def __init__(self, *, key):
         self.conv = eqf.nn.Conv2d(1, 4, 3, key=key)
         self.pool = eqf.nn.MaxPool2d(2)
+        self.dropout = eqx.nn.Dropout(0.3)
         self.out = eqx.nn.Linear(36, 3, key=jr.fold_in(key, 1))
 
-    def __call__(self, x):
-        return self.out(self.pool(jax.nn.relu(self.conv(x))).reshape(-1))
+    def __call__(self, x, key):
+        x = self.pool(jax.nn.relu(self.conv(x))).reshape(-1)
+        return self.out(self.dropout(x, key=key))
 
 
 class Recurrent(eqx.Module):
@@ -77,7 +67,7 @@ class Recurrent(eqx.Module):
         self.lstm = eqf.nn.LSTM(4, 8, key=key)
         self.out = eqx.nn.Linear(8, 3, key=jr.fold_in(key, 1))
 
-    def __call__(self, x):
+    def __call__(self, x, key):
         return self.out(self.lstm(x)[0][-1])
 
 
@@ -91,52 +81,41 @@ def plain(model, example, key):
     return 0.5 * jnp.sum((model(example["x"]) - example["y"]) ** 2)
 
 
-def dropping(model, example, key):
-    return 0.5 * jnp.sum((model(example["x"], key) - example["y"]) ** 2)
-
-
 def labelling(model, example, key):
-    return eqf.cross_entropy(model(example["x"]), example["y"])
+    return eqf.cross_entropy(model(example["x"], key), example["y"])
 
 
 def perceptron(*, key):
     return eqx.nn.MLP(5, 1, 8, 1, key=key)
 
 
+def fed_pa(loss, optim, batching):
+    return eqf.FedPA(
+        loss,
+        eqf.IASG(optim, burnin=1),
+        batching,
+        rho=0.1,
+        start_round=1,
+        server_optim=eqf.server_adam(0.01),
+    )
+
+
+def fed_nova(loss, optim, batching):
+    return eqf.FedNova(loss, optax.sgd(0.01, momentum=0.9), batching)
+
+
+def trimmed(loss, optim, batching):
+    return eqf.FedAvg(loss, optim, batching, aggregator=eqf.TrimmedMean(0.2))
+
+
 NUMBERS = clients((5,), labels=False)
 # What is learned, from what, and how.
 PROBLEMS = {
-    "plain": (plain, perceptron, NUMBERS, eqf.FedAvg),
     "noise": (noisy, perceptron, NUMBERS, eqf.FedAvg),
-    "Scaffold": (noisy, perceptron, NUMBERS, eqf.Scaffold),
-    "FedNova": (
-        noisy,
-        perceptron,
-        NUMBERS,
-        lambda loss, optim, batching: eqf.FedNova(
-            loss, optax.sgd(0.01, momentum=0.9), batching
-        ),
-    ),
-    "FedAdam": (noisy, perceptron, NUMBERS, eqf.FedAdam),
-    "FedPA": (
-        noisy,
-        perceptron,
-        NUMBERS,
-        lambda loss, optim, batching: eqf.FedPA(
-            loss, eqf.IASG(optim, burnin=1), batching, rho=0.1, start_round=1
-        ),
-    ),
-    "median": (
-        noisy,
-        perceptron,
-        NUMBERS,
-        lambda loss, optim, batching: eqf.FedAvg(
-            loss, optim, batching, aggregator=eqf.TrimmedMean(0.2)
-        ),
-    ),
-    "dropout": (dropping, Dropped, NUMBERS, eqf.FedAvg),
-    "CNN": (labelling, Convolved, clients((8, 8, 1), labels=True), eqf.FedAvg),
-    "LSTM": (labelling, Recurrent, clients((6, 4), labels=True), eqf.FedAvg),
+    "Scaffold": (plain, perceptron, NUMBERS, eqf.Scaffold),
+    "FedPA": (plain, perceptron, NUMBERS, fed_pa),
+    "CNN": (labelling, Convolved, clients((8, 8, 1), labels=True), trimmed),
+    "LSTM": (labelling, Recurrent, clients((6, 4), labels=True), fed_nova),
 }
 
 
@@ -177,37 +156,46 @@ def assert_same_bits(x, y):
     assert [name for name in x if x[name] != y[name]] == []
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_two_devices_and_one(name):
-    # In half of these cases one program of two devices ends in other bits.
-    expected = two_rounds(name, None)
-    assert_same_bits(two_rounds(name, 2, resident=name != "noise"), expected)
+@functools.cache
+def on_no_mesh(name, block_size=1):
+    return two_rounds(name, None, block_size=block_size)
 
 
-def test_any_number_of_devices_and_streamed():
-    expected = two_rounds("plain", None)
-    assert_same_bits(two_rounds("plain", 1), expected)
-    assert_same_bits(two_rounds("plain", 4), expected)
-    assert_same_bits(two_rounds("plain", None, resident=False), expected)
-
-
-def test_blocks_of_one_size():
-    expected = two_rounds("plain", None, block_size=3)
-    assert_same_bits(two_rounds("plain", 2, block_size=3), expected)
-    # Of another size they are another program.
+def assert_alike(x, y):
     for a, b in zip(
-        jtu.tree_leaves(eqx.filter(two_rounds("plain", None), eqx.is_array)),
-        jtu.tree_leaves(eqx.filter(expected, eqx.is_array)),
+        jtu.tree_leaves(eqx.filter(x, eqx.is_array)),
+        jtu.tree_leaves(eqx.filter(y, eqx.is_array)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "block_size", "count", "resident"),
+    [
+        ("noise", 1, 1, False),
+        ("noise", 1, 4, True),
+        ("noise", 2, 2, False),
+        ("FedPA", 4, 4, False),
+        ("CNN", 1, 2, False),
+        ("LSTM", 1, 2, True),
+    ],
+)
+def test_any_number_of_devices(name, block_size, count, resident):
+    # As one program of all devices some of these end in other bits.
+    got = two_rounds(name, count, resident=resident, block_size=block_size)
+    assert_same_bits(got, on_no_mesh(name, block_size))
+
+
+def test_blocks_of_another_size_are_another_program():
+    assert_alike(on_no_mesh("noise", 2), on_no_mesh("noise"))
 
 
 @pytest.mark.parametrize("rounds_per_call", (1, 2))
 def test_in_a_loop_of_rounds(rounds_per_call):
     ends = []
     for count in (None, 2):
-        algorithm, loader, state = begin("plain", count)
+        algorithm, loader, state = begin("noise", count)
         executor = eqf.Executor(mesh=loader.mesh, ordered=True)
         *_, (state, metrics) = eqf.rounds(
             algorithm,
@@ -221,11 +209,11 @@ def test_in_a_loop_of_rounds(rounds_per_call):
         assert metrics["loss"].shape == ((2,) if rounds_per_call == 2 else ())
         ends.append(state)
     assert_same_bits(*ends)
-    assert_same_bits(ends[0], two_rounds("plain", None)[0])
+    assert_same_bits(ends[0], on_no_mesh("noise")[0])
 
 
 def test_a_round_that_is_rejected_and_one_within_jit():
-    algorithm, loader, state = begin("plain", 2)
+    algorithm, loader, state = begin("noise", 2)
     executor = eqf.Executor(mesh=loader.mesh, ordered=True)
     cohort = loader(0)
 
@@ -234,12 +222,7 @@ def test_a_round_that_is_rejected_and_one_within_jit():
 
     expected, _ = step(state)
     new, _ = eqx.filter_jit(step)(state)  # One program, but the same numbers.
-    for a, b in zip(
-        jtu.tree_leaves(eqx.filter(new, eqx.is_array)),
-        jtu.tree_leaves(eqx.filter(expected, eqx.is_array)),
-        strict=True,
-    ):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert_alike(new, expected)
 
     bias = lambda s: s.model.layers[0].bias  # noqa: E731
     broken = eqx.tree_at(bias, state, bias(state) * jnp.nan)
@@ -251,12 +234,13 @@ def test_a_round_that_is_rejected_and_one_within_jit():
 
 SCRIPT = """
 import jax
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
-from tests.test_bits import assert_same_bits, two_rounds
-expected = two_rounds("Scaffold", None)
+from tests.test_bits import assert_same_bits, on_no_mesh, two_rounds
+expected = on_no_mesh("Scaffold", 2)
 assert expected[0].model.layers[0].weight.dtype == "float64"
-assert_same_bits(two_rounds("Scaffold", 2), expected)
+got = two_rounds("Scaffold", 4, resident=False, block_size=2)
+assert_same_bits(got, expected)
 """
 
 

@@ -319,6 +319,22 @@ def test_interrupted_while_compiling(monkeypatch):
     assert caught.value.state.round == 0  # pyright: ignore
 
 
+def test_interrupted_while_ordered_rounds_compile(monkeypatch):
+    # They compile within the first call, and Ctrl-C waits for the end of that.
+    clients = apart._clients
+
+    def interrupting(*args):
+        signal.raise_signal(signal.SIGINT)  # Once, as it is traced.
+        return clients(*args)
+
+    monkeypatch.setattr(apart, "_clients", interrupting)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(executor=eqf.Executor(ordered=True))
+    error: Any = caught.value
+    assert error.solution.state.round == 1
+    assert jnp.isfinite(error.solution.model.weight).all()
+
+
 def test_a_signal_waits_for_the_end_of_the_context():
     seen = []
 

@@ -161,6 +161,8 @@ class Stepper:
                 options = compiler_options(loss, self._model, one)
                 self._options = tuple(sorted(options.items()))
             if self._apart:
+                # Several programs, which come to be compiled one after another within
+                # the first call: Ctrl-C waits for the end of that.
                 program = _APART[function](
                     self._fixed, self._state, donate=True, options=self._options
                 )
@@ -169,7 +171,7 @@ class Stepper:
             program = compiled(
                 function, self._fixed, self._state, donate=(1,), options=self._options
             )
-            # Compiled here, where it can be interrupted, and not in the call.
+            # Compiled here, so that Ctrl-C does not wait for the round as well.
             program.lower(self._fixed.arrays, self._last[-1][0], *rest).compile()
             self._programs[shapes] = program
         return program
