@@ -227,7 +227,17 @@ def _fits(x: Any, hint: Any) -> bool:
             # Beartype looks at one item.
             kind = get_args(member)[1]
             return all(is_bearable(v, kind, conf=_NUMPY) for v in x.values())
-    return is_bearable(x, hint, conf=_NUMPY)
+    if not is_bearable(x, hint, conf=_NUMPY):
+        return False
+    is_key = set(get_args(PRNGKeyArray)) <= set(members)
+    return not is_key or x is None or _is_of_the_default_kind(x)
+
+
+def _is_of_the_default_kind(key: PRNGKeyArray) -> bool:
+    """Whether an old-style key has as many numbers as JAX will take it for."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return True
+    return key.shape == jax.eval_shape(lambda: jax.random.PRNGKey(0)).shape
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -241,7 +251,7 @@ def _kind_of_error(x: Any, hint: Any) -> type[Exception]:
 
 
 def _remedy(hint: Any) -> str:
-    if hint == PRNGKeyArray:
+    if set(get_args(PRNGKeyArray)) <= set(_members(hint)):
         return "Make one with `jax.random.key(0)`."
     if optax.GradientTransformation in _members(hint):
         return "If this is a learning rate, write `optax.sgd(learning_rate)`."

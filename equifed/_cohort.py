@@ -16,11 +16,13 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from ._check import check_count
 from ._loop import fold_range
 from ._types import Example
 
@@ -72,6 +74,12 @@ class Cohort(eqx.Module):
 
     def client(self, slot: int, *, device: int = 0) -> "ClientData":
         """What the client in a slot is given, to work with it outside a round."""
+        for name, x, size in (
+            ("slot", slot, self.num_slots),
+            ("device", device, self.num_devices),
+        ):
+            if not isinstance(x, jax.core.Tracer):
+                check_count(name, x, least=0, most=size - 1)
         place = (device, slot)
         return ClientData(
             jtu.tree_map(lambda x: x[device], self.examples),
@@ -197,6 +205,7 @@ class ClientData(eqx.Module):
 
         For full gradients and evaluations, whatever the plan says.
         """
+        check_count("batch_size", batch_size)
 
         def body(i, carry):
             place = i * batch_size + jnp.arange(batch_size, dtype=jnp.int32)

@@ -76,7 +76,7 @@ class Executor(eqx.Module):
 
     def __check_init__(self):
         if self.block_size != "auto":
-            check_count("block_size", self.block_size)
+            check_count("block_size", self.block_size, most=NO_CLIENT)
 
     @property
     def num_devices(self) -> int:

@@ -22,7 +22,7 @@ import wadler_lindig as wl
 from jaxtyping import Array, ArrayLike, Float
 
 from ._tree import floating, wide_dtype
-from ._words import shown
+from ._words import message, of_type, shown
 
 
 def _wide(x: ArrayLike) -> Array:
@@ -51,6 +51,8 @@ class AbstractMetric(eqx.Module):
 
     def merge(self, other: "AbstractMetric") -> "AbstractMetric":
         """The metric of both sets of examples together."""
+        if type(other) is not type(self):
+            raise TypeError(message("other", of_type(type(self)), other))
         return jtu.tree_map(jnp.add, self, other)
 
     def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc | None:

@@ -23,6 +23,7 @@ from ._rounds import Calls, check_rounds, stateful_on_a_stream
 from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
+from ._warn import warn
 from ._watch import Watch
 from ._words import shown
 from .data import FederatedDataset, Loader, StreamLoader
@@ -95,6 +96,11 @@ def train(
                 "`evaluation` must name its datasets by text that is not empty, got "
                 f"{shown(name)}. Give `{{'test': dataset}}`."
             )
+    if evaluation and num_rounds == 0:
+        warn(
+            "`num_rounds` is 0, so that the model is not evaluated: that is done after "
+            "rounds. Write `equifed.evaluate(model, dataset, metrics)`."
+        )
     mesh = loader.mesh if executor is None else executor.mesh
     if not is_first(mesh):
         logger = NoLogger()

@@ -213,7 +213,7 @@ def difference(name: str, x: PyTree, like: PyTree) -> str | None:
             return f"`{name}{path}` is missing"
     for path in got:
         if path not in wanted:
-            return f"`{name}{path}` does not belong there"
+            return f"it has `{name}{path}`, which it should not have"
         a, b = kind_of(got[path]), kind_of(wanted[path])
         if a != b:
             return f"`{name}{path}` is {a} instead of {b}"

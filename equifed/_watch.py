@@ -103,8 +103,9 @@ class Watch:
         why = "none was drawn"
         if count > 0:
             why = (
-                f"of the {count} that were drawn none has a message that counts (a "
-                "client with too few examples for one batch has none)"
+                f"of the {count} that were drawn none has a message that counts (one "
+                "of weight 0 or less does not, and a client with too few examples for "
+                "one batch has none)"
             )
         warn(NOBODY.format(row[ROUND], why))
 

@@ -25,9 +25,8 @@ def shown(x: Any) -> str:
     """A few words on a value that was got, for an error: never a dump of it."""
     if inspect.isclass(x):
         return f"the class `{x.__name__}`"
-    if isinstance(x, jax.Array | np.ndarray) and (
-        isinstance(x, jax.core.Tracer) or x.ndim > 0
-    ):
+    unknown = isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct)
+    if unknown or (isinstance(x, jax.Array | np.ndarray) and x.ndim > 0):
         return f"an array {x.dtype}[{','.join(map(str, x.shape))}]"
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         return "a random key"
@@ -91,6 +90,10 @@ def expected(hint: Any) -> str:
 
 def _of_union(args: tuple[Any, ...]) -> str:
     parts = []
+    keys = set(get_args(PRNGKeyArray))
+    if keys <= set(args):
+        parts.append("one random key")
+        args = tuple(arg for arg in args if arg not in keys)
     # Types for whatever can be made an array, or a dtype, are unions of many.
     for hint, words in ((ArrayLike, "a number"), (DTypeLike, "a dtype")):
         members = set(get_args(hint))

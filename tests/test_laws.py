@@ -96,6 +96,13 @@ def test_reuse_of_a_key_is_pointed_at():
         testing.LAWS[law](make)
 
 
+def test_a_metric_that_is_no_mean_is_told_with_what_it_should_be():
+    make, law = BROKEN["mean of batches"]
+    words = r"`metrics\['y'\]` is .* instead of .*, the mean over all visits"
+    with pytest.raises(AssertionError, match=words):
+        testing.LAWS[law](make)
+
+
 def test_a_sweep_over_hyper_parameters_is_the_loop():
     dataset = testing.ragged_clients((5, 3, 8))
     batching = eqf.data.Epochs(1, batch_size=4)

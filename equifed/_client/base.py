@@ -29,7 +29,7 @@ class Message(eqx.Module):
 
     payload: PyTree[Array]
     weight: Float[Array, ""]
-    """At least 0; a message of weight 0 counts as absent."""
+    """At least 0; a message of weight 0, or less, counts as absent."""
     stats: PyTree[Array] = None
 
 

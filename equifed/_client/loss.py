@@ -17,6 +17,7 @@ from .._lookups import Lookups, Program, traced
 from .._metrics import AbstractMetric, as_metrics, masked_sum
 from .._tree import tree_shapes, tree_zeros_like
 from .._types import Example, Loss, Model, Params
+from .._words import shown
 
 
 Metrics = dict[str, AbstractMetric]
@@ -126,16 +127,16 @@ def _tried(
         value, values = out
     kind = getattr(value, "dtype", None)
     if kind is None or value.shape != () or not jnp.issubdtype(kind, jnp.floating):
-        got = type(value).__name__ if kind is None else f"{kind}{list(value.shape)}"
+        remedy = "Take the mean of a vector, and make an array of a Python number."
         raise ValueError(
-            "The loss of one example must be one floating-point number, or a pair of "
-            f"it and a dictionary of metrics, got {got} for an example of {where}, "
-            f"{shapes}. If it is a vector, take its mean."
+            "The loss of one example must be one floating-point number, as an array, "
+            "or a pair of it and a dictionary of metrics, got "
+            f"{shown(value)} for an example of {where}, {shapes}. {remedy}"
         )
     if not isinstance(values, dict):
         raise ValueError(
             "The second thing that the loss returns must be a dictionary of metrics, "
-            f"got {type(values).__name__}."
+            f"got {shown(values)}."
         )
     return eqx.filter_eval_shape(as_metrics, value, values)
 

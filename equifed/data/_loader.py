@@ -171,6 +171,8 @@ class Loader:
 
         An iterator of pairs of a round's number and its cohort.
         """
+        start = check_count("start", start, least=0)
+        stop = None if stop is None else check_count("stop", stop, least=0)
         rounds = itertools.count(start) if stop is None else range(start, stop)
         return prefetched(((r, self(r)) for r in rounds), self.prefetch)
 

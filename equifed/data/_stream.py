@@ -236,6 +236,8 @@ class StreamLoader:
 
         An iterator of pairs of a round's number and its cohort.
         """
+        start = check_count("start", start, least=0)
+        stop = None if stop is None else check_count("stop", stop, least=0)
         return prefetched(self._cohorts(start, stop), self.prefetch)
 
     def _cohorts(self, start: int, stop: int | None) -> Iterator[tuple[int, Cohort]]:

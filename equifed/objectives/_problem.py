@@ -6,7 +6,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._check import check_kind
+from .._check import check_kind, checked
 from .._types import Loss
 from ..data import FederatedDataset
 from ._arrays import is_concrete
@@ -112,6 +112,7 @@ class FederatedProblem(eqx.Module):
         }
         return FederatedDataset.from_mapping(clients)
 
+    @checked()
     def objective(self, *, weighted: bool = True) -> AbstractObjective:
         r"""Builds the global objective, $\sum_i w_i f_i \big/ \sum_i w_i$.
 
@@ -128,6 +129,7 @@ class FederatedProblem(eqx.Module):
         """
         return type(self.objectives[0]).average(self.objectives, weighted=weighted)
 
+    @checked()
     def optimum(self, *, weighted: bool = True) -> Float[Array, " dim"]:
         """Computes the minimum of the global objective.
 

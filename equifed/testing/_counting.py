@@ -159,18 +159,22 @@ def metrics_are_means(here: Setup) -> None:
     _, metrics = here.expected
     needed = {"loss", "y", "clients", "nonfinite", "nonfinite_model"}
     missing = needed - set(metrics)
-    assert not missing, f"There is no {', '.join(sorted(missing))}."
+    names = ", ".join(map(repr, sorted(missing)))
+    assert not missing, (
+        f"The metrics of a round lack {names}: what the loss reports is to be summed "
+        "over the steps, and returned by the client."
+    )
     # Whole epochs visit every example equally often, so that this mean is known.
     mean = np.mean(np.asarray(here.loader.dataset.columns["y"]))
     clients = sum(size > 0 for size in SIZES)
-    for name, number in {
-        "y": mean,
-        "clients": clients,
-        "nonfinite": 0,
-        "nonfinite_model": 0,
-    }.items():
+    for name, number, what in (
+        ("y", mean, "the mean over all visits of examples"),
+        ("clients", clients, "the number of messages that count"),
+        ("nonfinite", 0, "the number of messages that are not finite"),
+        ("nonfinite_model", 0, "as the model is finite"),
+    ):
         got = float(metrics[name])
         assert np.isclose(got, number, rtol=1e-5, atol=1e-5), (
-            f"`metrics[{name!r}]` is {got:.7g} instead of {number:.7g}."
+            f"`metrics[{name!r}]` is {got:.7g} instead of {number:.7g}, {what}."
         )
     assert bool(jnp.isfinite(metrics["loss"])), "The mean loss is not finite."

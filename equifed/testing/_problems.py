@@ -66,6 +66,7 @@ class Quadratics(eqx.Module):
             }
         )
 
+    @checked()
     def optimum(self, *, weighted: bool) -> float:
         r"""The minimum of $\sum_i w_i f_i$: weighted by examples, or uniformly."""
         weights = np.asarray(self.num_examples if weighted else np.ones(len(self)))

@@ -1,5 +1,5 @@
-"""Makes every call twice, in an empty folder: what would be compiled is seen in the
-second, where JAX has all the small programs that make the arguments."""
+"""Makes every call, in an empty folder. Where something was compiled it is made once
+more: JAX then has all the small programs that make the arguments."""
 
 import json
 import os
@@ -41,9 +41,11 @@ with tempfile.TemporaryDirectory() as folder:
     before = files()
     for name, cases in TABLE.items():
         for case, (call, _, _) in cases.items():
-            outcome(call)
             compiled[0] = 0
             kinds, message = outcome(call)
+            if compiled[0] > 0:
+                compiled[0] = 0
+                kinds, message = outcome(call)
             row = {"name": f"{name}: {case}", "kinds": kinds, "message": message}
             row |= {"compiled": compiled[0], "touched": files() != before}
             print(json.dumps(row), flush=True)

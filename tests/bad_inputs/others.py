@@ -133,11 +133,6 @@ TABLE = {
             "The kernel spans 3 x 3",
         ),
         "a list": (lambda: conv()([[1.0]]), TypeError, ("`x`", "a `list` of 1")),
-        "from another layer": (
-            lambda: nn.Conv2d.from_equinox(eqx.nn.Linear(2, 2, key=KEY)),
-            EITHER,
-            "`Linear`",
-        ),
     },
     "nn.LSTM": {
         **counts(lambda x: nn.LSTM(x, 2, key=KEY), name="input_size", least=1),
@@ -149,11 +144,6 @@ TABLE = {
             "float16",
         ),
         "a list": (lambda: LSTM([1.0]), TypeError, "`x`"),
-        "from another layer": (
-            lambda: nn.LSTM.from_equinox(eqx.nn.Linear(2, 2, key=KEY)),
-            TypeError,
-            ("`cell`", "a `Linear`"),
-        ),
         "no key": (
             lambda: nn.LSTM(2, 2),
             TypeError,

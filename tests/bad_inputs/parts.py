@@ -227,7 +227,7 @@ TABLE = {
         "noise that all clients would share": (
             lambda: eqf.Optim(optax.stateless(noise)),
             ValueError,
-            ("`noise` draws noise from a key that it makes itself", "in its state"),
+            ("noise` draws noise from a key that it makes itself", "in its state"),
         ),
     },
     "DynServer": numbers(eqf.DynServer, POSITIVE, name="alpha"),
