@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from ._aggregator import AbstractAggregator, Aggregate
 from ._client import AbstractClient, Message
-from ._metrics import AbstractMetric, RESERVED
+from ._metrics import AbstractMetric, check_free, RESERVED
 from ._server import AbstractServer
 from ._tree import difference, kind_of, leaves_by_path, params_of
 from ._types import AggregatorState, ClientState, Model, Params, ServerState
@@ -72,8 +72,10 @@ def check_client(
         raise TypeError(
             f"{name} must return a dictionary of metrics last, got {shown(metrics)}."
         )
+    check_free(name, metrics, [x for x in RESERVED if x != "loss"])
     for key, value in metrics.items():
-        _check_free(name, key)
+        if not isinstance(key, str):
+            raise TypeError(f"{name} must name its metrics by text, got {shown(key)}.")
         if not isinstance(value, AbstractMetric):
             wanted = "an `AbstractMetric`, `Average(x)` for example"
             raise TypeError(sentence(f"metrics[{key!r}]", wanted, value))
@@ -92,16 +94,6 @@ def _check_real(name: str, path: tuple[Any, ...], x: Any) -> None:
     if is_payload and not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"{name} must send floating-point numbers, but `{part}` is {kind_of(x)}."
-        )
-
-
-def _check_free(name: str, key: Any) -> None:
-    if not isinstance(key, str):
-        raise TypeError(f"{name} must name its metrics by text, got {shown(key)}.")
-    if key in RESERVED and key != "loss":
-        raise ValueError(
-            f"{name} reports a metric called {key!r}, which is the name of one that "
-            "a round has anyway. Give it another name."
         )
 
 

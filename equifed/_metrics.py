@@ -113,7 +113,7 @@ def as_metrics(loss: Array | None, values: dict[str, Any]) -> dict[str, Abstract
     """The metrics of one example: its loss, and whatever else it reports."""
     metrics: dict[str, AbstractMetric] = {}
     if loss is not None:
-        _check_free(values, RESERVED)
+        check_free("The loss", values, RESERVED)
         metrics["loss"] = Average(loss)
     for name, value in values.items():
         if not isinstance(name, str):
@@ -145,15 +145,16 @@ def add_metrics(
 
     `ValueError` if both have a metric of the same name.
     """
-    _check_free(metrics, new)
+    check_free("The loss", metrics, new)
     return {**metrics, **new}
 
 
-def _check_free(names: Iterable[str], taken: Iterable[str]) -> None:
+def check_free(who: str, names: Iterable[str], taken: Iterable[str]) -> None:
+    """Refuses a metric with the name of one that `who` does not report."""
     for name in names:
         if name in taken:
             raise ValueError(
-                f"The loss reports a metric called {name!r}, which is the name of one "
+                f"{who} reports a metric called {name!r}, which is the name of one "
                 f"that a round has anyway ({', '.join(taken)}). Give it another name."
             )
 

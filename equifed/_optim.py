@@ -30,7 +30,7 @@ from ._noise import bare, is_key, looks_like_a_raw_key, marked
 from ._tree import floating, Static, tree_cast_like, tree_wide
 from ._tried import draws_alike, missing_in, tried
 from ._types import Params
-from ._words import shown
+from ._words import first_line, shown
 
 
 def _is_float(x: Any) -> bool:
@@ -265,7 +265,7 @@ def _failed(names: str, error: Exception) -> Exception:
             "of a gradient, or of a hyper-parameter that is swept over. Give it Python "
             "numbers as hyper-parameters, or write `jnp.where` instead of `if` in it."
         )
-    kind, text = type(error).__name__, (str(error).strip().splitlines() or [""])[0]
+    kind = type(error).__name__
     return ValueError(
-        f"The optimiser `{names}` failed on these params: {kind}: {text[:200]}"
+        f"The optimiser `{names}` failed on these params: {kind}: {first_line(error)}."
     )

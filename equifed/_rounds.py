@@ -68,11 +68,7 @@ def rounds(
     check_count("num_rounds", num_rounds, least=0)
     _, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     number = int(state.round)
-    if number > num_rounds:
-        raise ValueError(
-            f"`num_rounds` is {num_rounds}, but the state is of round {number}, and "
-            f"`num_rounds` counts all rounds from the first. Give {number} or more."
-        )
+    check_ahead(num_rounds, number, "the state is")
     calls = Calls(
         algorithm,
         state,
@@ -234,6 +230,16 @@ def check_rounds(
     missing = MissingRows(loader, loss, lookups)
     missing.before(state.model)
     return reported, missing
+
+
+def check_ahead(num_rounds: int, number: int, what: str, remedy: str = "") -> None:
+    """Refuses to train up to a round that is behind already."""
+    if number > num_rounds:
+        raise ValueError(
+            f"`num_rounds` is {num_rounds}, but {what} of round {number}, and "
+            "`num_rounds` counts all rounds from the first. Give "
+            f"{number} or more{remedy}."
+        )
 
 
 def stateful_on_a_stream(algorithm: AbstractAlgorithm) -> ValueError:

@@ -19,7 +19,7 @@ from ._history import rows_of
 from ._logger import AbstractLogger, NoLogger
 from ._processes import is_first
 from ._reached import Keeping
-from ._rounds import Calls, check_rounds, stateful_on_a_stream
+from ._rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
 from ._solution import RESULTS, Solution
 from ._tree import params_of
 from ._types import Measure, Model
@@ -128,13 +128,8 @@ def train(
             )
             if restored is not None:
                 number, state, history = restored
-                if number > num_rounds:
-                    raise ValueError(
-                        f"`num_rounds` is {num_rounds}, but `{checkpointer.directory}` "
-                        f"has a checkpoint of round {number}, and `num_rounds` counts "
-                        f"all rounds from the first. Give {number} or more, or "
-                        "another directory."
-                    )
+                what = f"`{checkpointer.directory}` has a checkpoint"
+                check_ahead(num_rounds, number, what, ", or another directory")
                 del restored
         number = int(state.round)
         logger.start(num_rounds, number)

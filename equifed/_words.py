@@ -165,6 +165,12 @@ def _plural(words: str) -> str:
     return f"{noun}s{of}{rest}"
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's own text, without the full stop at its end."""
+    line = (str(error).strip() or "no message").splitlines()[0].strip()
+    return (line if len(line) <= 200 else f"{line[:197]}...").rstrip(".")
+
+
 def listed(names: Iterable[Any]) -> str:
     """Names for an error: a few of them, however many and long they are."""
     names = [x if len(x) <= 30 else f"{x[:30]}..." for x in map(str, names)]

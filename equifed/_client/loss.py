@@ -17,7 +17,7 @@ from .._lookups import Lookups, Program, traced
 from .._metrics import AbstractMetric, as_metrics, masked_sum
 from .._tree import tree_shapes, tree_zeros_like
 from .._types import Example, Loss, Model, Params
-from .._words import shown
+from .._words import first_line, shown
 
 
 Metrics = dict[str, AbstractMetric]
@@ -59,12 +59,15 @@ def _stateless(loss: Loss, model: Model, example: Example, key: PRNGKeyArray) ->
     return out
 
 
-def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metrics:
+def check_loss(
+    loss: Loss, model: Model, example: Example, where: str, *, what: str = "loss"
+) -> Metrics:
     """Tries the loss on the shape of one example, without computing anything.
 
     **Arguments:**
 
     - `where`: whose example it is, for the error message.
+    - `what`: what it is that is tried: `"loss"`, or `"metrics"` of an evaluation.
 
     **Returns:**
 
@@ -80,6 +83,7 @@ def check_loss(loss: Loss, model: Model, example: Example, where: str) -> Metric
         model,
         example,
         where,
+        what,
     )
 
 
@@ -106,8 +110,13 @@ def traced_loss(
 
 
 def _tried(
-    trace: Callable[[Model], Any], model: Model, example: Example, where: str
+    trace: Callable[[Model], Any],
+    model: Model,
+    example: Example,
+    where: str,
+    what: str = "loss",
 ) -> Metrics:
+    is_loss = what == "loss"
     shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
     shapes = f"{shapes!s:.150}"
     try:
@@ -116,10 +125,10 @@ def _tried(
         if isinstance(error, _Stateful) or "unbound axis name" in str(error):
             raise ValueError(_NO_STATE) from error
         raise ValueError(
-            f"The loss failed on an example of {where}, {shapes}. Its own error "
-            f"was {type(error).__name__}: {_first_line(error)}. The loss is given ONE "
-            "example, without a batch axis, and is called as `loss(model, example, "
-            "key)`."
+            f"The {what} failed on an example of {where}, {shapes}. "
+            f"{'Its' if is_loss else 'Their'} own error was {type(error).__name__}: "
+            f"{first_line(error)}. The {what} {'is' if is_loss else 'are'} given ONE "
+            f"example, without a batch axis, by a call `{what}(model, example, key)`."
         ) from error
     value: Any = out
     values: Any = {}
@@ -128,22 +137,18 @@ def _tried(
     kind = getattr(value, "dtype", None)
     if kind is None or value.shape != () or not jnp.issubdtype(kind, jnp.floating):
         remedy = "Take the mean of a vector, and make an array of a Python number."
+        wanted = "" if is_loss else "a dictionary, or a loss: "
         raise ValueError(
-            "The loss of one example must be one floating-point number, as an array, "
-            "or a pair of it and a dictionary of metrics, got "
+            f"The {what} of one example must be {wanted}one floating-point number, as "
+            "an array, or a pair of it and a dictionary of metrics, got "
             f"{shown(value)} for an example of {where}, {shapes}. {remedy}"
         )
     if not isinstance(values, dict):
         raise ValueError(
-            "The second thing that the loss returns must be a dictionary of metrics, "
+            "After its loss a function must return a dictionary of metrics, "
             f"got {shown(values)}."
         )
     return eqx.filter_eval_shape(as_metrics, value, values)
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or "no message").splitlines()[0]
-    return (line if len(line) <= 200 else f"{line[:200]}...").rstrip(".")
 
 
 def zero_metrics(loss: Loss, model: Model, example: Example) -> Metrics:

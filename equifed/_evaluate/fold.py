@@ -131,6 +131,6 @@ def traced_metrics(
         metrics, model, key = given
         return metrics_of(metrics, model, example, key)
 
-    check_loss(value, model, example, where)
+    check_loss(value, model, example, where, what="metrics")
     shapes, program = traced(measured, given(tree_shapes(model)), example)
     return shapes, Lookups(program, given)

@@ -121,7 +121,7 @@ LOSSES = {
     "three things": (returns(lambda m, e: (m.bias, {}, {})), (ONE, "or a pair")),
     "metrics that are no dictionary": (
         returns(lambda m, e: (m.bias, m.bias)),
-        "must be a dictionary of metrics, got an array float32[]",
+        "must return a dictionary of metrics, got an array float32[]",
     ),
     "a metric with the name of the loss": (
         returns(lambda m, e: (m.bias, {"loss": m.bias})),
@@ -301,6 +301,13 @@ TABLE = {
             TypeError,
             "`metrics`",
         ),
+        "an evaluation of nothing": (
+            lambda: train(
+                evaluation={"a": DATASET}, metrics=returns(lambda m, e: None)
+            ),
+            ValueError,
+            ("The metrics of one example", "got None for an example of 'a'"),
+        ),
         "a path for a logger": (
             lambda: train(logger="log.jsonl"),
             TypeError,
@@ -451,6 +458,16 @@ TABLE = {
             lambda: eqf.evaluate(MODEL, DATASET, {"loss": LOSS}),
             TypeError,
             "`metrics`",
+        ),
+        "metrics of nothing": (
+            lambda: eqf.evaluate(MODEL, DATASET, returns(lambda m, e: None)),
+            ValueError,
+            ("The metrics of one example must be a dictionary, or a loss", "got None"),
+        ),
+        "metrics that fail": (
+            lambda: eqf.evaluate(MODEL, DATASET, returns(lambda m, e: e["label"])),
+            ValueError,
+            ("The metrics failed", "`metrics(model, example, key)`", "KeyError: 'lab"),
         ),
         "a metric of a vector": (
             lambda: eqf.evaluate(MODEL, DATASET, returns(lambda m, e: m.weight)),

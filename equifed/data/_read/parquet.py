@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..._words import listed, shown
+from ..._words import first_line, listed, shown
 from .source import Source
 
 
@@ -81,7 +81,7 @@ def _read(path: str, names: Sequence[str] | None):
                 return file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path!r} cannot be read as a parquet file: {first_line(error)} Write it "
+            f"{path!r} cannot be read as a parquet file: {first_line(error)}. Write it "
             "anew, or leave it out."
         ) from error
     raise ValueError(
@@ -126,11 +126,3 @@ def _features(path: str, schema) -> dict[str, Any]:
             f"is damaged ({type(error).__name__}). Write the file anew, or without it "
             "(`table.replace_schema_metadata(None)`)."
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of an error's text, as a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = lines[0].strip()
-    line = line if len(line) <= 160 else line[:157] + "..."
-    return line if line.endswith(".") else line + "."

@@ -9,10 +9,10 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TYPE_CHECKING
 
-from ..._words import listed, shown
+from ..._words import first_line, listed, shown
 from .._column import check_names
 from .._ids import as_id
-from .parquet import difference_of, first_line
+from .parquet import difference_of
 
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ def _next(
             f"it has {listed(got)}; declared are {listed(declared)}.",
         )
     except pa.ArrowException as error:
-        cause, reason = error, first_line(error)
+        cause, reason = error, f"{first_line(error)}."
     except OSError as error:
         if type(error) is not OSError:
             raise  # A missing file or a network's error speaks for itself.
-        cause, reason = error, first_line(error)
+        cause, reason = error, f"{first_line(error)}."
     types = ", ".join(f"{n!r}: {_type(f)}" for n, f in (features or {}).items())
     types = types if len(types) <= 120 else types[:117] + "..."
     declared = f"what is declared ({types})" if types else "one and the same columns"
