@@ -46,6 +46,8 @@ class MissingRows:
         """Looks at the clients of a round of which nobody has."""
         if self._whole or (self._lookups is not None and not self._lookups):
             return
+        if len(self._seen) == self._loader.num_clients:
+            return
         clients = [
             (client_id, columns)
             for client_id, columns in participants(self._loader, round)
