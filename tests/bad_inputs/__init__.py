@@ -1,13 +1,16 @@
 """Bad inputs over the whole public surface: `{name: {case: (call, error, words)}}`.
 
-A name is a public one, or one of its methods. `python -m tests.bad_inputs` makes every
-call as a user's program would, and prints a line of JSON for each.
+A name is a public one, or one of its methods; the words that an error must have are
+text, or a pattern. `python -m tests.bad_inputs` makes every call as a user's program
+would, and prints a line of JSON for each.
 """
 
-from . import algorithms, data, methods, others, parts, running
+from . import algorithms, data, methods, more_data, others, parts, running
 
 
 TABLE: dict[str, dict[str, tuple]] = {}
-for _part in (algorithms, parts, running, data, others, methods):
+for _part in (algorithms, parts, running, data, more_data, others, methods):
     for _name, _cases in _part.TABLE.items():
-        TABLE.setdefault(_name, {}).update(_cases)
+        _known = TABLE.setdefault(_name, {})
+        assert not _known.keys() & _cases, f"{_name}: two cases of one name."
+        _known.update(_cases)

@@ -227,8 +227,6 @@ TABLE = {
         "owners of fewer rows": (lambda: arrays(["a", "b"]), ValueError, ("2", "6")),
     },
     "data.FederatedDataset.from_mapping": {
-        "no clients": (lambda: data.FederatedDataset.from_mapping({}), ValueError, ""),
-        "a list": (lambda: data.FederatedDataset.from_mapping([1, 2]), EITHER, ""),
         "columns of two lengths": (
             lambda: data.FederatedDataset.from_mapping(
                 {"a": {"x": np.ones(2), "y": np.ones(3)}}
@@ -267,11 +265,6 @@ TABLE = {
             (*LOOKUP, OSError),
             "taken",
         ),
-        "no files": (
-            lambda: data.FederatedDataset.from_parquet([], by="who"),
-            (*LOOKUP, OSError),
-            "",
-        ),
     },
     "data.FederatedDataset.select": {
         "nobody": (lambda: DATASET.select([]), ValueError, "at least one client"),
@@ -296,10 +289,6 @@ TABLE = {
     "data.FederatedDataset.rename": {
         "no such column": (lambda: DATASET.rename({"z": "x"}), LOOKUP, ("'z'", "x")),
         "two of a name": (lambda: DATASET.rename({"x": "y"}), ValueError, "one name"),
-    },
-    "data.FederatedDataset.map": {
-        "nothing": (lambda: DATASET.map(lambda c: None), EITHER, ""),
-        "no function": (lambda: DATASET.map(3), TypeError, ""),
     },
     "data.FederatedDataset.client": {
         "a number too large": (lambda: DATASET.client(4), LOOKUP, ("4", "3")),
