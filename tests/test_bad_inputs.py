@@ -106,6 +106,7 @@ def test_bad_input(name, outcomes):
     message = row["message"]
     errors = error if isinstance(error, tuple) else (error,)
     assert {kind.__name__ for kind in errors} & set(row["kinds"]), (row, errors)
+    assert words
     for word in words if isinstance(words, tuple) else (words,):
         assert (
             re.search(word, message)

@@ -215,8 +215,8 @@ TABLE = {
         ),
         "no columns": (
             lambda: data.FederatedDataset.from_arrays({}, "who"),
-            EITHER,
-            "",
+            ValueError,
+            "no columns",
         ),
         "a number for who": (lambda: arrays(3), EITHER, "3"),
         "a class for a partition": (
@@ -250,8 +250,8 @@ TABLE = {
         ),
         "arrays": (
             lambda: data.FederatedDataset.from_huggingface(COLUMNS, by="who"),
-            EITHER,
-            "",
+            TypeError,
+            "`dataset` is a dictionary of splits",
         ),
     },
     "data.FederatedDataset.from_parquet": {
@@ -422,11 +422,15 @@ TABLE = {
         ),
     },
     "data.ChunkedColumn": {
-        "no chunks": (lambda: data.ChunkedColumn([]), EITHER, ""),
+        "no chunks": (
+            lambda: data.ChunkedColumn([]),
+            ValueError,
+            "`chunks` must be at least one array",
+        ),
         "chunks of two shapes": (
             lambda: data.ChunkedColumn([np.ones((2, 3)), np.ones((2, 4))]),
             ValueError,
-            "",
+            ("rows of one shape", "float64[2,3]", "float64[2,4]"),
         ),
     },
 }
