@@ -15,7 +15,7 @@ from .._words import listed, shown
 from ._arrays import as_array, as_arrays, as_numbers, check_columns
 from ._column import check_names, Column
 from ._ids import client_codes, natural_key
-from ._layout import by_codes, by_rows
+from ._layout import by_codes, by_rows, Layout
 from ._partition import AbstractPartition
 from ._read import Source
 
@@ -72,6 +72,15 @@ def from_arrays(
             )
         layout = by_codes(*client_codes(values, "by"))
     return layout.arrange(arrays), layout.offsets, layout.client_ids
+
+
+def dealt(columns: Mapping[str, Column], rows: int, partition: Any) -> Layout:
+    """The layout of the rows of a dataset, as a partition gives them to clients."""
+    remedy = "Write one such as `IIDPartition(10, seed=0)`."
+    check_kind("partition", partition, AbstractPartition, remedy)
+    check_names(partition.column_names, columns)
+    read = {name: np.asarray(columns[name]) for name in partition.column_names}
+    return by_rows(partition(read, rows), rows)
 
 
 def from_clients(

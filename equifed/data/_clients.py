@@ -121,6 +121,17 @@ class AbstractClients(abc.ABC):
             )
         return self.client(self.index(client_id))
 
+    def items(self) -> Iterator[tuple[str, dict[str, Shaped[np.ndarray, "_ ..."]]]]:
+        """Each client's id and examples, in the order of the clients.
+
+        **Returns:**
+
+        An iterator over pairs of an id and `{column: array}`, with one row for each of
+        the client's examples, as [`equifed.data.FederatedDataset.client`][] gives
+        them: they are read when their turn comes.
+        """
+        return ((c, self.client(i)) for i, c in enumerate(self.client_ids))
+
     def __len__(self) -> int:
         return self.num_clients
 

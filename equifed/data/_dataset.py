@@ -1,24 +1,24 @@
-"""A set of examples with owners: building one, and making others from it.
+"""A set of examples with owners: building one, joining several, and saving one.
 
-The methods are thin. How a dataset is built is in `_build.py`, how it is read in
-`_clients.py`, and what is chosen at random in `_split.py`.
+The methods are thin. How a dataset is built is in `_build.py` and `_concatenate.py`,
+how it is read in `_clients.py`, what is made from it in `_derive.py`, and how it is
+saved in `_write.py`.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import final, TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int, Shaped
 
-from .._check import check_count, check_kind
 from . import _build
-from ._arrays import check_columns, check_function
-from ._clients import AbstractClients, Selection
-from ._column import check_names, Column, gather, protect, take
+from ._column import Column, protect
+from ._concatenate import joined
+from ._derive import AbstractDataset
 from ._partition import AbstractPartition
 from ._read import open_huggingface, open_parquet
-from ._split import random_clients, random_fraction, random_rows
+from ._write import write_parquet
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @final
-class FederatedDataset(AbstractClients):
+class FederatedDataset(AbstractDataset):
     """Examples in columns, each example owned by one client.
 
     A dataset is never changed: every method returns a new one, which shares the
@@ -117,6 +117,10 @@ class FederatedDataset(AbstractClients):
     ) -> "FederatedDataset":
         """Builds from parquet files, read into memory.
 
+        A file that [`equifed.data.FederatedDataset.to_parquet`][] wrote gives the
+        dataset that was saved, with its clients in their order and those without
+        examples among them, where `by` is the column of its client ids.
+
         **Arguments:**
 
         - `files`: One or more paths, or patterns such as `"train-*.parquet"`. What
@@ -167,134 +171,72 @@ class FederatedDataset(AbstractClients):
         """
         return cls(*_build.from_arrays(columns, by))
 
-    # Some of the clients.
-
-    def select(self, clients: Selection) -> "FederatedDataset":
-        """Keeps some of the clients, in the order given.
-
-        **Arguments:**
-
-        - `clients`: Client ids, or client numbers, or one boolean for each client.
-        """
-        numbers = self._numbers(clients)
-        starts, stops = self.offsets[numbers], self.offsets[numbers + 1]
-        columns = {n: gather(c, starts, stops) for n, c in self.columns.items()}
-        offsets = np.append(0, np.cumsum(stops - starts))
-        return FederatedDataset(columns, offsets, [self.client_ids[i] for i in numbers])
-
-    def split_clients(
-        self, held_out: float | int, *, seed: int = 0
-    ) -> "tuple[FederatedDataset, FederatedDataset]":
-        """Splits the clients at random into seen and unseen ones.
-
-        **Arguments:**
-
-        - `held_out`: The unseen clients: how many, or a fraction of all (rounded to the
-            nearest number, halves up).
-        - `seed`: The seed of the split.
-
-        **Returns:**
-
-        The dataset of the seen and that of the unseen clients, each in this one's
-        order.
-        """
-        unseen = random_clients(self.num_clients, held_out, seed)
-        return self.select(~unseen), self.select(unseen)
-
-    # Some of the examples.
-
-    def split_examples(
-        self, held_out: float, *, seed: int = 0
-    ) -> "tuple[FederatedDataset, FederatedDataset]":
-        """Splits each client's examples at random into training and test examples.
-
-        The split of a client depends on its id and the seed, and on no other client.
-        The two datasets have the same clients, with the same numbers; a client with
-        one example keeps it for training.
-
-        **Arguments:**
-
-        - `held_out`: The fraction of each client's examples that go to the test set,
-            rounded to the nearest number, halves up.
-        - `seed`: The seed of the split.
-
-        **Returns:**
-
-        The training and the test set.
-        """
-        test = random_fraction(self, held_out, seed)
-        return self._keep(~test), self._keep(test)
-
-    def max_examples(self, num_examples: int, *, seed: int = 0) -> "FederatedDataset":
-        """Keeps at most so many random examples of each client.
-
-        **Arguments:**
-
-        - `num_examples`: The most examples that a client may keep.
-        - `seed`: The seed of the choice.
-        """
-        limit = check_count("num_examples", num_examples)
-        counts = np.minimum(self.client_sizes, limit)
-        return self._keep(random_rows(self, counts, seed))
-
-    def _keep(self, keep: Bool[np.ndarray, " rows"]) -> "FederatedDataset":
-        if keep.all():
-            return self
-        rows = np.flatnonzero(keep)
-        columns = {name: take(c, rows) for name, c in self.columns.items()}
-        offsets = rows.searchsorted(self.offsets)
-        return FederatedDataset(columns, offsets, self.client_ids)
-
-    # Other columns.
-
-    def select_columns(self, names: Sequence[str]) -> "FederatedDataset":
-        """Keeps some of the columns."""
-        names = check_columns("names", names)
-        check_names(names, self.columns)
-        columns = {name: self.columns[name] for name in names}
-        return FederatedDataset(columns, self.offsets, self.client_ids)
-
-    def rename(self, names: Mapping[str, str]) -> "FederatedDataset":
-        """Renames columns, by a mapping of old names to new ones."""
-        check_kind("names", names, Mapping, "Write `{old: new}`.")
-        for new in names.values():
-            check_kind("names", new, str)
-        check_names(names, self.columns)
-        columns = {names.get(name, name): c for name, c in self.columns.items()}
-        if len(columns) < len(self.columns):
-            raise ValueError(f"Renaming by {dict(names)} gives two columns one name.")
-        return FederatedDataset(columns, self.offsets, self.client_ids)
-
-    def map(
-        self, fn: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
+    @classmethod
+    def concatenate(
+        cls,
+        datasets: "Sequence[FederatedDataset]",
+        *,
+        prefixes: Sequence[str] | None = None,
     ) -> "FederatedDataset":
-        """Transforms the columns of all clients at once.
+        """Joins datasets: the clients of the first, then of the second, and so on.
+
+        Nothing is copied, and what is memory-mapped stays so: a column is a
+        [`equifed.data.ChunkedColumn`][] of those that it is made of. Text of different
+        widths (`<U3` and `<U5`) is the exception, which is copied into the wider one.
+
+        !!! example
+
+            ```python
+            everybody = FederatedDataset.concatenate([seen, unseen])
+            both = FederatedDataset.concatenate([here, there], prefixes=["a/", "b/"])
+            ```
 
         **Arguments:**
 
-        - `fn`: Takes `{column: array}` with the rows of all clients and returns the
-            new columns, with the same number of rows.
-        """
-        check_function("fn", fn)
-        old = {name: np.asarray(column) for name, column in self.columns.items()}
-        columns = _build.mapped(fn(old), self.num_examples)
-        return FederatedDataset(columns, self.offsets, self.client_ids)
-
-    def map_clients(
-        self, fn: Callable[[str, dict[str, np.ndarray]], Mapping[str, np.ndarray]]
-    ) -> "FederatedDataset":
-        """Transforms the examples of each client in turn.
-
-        **Arguments:**
-
-        - `fn`: Takes a client's id and its examples, `{column: array}`, and returns
-            its new examples, of which there may be more, fewer, or none.
+        - `datasets`: One or more, with the same columns. Those are in the order of the
+            first.
+        - `prefixes`: A text for each dataset, put before the ids of its clients. Write
+            some where two datasets have clients of one name.
 
         **Raises:**
 
-        `ValueError` if the columns, the shapes of a row or the dtypes that `fn` returns
-        for two clients differ.
+        `ValueError` if two datasets have a client of the same id, or differ in their
+        columns, a dtype, or the shape of a row; it says which two.
         """
-        check_function("fn", fn)
-        pairs = _build.mapped_clients(fn, self.client_ids, self.client)
-        return FederatedDataset(*_build.from_clients(pairs, "What `fn` returns"))
+        return cls(*joined(datasets, prefixes))
+
+    # To another form.
+
+    def to_parquet(self, path: str | os.PathLike, *, by: str = "client_id") -> None:
+        """Saves to a parquet file, from which `from_parquet(path, by="client_id")`
+        reads the same dataset, to the bit.
+
+        Ids, the order of the clients, those without examples, dtypes and the shapes of
+        rows are kept. The rows are written some at a time: beside the dataset itself
+        the memory needed does not grow with it, and what is memory-mapped is never
+        read whole. The file is there once it is complete: until then one of this name
+        stays as it was, and so it does if anything goes wrong.
+
+        Rows of numbers become (nested) lists of a fixed size, text and bytes are what
+        they are, so that other programs can read the file too.
+
+        **Arguments:**
+
+        - `path`: The file, in a folder that is there. One of this name is replaced.
+        - `by`: The name of the column of client ids.
+
+        **Raises:**
+
+        `ValueError` if a column holds what a parquet file does not: complex numbers,
+        structures, rows of no values, or objects that are neither text, bytes nor
+        one-dimensional arrays of one dtype.
+        """
+        write_parquet(self, path, by)
+
+    def _with(
+        self,
+        columns: Mapping[str, Column],
+        offsets: Int[np.ndarray, " bounds"],
+        client_ids: Sequence[str],
+    ) -> "FederatedDataset":
+        return FederatedDataset(columns, offsets, client_ids)

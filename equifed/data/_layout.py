@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from .._words import shown
 from ._arrays import as_numbers
-from ._column import Column, expand_runs, gather
+from ._column import Column, expand_runs, gather, take
 from ._ids import as_id
 from ._read import Source
 
@@ -45,6 +45,18 @@ class Layout(NamedTuple):
             number = np.flatnonzero((self.runs[0] <= row) & (row < self.runs[1]))[0]
         return self.client_ids[number]
 
+    def lay(self, column: Column) -> Column:
+        """A column, client by client: views where each client's rows are adjacent,
+        and a copy otherwise."""
+        if self.runs is not None:
+            return gather(column, *self.runs)
+        rows = np.asarray(self.rows)
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        starts = np.append(0, breaks)
+        if len(rows) == 0 or not set(breaks.tolist()) <= set(self.offsets.tolist()):
+            return take(column, rows)
+        return gather(column, rows[starts], rows[np.append(breaks, len(rows)) - 1] + 1)
+
     def arrange(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The columns of a table in memory, client by client, each one array."""
         if self.runs is None:
@@ -60,8 +72,8 @@ def by_codes(client_ids: list[str], codes: Int[np.ndarray, " rows"]) -> Layout:
     sizes = np.bincount(codes, minlength=len(client_ids))
     offsets = np.append(0, np.cumsum(sizes))
     starts = np.append(0, np.flatnonzero(codes[1:] != codes[:-1]) + 1)
-    if len(starts) == len(client_ids):
-        first = np.empty(len(client_ids), np.int64)
+    if len(starts) == np.count_nonzero(sizes):
+        first = np.zeros(len(client_ids), np.int64)
         first[codes[starts]] = starts
         return Layout(client_ids, offsets, (first, first + sizes), None)
     return Layout(client_ids, offsets, None, np.argsort(codes, kind="stable"))

@@ -5,11 +5,11 @@ text, or a pattern. `python -m tests.bad_inputs` makes every call as a user's pr
 would, and prints a line of JSON for each.
 """
 
-from . import algorithms, data, methods, more_data, others, parts, running
+from . import algorithms, data, data_made, methods, more_data, others, parts, running
 
 
 TABLE: dict[str, dict[str, tuple]] = {}
-for _part in (algorithms, parts, running, data, more_data, others, methods):
+for _part in (algorithms, parts, running, data, more_data, data_made, others, methods):
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
         assert not _known.keys() & _cases, f"{_name}: two cases of one name."

@@ -112,7 +112,7 @@ def _array(name: str, chunk) -> np.ndarray:
         sizes = np.diff(cuts)
         if len(sizes) > 0 and (sizes == sizes[0]).all():
             return values.reshape(len(chunk), int(sizes[0]), *values.shape[1:])
-        return _objects([values[a:b] for a, b in zip(cuts, cuts[1:], strict=False)])
+        return objects([values[a:b] for a, b in zip(cuts, cuts[1:], strict=False)])
     try:
         return chunk.to_numpy(zero_copy_only=False)
     except (pa.ArrowException, NotImplementedError) as error:
@@ -147,11 +147,11 @@ def together(chunks: list[np.ndarray]) -> Column:
     if len(chunks) == 0:
         return np.empty(0, np.float32)
     if len({(c.dtype, c.shape[1:]) for c in chunks}) > 1:
-        chunks = [c if c.dtype == object else _objects(list(c)) for c in chunks]
+        chunks = [c if c.dtype == object else objects(list(c)) for c in chunks]
     return chunks[0] if len(chunks) == 1 else ChunkedColumn(chunks)
 
 
-def _objects(values: list) -> np.ndarray:
+def objects(values: list) -> np.ndarray:
     out = np.empty(len(values), object)
     for i, value in enumerate(values):
         out[i] = value

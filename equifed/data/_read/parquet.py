@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..._words import first_line, listed, shown
+from .saved import saved_in
 from .source import Source
 
 
@@ -21,7 +22,9 @@ def open_parquet(
     for path, table in zip(paths, tables, strict=True):
         _check_same(path, table.schema, paths[0], tables[0].schema)
     features = _features(paths[0], tables[0].schema)
-    return Source(pa.concat_tables(tables, promote_options="default"), features)
+    saved = saved_in(paths[0], tables[0].schema.metadata)
+    table = pa.concat_tables(tables, promote_options="default")
+    return Source(table, features, saved=saved)
 
 
 def _paths(files: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:

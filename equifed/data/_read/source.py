@@ -17,6 +17,7 @@ from .convert import (
     shortened,
     together,
 )
+from .saved import Saved
 
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Source:
     `rows` are the table's rows that count, in order, or `None` for all of them;
     `features` are Hugging Face's descriptions of the columns, as far as there are any;
     `shown` are the columns that are kept unless others are asked for. A piece of a
-    longer table says the number of its `first` row.
+    longer table says the number of its `first` row. `saved` is what a file says of the
+    dataset that it was written from.
     """
 
     table: "pa.Table"
@@ -37,13 +39,15 @@ class Source:
     rows: Int[np.ndarray, " rows"] | None
     shown: list[str]
     first: int
+    saved: Saved | None
 
-    def __init__(self, table, features, rows=None, *, shown=None, first=0):
+    def __init__(self, table, features, rows=None, *, shown=None, first=0, saved=None):
         self.table = table
         self.features = dict(features or {})
         self.rows = rows
         self.shown = self.names if shown is None else list(shown)
         self.first = first
+        self.saved = saved
 
     def __len__(self) -> int:
         return self.table.num_rows if self.rows is None else len(self.rows)
@@ -91,7 +95,8 @@ class Source:
         used, codes = np.unique(codes, return_inverse=True)
         ids = [as_id(values[i]) for i in used]
         check_ids(ids, name)
-        return rank_codes(ids, codes.reshape(-1))
+        ids, codes = rank_codes(ids, codes.reshape(-1))
+        return self.saved.in_order(name, ids, codes) if self.saved else (ids, codes)
 
     def read(
         self,
@@ -128,7 +133,8 @@ class Source:
         for chunk, local, numbers in pieces:
             if has_nulls(chunk):
                 raise _nulls(name, pieces, where)
-            parts.append(convert(chunk, numbers, where)[local])
+            part = convert(chunk, numbers, where)[local]
+            parts.append(self.saved.restored(name, part) if self.saved else part)
         joined = together(parts)
         if back is None:
             return joined
