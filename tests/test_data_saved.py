@@ -32,7 +32,7 @@ def same(one, two):
         assert bits(a) == bits(b), name
 
 
-def read(path, by="client_id", **kwargs):
+def read(path, by: str | eqd.AbstractPartition = "client_id", **kwargs):
     return eqd.FederatedDataset.from_parquet(path, by=by, **kwargs)
 
 

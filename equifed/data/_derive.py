@@ -139,9 +139,8 @@ class AbstractDataset(AbstractClients):
     def repartition(self: Dataset, partition: AbstractPartition) -> Dataset:
         """Deals the examples of all clients to new ones.
 
-        The columns stay as they are, and so do those of a dataset whose partition
-        gives each client rows that are adjacent: they are views. Any other partition
-        copies the rows into memory, and only the columns that it names are read whole.
+        All columns are kept. Where the partition gives each client rows that are
+        adjacent, they are views of these; otherwise the rows are copied into memory.
 
         **Arguments:**
 
