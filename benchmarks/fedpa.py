@@ -143,7 +143,7 @@ def own_deltas(algorithm, start, cohort):
     def deltas(slots):
         def one(slot):
             data = eqf.ClientData(pool, cohort.order[0], *slot)
-            broadcast = eqf.Broadcast(start, jnp.asarray(True))
+            broadcast = eqf.Broadcast.of(start, jnp.asarray(True))
             message, _, _ = algorithm.client.round(broadcast, data, None, key=jr.key(0))
             return message.payload
 

@@ -3,7 +3,6 @@
 from . import data as data, nn as nn
 from ._aggregator import (
     AbstractAggregator as AbstractAggregator,
-    Aggregate as Aggregate,
     Clip as Clip,
     DropNonfinite as DropNonfinite,
     Median as Median,
@@ -15,18 +14,27 @@ from ._aggregator import (
 )
 from ._algorithm import (
     AbstractAlgorithm as AbstractAlgorithm,
+    AbstractOnePass as AbstractOnePass,
     Algorithm as Algorithm,
+    Beginning as Beginning,
     FedAdagrad as FedAdagrad,
     FedAdam as FedAdam,
     FedAvg as FedAvg,
     FedAvgM as FedAvgM,
     FedDyn as FedDyn,
     FedEP as FedEP,
+    FedExP as FedExP,
     FedNova as FedNova,
     FedPA as FedPA,
     FedProx as FedProx,
+    FedSAM as FedSAM,
     FedSGD as FedSGD,
     FedYogi as FedYogi,
+    IFCA as IFCA,
+    Mime as Mime,
+    MimeLite as MimeLite,
+    OverRounds as OverRounds,
+    PowerOfChoice as PowerOfChoice,
     Scaffold as Scaffold,
     State as State,
 )
@@ -40,16 +48,15 @@ from ._classification import (
 from ._client import (
     AbstractClient as AbstractClient,
     AbstractCorrection as AbstractCorrection,
-    Broadcast as Broadcast,
     Control as Control,
     ControlVariate as ControlVariate,
     DynamicRegularizer as DynamicRegularizer,
     FullGradient as FullGradient,
     LocalSGD as LocalSGD,
-    Message as Message,
     NoCorrection as NoCorrection,
     Normalized as Normalized,
     Proximal as Proximal,
+    SharpnessAware as SharpnessAware,
 )
 from ._cohort import ClientData as ClientData, Cohort as Cohort
 from ._evaluate import (
@@ -57,7 +64,11 @@ from ._evaluate import (
     evaluate as evaluate,
     Evaluator as Evaluator,
 )
-from ._executor import Executor as Executor
+from ._executor import (
+    Executor as Executor,
+    Outcome as Outcome,
+    Participants as Participants,
+)
 from ._logger import (
     AbstractLogger as AbstractLogger,
     JSONLines as JSONLines,
@@ -111,6 +122,11 @@ from ._server import (
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._train import train as train
 from ._tree import floating as floating
+from ._wire import (
+    Aggregate as Aggregate,
+    Broadcast as Broadcast,
+    Message as Message,
+)
 
 
 def __getattr__(name: str):

@@ -58,6 +58,9 @@ class Cohort(eqx.Module):
     num_examples: Int[Array, "devices slots"]
     index: Int[Array, "devices slots"]
     """The number of the client in the population, or `NO_CLIENT`."""
+    info: PyTree[Shaped[Array, "devices slots ..."]] = None
+    """What else a loader has to say of each slot: a message's staleness, a client's
+    domain, the probability that it takes part."""
 
     @property
     def num_devices(self) -> int:
@@ -88,6 +91,7 @@ class Cohort(eqx.Module):
             self.stop[place],
             self.first[place],
             self.num_examples[place],
+            info=jtu.tree_map(lambda x: x[place], self.info),
         )
 
 
@@ -107,6 +111,7 @@ class Cohorts(eqx.Module):
     num_examples: Int[Array, "rounds devices slots"]
     index: Int[Array, "rounds devices slots"]
     pooled: bool = eqx.field(static=True)
+    info: PyTree[Shaped[Array, "rounds devices slots ..."]] = None
 
     @property
     def num_rounds(self) -> int:
@@ -118,7 +123,8 @@ class Cohorts(eqx.Module):
         examples = self.examples
         if self.pooled:
             examples = jtu.tree_map(lambda x: x[i], examples)
-        return Cohort(examples, *(x[i] for x in (*plan, *slots)))
+        info = jtu.tree_map(lambda x: x[i], self.info)
+        return Cohort(examples, *(x[i] for x in (*plan, *slots)), info=info)
 
 
 class ClientData(eqx.Module):
@@ -136,6 +142,12 @@ class ClientData(eqx.Module):
     stop: Int[Array, ""]
     first: Int[Array, ""]
     num_examples: Int[Array, ""]
+    round: Int[Array, ""] = eqx.field(
+        converter=lambda x: jnp.asarray(x, jnp.int32), default=0
+    )
+    """How many rounds went before this one."""
+    info: PyTree[Shaped[Array, "..."]] = None
+    """What else the loader says of this client, from the cohort's."""
     differentiable: bool = eqx.field(static=True, default=False)
 
     @property

@@ -16,7 +16,7 @@ import collections
 import types
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -26,6 +26,8 @@ from jaxtyping import Array, PyTree
 from ._warn import is_ours, warn
 from ._words import shown
 
+
+Thing = TypeVar("Thing")
 
 # So many programs are kept, those last used.
 _MOST = 32
@@ -44,6 +46,11 @@ class Flat:
             leaves[i] = None
         self.rest = leaves
 
+    @property
+    def size(self) -> int:
+        """How many arrays there are."""
+        return len(self._places)
+
     def build(self, arrays: list[Array]) -> Any:
         """The tree with these arrays for its own."""
         leaves = list(self.rest)
@@ -51,7 +58,7 @@ class Flat:
             leaves[place] = array
         return jtu.tree_unflatten(self.treedef, leaves)
 
-    def weak(self, key: "_Key") -> "Flat":
+    def weak(self, key: "Key") -> "Flat":
         """Without arrays, and with references for what can go."""
         new = object.__new__(Flat)
         new.treedef, new._places, new.arrays = self.treedef, self._places, []
@@ -77,18 +84,18 @@ class _MethodReference(weakref.WeakMethod):
     """A bound method is made at each access, and lives as long as its object."""
 
 
-class _Key:
+class Key:
     """What a program is found by."""
 
     __slots__ = ("__weakref__", "flats", "parts", "_hash")
 
-    def __init__(self, function: Callable, flats: tuple[Flat, ...], options: Hashable):
+    def __init__(self, what: Hashable, flats: tuple[Flat, ...], how: Hashable):
         self.flats = [flat.weak(self) for flat in flats]
         rest = [tuple(flat.rest) for flat in self.flats]
         # `1`, `1.0` and `True` are equal, but are not traced alike.
         kinds = [tuple(map(type, leaves)) for leaves in rest]
         treedefs = [flat.treedef for flat in self.flats]
-        self.parts = (function, options, *rest, *kinds, *treedefs)
+        self.parts = (what, how, *rest, *kinds, *treedefs)
         self._hash = hash(self.parts)
 
     def __hash__(self) -> int:
@@ -96,13 +103,13 @@ class _Key:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
-            isinstance(other, _Key)
+            isinstance(other, Key)
             and self._hash == other._hash
             and self.parts == other.parts
         )
 
 
-_PROGRAMS: collections.OrderedDict[_Key, Callable] = collections.OrderedDict()
+_PROGRAMS: collections.OrderedDict[Key, Any] = collections.OrderedDict()
 
 
 def compiled(
@@ -124,32 +131,50 @@ def compiled(
 
     A function that takes lists of arrays in place of the trees.
     """
-    key = _Key(function, flats, (donate, options))
-    program = _PROGRAMS.get(key)
-    if program is not None:
+
+    def make(key: Key) -> Callable:
+        weak = key.flats
+
+        def traced(*args: Any) -> Any:
+            trees = [
+                flat.strong().build(arrays)
+                for flat, arrays in zip(weak, args[: len(weak)], strict=True)
+            ]
+            return function(*trees, *args[len(weak) :])
+
+        traced.__name__ = function.__name__  # In profiles.
+        return jax.jit(
+            traced, donate_argnums=donate, compiler_options=dict(options) or None
+        )
+
+    return kept(make, function, flats, (donate, options))
+
+
+def kept(
+    make: Callable[[Key], Thing], what: Hashable, flats: tuple[Flat, ...], how: Hashable
+) -> Thing:
+    """What `make` makes, once for all flats that are alike, as long as the functions in
+    them are there.
+
+    **Arguments:**
+
+    - `make`: may keep of the flats only what is weak (`flat.weak(key)`).
+    - `what`: what is made.
+    - `how`: what else it depends on.
+    """
+    key = Key(what, flats, how)
+    found = _PROGRAMS.get(key)
+    if found is not None:
         _PROGRAMS.move_to_end(key)
-        return program
+        return found
     _tell_of_new_functions(key)
-    weak = key.flats
-
-    def traced(*args: Any) -> Any:
-        trees = [
-            flat.strong().build(arrays)
-            for flat, arrays in zip(weak, args[: len(weak)], strict=True)
-        ]
-        return function(*trees, *args[len(weak) :])
-
-    traced.__name__ = function.__name__  # In profiles.
-    program = jax.jit(
-        traced, donate_argnums=donate, compiler_options=dict(options) or None
-    )
-    _PROGRAMS[key] = program
+    made = _PROGRAMS[key] = make(key)
     while len(_PROGRAMS) > _MOST:
         _PROGRAMS.popitem(last=False)
-    return program
+    return made
 
 
-def _weak(x: Any, key: _Key) -> Any:
+def _weak(x: Any, key: Key) -> Any:
     """A reference to what equals nothing but itself, whose end is that of the program.
     What is compared by its value stays."""
     key_reference = weakref.ref(key)
@@ -180,7 +205,7 @@ def _equals_nothing_else(x: Any) -> bool:
 _seen: collections.OrderedDict[int, tuple[int, list[Any]]] = collections.OrderedDict()
 
 
-def _tell_of_new_functions(key: _Key) -> None:
+def _tell_of_new_functions(key: Key) -> None:
     leaves = [x for flat in key.flats for x in flat.rest]
     functions = [x for x in leaves if _is_made(x)]
     if not functions:

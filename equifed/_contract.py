@@ -5,21 +5,22 @@ is held against what was given: by structure, shapes and dtypes alone, which are
 while a round is traced, so that a compiled round pays nothing for it.
 """
 
+from collections.abc import Collection
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from ._aggregator import AbstractAggregator, Aggregate
-from ._client import AbstractClient, Message
+from ._aggregator import AbstractAggregator
+from ._client import AbstractClient
 from ._metrics import AbstractMetric, check_free, RESERVED
 from ._server import AbstractServer
-from ._tree import difference, kind_of, leaves_by_path, params_of
-from ._types import AggregatorState, ClientState, Model, Params, ServerState
+from ._tree import difference, kind_of
+from ._types import AggregatorState, ClientState, Params, ServerState
+from ._wire import Aggregate, Message
 from ._words import message as sentence, shown
 
 
@@ -68,18 +69,24 @@ def check_client(
             raise TypeError(f"A message holds arrays, but `{part}` is {shown(leaf)}.")
         _check_real(name, path, leaf)
     _check_like(client, "round", "state", new_state, state)
+    return message, new_state, _check_metrics(name, metrics)
+
+
+def _check_metrics(
+    name: str, metrics: Any, taken: Collection[str] = RESERVED
+) -> Metrics:
     if not isinstance(metrics, dict):
         raise TypeError(
             f"{name} must return a dictionary of metrics last, got {shown(metrics)}."
         )
-    check_free(name, metrics, [x for x in RESERVED if x != "loss"])
+    check_free(name, metrics, [x for x in taken if x != "loss"])
     for key, value in metrics.items():
         if not isinstance(key, str):
             raise TypeError(f"{name} must name its metrics by text, got {shown(key)}.")
         if not isinstance(value, AbstractMetric):
             wanted = "an `AbstractMetric`, `Average(x)` for example"
             raise TypeError(sentence(f"metrics[{key!r}]", wanted, value))
-    return message, new_state, metrics
+    return metrics
 
 
 def _check_real(name: str, path: tuple[Any, ...], x: Any) -> None:
@@ -97,8 +104,10 @@ def _check_real(name: str, path: tuple[Any, ...], x: Any) -> None:
         )
 
 
-def check_encoded(aggregator: AbstractAggregator, encoded: Any) -> PyTree:
+def check_encoded(aggregator: AbstractAggregator, out: Any) -> tuple[PyTree, Metrics]:
     """What an aggregator made of one message."""
+    _check_pair(aggregator, "encode", "what was encoded and its metrics", out, 2)
+    encoded, metrics = out
     name = f"`{type(aggregator).__name__}.encode`"
     leaves = jtu.tree_leaves_with_path(encoded)
     if not leaves:
@@ -108,24 +117,35 @@ def check_encoded(aggregator: AbstractAggregator, encoded: Any) -> PyTree:
             where = f"one of them (`{jtu.keystr(path)}`) is {shown(leaf)}"
             got = f"but {where}" if path else f"got {shown(leaf)}"
             raise TypeError(f"{name} must return arrays, {got}.")
-    return encoded
+    return encoded, _check_metrics(name, metrics)
 
 
 def check_decoded(
     aggregator: AbstractAggregator, out: Any, state: AggregatorState
-) -> tuple[Aggregate, AggregatorState]:
+) -> tuple[Aggregate, AggregatorState, Metrics]:
     """What an aggregator made of all messages."""
-    _check_pair(aggregator, "decode", "an `Aggregate` and its new state", out, 2)
-    aggregate, new_state = out
+    what = "an `Aggregate`, its new state and its metrics"
+    _check_pair(aggregator, "decode", what, out, 3)
+    aggregate, new_state, metrics = out
+    name = f"`{type(aggregator).__name__}.decode`"
     if not isinstance(aggregate, Aggregate):
-        name = type(aggregator).__name__
         raise TypeError(
-            f"`{name}.decode` must return an `Aggregate` first, got {shown(aggregate)}."
+            f"{name} must return an `Aggregate` first, got {shown(aggregate)}."
         )
     _check_number("An aggregate's `weight`", aggregate.weight)
     _check_number("An aggregate's `count`", aggregate.count)
+    _check_truth("An aggregate's `accept`", aggregate.accept)
     _check_like(aggregator, "decode", "state", new_state, state)
-    return aggregate, new_state
+    return aggregate, new_state, _check_metrics(name, metrics)
+
+
+def _check_truth(name: str, x: Any) -> None:
+    is_array = isinstance(x, jax.Array | np.ndarray)
+    if not is_array or x.shape != () or x.dtype != jnp.bool_:
+        raise TypeError(
+            f"{name} must be one truth value, as an array (`aggregate.count > 0`, for "
+            f"example), got {kind_of(x)}."
+        )
 
 
 def check_server(
@@ -139,72 +159,23 @@ def check_server(
     return new_params, new_state
 
 
-class _Sized:
-    """A leaf that has one entry for each client of a population of unknown size."""
-
-
-def check_state(
-    client: AbstractClient,
-    aggregator: AbstractAggregator,
-    server: AbstractServer,
-    model: Model,
-    states: tuple[ServerState, AggregatorState, ClientState],
-) -> None:
-    """Whether a state is of this algorithm and of this model.
-
-    **Raises:**
-
-    `ValueError` that names the part that is not.
-    """
-    of_server, of_aggregator, of_clients = states
-    params = params_of(model)
-    sizes = {x.shape[0] for x in jtu.tree_leaves(of_clients) if jnp.ndim(x) > 0}
-    try:
-        one = eqx.filter_eval_shape(client.init, params)
-        clients = jtu.tree_map(lambda x: _stacked(x, sizes), one)
-        at_server = _server_state(server, params, sizes)
-        at_aggregator = eqx.filter_eval_shape(aggregator.init, params)
-    except jax.errors.JAXTypeError:
-        return  # An `init` of one's own that cannot be traced: nothing is known.
-    for name, got, wanted in (
-        ("server", of_server, at_server),
-        ("aggregator", of_aggregator, at_aggregator),
-        ("clients", of_clients, clients),
-    ):
-        found = difference(f"state.{name}", _unsized(got, wanted), wanted)
-        if found is not None:
+def check_step(algorithm: Any, out: Any, before: Any) -> tuple[Any, Metrics, Array]:
+    """What an algorithm's step returned: a state like the one it was given."""
+    what = "the new state, metrics, and whether to accept the round"
+    _check_pair(algorithm, "step", what, out, 3)
+    after, metrics, accept = out
+    name = f"`{type(algorithm).__name__}.step`"
+    if type(after) is not type(before):
+        raise TypeError(f"{name} must return a `State` first, got {shown(after)}.")
+    for part in ("params", "rest", "server", "aggregator", "clients"):
+        new, old = getattr(after, part), getattr(before, part)
+        _check_like(algorithm, "step", f"state.{part}", new, old)
+    metrics = _check_metrics(name, metrics, taken=("round", "nonfinite_model"))
+    for needed in ("loss", "clients", "nonfinite"):
+        if needed not in metrics:
             raise ValueError(
-                f"The state is not of this algorithm and model: {found}. Take the one "
-                "that `algorithm.init(model, num_clients=...)` returned, or a round of "
-                "the same algorithm."
+                f"{name} must report `{needed}` among its metrics: return those of a "
+                "pass, `outcome.metrics`, or add your own to them."
             )
-
-
-def _stacked(x: Any, sizes: set[int]) -> Any:
-    if getattr(x, "shape", None) is None or not sizes:
-        return x
-    return jax.ShapeDtypeStruct((max(sizes), *x.shape), x.dtype)
-
-
-def _server_state(
-    server: AbstractServer, params: Params, sizes: set[int]
-) -> ServerState:
-    def init(count: int) -> ServerState:
-        return eqx.filter_eval_shape(server.init, params, num_clients=count)
-
-    if sizes:
-        return init(max(sizes))
-    # Clients that keep nothing do not tell how many they are.
-    return jtu.tree_map(
-        lambda x, y: x if jnp.shape(x) == jnp.shape(y) else _Sized(), init(2), init(3)
-    )
-
-
-def _unsized(x: PyTree, like: PyTree) -> PyTree:
-    """With `_Sized` where the other tree has it."""
-    sized = {
-        path for path, leaf in leaves_by_path(like).items() if isinstance(leaf, _Sized)
-    }
-    return jtu.tree_map_with_path(
-        lambda path, leaf: _Sized() if jtu.keystr(path) in sized else leaf, x
-    )
+    _check_truth(f"{name}'s last value", accept)
+    return after, metrics, accept

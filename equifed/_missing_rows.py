@@ -42,12 +42,14 @@ class MissingRows:
             assert self._lookups is not None
             self._lookups.check_dataset(self._loader.dataset, model)
 
-    def __call__(self, round: int, model: Callable[[], Model]) -> None:
+    def __call__(self, round: int, model: Callable[[], Model | None]) -> None:
         """Looks at the clients of a round of which nobody has."""
         if self._whole or (self._lookups is not None and not self._lookups):
             return
         if len(self._seen) == self._loader.num_clients:
             return
+        if self._lookups is None and model() is None:
+            return  # There are several, and what each of them reads is not known.
         clients = [
             (client_id, columns)
             for client_id, columns in participants(self._loader, round)

@@ -5,6 +5,7 @@ from types import TracebackType
 import jax
 from jaxtyping import Array
 
+from ._algorithm import AbstractAlgorithm
 from ._checkpoint import Checkpointer
 from ._history import ROUND, Row, rows_of
 from ._interrupt import keep, where
@@ -18,11 +19,13 @@ class Keeping:
     def __init__(
         self,
         calls: Calls,
+        algorithm: AbstractAlgorithm,
         history: list[Row],
         num_rounds: int,
         checkpointer: Checkpointer | None,
     ):
         self._calls, self._history = calls, history
+        self._algorithm = algorithm
         self._num_rounds, self._checkpointer = num_rounds, checkpointer
 
     def __enter__(self) -> None:
@@ -52,7 +55,8 @@ class Keeping:
             lost = "What was reached is lost: the round that failed had its memory."
             keep(error, lost + saved)
             return
-        solution = Solution(state.model, state, RESULTS.interrupted, self._history)
+        model = self._algorithm.model(state)
+        solution = Solution(model, state, RESULTS.interrupted, self._history)
         note = (
             f"Training ended after round {number} of {self._num_rounds}. What was "
             f"reached is kept as {where(error, 'solution')}. To go on from it, give "

@@ -9,11 +9,11 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray
 
 from ._algorithm import AbstractAlgorithm, State
+from ._algorithm.check import check_state
 from ._algorithm.loop import Stepper
 from ._algorithm.tune import tuned
 from ._check import check_count, checked
 from ._client import traced_loss
-from ._contract import check_state
 from ._executor import Executor
 from ._interrupt import keep, where
 from ._missing_rows import MissingRows
@@ -162,8 +162,8 @@ class Calls:
             yield state, metrics, ran
 
     @property
-    def _model(self) -> Model:
-        return self.reached()[0].model
+    def _model(self) -> Model | None:
+        return self._algorithm.model(self.reached()[0])
 
     def reached(self) -> tuple[State, dict[str, Array] | None, int | Array | None]:
         """The state after the last call, that call's metrics, if there was one, and
@@ -217,18 +217,15 @@ def check_rounds(
             f"{loader.num_clients}. Make it with "
             "`algorithm.init(model, num_clients=loader.num_clients)`."
         )
-    states = (state.server, state.aggregator, state.clients)
-    check_state(
-        algorithm.client, algorithm.aggregator, algorithm.server, state.model, states
-    )
-    loss = algorithm.client.loss
-    if not isinstance(loader, Loader):
+    check_state(algorithm, state)
+    loss, model = algorithm.loss, eqx.filter_eval_shape(algorithm.model, state)
+    if not isinstance(loader, Loader) or model is None:
         return (), MissingRows(loader, loss, None)
     # By shape alone, so that the error can name the client.
     client, example = loader.dataset.client_ids[0], loader.dataset.example
-    reported, lookups = traced_loss(loss, state.model, example, f"client {client!r}")
+    reported, lookups = traced_loss(loss, model, example, f"client {client!r}")
     missing = MissingRows(loader, loss, lookups)
-    missing.before(state.model)
+    missing.before(algorithm.model(state))
     return reported, missing
 
 

@@ -48,6 +48,7 @@ class Solution(eqx.Module):
     """
 
     model: Model
+    """The trained model; `None` if the algorithm trains several."""
     state: State
     """The last good state: go on from it with [`equifed.rounds`][]."""
     result: RESULTS

@@ -47,6 +47,7 @@ def train(
     checkpointer: Checkpointer | None = None,
     executor: Executor | None = None,
     rounds_per_call: int = 1,
+    trains: Any = None,
 ) -> Solution:
     """Trains a model.
 
@@ -68,6 +69,8 @@ def train(
     - `executor`: how to run the rounds; on the loader's devices if not given.
     - `rounds_per_call`: how many rounds at most one call of the compiled program runs.
         More than one is faster where a round takes less than about a millisecond.
+    - `trains`: which of the model's arrays are trained, if not all that can be: see
+        [`equifed.AbstractAlgorithm.init`][].
 
     **Returns:**
 
@@ -104,17 +107,25 @@ def train(
     mesh = loader.mesh if executor is None else executor.mesh
     if not is_first(mesh):
         logger = NoLogger()
-    metrics = algorithm.client.loss if metrics is None else metrics
+    metrics = algorithm.loss if metrics is None else metrics
     evaluators = {
         name: Evaluator(dataset, metrics, mesh=mesh)
         for name, dataset in (evaluation or {}).items()
     }
-    state = algorithm.init(model, num_clients=_num_clients(algorithm, model, loader))
+    count = _num_clients(algorithm, model, loader, key)
+    state = algorithm.init(model, num_clients=count, key=key, trains=trains)
+    model = algorithm.model(state)
+    if model is None and evaluators:
+        raise ValueError(
+            f"`{type(algorithm).__name__}` trains several models, none of which is the "
+            "one to evaluate. Leave `evaluation` out, and evaluate those of "
+            "`solution.state`."
+        )
     history: list[dict[str, Any]] = []
     name, made_with = type(algorithm).__name__, None
     measured: dict[str, list[str]] = {}
     for where in evaluators:
-        measured[where] = list(evaluators[where]._check(state.model, f"{where!r}"))
+        measured[where] = list(evaluators[where]._check(model, f"{where!r}"))
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     _check_distinct(reported, measured)
     with contextlib.ExitStack() as stack:  # nothing on disk is touched before
@@ -134,8 +145,7 @@ def train(
         number = int(state.round)
         logger.start(num_rounds, number)
         held = stack.pop_all()
-    evaluated = {f"{name}/{x}" for name, names in measured.items() for x in names}
-    watch = Watch(loader, algorithm.client.loss, history, evaluated)
+    watch = Watch(loader, algorithm.loss, history, reported)
     result = watch.result if history else RESULTS.successful
     breaks = [eval_every] if evaluators else []
     if checkpointer is not None:
@@ -153,8 +163,10 @@ def train(
         stop_nonfinite=True,
     )
     first = True
-    with Keeping(calls, history, num_rounds, checkpointer), held, logger:
+    keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
+    with keeping, held, logger:
         for state, values, ran in calls:
+            model = algorithm.model(state)
             count = int(ran) if rounds_per_call > 1 else None
             rows = rows_of(number, jax.device_get(values), count)
             number += len(rows)
@@ -166,11 +178,11 @@ def train(
             finished = number == num_rounds or ended
             if number % eval_every == 0 or finished:
                 for dataset, evaluator in evaluators.items():
-                    for metric, value in evaluator(state.model).items():
+                    for metric, value in evaluator(model).items():
                         row[f"{dataset}/{metric}"] = value
             for row in rows:
                 history.append(row)
-                result = watch(row, state.model)
+                result = watch(row, model)
                 numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
                 logger.log(row["round"], numbers)
             if ended:
@@ -181,16 +193,20 @@ def train(
                 checkpointer.save(
                     number, state, history, algorithm=name, fingerprint=made_with
                 )
-    return Solution(state.model, state, result, history)
+    return Solution(algorithm.model(state), state, result, history)
 
 
 def _num_clients(
-    algorithm: AbstractAlgorithm, model: Model, loader: Loader | StreamLoader
+    algorithm: AbstractAlgorithm,
+    model: Model,
+    loader: Loader | StreamLoader,
+    key: PRNGKeyArray,
 ) -> int:
     if loader.num_clients is not None:
         return loader.num_clients
-    params = jax.eval_shape(lambda: algorithm.client.init(params_of(model)))
-    if jtu.tree_leaves(params):
+    begin, params = algorithm.begin, params_of(model)
+    begun = jax.eval_shape(lambda: begin(params, num_clients=1, key=key))
+    if jtu.tree_leaves(begun.clients):
         raise stateful_on_a_stream(algorithm)
     return 1
 

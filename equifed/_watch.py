@@ -43,14 +43,15 @@ class Watch:
         loader: Loader | StreamLoader,
         loss: Loss,
         history: Iterable[Row],
-        evaluated: Collection[str] = (),
+        reported: Collection[str] = (),
     ):
         """**Arguments:**
 
-        - `evaluated`: the names in a row that are not of the training.
+        - `reported`: the names of the metrics that the loss reports. Others may be
+            means over nothing by right, as FedPA's `correction_norm` in burn-in rounds.
         """
         self._loader, self._loss = loader, loss
-        self._others = {ROUND, *RESERVED, *evaluated}
+        self._reported = set(reported) - set(RESERVED)
         self._said: set[str] = set()
         self._seen: set[str] = set()
         history = list(history)
@@ -127,7 +128,7 @@ class Watch:
         bad = [
             f"{name!r} is {value}"
             for name, value in row.items()
-            if name not in self._others
+            if name in self._reported
             and isinstance(value, float)
             and not math.isfinite(value)
         ]

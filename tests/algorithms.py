@@ -1,11 +1,31 @@
 """The table of algorithms: a new one is one line here, and every law is tested."""
 
+from collections.abc import Callable
+
+import equinox as eqx
 import optax
 
 import equifed as eqf
 
 
 SGD = optax.sgd(0.05)
+
+
+def decaying(loss, batching):
+    return eqf.OverRounds(Decaying(loss, batching))
+
+
+class Decaying(eqx.Module):
+    """FedProx whose rate and pull change from round to round."""
+
+    loss: Callable = eqx.field(static=True)
+    batching: eqf.data.AbstractBatching
+
+    def __call__(self, t):
+        t = t.astype(float)
+        rate, mu = 0.05 * 0.9**t, 0.1 / (1 + t)
+        return eqf.FedProx(self.loss, optax.sgd(rate), self.batching, mu=mu)
+
 
 ALGORITHMS = {
     "FedSGD": lambda loss, batching: eqf.FedSGD(loss, optax.sgd(0.05), batching),
@@ -24,6 +44,17 @@ ALGORITHMS = {
         loss, optax.sgd(0.05, momentum=0.9), batching, correction=eqf.Proximal(0.1)
     ),
     "FedDyn": lambda loss, batching: eqf.FedDyn(loss, SGD, batching, alpha=0.5),
+    "Mime": lambda loss, batching: eqf.Mime(
+        loss, optax.sgd(0.05, momentum=0.9), batching
+    ),
+    "MimeLite": lambda loss, batching: eqf.MimeLite(loss, optax.adam(0.01), batching),
+    "FedSAM": lambda loss, batching: eqf.FedSAM(loss, SGD, batching, rho=0.1),
+    "FedExP": lambda loss, batching: eqf.FedExP(loss, SGD, batching),
+    "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
+    "PowerOfChoice": lambda loss, batching: eqf.PowerOfChoice(
+        eqf.Scaffold(loss, SGD, batching), num_chosen=3
+    ),
+    "OverRounds": lambda loss, batching: decaying(loss, batching),
     "FedPA": lambda loss, batching: eqf.FedPA(
         loss, eqf.IASG(SGD, burnin=1), batching, rho=0.1, start_round=1
     ),

@@ -54,11 +54,14 @@ class Own(eqf.AbstractClient):
         self.mean, self.metric, self.keys = mean, metric, keys
         self.weight = weight
 
+    def payload(self, params):
+        return params
+
     def init(self, params):
         return None
 
     def round(self, broadcast, data, state, *, key):
-        start, static = eqx.partition(broadcast.model, eqx.is_inexact_array)
+        start, static = broadcast.params, broadcast.rest
 
         def batch_loss(params, examples, mask, i):
             model = eqx.combine(params, static)
@@ -96,6 +99,9 @@ class Wrapped(eqf.AbstractClient):
     change: Callable
     loss = property(lambda self: self.client.loss)
     batching = property(lambda self: self.client.batching)
+
+    def payload(self, params):
+        return params
 
     def init(self, params):
         return None
@@ -189,18 +195,19 @@ class Sums(eqf.AbstractAggregator):
 
     gathers = False
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
         payload, weight = self.weigh(message)
-        return payload, weight, (message.weight > 0).astype(jnp.float32)
+        return (payload, weight, (message.weight > 0).astype(jnp.float32)), {}
 
     def decode(self, encoded, state, *, key):
         payload, weight, count = encoded
         inverse = 1 / jnp.maximum(weight.astype(jnp.float32), 1e-6)
         mean = jax.tree.map(lambda x: x.astype(jnp.float32) * inverse, payload)
-        return eqf.Aggregate(mean, None, weight, self.count(count)), state
+        count = self.count(count)
+        return eqf.Aggregate(mean, None, weight, count, count > 0), state, {}
 
 
 def multiplies(message):
@@ -227,16 +234,17 @@ class Median(eqf.AbstractAggregator):
 
     gathers = True
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
-        return message
+        return message, {}
 
     def decode(self, encoded, state, *, key):
         count = jnp.sum(encoded.weight > 0).astype(jnp.float32)
         payload = jax.tree.map(lambda x: jnp.median(x, axis=0), encoded.payload)
-        return eqf.Aggregate(payload, None, encoded.weight.sum(), count), state
+        weight = encoded.weight.sum()
+        return eqf.Aggregate(payload, None, weight, count, count > 0), state, {}
 
 
 class Noise(eqf.AbstractAggregator):
@@ -245,21 +253,22 @@ class Noise(eqf.AbstractAggregator):
     aggregator: eqf.AbstractAggregator
     gathers = False
 
-    def init(self, params):
-        return self.aggregator.init(params)
+    def init(self, payload):
+        return self.aggregator.init(payload)
 
     def encode(self, message, state, *, key):
         return self.aggregator.encode(message, state, key=key)
 
     def decode(self, encoded, state, *, key):
         key, noise_key = jr.split(key)
-        aggregate, state = self.aggregator.decode(encoded, state, key=key)
+        aggregate, state, metrics = self.aggregator.decode(encoded, state, key=key)
 
         def noisy(x):
             return x + 0.01 * jr.normal(noise_key, x.shape)
 
         payload = jax.tree.map(noisy, aggregate.payload)
-        return eqx.tree_at(lambda a: a.payload, aggregate, payload), state
+        aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
+        return aggregate, state, metrics
 
 
 def aggregated(aggregator):
@@ -279,7 +288,7 @@ class Server(eqf.AbstractServer):
     def broadcast(self, params, state):
         return None
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         params = jax.tree.map(jnp.add, params, aggregate.payload)
         return self.change(params, state)
 
@@ -307,7 +316,7 @@ class Adds(eqf.AbstractServer):
     def broadcast(self, params, state):
         return None
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         return jax.tree.map(self.add, params, aggregate.payload), state
 
 

@@ -15,13 +15,13 @@ class Collect(eqf.AbstractAggregator):
     def gathers(self):
         return True
 
-    def init(self, params):
+    def init(self, payload):
         count = self.num_clients
-        messages = jtu.tree_map(lambda x: jnp.zeros((count, *x.shape)), params)
+        messages = jtu.tree_map(lambda x: jnp.zeros((count, *x.shape)), payload)
         return messages, jnp.zeros(count)
 
     def encode(self, message, state, *, key):
-        return message
+        return message, {}
 
     def decode(self, encoded, state, *, key):
         # Sorted by client; the empty slots of a device come last.
@@ -29,4 +29,5 @@ class Collect(eqf.AbstractAggregator):
         payload = jtu.tree_map(lambda x: x[:count], encoded.payload)
         zero = jtu.tree_map(lambda x: jnp.zeros_like(x[0]), payload)
         one = jnp.ones(())
-        return eqf.Aggregate(zero, None, one, one), (payload, encoded.weight[:count])
+        state = (payload, encoded.weight[:count])
+        return eqf.Aggregate(zero, None, one, one, one > 0), state, {}

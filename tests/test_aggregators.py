@@ -26,13 +26,13 @@ def aggregate(aggregator, x, weights, stat=None):
 
     def encode(x, weight, stat):
         message = eqf.Message({"w": x[:-1], "b": x[-1]}, weight, stat)
-        return aggregator.encode(message, state, key=key)
+        return aggregator.encode(message, state, key=key)[0]
 
     x, weights = jnp.asarray(x, jnp.float32), jnp.asarray(weights, jnp.float32)
     encoded = jax.vmap(encode)(x, weights, stat)
     if not aggregator.gathers:
         encoded = jtu.tree_map(lambda x: x.sum(0), encoded)
-    out, _ = aggregator.decode(encoded, state, key=key)
+    out, _, _ = aggregator.decode(encoded, state, key=key)
     return out, jnp.append(out.payload["w"], out.payload["b"])
 
 
@@ -151,7 +151,7 @@ def test_clip_of_nothing_is_nothing_and_differentiable():
     def total(scale):
         def encode(x):
             message = eqf.Message(scale * x, jnp.asarray(1.0))
-            return aggregator.encode(message, None, key=jr.key(0)).payload.sum()
+            return aggregator.encode(message, None, key=jr.key(0))[0].payload.sum()
 
         return encode(jnp.zeros(2)) + encode(jnp.array([3.0, 4.0]))
 
@@ -236,7 +236,7 @@ def test_a_diverged_client_that_is_let_in_ends_the_round():
     assert metrics["nonfinite"] == 1
     assert metrics["nonfinite_model"] == 1
     assert after.round == before.round + 1
-    rest = lambda s: (s.model, s.server, s.aggregator, s.clients)  # noqa: E731
+    rest = lambda s: (s.params, s.server, s.aggregator, s.clients)  # noqa: E731
     assert eqx.tree_equal(rest(before), rest(after))
 
 
@@ -284,10 +284,10 @@ def multiply(means, covariances, weights):
     def encode(mean, covariance, weight):
         covariance = covariance if covariance.ndim == 2 else tree(covariance)
         message = eqf.Message(eqf.Gaussian(tree(mean), covariance), weight)
-        return aggregator.encode(message, None, key=jr.key(0))
+        return aggregator.encode(message, None, key=jr.key(0))[0]
 
     arrays = (jnp.asarray(x, jnp.float32) for x in (means, covariances, weights))
-    out, _ = aggregator.decode(jax.vmap(encode)(*arrays), None, key=jr.key(0))
+    out, _, _ = aggregator.decode(jax.vmap(encode)(*arrays), None, key=jr.key(0))
     return out, np.append(out.payload["b"], out.payload["w"])
 
 

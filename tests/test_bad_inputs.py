@@ -30,6 +30,7 @@ _MADE = "The library makes it, and looks at what is in it where it is used."
 _PLAIN = "It takes no argument."
 WITHOUT = {
     "Aggregate": _MADE,
+    "Beginning": "What `begin` returns: see `AbstractAlgorithm.step`.",
     "Broadcast": _MADE,
     "ClientData": _MADE,
     "Cohort": _MADE,
@@ -37,6 +38,8 @@ WITHOUT = {
     "Gaussian": _MADE,
     "Message": "Its parts are checked when it is sent: see `AbstractClient`.",
     "Natural": _MADE,
+    "Outcome": _MADE,
+    "Participants": _MADE,
     "RESULTS": "An enumeration.",
     "Samples": _MADE,
     "Solution": _MADE,
@@ -59,6 +62,7 @@ WITHOUT = {
 # return is looked at.
 PROTOCOLS = {
     "AbstractAggregator": "See `aggregator_round` in `bad_inputs/algorithms.py`.",
+    "AbstractAlgorithm": "See `step` in `bad_inputs/passes.py`.",
     "AbstractClient": "See `client_round` in `bad_inputs/algorithms.py`.",
     "AbstractCorrection": "What a client does with it is in its message.",
     "AbstractLogger": "`train` calls it, and leaves out what is not one number.",
@@ -76,13 +80,14 @@ PROTOCOLS = {
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
 METHODS_WITHOUT = {
+    "Broadcast.of": "Any tree is a model: what can be trained of it is.",
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",
     "ClientData.fold": "A client calls it in a round: JAX's errors name the function.",
     "Executor.check": _ROUND,
-    "Executor.messages": _ROUND,
-    "Executor.run": _ROUND,
+    "IFCA.models": "It takes a state, which is checked when it is used.",
     "Optim.init": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Optim.update": "Its errors are of the optimiser, by name: see `test_optim.py`.",
+    "Participants.only": "A step calls it, with traced arrays.",
     "data.Loader.stacks": "`rounds` calls it.",
 }
 

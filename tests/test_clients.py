@@ -56,7 +56,8 @@ def data(batches, num_examples=5, first=2, seed=0):
 
 def run(client, share, *, shared=None, state=None, key=0):
     model = testing.Linear()
-    return client.round(eqf.Broadcast(model, shared), share, state, key=jr.key(key))
+    broadcast = eqf.Broadcast.of(model, shared)
+    return client.round(broadcast, share, state, key=jr.key(key))
 
 
 def gradient(w, x, y):
@@ -204,7 +205,9 @@ def test_many_steps_in_half_precision(option):
     place = (one.start[0], one.stop[0], one.first[0], one.num_examples[0])
     share = eqf.ClientData(one.examples, one.order, *place)
     zero = testing.Point(jnp.asarray(0.0, jnp.bfloat16))
-    message, _, _ = client.round(eqf.Broadcast(zero, zero), share, zero, key=jr.key(0))
+    message, _, _ = client.round(
+        eqf.Broadcast.of(zero, zero), share, zero, key=jr.key(0)
+    )
     # The gradient at 0 of (x - 1)^2 / 2, which full gradients are sent as minus.
     expected = 1.0 if option is None else -1.0
     payload = message.payload if option is None else message.payload.control

@@ -129,12 +129,13 @@ def test_without_rho_the_message_is_the_mean_of_the_samples(name):
     cohort = eqf.data.Loader(dataset, eqf.data.AllClients(), batching)(0)
     key, _ = jr.split(jr.fold_in(jr.key(1), 0))
     total, model = 0.0, testing.Linear()
+    sent = eqf.Broadcast.of(model)
     for slot in range(2):
         client = int(cohort.index[0, slot])
         client_key, _ = jr.split(jr.fold_in(key, client))
         data = cohort.client(slot)
         samples, _ = sampler.sample(
-            testing.noisy_loss, model, data, batching, key=client_key
+            testing.noisy_loss, sent, data, batching, key=client_key
         )
         total = total + (9, 6)[client] / 15 * samples.values.weight.mean(0)
     got = models[0].weight - model.weight
@@ -223,7 +224,7 @@ def test_the_exact_delta_is_the_gradient():
     start = jnp.ones(3)
     cohort = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), whole)(0)
     message, _, _ = eqf.FullGradient(problem.loss, whole).round(
-        eqf.Broadcast(start, None), cohort.client(0), None, key=jr.key(0)
+        eqf.Broadcast.of(start), cohort.client(0), None, key=jr.key(0)
     )
     quadratic = objectives(problem)[0].quadratic()
     precision = np.asarray(quadratic.matrix)

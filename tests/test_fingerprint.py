@@ -368,6 +368,9 @@ class ReadsInModule(eqx.Module):
 
 
 class Corrects(eqf.AbstractCorrection):
+    def payload(self, params):
+        return params
+
     def init(self, model, num_clients):
         return SETTING
 

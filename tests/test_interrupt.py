@@ -352,13 +352,13 @@ def test_interrupted_while_the_devices_work(entry, models, monkeypatch):
 def test_interrupted_between_ordered_rounds(monkeypatch):
     # Those of one call run one by one, and use up what clients keep.
     algorithm = eqf.Scaffold(testing.noisy_loss, optax.sgd(0.1), BATCHING)
-    step, trap = apart._step, Trap(4)
+    one, trap = apart._pass, Trap(4)
 
     def trapped(*args):
         trap()
-        return step(*args)
+        return one(*args)
 
-    monkeypatch.setattr(apart, "_step", trapped)
+    monkeypatch.setattr(apart, "_pass", trapped)
     with pytest.raises(KeyboardInterrupt) as caught:
         eqf.train(
             algorithm,

@@ -14,15 +14,23 @@ from .algorithms import ALGORITHMS
 from .broken import BROKEN
 
 
-@pytest.fixture(scope="module", params=ALGORITHMS.values(), ids=list(ALGORITHMS))
-def make(request):
-    with shared(request.param):
+@pytest.fixture(scope="module", params=ALGORITHMS)
+def name(request):
+    with shared(ALGORITHMS[request.param]):
         yield request.param
 
 
-@pytest.mark.parametrize("law", testing.LAWS.values(), ids=testing.LAWS.keys())
-def test_law(make, law):
-    law(make)
+# Not all clients are trained, and the metrics are of those that are.
+DOES_NOT_HOLD = {("PowerOfChoice", "metrics_are_means")}
+
+
+@pytest.mark.parametrize("law", testing.LAWS)
+def test_law(name, law):
+    if (name, law) in DOES_NOT_HOLD:
+        with pytest.raises(AssertionError, match=law):
+            testing.LAWS[law](ALGORITHMS[name])
+    else:
+        testing.LAWS[law](ALGORITHMS[name])
 
 
 # Laws that compile a program of their own.

@@ -8,6 +8,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 import optax
@@ -191,8 +192,8 @@ def at_the_server(server, params):
     one = jnp.asarray(1.0)
     for i in range(3):
         change = jtu.tree_map(lambda p: -jnp.cos(3 * p + i), params)  # noqa: B023
-        aggregate = eqf.Aggregate(change, None, one, one)
-        params, state = server.round(params, aggregate, state)
+        aggregate = eqf.Aggregate(change, None, one, one, one > 0)
+        params, state = server.round(params, aggregate, state, key=jr.key(0))
     return params
 
 

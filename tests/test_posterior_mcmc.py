@@ -64,8 +64,8 @@ def test_params_of_any_dtype(dtypes, x64, rtol):
         data = LOADER(0).client(0)
         widest = jnp.result_type(float)
         got, expected = (
-            sample(loss_without_noise, model, data, WHOLE, key=jr.key(1))[0]
-            for model in (start, model_of(widest, widest))
+            sample(loss_without_noise, sent, data, WHOLE, key=jr.key(1))[0]
+            for sent in map(eqf.Broadcast.of, (start, model_of(widest, widest)))
         )
         for name, dtype in zip(("weight", "bias"), dtypes, strict=True):
             values, last = getattr(got.values, name), getattr(got.last, name)
@@ -105,7 +105,7 @@ def test_no_direction_is_too_narrow():
     cohort = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), WHOLE)(0)
     draw = eqx.filter_jit(
         lambda data: eqf.HMC(100).sample(
-            problem.loss, jnp.zeros(5), data, WHOLE, key=jr.key(3)
+            problem.loss, eqf.Broadcast.of(jnp.zeros(5)), data, WHOLE, key=jr.key(3)
         )
     )
     for i, objective in enumerate(problem.objectives):

@@ -28,7 +28,8 @@ def draw(sampler, loss, model, dataset, batching, seed=0, client=0):
     slot = int(np.flatnonzero(np.asarray(cohort.index[0]) == client)[0])
     sample = eqx.filter_jit(sampler.sample)
     data = cohort.client(slot)
-    return sample(loss, model, data, batching, key=jr.key(seed))
+    broadcast = eqf.Broadcast.of(model)
+    return sample(loss, broadcast, data, batching, key=jr.key(seed))
 
 
 def draw_linear(sampler, batching: Any = WHOLE, **kwargs):

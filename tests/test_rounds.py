@@ -15,6 +15,7 @@ import equifed as eqf
 from equifed import testing
 from equifed._algorithm import tune
 from equifed._algorithm.compile import _known, _NO_YNN, compiler_options
+from equifed._algorithm.loop import Stepper
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -172,13 +173,19 @@ def test_refusals():
         algorithm.round(state, loader(0), key=KEY, executor=auto)
 
 
-def options_for(model):
+def options_for(model, *, several=False):
     def loss(model, example, key):
         return jnp.mean(model(example["image"]))
 
     dataset = eqf.data.digits()
     cohort = eqf.data.cohort(dataset, BATCHING)
-    return compiler_options(loss, model, cohort)
+    if not several:
+        return compiler_options(loss, model, cohort, pytest.fail)
+    # Of several models the whole round is traced.
+    algorithm = eqf.IFCA(loss, optax.sgd(0.1), BATCHING, num_clusters=2)
+    state = algorithm.init(model, num_clients=len(dataset), key=KEY)
+    stepper = Stepper(algorithm, state, key=KEY, executor=eqf.Executor())
+    return compiler_options(loss, None, cohort, lambda: stepper._trace(cohort))
 
 
 class Image(eqx.Module):
@@ -196,3 +203,5 @@ def test_only_convolutions_are_compiled_otherwise():
     # A version of XLA that does not have the option is not asked for it.
     assert options_for(Image(conv)) == (_NO_YNN if _known() else {})
     assert options_for(Image(dense)) == {}
+    several = options_for(Image(conv), several=True)
+    assert several == (_NO_YNN if _known() else {})

@@ -1,6 +1,7 @@
 """Each server's step, by hand."""
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
@@ -17,13 +18,14 @@ CHANGES = (
 
 
 def aggregate(payload, count=2.0, stats=None):
-    return eqf.Aggregate(payload, stats, jnp.asarray(20.0), jnp.asarray(count))
+    weight, count = jnp.asarray(20.0), jnp.asarray(count)
+    return eqf.Aggregate(payload, stats, weight, count, count > 0)
 
 
 def run(server, changes=CHANGES, **kwargs):
     state, x, seen = server.init(X, num_clients=8), X, []
     for change in changes:
-        x, state = server.round(x, aggregate(change, **kwargs), state)
+        x, state = server.round(x, aggregate(change, **kwargs), state, key=jr.key(0))
         seen.append(x)
     return seen, state
 

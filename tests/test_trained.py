@@ -37,6 +37,7 @@ class Two(eqx.Module):
 
 
 MODEL = Two(jnp.array([1.0, 2.0, 3.0]), testing.Linear())
+SENT = eqf.Broadcast.of(MODEL)
 
 
 def plain(model, example, key):
@@ -97,7 +98,7 @@ def looped(body):
     ids=("jit", "filter_jit", "checkpoint", "scan", "vmap", "cond", "fori_loop"),
 )
 def test_what_the_loss_reaches(wrap):
-    where = reached(inside(wrap), MODEL, EXAMPLE)
+    where = reached(inside(wrap), SENT, EXAMPLE)
     assert not where.frozen
     assert where.head.weight
     assert where.head.bias
@@ -113,7 +114,7 @@ def test_what_cannot_be_told_is_trained():
     def loss(model, example, key):
         return own(model.frozen.sum(), model.head.bias)
 
-    where = reached(loss, MODEL, EXAMPLE)
+    where = reached(loss, SENT, EXAMPLE)
     assert where.frozen
     assert where.head.bias
     # Used by nothing.
@@ -277,9 +278,8 @@ def test_noise_of_chains_is_their_own():
     sampler = eqf.IASG(optim, chains=2)
     batching = eqf.data.Steps(2, batch_size=4)
     share = eqf.data.cohort(DATA, batching).client(0)
-    samples, _ = sampler.sample(
-        noise_only, testing.Linear(), share, batching, key=jr.key(0)
-    )
+    broadcast = eqf.Broadcast.of(testing.Linear())
+    samples, _ = sampler.sample(noise_only, broadcast, share, batching, key=jr.key(0))
     assert (samples.values.weight[0] != samples.values.weight[1]).all()
 
 

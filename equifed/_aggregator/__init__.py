@@ -1,7 +1,4 @@
-from .base import (
-    AbstractAggregator as AbstractAggregator,
-    Aggregate as Aggregate,
-)
+from .base import AbstractAggregator as AbstractAggregator
 from .mean import (
     NonzeroMean as NonzeroMean,
     UniformMean as UniformMean,

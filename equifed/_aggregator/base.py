@@ -14,20 +14,9 @@ import abc
 import equinox as eqx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from .._client import Message
-from .._types import AggregatorState, Params
-
-
-class Aggregate(eqx.Module):
-    """What the server is given: one payload for the whole cohort."""
-
-    payload: PyTree[Array]
-    stats: PyTree[Array]
-    """The messages' `stats`, averaged with the weights of the payload."""
-    weight: Float[Array, ""]
-    """The sum of the weights."""
-    count: Float[Array, ""]
-    """The number of messages whose weight was not 0."""
+from .._metrics import AbstractMetric
+from .._types import AggregatorState
+from .._wire import Aggregate, Message
 
 
 class AbstractAggregator(eqx.Module):
@@ -42,22 +31,28 @@ class AbstractAggregator(eqx.Module):
         """Whether `decode` is given all that was encoded, rather than its sum."""
 
     @abc.abstractmethod
-    def init(self, params: Params) -> AggregatorState:
-        """What is kept between rounds; `None` if nothing."""
+    def init(self, payload: PyTree) -> AggregatorState:
+        """What is kept between rounds; `None` if nothing.
+
+        **Arguments:**
+
+        - `payload`: of the structure, shapes and dtypes of a message's payload.
+        """
 
     @abc.abstractmethod
     def encode(
         self, message: Message, state: AggregatorState, *, key: PRNGKeyArray
-    ) -> PyTree[Array]:
-        """One message, made ready for the sum or for the gathering."""
+    ) -> tuple[PyTree[Array], dict[str, AbstractMetric]]:
+        """One message, made ready for the sum or for the gathering; and metrics of it,
+        which are summed over the cohort with those of the clients."""
 
     @abc.abstractmethod
     def decode(
         self, encoded: PyTree[Array], state: AggregatorState, *, key: PRNGKeyArray
-    ) -> tuple[Aggregate, AggregatorState]:
+    ) -> tuple[Aggregate, AggregatorState, dict[str, AbstractMetric]]:
         """The sum over the messages, or all of them stacked along a leading axis (in
         the order of the clients' numbers, with messages of weight 0 among them), as
-        one aggregate."""
+        one aggregate; the new state; and metrics of the round."""
 
 
 class Total(eqx.Module):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
-from .._client import Message
 from .._tree import safe_divide, tree_divide, tree_scale, tree_wide
-from .base import AbstractAggregator, Aggregate, Total
+from .._wire import Aggregate, Message
+from .base import AbstractAggregator, Total
 
 
 def _weigh(message: Message, weight: Float[Array, ""]) -> Total:
@@ -24,7 +24,7 @@ def _weigh(message: Message, weight: Float[Array, ""]) -> Total:
 
 def _divide(total: Total) -> Aggregate:
     payload, stats = tree_divide((total.payload, total.stats), total.weight)
-    return Aggregate(payload, stats, total.weight, total.count)
+    return Aggregate(payload, stats, total.weight, total.count, total.count > 0)
 
 
 class WeightedMean(AbstractAggregator):
@@ -35,14 +35,14 @@ class WeightedMean(AbstractAggregator):
     def gathers(self):
         return False
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
-        return _weigh(message, message.weight)
+        return _weigh(message, message.weight), {}
 
     def decode(self, encoded, state, *, key):
-        return _divide(encoded), state
+        return _divide(encoded), state, {}
 
 
 class UniformMean(AbstractAggregator):
@@ -52,15 +52,15 @@ class UniformMean(AbstractAggregator):
     def gathers(self):
         return False
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
         present = message.weight > 0
-        return _weigh(message, present.astype(message.weight.dtype))
+        return _weigh(message, present.astype(message.weight.dtype)), {}
 
     def decode(self, encoded, state, *, key):
-        return _divide(encoded), state
+        return _divide(encoded), state, {}
 
 
 class _Nonzero(eqx.Module):
@@ -83,7 +83,7 @@ class NonzeroMean(AbstractAggregator):
     def gathers(self):
         return False
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
@@ -92,10 +92,10 @@ class NonzeroMean(AbstractAggregator):
             lambda x: jnp.where(x != 0, message.weight.astype(x.dtype), 0),
             total.payload,
         )
-        return _Nonzero(total, weights)
+        return _Nonzero(total, weights), {}
 
     def decode(self, encoded, state, *, key):
         aggregate = _divide(encoded.total)
         payload = jtu.tree_map(safe_divide, encoded.total.payload, encoded.weights)
         aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
-        return aggregate, state
+        return aggregate, state, {}

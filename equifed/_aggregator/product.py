@@ -9,7 +9,8 @@ from jaxtyping import Array, PyTree
 from .._posterior import Gaussian
 from .._tree import safe_divide
 from .._types import Params
-from .base import AbstractAggregator, Aggregate, Gathered
+from .._wire import Aggregate
+from .base import AbstractAggregator, Gathered
 
 
 class PosteriorProduct(AbstractAggregator):
@@ -38,7 +39,7 @@ class PosteriorProduct(AbstractAggregator):
     def gathers(self):
         return True
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
@@ -47,7 +48,7 @@ class PosteriorProduct(AbstractAggregator):
                 "`PosteriorProduct` multiplies Gaussians, got a change of the params. "
                 "Use it with `PosteriorClient(..., GaussianMoments(rho))`."
             )
-        return Gathered(message)
+        return Gathered(message), {}
 
     def decode(self, encoded, state, *, key):
         message = encoded.message
@@ -66,7 +67,8 @@ class PosteriorProduct(AbstractAggregator):
         payload = solve(gaussian, weight, present)
         stats = _average(message.stats, weight, present)
         count = present.sum().astype(weight.dtype)
-        return Aggregate(payload, stats, weight.sum(), count), state
+        aggregate = Aggregate(payload, stats, weight.sum(), count, count > 0)
+        return aggregate, state, {}
 
 
 def _is_diagonal(gaussian: Gaussian) -> bool:

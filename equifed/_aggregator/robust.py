@@ -13,7 +13,8 @@ from .._check import number
 from .._metrics import masked_sum
 from .._share import floor_share
 from .._tree import tree_divide, tree_wide
-from .base import AbstractAggregator, Aggregate, Gathered
+from .._wire import Aggregate
+from .base import AbstractAggregator, Gathered
 
 
 def _uniform(gathered: Gathered, payload: PyTree) -> Aggregate:
@@ -21,7 +22,8 @@ def _uniform(gathered: Gathered, payload: PyTree) -> Aggregate:
     weight = gathered.message.weight
     count = gathered.count.astype(weight.dtype)
     total = masked_sum(gathered.message.stats, gathered.present)
-    return Aggregate(payload, tree_divide(total, count), weight.sum(), count)
+    stats = tree_divide(total, count)
+    return Aggregate(payload, stats, weight.sum(), count, count > 0)
 
 
 def _sorted(x: Array, present: Array) -> Array:
@@ -37,11 +39,11 @@ class Median(AbstractAggregator):
     def gathers(self):
         return True
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
-        return Gathered(message)
+        return Gathered(message), {}
 
     def decode(self, encoded, state, *, key):
         count = jnp.maximum(encoded.count, 1)
@@ -53,7 +55,7 @@ class Median(AbstractAggregator):
             return jnp.where(encoded.count > 0, middle * half, jnp.zeros_like(middle))
 
         payload = jtu.tree_map(median, encoded.message.payload)
-        return _uniform(encoded, payload), state
+        return _uniform(encoded, payload), state, {}
 
 
 class TrimmedMean(AbstractAggregator):
@@ -72,11 +74,11 @@ class TrimmedMean(AbstractAggregator):
     def gathers(self):
         return True
 
-    def init(self, params):
+    def init(self, payload):
         return None
 
     def encode(self, message, state, *, key):
-        return Gathered(message)
+        return Gathered(message), {}
 
     def decode(self, encoded, state, *, key):
         count = encoded.count
@@ -93,4 +95,4 @@ class TrimmedMean(AbstractAggregator):
             return jnp.where(jnp.isnan(self.trim), jnp.full_like(mean, jnp.nan), mean)
 
         payload = jtu.tree_map(mean, encoded.message.payload)
-        return _uniform(encoded, payload), state
+        return _uniform(encoded, payload), state, {}

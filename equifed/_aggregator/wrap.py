@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._check import check_kind, number
-from .._client import Message
 from .._posterior import Gaussian
 from .._tree import tree_isfinite, tree_norm, tree_scale
+from .._wire import Message
 from .base import AbstractAggregator
 
 
@@ -30,8 +30,8 @@ class Clip(AbstractAggregator):
     def gathers(self):
         return self.aggregator.gathers
 
-    def init(self, params):
-        return self.aggregator.init(params)
+    def init(self, payload):
+        return self.aggregator.init(payload)
 
     def encode(self, message, state, *, key):
         if isinstance(message.payload, Gaussian):
@@ -64,8 +64,8 @@ class DropNonfinite(AbstractAggregator):
     def gathers(self):
         return self.aggregator.gathers
 
-    def init(self, params):
-        return self.aggregator.init(params)
+    def init(self, payload):
+        return self.aggregator.init(payload)
 
     def encode(self, message, state, *, key):
         finite = tree_isfinite((message.payload, message.stats, message.weight))

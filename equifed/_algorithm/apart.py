@@ -5,11 +5,12 @@ It splits it first, and what comes out of that is simplified and fused different
 that products and sums are contracted, and dot products added up, differently too: the
 same client ends in another last bit. No order of summation mends that; only the same
 machine code does. So here the clients of each device are a program of that device
-alone, the same for any number of devices, and so is the server's step. Between them,
-programs of all devices only move numbers and add them up in a fixed order.
+alone, the same for any number of devices, and so is what the algorithm's step computes
+between its passes. Around them, programs of all devices only move numbers and add them
+up in a fixed order.
 
 None of this can be traced: within a user's own `jit`, `vmap` or `grad` a round is one
-program after all.
+program after all, and so is that of a step whose passes lie inside of a loop.
 """
 
 import dataclasses
@@ -18,25 +19,28 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from .._cohort import Cohort, Cohorts, NO_CLIENT
 from .._compiled import compiled, Flat
 from .._executor import Executor
-from .._in_order import in_order
+from .._executor.blocks import Pass, run_device
+from .._executor.in_order import in_order
 from .._mesh import AXIS
 from .._tree import tree_zeros_like
 from .._types import ClientState
 from ..data._plan import ladder
-from .state import State
-from .step import begin, example_of, finish, keep, Parts, parts_of
+from .places import along, everywhere, first, gathered, joined, on
+from .record import recorded, Slots
+from .segments import CannotCut
+from .state import gather, scatter
+from .step import one_round
 
 
 T = TypeVar("T")
@@ -65,10 +69,33 @@ def one_round_apart(
         numbers: list[Array], arrays: list[Array], cohort: Cohort
     ) -> tuple[list[Array], dict[str, Array]]:
         algorithm, key, executor, _ = fixed.build(numbers)
-        new, metrics = _step(
-            algorithm, state.build(arrays), cohort, key, executor, options, donate
+        mesh, old = executor.mesh, state.build(arrays)
+        plan = along(cohort, mesh)
+        everyone = everywhere(old.clients, mesh)
+        before = dataclasses.replace(
+            old, clients=_gathered_states(everyone, plan.index, mesh)
         )
-        return Flat(new).arrays, metrics
+        capacity = _capacity(plan.index, mesh)
+        try:
+            trace = recorded(algorithm, before, plan, key, executor, capacity, options)
+        except CannotCut:
+            one = compiled(one_round, fixed, state, options=options)
+            return one(numbers, arrays, cohort)
+        after, metrics, accept = trace(
+            (algorithm, before, plan, key),
+            lambda work, slots, states: _pass(
+                work, slots, states, plan, executor, capacity, options
+            ),
+            lambda function, inputs: function(*(first(x, mesh) for x in inputs)),
+        )
+        rest = dataclasses.replace(after, clients=None)
+        rest, metrics, accept = everywhere((rest, metrics, accept), mesh)
+        clients = everyone
+        if jtu.tree_leaves(everyone):
+            scattered = _scatter_in_place if donate else _scatter
+            slots = along(after.clients, mesh)
+            clients = scattered(everyone, plan.index, slots, accept, mesh)
+        return Flat(dataclasses.replace(rest, clients=clients)).arrays, metrics
 
     return program
 
@@ -103,79 +130,69 @@ def several_rounds_apart(
     return program
 
 
-def _step(
-    algorithm: Any,
-    state: State,
+def _pass(
+    work: Pass,
+    slots: Slots,
+    states: ClientState,
     cohort: Cohort,
-    key: PRNGKeyArray,
     executor: Executor,
+    capacity: int,
     options: Options,
-    donate: bool,  # noqa: FBT001
-) -> tuple[State, dict[str, Array]]:
+) -> tuple[PyTree, ClientState]:
+    """One pass: the clients of each device, and the sum of what they say."""
     mesh = executor.mesh
     places = [None] if mesh is None else list(range(len(mesh.local_devices)))
-    parts, state, key = _everywhere((parts_of(algorithm), state, key), mesh)
-    if mesh is not None:
-        cohort = jax.device_put(cohort, NamedSharding(mesh, PartitionSpec(AXIS)))
-
+    work = everywhere(work, mesh)
+    slots, states = along((slots, states), mesh)
+    pool = (cohort.examples, cohort.order)
     alone = dataclasses.replace(executor, mesh=None)
-    shares = [_on(place, (parts, state, cohort, key)) for place in places]
+    shares = [on(place, (work, pool, slots, states)) for place in places]
     done = _side_by_side(_clients, options, [(*share, alone) for share in shares])
-    kept, rows = _joined(done, mesh)
-
-    index = cohort.index
-    capacity = _capacity(index, mesh) if algorithm.aggregator.gathers else None
-    total = _call(_total, (), kept, index, mesh, capacity)
-
-    clients, rest = state.clients, dataclasses.replace(state, clients=None)
-    inputs = _on(places[0], (parts, rest, total, key))
-    done = _call(_server, options, *inputs, example_of(cohort))
-    new, accept, metrics = _everywhere(done, mesh)
-
-    if jtu.tree_leaves(clients):
-        scattered = _scatter_in_place if donate else _scatter
-        clients = scattered(clients, index, rows, accept, mesh)
-    return dataclasses.replace(eqx.combine(new, rest), clients=clients), metrics
+    kept, states = joined(done, mesh)
+    gathers = work.aggregator.gathers
+    total = _call(_total, kept, slots.index, mesh, capacity if gathers else None)
+    return total, states
 
 
 def _clients(
-    parts: Parts, state: State, cohort: Cohort, key: PRNGKeyArray, executor: Executor
+    work: Pass, pool: Any, slots: Slots, states: ClientState, executor: Executor
 ) -> tuple[PyTree, ClientState]:
     """What a device's clients say, and their new states."""
-    client, aggregator, _ = parts
-    broadcast, key = begin(parts, state, key)
-    return executor.messages(
-        client, aggregator, broadcast, cohort, state.clients, state.aggregator, key=key
-    )
+    share, own = jtu.tree_map(lambda x: x[0], (slots.cohort(*pool), states))
+    _, kept, own = run_device(work, executor, share, own, keep=True)
+    return jtu.tree_map(lambda x: x[None], (kept, own))
 
 
 def _total(
     kept: PyTree, index: Int[Array, "devices slots"], mesh: Mesh | None, capacity: Any
 ) -> PyTree:
     index = index.reshape(-1)
+    kept = jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
     # A number that is not known beforehand: a sum of one term would lose the zero that
     # it begins with, and with it the sign of another zero.
     count = (index != NO_CLIENT).sum(dtype=index.dtype)
     return in_order(kept, index, mesh, capacity=capacity, count=count)
 
 
-def _server(
-    parts: Parts, state: State, total: PyTree, key: PRNGKeyArray, example: PyTree
-) -> tuple[State, Bool[Array, ""], dict[str, Array]]:
-    """The arrays of the new state but for the clients', and the metrics."""
-    encoded, metrics = total
-    new, accept, metrics = finish(parts, state, encoded, metrics, example, key=key)
-    return eqx.filter(new, eqx.is_array), accept, metrics
+@functools.partial(jax.jit, static_argnums=2)
+def _gathered_states(
+    everyone: ClientState, index: Int[Array, "devices slots"], mesh: Mesh | None
+) -> ClientState:
+    slots = gather(everyone, index)
+    if mesh is None:
+        return slots
+    split = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.lax.with_sharding_constraint(slots, split)
 
 
 def _scattered(
     clients: ClientState,
     index: Int[Array, "devices slots"],
-    rows: ClientState,
+    slots: ClientState,
     accept: Bool[Array, ""],
     mesh: Mesh | None,
 ) -> ClientState:
-    clients = keep(clients, index, rows, accept)
+    clients = scatter(clients, index, slots, accept)
     if mesh is None:
         return clients
     whole = NamedSharding(mesh, PartitionSpec())
@@ -189,60 +206,13 @@ _scatter_in_place = jax.jit(_scattered, static_argnums=4, donate_argnums=0)
 def _capacity(index: Int[Array, "devices slots"], mesh: Mesh | None) -> int:
     """Room for all messages of this round: more slots on more devices do not show."""
     if mesh is not None and mesh.is_multi_process:
-        index = _gathered(index, mesh)
+        index = gathered(index, mesh)
     return ladder(int((np.asarray(index) != NO_CLIENT).sum()))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _gathered(x: Array, mesh: Mesh) -> Array:
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec()))
-
-
-def _everywhere(tree: T, mesh: Mesh | None) -> T:
-    """Every array on all devices, whole."""
-    if mesh is None:
-        return tree
-    whole = NamedSharding(mesh, PartitionSpec())
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    if not mesh.is_multi_process:
-        return eqx.combine(jax.device_put(arrays, whole), rest)
-
-    def put(x: Array) -> Array:
-        # No process asks another for what it has itself.
-        if x.sharding.is_equivalent_to(whole, x.ndim):
-            return x
-        own = x.addressable_data(0)
-        copies = [jax.device_put(own, device) for device in mesh.local_devices]
-        return jax.make_array_from_single_device_arrays(x.shape, whole, copies)
-
-    return eqx.combine(jtu.tree_map(put, arrays), rest)
-
-
-def _on(place: int | None, tree: T) -> T:
-    """What lies on one device of this process."""
-    if place is None:
-        return tree
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    arrays = jtu.tree_map(lambda x: x.addressable_shards[place].data, arrays)
-    return eqx.combine(arrays, rest)
-
-
-def _joined(trees: list[T], mesh: Mesh | None) -> T:
-    """What the devices of this process hold of arrays that lie along the mesh."""
-    if mesh is None:
-        return trees[0]
-    split = NamedSharding(mesh, PartitionSpec(AXIS))
-
-    def join(*shards: Array) -> Array:
-        shape = (mesh.size * shards[0].shape[0], *shards[0].shape[1:])
-        return jax.make_array_from_single_device_arrays(shape, split, list(shards))
-
-    return jtu.tree_map(join, *trees)
-
-
-def _call(function: Callable, options: Options, *arguments: Any) -> Any:
+def _call(function: Callable, *arguments: Any) -> Any:
     flats = [Flat(x) for x in arguments]
-    return compiled(function, *flats, options=options)(*(x.arrays for x in flats))
+    return compiled(function, *flats)(*(x.arrays for x in flats))
 
 
 def _side_by_side(

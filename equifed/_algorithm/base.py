@@ -1,58 +1,93 @@
-"""An algorithm is a client, an aggregator and a server, and one `round` for all.
+"""What an algorithm is: how it begins, and one round of it as a short program.
 
-The round is written once. What makes an algorithm is which three parts it binds, so a
-new one is a class whose only method is an `__init__` that picks them; or no class at
-all: `Algorithm(client=..., aggregator=..., server=...)`.
+A method of a paper says what happens in a round: what is sent to whom, what comes back,
+and what the server makes of it. That is `step`, which makes one pass over the clients
+or several. What is the same for all of them (the plan of the cohort, devices, what is
+kept of a round that diverged) is not its business. Most methods are one pass with a
+client, an aggregator and a server: see [`equifed.AbstractOnePass`][].
 """
 
-import equinox as eqx
-import jax
-import jax.core
-import jax.numpy as jnp
-import jax.tree_util as jtu
-import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+import abc
+from typing import Any
 
-from .._aggregator import AbstractAggregator
-from .._check import check_count, check_kind, checked
-from .._client import AbstractClient
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, PRNGKeyArray
+
+from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, Flat
-from .._executor import Executor
-from .._server import AbstractServer
-from .._tree import params_of, wide_dtype
-from .._types import ClientState, Model, Params
+from .._executor import Executor, Participants
+from .._metrics import AbstractMetric
+from .._tree import split_params
+from .._types import Loss, Model, Params
 from .._used_up import check_not_used_up
 from .._words import shown
 from ..data import AbstractBatching
 from .apart import one_round_apart, runs_apart
+from .check import check_finite, check_model, check_population, check_real, check_round
 from .lookups import check_lookups
-from .parts import check_parts
-from .state import repeat, State
+from .state import Beginning, repeat, State
 from .step import one_round
 
 
 class AbstractAlgorithm(eqx.Module):
-    """A client, an aggregator and a server, bound."""
+    """A federated algorithm. Subclass it for a method of your own."""
 
-    client: eqx.AbstractVar[AbstractClient]
-    aggregator: eqx.AbstractVar[AbstractAggregator]
-    server: eqx.AbstractVar[AbstractServer]
+    loss: eqx.AbstractVar[Loss]
+    """The loss of one example, which the clients train on."""
+    batching: eqx.AbstractVar[AbstractBatching]
+    """How a client goes through its examples; the loader needs it too."""
 
-    def __check_init__(self):
-        check_kind("client", self.client, AbstractClient)
-        check_kind("aggregator", self.aggregator, AbstractAggregator)
-        check_kind("server", self.server, AbstractServer)
-        check_kind("batching", self.batching, AbstractBatching)
-        check_parts(self.client, self.server)
+    @abc.abstractmethod
+    def begin(
+        self, params: Params, *, num_clients: int, key: PRNGKeyArray | None
+    ) -> Beginning:
+        """What is there before the first round.
 
-    @property
-    def batching(self) -> AbstractBatching:
-        """How a client goes through its examples; the loader needs it too."""
-        return self.client.batching
+        **Arguments:**
+
+        - `params`: those of the user's model, copied.
+        - `num_clients`: the size of the population.
+        - `key`: for an algorithm that begins at random; `None` if none was given.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self, state: State, clients: Participants, *, key: PRNGKeyArray
+    ) -> tuple[State, dict[str, AbstractMetric], Bool[Array, ""]]:
+        """One round. It is traced, and must be pure.
+
+        **Arguments:**
+
+        - `state`: where the last round ended; `state.clients` are the states of this
+            round's slots, with leading axes (devices, slots).
+        - `clients`: the clients that take part; call them to make a pass.
+        - `key`: this round's.
+
+        **Returns:**
+
+        The new state (but for the number of rounds), metrics, and whether to accept
+        the round: if not, or if the new params or the server's state are not finite,
+        the state stays as it was.
+        """
+
+    @abc.abstractmethod
+    def model(self, state: State) -> Model | None:
+        """The model that was trained, which is evaluated; `None` if there are several,
+        none of which is the one."""
 
     @checked()
-    def init(self, model: Model, *, num_clients: int) -> State:
+    def init(
+        self,
+        model: Model,
+        *,
+        num_clients: int,
+        key: PRNGKeyArray | None = None,
+        trains: Any = None,
+    ) -> State:
         """The state before the first round. The model is copied.
 
         **Arguments:**
@@ -60,6 +95,12 @@ class AbstractAlgorithm(eqx.Module):
         - `model`: any PyTree with floating-point arrays, which are what is trained, but
             for those of an `equinox.nn.State`, and those that the loss does not reach.
         - `num_clients`: the size of the population.
+        - `key`: the experiment's root key. Only algorithms that begin at random need
+            it.
+        - `trains`: which of the arrays are trained, if not all of these: a PyTree of
+            booleans like the model or a part of it, or a function of a leaf, as
+            `equinox.partition` takes it. The others stay as they are, and neither
+            travel nor have gradients.
 
         **Raises:**
 
@@ -70,20 +111,21 @@ class AbstractAlgorithm(eqx.Module):
         check_not_used_up("model", model)
         check_model(model)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
-        params = params_of(model)
-        _check_real(params)
+        params, rest = split_params(model, trains)
+        check_real(params)
         if not jtu.tree_leaves(params):
             raise ValueError(
                 "The model has no floating-point array, so there is nothing to train, "
                 f"got {shown(model)}. Integer arrays and Python floats are not trained."
             )
-        _check_finite(params)
+        check_finite(params)
+        if key is not None:
+            key = jr.fold_in(key, NO_CLIENT)  # No round has this number.
+        begun = self.begin(params, num_clients=num_clients, key=key)
         # The leaves of every client's state are the same at the start.
-        client = self.client.init(params)
-        clients = jtu.tree_map(lambda x: repeat(x, num_clients), client)
-        server = self.server.init(params, num_clients=num_clients)
-        aggregator = self.aggregator.init(params)
-        return State(model, server, aggregator, clients, jnp.zeros((), jnp.int32))
+        clients = jtu.tree_map(lambda x: repeat(x, num_clients), begun.clients)
+        zero = jnp.zeros((), jnp.int32)
+        return State(begun.params, rest, begun.server, begun.aggregator, clients, zero)
 
     @checked(
         cohort="Take one from a `Loader`, or make one with `equifed.data.cohort`.",
@@ -127,82 +169,12 @@ class AbstractAlgorithm(eqx.Module):
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
         fixed, old = Flat((self, key, executor, None)), Flat(state)
-        check_lookups(self.client.loss, state.model, old, cohort)
+        model = self.model(state)
+        if model is not None:
+            check_lookups(self.loss, model, old, cohort)
         if runs_apart(executor, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:
             program = compiled(one_round, fixed, old)
         arrays, metrics = program(fixed.arrays, old.arrays, cohort)
         return old.build(arrays), metrics
-
-
-class Algorithm(AbstractAlgorithm):
-    """Any client, aggregator and server."""
-
-    client: AbstractClient
-    aggregator: AbstractAggregator
-    server: AbstractServer
-
-
-def check_round(
-    algorithm: AbstractAlgorithm, cohort: Cohort, executor: Executor
-) -> None:
-    executor.check(cohort)
-    if cohort.batch_size != algorithm.batching.batch_size:
-        raise ValueError(
-            f"The cohort was planned with a batch size of {cohort.batch_size}, but the "
-            f"algorithm's batching is {algorithm.batching!r}. Build the loader with "
-            "`Loader(dataset, sampler, algorithm.batching)`."
-        )
-
-
-def check_model(model: Model) -> None:
-    """Refuses NumPy's arrays, which JAX would take for part of the program."""
-    for path, leaf in jtu.tree_leaves_with_path(model):
-        if isinstance(leaf, np.ndarray):
-            raise TypeError(
-                f"The model's `{jtu.keystr(path)}` is an array of NumPy's, which is "
-                "not trained. Make it one of JAX's: `jax.tree.map(jnp.asarray, model)`."
-            )
-
-
-def check_population(states: ClientState, cohort: Cohort) -> None:
-    """Whether each client of the cohort has a state; looks at the numbers."""
-    sizes = {x.shape[0] for x in jtu.tree_leaves(states)}
-    index = cohort.index
-    if not sizes or isinstance(index, jax.core.Tracer):
-        return
-    if not index.is_fully_addressable:
-        return  # Each process has its own.
-    numbers = np.asarray(index)
-    last = int(np.max(numbers, initial=-1, where=numbers != NO_CLIENT))
-    if last >= min(sizes):
-        raise ValueError(
-            f"The cohort has a client number {last}, but the state is of "
-            f"{min(sizes)} clients. Make it with `algorithm.init(model, "
-            "num_clients=loader.num_clients)`."
-        )
-
-
-def _check_finite(params: Params) -> None:
-    """Whether training can begin; looks at the numbers that are known."""
-    for path, x in jtu.tree_leaves_with_path(params):
-        if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
-            continue
-        if not np.isfinite(values := np.asarray(x, wide_dtype(x.dtype))).all():
-            what = "nan" if np.isnan(values).any() else "inf"
-            raise ValueError(
-                f"`model{jtu.keystr(path)}` holds {what}, and nothing is learnt from "
-                "a number that is not finite. Start from a finite model."
-            )
-
-
-def _check_real(params: Params) -> None:
-    for path, x in jtu.tree_leaves_with_path(params):
-        if jnp.iscomplexobj(x):
-            raise ValueError(
-                f"The model{jtu.keystr(path)} is complex ({x.dtype}), but norms, "
-                "medians and steps here are those of real numbers. Keep the real "
-                "and the imaginary part as two arrays, and join them in the model "
-                "with `jax.lax.complex`."
-            )

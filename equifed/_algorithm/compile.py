@@ -6,29 +6,44 @@ turned off where the loss convolves with `equifed.nn.Conv2d`, for that program a
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 
 from .._cohort import Cohort
 from .._types import Loss
 from ..nn._conv import conv2d_p
-from .step import example_of
 
 
 # No library to fuse for: nothing is handed over.
 _NO_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
-def compiler_options(loss: Loss, model: Any, cohort: Cohort) -> dict[str, str]:
-    """What to give `jax.jit` as `compiler_options`."""
+def compiler_options(
+    loss: Loss, model: Any, cohort: Cohort, trace: Callable[[], Any]
+) -> dict[str, str]:
+    """What to give `jax.jit` as `compiler_options`.
+
+    **Arguments:**
+
+    - `model`: the shapes of the one to look at; `None` if there are several.
+    - `trace`: traces the whole round, which takes longer.
+    """
     device = next(iter(cohort.index.devices()))
     if device.platform != "cpu" or not _known():
         return {}
-    jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, example_of(cohort), jr.key(0))
+    example = jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), cohort.examples
+    )
+    if model is None:
+        jaxpr = trace()
+    else:
+        jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, example, jr.key(0))
     return _NO_YNN if conv2d_p.name in str(jaxpr) else {}
 
 

@@ -10,10 +10,10 @@ from .._optim import Optim
 from .._server import OptaxServer, server_adagrad, server_adam, server_yogi
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedAdagrad(AbstractAlgorithm):
+class FedAdagrad(AbstractOnePass):
     r"""FedAvg with Adagrad at the server.
 
     With $\overline\Delta$ the mean change of the clients' models, and $v_0 = \tau^2$:
@@ -68,7 +68,7 @@ class FedAdagrad(AbstractAlgorithm):
         self.server = OptaxServer(server_adagrad(rate, b1=b1, tau=tau))
 
 
-class FedAdam(AbstractAlgorithm):
+class FedAdam(AbstractOnePass):
     r"""FedAvg with Adam at the server, without bias correction.
 
     As [`equifed.FedAdagrad`][], with
@@ -110,7 +110,7 @@ class FedAdam(AbstractAlgorithm):
         self.server = OptaxServer(server_adam(rate, b1=b1, b2=b2, tau=tau))
 
 
-class FedYogi(AbstractAlgorithm):
+class FedYogi(AbstractOnePass):
     r"""FedAvg with Yogi at the server.
 
     As [`equifed.FedAdagrad`][], with

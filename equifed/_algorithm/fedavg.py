@@ -9,10 +9,10 @@ from .._optim import Optim
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedAvg(AbstractAlgorithm):
+class FedAvg(AbstractOnePass):
     r"""Federated averaging, and with another server optimiser FedOpt.
 
     Each client $i$ runs local SGD from the server's model $x$ to $\theta_i$; the

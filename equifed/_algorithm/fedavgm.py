@@ -10,10 +10,10 @@ from .._optim import Optim
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedAvgM(AbstractAlgorithm):
+class FedAvgM(AbstractOnePass):
     r"""FedAvg with momentum at the server.
 
     With $\overline\Delta$ the mean change of the clients' models:

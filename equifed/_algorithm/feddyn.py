@@ -10,10 +10,10 @@ from .._optim import Optim
 from .._server import DynServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedDyn(AbstractAlgorithm):
+class FedDyn(AbstractOnePass):
     r"""Dynamic regularisation: the clients' optima are made to agree.
 
     Client $i$ minimises $F_i(\theta) - \langle h_i, \theta \rangle + \frac\alpha2

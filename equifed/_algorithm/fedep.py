@@ -10,10 +10,10 @@ from .._posterior import Curvature, EPClient
 from .._server import EPServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedEP(AbstractAlgorithm):
+class FedEP(AbstractOnePass):
     r"""Federated learning by expectation propagation, with diagonal Gaussians.
 
     The global posterior is a product $q(\theta) = p(\theta) \prod_i q_i(\theta)$ of a

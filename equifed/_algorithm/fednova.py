@@ -9,10 +9,10 @@ from .._optim import Optim
 from .._server import NovaServer, OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedNova(AbstractAlgorithm):
+class FedNova(AbstractOnePass):
     r"""FedAvg without the bias of unequal numbers of local steps.
 
     Client $i$'s change is a weighted sum of its gradients, $\Delta_i = -\eta \sum_k

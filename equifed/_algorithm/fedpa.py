@@ -16,10 +16,10 @@ from .._posterior import (
 from .._server import BurnInServer, OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedPA(AbstractAlgorithm):
+class FedPA(AbstractOnePass):
     r"""Federated learning via posterior averaging.
 
     If each client's posterior is a Gaussian $N(\mu_i, \Sigma_i)$, the mode of their

@@ -10,10 +10,10 @@ from .._optim import Optim
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedProx(AbstractAlgorithm):
+class FedProx(AbstractOnePass):
     r"""FedAvg whose clients are pulled towards the server's model.
 
     Client $i$ minimises $F_i(\theta) + \frac\mu2 \lVert \theta - x \rVert^2$, where

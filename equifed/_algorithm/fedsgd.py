@@ -9,10 +9,10 @@ from .._optim import Optim
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class FedSGD(AbstractAlgorithm):
+class FedSGD(AbstractOnePass):
     r"""One gradient from every client, one step at the server.
 
     $$x \leftarrow x - \eta \sum_i \frac{n_i}{\sum_j n_j} \nabla F_i(x).$$

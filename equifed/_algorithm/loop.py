@@ -26,7 +26,8 @@ from .._interrupt import uninterrupted
 from .._tree import tree_zeros_like
 from .._used_up import use_up
 from .apart import one_round_apart, runs_apart, several_rounds_apart
-from .base import AbstractAlgorithm, check_round
+from .base import AbstractAlgorithm
+from .check import check_round
 from .compile import compiler_options
 from .state import State
 from .step import Fixed, one_round
@@ -88,7 +89,7 @@ class Stepper:
     ):
         self._algorithm, self._executor = algorithm, executor
         self._apart = runs_apart(executor, algorithm, state, key)
-        self._model = eqx.filter_eval_shape(lambda: state.model)
+        self._model = eqx.filter_eval_shape(algorithm.model, state)
         self._options: tuple[tuple[str, str], ...] | None = None
         self._programs: dict[Hashable, Callable] = {}
         self._state = Flat(state)
@@ -150,6 +151,10 @@ class Stepper:
             self._given = self.state
         return self._given, *self._last[-1][1:]
 
+    def _trace(self, cohort: Cohort) -> Any:
+        program: Any = compiled(one_round, self._fixed, self._state)
+        return program.trace(self._fixed.arrays, self._last[-1][0], cohort).jaxpr
+
     def _prepare(self, function: Callable, cohort: Cohort | Cohorts, *rest: Any):
         shapes = (function, cohort.order.shape, cohort.index.shape)
         program = self._programs.get(shapes)
@@ -157,8 +162,10 @@ class Stepper:
             one = cohort[0] if isinstance(cohort, Cohorts) else cohort
             check_round(self._algorithm, one, self._executor)
             if self._options is None:
-                loss = self._algorithm.client.loss
-                options = compiler_options(loss, self._model, one)
+                loss = self._algorithm.loss
+                options = compiler_options(
+                    loss, self._model, one, lambda: self._trace(one)
+                )
                 self._options = tuple(sorted(options.items()))
             if self._apart:
                 # Several programs, which come to be compiled one after another within

@@ -9,10 +9,10 @@ from .._optim import Optim
 from .._server import OptaxServer, ScaffoldServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .one_pass import AbstractOnePass
 
 
-class Scaffold(AbstractAlgorithm):
+class Scaffold(AbstractOnePass):
     r"""Stochastic controlled averaging: client drift is measured and taken out.
 
     Client $i$ steps with $g_i(y) - c_i + c$ from the server's $x$ to $y_i$, and renews

@@ -1,4 +1,4 @@
-"""What is carried from round to round."""
+"""What is carried from round to round, and where it comes from."""
 
 from typing import Any
 
@@ -7,26 +7,46 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
-from .._types import AggregatorState, ClientState, Model, ServerState
+from .._cohort import NO_CLIENT
+from .._types import AggregatorState, ClientState, Model, Params, ServerState
 from .._used_up import MESSAGE, UsedUpError
+
+
+class Beginning(eqx.Module):
+    """What an algorithm begins with."""
+
+    params: Params
+    """The params as it keeps them: those of the user's model, or several of them."""
+    server: ServerState = None
+    aggregator: AggregatorState = None
+    clients: ClientState = None
+    """The state of ONE client. It is that of all of them."""
 
 
 class State(eqx.Module):
     """All that is carried from round to round: checkpoint this and nothing else."""
 
-    model: Model
+    params: Params
+    """The leaves that are trained, `None` elsewhere."""
+    rest: Model
+    """The others."""
     server: ServerState
     aggregator: AggregatorState
     clients: ClientState
-    """The clients' states, stacked along a leading axis over the population."""
+    """The clients' states, stacked along a leading axis over the population; inside of
+    an algorithm's step, those of the cohort's slots, along (devices, slots)."""
     round: Int[Array, ""]
     """How many rounds have been run."""
 
+    @property
+    def model(self) -> Model:
+        return eqx.combine(self.params, self.rest)
+
     def __getattr__(self, name: str) -> Any:
         # Where a field is looked for that is not there.
-        if name in self.__dataclass_fields__:
+        if name in self.__dataclass_fields__ or name == "model":
             raise UsedUpError(f"This state {MESSAGE.format('state')}")
         raise AttributeError(f"A `State` has no `{name}`.")
 
@@ -40,6 +60,18 @@ def repeat(x: Array, count: int) -> Array:
     return stacked
 
 
-def scatter(states: ClientState, index: Array, new: ClientState) -> ClientState:
-    """The clients' states, with new ones for those with these numbers."""
+def gather(states: ClientState, index: Int[Array, "devices slots"]) -> ClientState:
+    """The states of the cohort's slots; an empty one has somebody's."""
+    return jtu.tree_map(lambda x: x.at[index].get(mode="clip"), states)
+
+
+def scatter(
+    states: ClientState,
+    index: Int[Array, "devices slots"],
+    new: ClientState,
+    accept: Bool[Array, ""],
+) -> ClientState:
+    """The states of all clients, with the new ones of the slots, if the round is
+    accepted."""
+    index = jnp.where(accept, index, NO_CLIENT)
     return jtu.tree_map(lambda x, y: x.at[index].set(y, mode="drop"), states, new)

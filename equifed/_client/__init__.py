@@ -1,8 +1,4 @@
-from .base import (
-    AbstractClient as AbstractClient,
-    Broadcast as Broadcast,
-    Message as Message,
-)
+from .base import AbstractClient as AbstractClient
 from .correction import (
     AbstractCorrection as AbstractCorrection,
     Control as Control,
@@ -15,3 +11,4 @@ from .full_gradient import FullGradient as FullGradient
 from .local_sgd import LocalSGD as LocalSGD
 from .loss import check_loss as check_loss, traced_loss as traced_loss
 from .normalized import Normalized as Normalized
+from .sharpness import SharpnessAware as SharpnessAware

@@ -3,34 +3,13 @@
 import abc
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from .._cohort import ClientData
 from .._metrics import AbstractMetric
-from .._types import ClientState, Loss, Model, Params
+from .._types import ClientState, Loss, Params
+from .._wire import Broadcast, Message
 from ..data import AbstractBatching
-
-
-class Broadcast(eqx.Module):
-    """What the server sends to every client of a round."""
-
-    model: Model
-    shared: PyTree
-    """Whatever else the algorithm sends down: SCAFFOLD's control variate, say."""
-
-
-class Message(eqx.Module):
-    """What a client sends back.
-
-    The payload is what aggregators work on: they clip it, add noise to it, average
-    it. `stats` holds plain numbers about it that no aggregator may distort, such as
-    FedNova's number of steps; they are averaged with the same weights.
-    """
-
-    payload: PyTree[Array]
-    weight: Float[Array, ""]
-    """At least 0; a message of weight 0, or less, counts as absent."""
-    stats: PyTree[Array] = None
 
 
 class AbstractClient(eqx.Module):
@@ -46,6 +25,11 @@ class AbstractClient(eqx.Module):
     @abc.abstractmethod
     def init(self, params: Params) -> ClientState:
         """What the client keeps between its rounds; `None` if nothing."""
+
+    @abc.abstractmethod
+    def payload(self, params: Params) -> PyTree:
+        """A tree of the structure, shapes and dtypes of what the client sends: `params`
+        itself, if that is a change of them. Aggregators make their state by it."""
 
     @abc.abstractmethod
     def round(

@@ -36,7 +36,7 @@ from .._types import ClientState, Params
 from .._words import shown
 
 
-Gradient = Callable[[], Params]
+Gradient = Callable[[Params], Params]
 
 
 class AbstractCorrection(eqx.Module):
@@ -47,20 +47,28 @@ class AbstractCorrection(eqx.Module):
         """What the client remembers before its first round."""
 
     @abc.abstractmethod
+    def payload(self, params: Params) -> PyTree:
+        """A tree like the payload that `end` makes: see `AbstractClient.payload`."""
+
+    @abc.abstractmethod
     def begin(
         self, params: Params, shared: PyTree, state: ClientState, gradient: Gradient
     ) -> PyTree:
         """The start of a round, from the broadcast params: what `correct` will need.
 
-        `gradient()` computes the gradient over all the client's examples at `params`:
-        one more pass over the data.
+        `gradient(params)` computes the gradient over all the client's examples, at any
+        params: one more pass over the data.
         """
 
     @abc.abstractmethod
     def correct(
-        self, grads: Params, params: Params, carry: PyTree
+        self, grads: Params, params: Params, carry: PyTree, gradient: Gradient
     ) -> tuple[Params, PyTree]:
-        """One step: the gradient to use instead of `grads`."""
+        """One step: the gradient to use instead of `grads`, which is that at `params`.
+
+        `gradient(params)` computes that of the same batch, with the same key, at any
+        other params.
+        """
 
     @abc.abstractmethod
     def end(
@@ -75,10 +83,13 @@ class NoCorrection(AbstractCorrection):
     def init(self, params):
         return None
 
+    def payload(self, params):
+        return params
+
     def begin(self, params, shared, state, gradient):
         return None
 
-    def correct(self, grads, params, carry):
+    def correct(self, grads, params, carry, gradient):
         return grads, carry
 
     def end(self, delta, num_steps, carry):
@@ -94,10 +105,13 @@ class Proximal(AbstractCorrection):
     def init(self, params):
         return None
 
+    def payload(self, params):
+        return params
+
     def begin(self, params, shared, state, gradient):
         return params
 
-    def correct(self, grads, params, carry):
+    def correct(self, grads, params, carry, gradient):
         pull = tree_sub(params, carry)
         return tree_add_scaled(grads, self.mu, pull), carry
 
@@ -131,16 +145,21 @@ class ControlVariate(AbstractCorrection):
     def init(self, params):
         return tree_zeros_like(params)
 
+    def payload(self, params):
+        return Control(params, params)
+
     def begin(self, params, shared, state, gradient):
         if jtu.tree_structure(shared) != jtu.tree_structure(params):
             raise TypeError(
                 "`ControlVariate` takes the server's control variate from its "
                 f"broadcast, got {shown(shared)}. It goes with `ScaffoldServer`."
             )
-        seen = gradient() if self.option == 1 else tree_wide(tree_zeros_like(params))
+        seen = (
+            gradient(params) if self.option == 1 else tree_wide(tree_zeros_like(params))
+        )
         return tree_sub(shared, state), seen, state
 
-    def correct(self, grads, params, carry):
+    def correct(self, grads, params, carry, gradient):
         offset, seen, state = carry
         if self.option == 2:
             seen = tree_add(seen, grads)
@@ -168,10 +187,13 @@ class DynamicRegularizer(AbstractCorrection):
     def init(self, params):
         return tree_zeros_like(params)
 
+    def payload(self, params):
+        return params
+
     def begin(self, params, shared, state, gradient):
         return params, state
 
-    def correct(self, grads, params, carry):
+    def correct(self, grads, params, carry, gradient):
         start, h = carry
         pull = tree_sub(tree_scale(self.alpha, tree_sub(params, start)), h)
         return tree_add(grads, pull), carry

@@ -1,6 +1,5 @@
 """Clients that take no step: they send a gradient."""
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -9,37 +8,36 @@ from jaxtyping import PRNGKeyArray
 from .._check import checked
 from .._cohort import ClientData
 from .._tree import (
-    split_params,
     tree_add,
     tree_cast_like,
     tree_divide,
     tree_wide,
     tree_zeros_like,
 )
-from .._types import Loss, Model, Params
+from .._types import Loss, Params
+from .._wire import Broadcast, Message
 from ..data import AbstractBatching
-from .base import AbstractClient, Message
-from .loss import batch_gradient, merge_metrics, Metrics, zero_metrics
+from .base import AbstractClient
+from .loss import batch_gradient, BatchLoss, merge_metrics, Metrics, zero_metrics
 
 
 def full_pass(
     loss: Loss,
-    params: Params,
-    static: Model,
+    at: Broadcast,
     data: ClientData,
     batch_size: int,
     *,
     key: PRNGKeyArray,
 ) -> tuple[Params, Metrics]:
-    """The mean gradient over all the client's examples, and their metrics, in one plain
-    pass."""
+    """The mean gradient over all the client's examples at the params of `at`, and their
+    metrics, in one plain pass."""
 
     def step(carry, examples, mask, i):
         total, metrics = carry
         grads, new = batch_gradient(
             loss,
-            params,
-            static,
+            at.params,
+            at.rest,
             examples,
             mask,
             key=jr.fold_in(key, i),
@@ -47,11 +45,25 @@ def full_pass(
         )
         return tree_add(total, grads), merge_metrics(metrics, new)
 
-    metrics = zero_metrics(loss, eqx.combine(params, static), data.example)
-    carry = (tree_wide(tree_zeros_like(params)), metrics)
+    metrics = zero_metrics(loss, at.model, data.example)
+    carry = (tree_wide(tree_zeros_like(at.params)), metrics)
     total, metrics = data.fold_examples(step, carry, batch_size=batch_size)
     mean = tree_divide(total, data.num_examples.astype(jnp.result_type(float)))
-    return tree_cast_like(mean, params), metrics
+    return tree_cast_like(mean, at.params), metrics
+
+
+def full_metrics(
+    loss: Loss, at: Broadcast, data: ClientData, batch_size: int, *, key: PRNGKeyArray
+) -> Metrics:
+    """The metrics of all the client's examples at the params of `at`, without any
+    gradient."""
+
+    def step(metrics, examples, mask, i):
+        batch = BatchLoss(loss, at.rest, examples, mask, jr.fold_in(key, i))
+        return merge_metrics(metrics, batch(at.params)[1])
+
+    metrics = zero_metrics(loss, at.model, data.example)
+    return data.fold_examples(step, metrics, batch_size=batch_size)
 
 
 class FullGradient(AbstractClient):
@@ -73,15 +85,18 @@ class FullGradient(AbstractClient):
     def init(self, params):
         return None
 
+    def payload(self, params):
+        return params
+
     def round(self, broadcast, data, state, *, key):
-        params, static = split_params(broadcast.model)
+        params = broadcast.params
 
         def step(carry, examples, mask, i):
             total, count, metrics = carry
             grads, new = batch_gradient(
                 self.loss,
                 params,
-                static,
+                broadcast.rest,
                 examples,
                 mask,
                 key=jr.fold_in(key, i),

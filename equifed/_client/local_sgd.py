@@ -8,10 +8,11 @@ import optax
 from .._check import checked
 from .._noise import fold_noise
 from .._optim import as_optim, Optim
-from .._tree import safe_divide, split_params, tree_add, tree_sub
+from .._tree import safe_divide, tree_add, tree_sub
 from .._types import Loss, Params
+from .._wire import Broadcast, Message
 from ..data import AbstractBatching
-from .base import AbstractClient, Message
+from .base import AbstractClient
 from .correction import AbstractCorrection, NoCorrection
 from .full_gradient import full_pass
 from .loss import batch_gradient, merge_metrics, zero_metrics
@@ -50,30 +51,34 @@ class LocalSGD(AbstractClient):
     def init(self, params):
         return self.correction.init(params)
 
+    def payload(self, params):
+        return self.correction.payload(params)
+
     def round(self, broadcast, data, state, *, key):
-        start, static = split_params(broadcast.model)
-        where = reached(self.loss, broadcast.model, data.example)
+        start, rest = broadcast.params, broadcast.rest
+        where = reached(self.loss, broadcast, data.example)
         step_key, pass_key, noise_key = jr.split(key, 3)
         optim = fold_noise(self.optim, noise_key)
 
-        def gradient() -> Params:
+        def of_all(at: Params) -> Params:
             batch_size = self.batching.batch_size
-            grads, _ = full_pass(
-                self.loss, start, static, data, batch_size, key=pass_key
-            )
-            return grads
+            at = Broadcast(at, rest)
+            return full_pass(self.loss, at, data, batch_size, key=pass_key)[0]
 
         def step(carry, examples, mask, i):
             params, optim_state, correction, metrics = carry
-            grads, new = batch_gradient(
-                self.loss,
-                params,
-                static,
-                examples,
-                mask,
-                key=jr.fold_in(step_key, i),
+            key = jr.fold_in(step_key, i)
+
+            batch = (rest, examples, mask)
+            grads, new = batch_gradient(self.loss, params, *batch, key=key)
+
+            def elsewhere(at: Params) -> Params:
+                again = jr.clone(key)
+                return batch_gradient(self.loss, at, *batch, key=again)[0]
+
+            grads, correction = self.correction.correct(
+                grads, params, correction, elsewhere
             )
-            grads, correction = self.correction.correct(grads, params, correction)
             average: Any = new["loss"]
             updates, optim_state = optim.update(
                 grads,
@@ -88,7 +93,7 @@ class LocalSGD(AbstractClient):
         carry = (
             start,
             fold_noise(optim.init(start), noise_key),
-            self.correction.begin(start, broadcast.shared, state, gradient),
+            self.correction.begin(start, broadcast.shared, state, of_all),
             zero_metrics(self.loss, broadcast.model, data.example),
         )
         params, _, correction, metrics = data.fold(step, carry)

@@ -15,14 +15,13 @@ import optax
 from .._check import checked
 from .._loop import fold_range
 from .._tree import tree_add, tree_divide
-from .._types import Loss
-from ..data import AbstractBatching
-from .base import AbstractClient, Message
+from .._wire import Message
 from .correction import ControlVariate, DynamicRegularizer
 from .local_sgd import LocalSGD
+from .wrapper import AbstractWrapper
 
 
-class Normalized(AbstractClient):
+class Normalized(AbstractWrapper):
     r"""Wraps `LocalSGD`: sends $\Delta_i / s_i$, and $s_i = \eta \lVert a_i \rVert_1$
     in the message's `stats`.
 
@@ -53,14 +52,6 @@ class Normalized(AbstractClient):
                 "params alone, or FedAvg."
             )
 
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
-
     def init(self, params):
         optim = self.client.optim
         several = (optax.MaskedState, optax.PartitionState)
@@ -74,6 +65,9 @@ class Normalized(AbstractClient):
             )
         return self.client.init(params)
 
+    def payload(self, params):
+        return self.client.payload(params)
+
     def round(self, broadcast, data, state, *, key):
         optim, correction = self.client.optim, self.client.correction
         message, new_state, metrics = self.client.round(broadcast, data, state, key=key)
@@ -82,11 +76,11 @@ class Normalized(AbstractClient):
 
         def step(i, carry):
             place, optim_state, corrected = carry
-            grad, corrected = correction.correct(one, place, corrected)
+            grad, corrected = correction.correct(one, place, corrected, lambda _: one)
             update, optim_state = optim.update(grad, optim_state, place)
             return tree_add(place, update), optim_state, corrected
 
-        corrected = correction.begin(zero, None, None, lambda: one)
+        corrected = correction.begin(zero, None, None, lambda _: one)
         carry = (zero, optim.init(zero), corrected)
         bound = data.order.shape[0]
         place, _, _ = fold_range(

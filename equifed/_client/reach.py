@@ -18,8 +18,9 @@ import jax.tree_util as jtu
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, PyTree
 
-from .._tree import split_params, Static
-from .._types import Example, Loss, Model, Params
+from .._tree import Static
+from .._types import Example, Loss, Params
+from .._wire import Broadcast
 
 
 # What was found out, by loss: the trace is as long as one of the loss. A loss that
@@ -28,16 +29,15 @@ _KNOWN: weakref.WeakKeyDictionary[Any, dict[Hashable, tuple[bool, ...]]]
 _KNOWN = weakref.WeakKeyDictionary()
 
 
-def reached(loss: Loss, model: Model, example: Example) -> PyTree[bool]:
+def reached(loss: Loss, at: Broadcast, example: Example) -> PyTree[bool]:
     """For each of the params, whether the loss of one example depends on it in a
     differentiable way.
 
     Where this cannot be told it is true: of what goes into a function with a derivative
     of its own (`jax.custom_vjp`), all counts.
     """
-    params, rest = split_params(model)
-    leaves, treedef = jtu.tree_flatten(params)
-    others, static = jtu.tree_flatten((rest, example))
+    leaves, treedef = jtu.tree_flatten(at.params)
+    others, static = jtu.tree_flatten((at.rest, example))
     arrays = [i for i, x in enumerate(others) if _has_shape(x)]
     shapes = _shapes(leaves), _shapes([others[i] for i in arrays])
     fixed = [None if _has_shape(x) else x for x in others]

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._client.loss import Metrics
 from .._cohort import ClientData
-from .._types import Loss, Model, Params
+from .._types import Loss, Params
+from .._wire import Broadcast
 from ..data import AbstractBatching, Epochs
 
 
@@ -50,7 +51,7 @@ class AbstractPosteriorSampler(eqx.Module):
     def sample(
         self,
         loss: Loss,
-        model: Model,
+        broadcast: Broadcast,
         data: ClientData,
         batching: AbstractBatching,
         *,
@@ -61,7 +62,7 @@ class AbstractPosteriorSampler(eqx.Module):
         **Arguments:**
 
         - `loss`: the loss of one example.
-        - `model`: the server's model, from which the client starts.
+        - `broadcast`: what the server sent: where the client starts.
         - `data`: the client's examples and the planned order of its visits.
         - `batching`: what they were planned with.
         - `key`: this client's key for this round.

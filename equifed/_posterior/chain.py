@@ -20,7 +20,6 @@ from .._client.reach import only, reached
 from .._cohort import ClientData
 from .._noise import fold_noise
 from .._tree import (
-    split_params,
     tree_add,
     tree_add_scaled,
     tree_cast_like,
@@ -30,7 +29,8 @@ from .._tree import (
     tree_wide,
     tree_zeros_like,
 )
-from .._types import Loss, Model, Params
+from .._types import Loss, Params
+from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractPosteriorSampler, Samples
 from .windows import Windows
@@ -58,10 +58,10 @@ class AbstractChainSampler(AbstractPosteriorSampler):
     def count(self, batching):
         return self.windows.chains * self.windows.num_windows(batching)
 
-    def sample(self, loss, model, data, batching, *, key):
+    def sample(self, loss, broadcast, data, batching, *, key):
         step_key, noise_key = jr.split(key)
         sampler = fold_noise(self, noise_key)
-        chain = _Chain(sampler, loss, model, data, batching, step_key, noise_key)
+        chain = _Chain(sampler, loss, broadcast, data, batching, step_key, noise_key)
         chains = self.windows.chains
         if chains == 1:
             values, last, metrics = chain(jnp.zeros((), jnp.int32))
@@ -79,16 +79,16 @@ class _Chain(eqx.Module):
 
     sampler: AbstractChainSampler
     loss: Loss
-    model: Model
+    broadcast: Broadcast
     data: ClientData
     batching: AbstractBatching
     step_key: PRNGKeyArray
     noise_key: PRNGKeyArray
 
     def __call__(self, number: Int[Array, ""]) -> tuple[PyTree, Params, Metrics]:
-        start, static = split_params(self.model)
+        start, rest = self.broadcast.params, self.broadcast.rest
         windows, data = self.sampler.windows, self.data
-        where = reached(self.loss, self.model, data.example)
+        where = reached(self.loss, self.broadcast, data.example)
 
         def one_sample(carry, i):
             window = windows.window(number, i, data.num_steps, self.batching)
@@ -101,7 +101,7 @@ class _Chain(eqx.Module):
                 grads, new = batch_gradient(
                     self.loss,
                     params,
-                    static,
+                    rest,
                     examples,
                     mask,
                     key=jr.fold_in(self.step_key, i),
@@ -121,7 +121,7 @@ class _Chain(eqx.Module):
             mean = tree_divide(total, length.astype(jnp.result_type(float)))
             return carry, mean
 
-        metrics = zero_metrics(self.loss, self.model, data.example)
+        metrics = zero_metrics(self.loss, self.broadcast.model, data.example)
         chain_key = jr.fold_in(self.noise_key, number)
         carry = (start, fold_noise(self.sampler.begin(start), chain_key), metrics)
         count = jnp.arange(windows.num_windows(self.batching), dtype=jnp.int32)

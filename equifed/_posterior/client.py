@@ -1,16 +1,16 @@
 """FedPA's client: a sampler of its posterior, and an estimator of its moments."""
 
+import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .._check import checked
-from .._client import AbstractClient, Message
+from .._client import AbstractClient
 from .._client.loss import Metrics
 from .._client.reach import only, reached
 from .._metrics import add_metrics, Average
 from .._tree import (
-    params_of,
     tree_cast_like,
     tree_isfinite,
     tree_norm,
@@ -19,6 +19,7 @@ from .._tree import (
     tree_zeros_like,
 )
 from .._types import Loss, Params
+from .._wire import Message
 from ..data import AbstractBatching
 from .base import AbstractPosteriorSampler
 from .moments import AbstractMomentEstimator, Gaussian
@@ -72,12 +73,17 @@ class PosteriorClient(AbstractClient):
     def init(self, params):
         return None
 
+    def payload(self, params):
+        one = jtu.tree_map(lambda x: jnp.zeros((1, *x.shape), x.dtype), params)
+        payload = jax.eval_shape(self.estimator, one)
+        return payload if isinstance(payload, Gaussian) else params
+
     def round(self, broadcast, data, state, *, key):
-        params = params_of(broadcast.model)
+        params = broadcast.params
         samples, metrics = self.sampler.sample(
-            self.loss, broadcast.model, data, self.batching, key=key
+            self.loss, broadcast, data, self.batching, key=key
         )
-        where = reached(self.loss, broadcast.model, data.example)
+        where = reached(self.loss, broadcast, data.example)
         # What the loss does not reach stays where it is, however it was sampled.
         drawn = only(where, samples.values, tree_zeros_like(samples.values))
         last = only(where, samples.last, tree_zeros_like(samples.last))

@@ -13,10 +13,9 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._check import as_number, check_kind, checked
-from .._client import AbstractClient, AbstractCorrection, Broadcast, LocalSGD, Message
+from .._client import AbstractClient, AbstractCorrection, LocalSGD
 from .._optim import as_optim, Optim
 from .._tree import (
-    split_params,
     tree_add,
     tree_scale,
     tree_sub,
@@ -25,6 +24,7 @@ from .._tree import (
     tree_zeros_like,
 )
 from .._types import Loss, Params
+from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .laplace import Curvature, diagonal_curvature
 from .objective import ClientObjective
@@ -48,10 +48,13 @@ class _Pull(AbstractCorrection):
     def init(self, params):
         return None
 
+    def payload(self, params):
+        return params
+
     def begin(self, params, shared, state, gradient):
         return None
 
-    def correct(self, grads, params, carry):
+    def correct(self, grads, params, carry, gradient):
         def add(g, theta, precision, linear):
             pull = precision * theta.astype(precision.dtype) - linear
             return g + (self.share.astype(pull.dtype) * pull).astype(g.dtype)
@@ -109,22 +112,25 @@ class EPClient(AbstractClient):
         zeros = tree_zeros_like(tree_wide(params))
         return Natural(zeros, zeros)
 
+    def payload(self, params):
+        return Natural(tree_wide(params), tree_wide(params))
+
     def round(self, broadcast, data, state, *, key):
         remedy = "`EPClient` goes with `EPServer`."
         check_kind("broadcast.shared", broadcast.shared, Natural, remedy)
-        params, static = split_params(broadcast.model)
+        params, rest = broadcast.params, broadcast.rest
         step_key, pass_key, probe_key = jr.split(key, 3)
         count = data.num_examples.astype(jnp.result_type(float))
         cavity = tree_sub(broadcast.shared, state)
 
         pull = _Pull(cavity, 1 / jnp.maximum(count, 1))
         client = LocalSGD(self.loss, self.optim, self.batching, pull)
-        start = Broadcast(broadcast.model, None)
+        start = Broadcast(params, rest)
         message, _, metrics = client.round(start, data, None, key=step_key)
         mean = tree_add(params, message.payload)
 
         size = self.batching.batch_size
-        objective = ClientObjective(self.loss, static, data, size, pass_key)
+        objective = ClientObjective(self.loss, rest, data, size, pass_key)
         curvature = diagonal_curvature(self.curvature, objective, mean, key=probe_key)
         precision = tree_scale(count, curvature)
         linear = jtu.tree_map(

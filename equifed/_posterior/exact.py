@@ -44,10 +44,13 @@ class ExactGaussian(AbstractPosteriorSampler):
         check_whole(self, batching)
         return self.num_samples
 
-    def sample(self, loss, model, data, batching, *, key):
-        whole, params, static = learnable(loss, model, data.example)
+    def sample(self, loss, broadcast, data, batching, *, key):
+        start = learnable(loss, broadcast, data.example)
+        params = start.params
         pass_key, draw_key = jr.split(key)
-        objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        objective = ClientObjective(
+            loss, start.rest, data, batching.batch_size, pass_key
+        )
         grads, metrics = objective.full_pass(params)
         flat, unravel = jax.flatten_util.ravel_pytree(params)
         flat_grads, _ = jax.flatten_util.ravel_pytree(tree_wide(grads))
@@ -68,4 +71,4 @@ class ExactGaussian(AbstractPosteriorSampler):
         mean = jnp.where(usable, mean, jnp.nan)
         last = tree_cast_like(unravel_wide(mean), params)
         samples = Samples(jax.vmap(unravel_wide)(values), last)
-        return with_the_rest(samples, whole), metrics
+        return with_the_rest(samples, broadcast.params), metrics

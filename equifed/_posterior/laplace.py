@@ -9,10 +9,11 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import as_number, check_count, checked
-from .._client import Broadcast, LocalSGD
+from .._client import LocalSGD
 from .._optim import as_optim, Optim
-from .._tree import split_params, tree_add, tree_wide
+from .._tree import tree_add, tree_wide
 from .._types import Params
+from .._wire import Broadcast
 from .base import AbstractPosteriorSampler, Samples
 from .objective import ClientObjective
 
@@ -75,15 +76,15 @@ class Laplace(AbstractPosteriorSampler):
     def count(self, batching):
         return self.num_samples
 
-    def sample(self, loss, model, data, batching, *, key):
-        params, static = split_params(model)
+    def sample(self, loss, broadcast, data, batching, *, key):
+        params, rest = broadcast.params, broadcast.rest
         step_key, pass_key, probe_key, draw_key = jr.split(key, 4)
         client = LocalSGD(loss, self.optim, batching)
         message, _, metrics = client.round(
-            Broadcast(model, None), data, None, key=step_key
+            Broadcast(params, rest), data, None, key=step_key
         )
         mode = tree_add(params, message.payload)
-        objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        objective = ClientObjective(loss, rest, data, batching.batch_size, pass_key)
         curvature = diagonal_curvature(self.curvature, objective, mode, key=probe_key)
         centre, treedef = jtu.tree_flatten(tree_wide(message.payload))
         values = []

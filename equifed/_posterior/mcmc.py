@@ -46,10 +46,13 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         check_whole(self, batching)
         return self.num_samples
 
-    def sample(self, loss, model, data, batching, *, key):
-        whole, params, static = learnable(loss, model, data.example)
+    def sample(self, loss, broadcast, data, batching, *, key):
+        begin = learnable(loss, broadcast, data.example)
+        params = begin.params
         pass_key, warmup_key, draw_key = jr.split(key, 3)
-        objective = ClientObjective(loss, static, data, batching.batch_size, pass_key)
+        objective = ClientObjective(
+            loss, begin.rest, data, batching.batch_size, pass_key
+        )
         dtype = jnp.result_type(float)
         start, unravel = jax.flatten_util.ravel_pytree(
             jtu.tree_map(lambda x: x.astype(dtype), params)
@@ -76,7 +79,7 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         new = {"acceptance": Average(rate, there), "divergences": Sum(diverged)}
         metrics = add_metrics(metrics, new)
         samples = Samples(values, tree_cast_like(mean, params))
-        return with_the_rest(samples, whole), metrics
+        return with_the_rest(samples, broadcast.params), metrics
 
     def _run(
         self,

@@ -16,13 +16,13 @@ from .._client.reach import reached
 from .._cohort import ClientData
 from .._tree import (
     safe_divide,
-    split_params,
     tree_add,
     tree_divide,
     tree_wide,
     tree_zeros_like,
 )
 from .._types import Example, Loss, Model, Params
+from .._wire import Broadcast
 from ..objectives._arrays import dot
 from .base import Samples
 
@@ -32,7 +32,7 @@ class ClientObjective(eqx.Module):
     example the same key."""
 
     loss: Loss
-    static: Model
+    rest: Model
     data: ClientData
     batch_size: int
     key: PRNGKeyArray
@@ -43,9 +43,8 @@ class ClientObjective(eqx.Module):
 
     def full_pass(self, params: Params) -> tuple[Params, Metrics]:
         """The gradient, and the metrics of all the client's examples."""
-        return full_pass(
-            self.loss, params, self.static, self.data, self.batch_size, key=self.key
-        )
+        at = Broadcast(params, self.rest)
+        return full_pass(self.loss, at, self.data, self.batch_size, key=self.key)
 
     def log_density(self, params: Params, temperature: Array) -> Float[Array, ""]:
         r"""$-f(\theta) / T$, with a gradient of its own: a loop of a dynamic length
@@ -57,7 +56,7 @@ class ClientObjective(eqx.Module):
 
         def step(total, examples, mask, i):
             key = jr.fold_in(self.key, i)
-            batch = BatchLoss(self.loss, self.static, examples, mask, key, mean=False)
+            batch = BatchLoss(self.loss, self.rest, examples, mask, key, mean=False)
             second = jax.hessian(lambda flat: batch(unravel(flat))[0])(flat)
             return total + second.astype(total.dtype)
 
@@ -73,7 +72,7 @@ class ClientObjective(eqx.Module):
         def one(example, key):
             batch = jtu.tree_map(lambda x: x[None], example)
             there = jnp.ones((1,), bool)
-            loss = BatchLoss(self.loss, self.static, batch, there, key)
+            loss = BatchLoss(self.loss, self.rest, batch, there, key)
             return jax.grad(loss, has_aux=True)(params)[0]
 
         def step(total, examples, mask, i):
@@ -106,7 +105,7 @@ class ClientObjective(eqx.Module):
 
         def step(total, examples, mask, i):
             key = jr.fold_in(self.key, i)
-            batch = BatchLoss(self.loss, self.static, examples, mask, key, mean=False)
+            batch = BatchLoss(self.loss, self.rest, examples, mask, key, mean=False)
 
             def gradient(params):
                 return jax.grad(batch, has_aux=True)(params)[0]
@@ -124,16 +123,13 @@ class ClientObjective(eqx.Module):
         return self.data.num_examples.astype(jnp.result_type(float))
 
 
-def learnable(
-    loss: Loss, model: Model, example: Example
-) -> tuple[Params, Params, Model]:
-    """All the params, those that the loss reaches, and the rest of the model."""
-    whole, rest = split_params(model)
-    where = reached(loss, model, example)
+def learnable(loss: Loss, at: Broadcast, example: Example) -> Broadcast:
+    """With those params alone that the loss reaches; the others are of the rest."""
+    where = reached(loss, at, example)
     if not any(jtu.tree_leaves(where)):
-        return whole, whole, rest
-    params, others = eqx.partition(whole, where)
-    return whole, params, eqx.combine(rest, others)
+        return at
+    params, others = eqx.partition(at.params, where)
+    return Broadcast(params, eqx.combine(at.rest, others))
 
 
 def with_the_rest(samples: Samples, whole: Params) -> Samples:

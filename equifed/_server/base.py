@@ -3,10 +3,10 @@
 import abc
 
 import equinox as eqx
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
-from .._aggregator import Aggregate
 from .._types import Params, ServerState
+from .._wire import Aggregate
 
 
 class AbstractServer(eqx.Module):
@@ -22,6 +22,11 @@ class AbstractServer(eqx.Module):
 
     @abc.abstractmethod
     def round(
-        self, params: Params, aggregate: Aggregate, state: ServerState
+        self,
+        params: Params,
+        aggregate: Aggregate,
+        state: ServerState,
+        *,
+        key: PRNGKeyArray,
     ) -> tuple[Params, ServerState]:
-        """The next params, and the next state."""
+        """The next params, and the next state. The key is this round's."""

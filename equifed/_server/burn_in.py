@@ -44,6 +44,6 @@ class BurnInServer(AbstractServer):
             )
         return state.round >= self.start_round
 
-    def round(self, params, aggregate, state):
-        params, server = self.server.round(params, aggregate, state.server)
+    def round(self, params, aggregate, state, *, key):
+        params, server = self.server.round(params, aggregate, state.server, key=key)
         return params, BurnInState(server, state.round + 1)

@@ -30,7 +30,7 @@ class DynServer(AbstractServer):
     def broadcast(self, params, state):
         return None
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         share = aggregate.count / state.num_clients
         h = tree_add_scaled(state.h, -self.alpha * share, aggregate.payload)
         params = tree_add(params, aggregate.payload)

@@ -35,7 +35,7 @@ class EPServer(AbstractServer):
     def broadcast(self, params, state):
         return state
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         check_kind("payload", aggregate.payload, Natural, "It goes with `EPClient`.")
         # Factors multiply, so their changes add up: the mean times their number.
         change = tree_scale(aggregate.count, aggregate.payload)

@@ -24,7 +24,7 @@ class NovaServer(AbstractServer):
     def broadcast(self, params, state):
         return self.server.broadcast(params, state)
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         if jnp.shape(aggregate.stats) != ():
             raise TypeError(
                 "`NovaServer` takes the length of the clients' steps from the `stats` "
@@ -33,4 +33,4 @@ class NovaServer(AbstractServer):
             )
         payload = tree_scale(aggregate.stats, aggregate.payload)
         aggregate = eqx.tree_at(lambda a: a.payload, aggregate, payload)
-        return self.server.round(params, aggregate, state)
+        return self.server.round(params, aggregate, state, key=key)

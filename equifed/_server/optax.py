@@ -25,7 +25,7 @@ class OptaxServer(AbstractServer):
     def broadcast(self, params, state):
         return None
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         payload = aggregate.payload
         if jtu.tree_structure(payload) != jtu.tree_structure(params):
             raise TypeError(

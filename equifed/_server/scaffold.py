@@ -41,11 +41,11 @@ class ScaffoldServer(AbstractServer):
     def broadcast(self, params, state):
         return state.control
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         check_kind("payload", aggregate.payload, Control, _REMEDY)
         control = aggregate.payload.control
         aggregate = eqx.tree_at(lambda a: a.payload, aggregate, aggregate.payload.delta)
-        params, server = self.server.round(params, aggregate, state.server)
+        params, server = self.server.round(params, aggregate, state.server, key=key)
         share = aggregate.count / state.num_clients
         control = tree_add_scaled(state.control, share, control)
         return params, ScaffoldState(server, control, state.num_clients)

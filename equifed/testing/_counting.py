@@ -11,10 +11,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._aggregator import Aggregate
-from .._algorithm import State
-from .._client import Broadcast, Message
+from .._algorithm import AbstractOnePass, State
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
+from .._wire import Aggregate, Broadcast, Message
 from ..data import Epochs
 from ._claim import assert_same, law
 from ._setup import (
@@ -74,7 +73,8 @@ def silent_clients(here: Setup) -> None:
         """What a client keeps for itself is its own affair."""
         s, metrics = result
         keep = jtu.tree_map(lambda x: jnp.delete(x, numbers, axis=0), s.clients)
-        return State(s.model, s.server, s.aggregator, keep, s.round), metrics
+        s = State(s.params, s.rest, s.server, s.aggregator, keep, s.round)
+        return s, metrics
 
     got, expected = here.run(silence), here.run(lambda c: remove(silence(c)))
     what = "With clients that take no step"
@@ -90,9 +90,10 @@ def absent_messages(here: Setup) -> None:
     NaN is not zero.
     """
     algorithm, state, cohort = here.quiet, here.state, here.cohort(0)
+    if not isinstance(algorithm, AbstractOnePass):
+        return  # Which of its passes would it be?
     aggregator = algorithm.aggregator
-    params = eqx.filter(state.model, eqx.is_inexact_array)
-    shared = algorithm.server.broadcast(params, state.server)
+    shared = algorithm.server.broadcast(state.params, state.server)
 
     def message(slot: int, weight: float, value: float) -> PyTree:
         """That of a client, with its weight and its numbers multiplied."""
@@ -105,7 +106,7 @@ def absent_messages(here: Setup) -> None:
         index = cohort.index[0, 0]
         own = jtu.tree_map(lambda x: x[index], state.clients)
         client_key, encode_key = jr.split(jr.fold_in(jr.key(KEY), index))
-        broadcast = Broadcast(state.model, shared)
+        broadcast = Broadcast(state.params, state.rest, shared)
         message, _, _ = algorithm.client.round(
             broadcast, cohort.client(0), own, key=client_key
         )
@@ -113,7 +114,7 @@ def absent_messages(here: Setup) -> None:
             lambda x: x * value.astype(x.dtype), (message.payload, message.stats)
         )
         message = Message(payload, message.weight * weight, stats)
-        return aggregator.encode(message, state.aggregator, key=encode_key)
+        return aggregator.encode(message, state.aggregator, key=encode_key)[0]
 
     @quickly
     def decode(encoded: Sequence[PyTree]) -> Aggregate:

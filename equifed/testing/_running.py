@@ -117,7 +117,7 @@ def differentiable(here: Setup) -> None:
     def look(result: Result) -> Array:
         """One number in which all of the new model is seen."""
         state, metrics = result
-        params = jtu.tree_leaves(eqx.filter(state.model, eqx.is_inexact_array))
+        params = jtu.tree_leaves(state.params)
         weights = [
             jnp.linspace(0.5, 1.5, x.size, dtype=x.dtype).reshape(x.shape)
             for x in params
@@ -247,6 +247,5 @@ def sweep(here: Setup) -> None:
 
 def _scaled(state: State, scale: Array) -> State:
     """The state with its model's params multiplied."""
-    params, rest = eqx.partition(state.model, eqx.is_inexact_array)
-    params = jtu.tree_map(lambda x: x * scale.astype(x.dtype), params)
-    return eqx.tree_at(lambda s: s.model, state, eqx.combine(params, rest))
+    params = jtu.tree_map(lambda x: x * scale.astype(x.dtype), state.params)
+    return eqx.tree_at(lambda s: s.params, state, params)

@@ -122,7 +122,9 @@ class Setup:
         self._loss = loss
         self.algorithm = self.build(loss)
         self.loader = Loader(law_clients(), AllClients(), self.algorithm.batching)
-        self.state = self.algorithm.init(Linear(), num_clients=len(SIZES))
+        self.state = self.algorithm.init(
+            Linear(), num_clients=len(SIZES), key=jr.key(KEY)
+        )
 
     def build(
         self, loss: Loss, batching: AbstractBatching = BATCHING

@@ -5,11 +5,22 @@ text, or a pattern. `python -m tests.bad_inputs` makes every call as a user's pr
 would, and prints a line of JSON for each.
 """
 
-from . import algorithms, data, data_made, methods, more_data, others, parts, running
+from . import (
+    algorithms,
+    data,
+    data_made,
+    methods,
+    more_data,
+    others,
+    parts,
+    passes,
+    running,
+)
 
 
 TABLE: dict[str, dict[str, tuple]] = {}
-for _part in (algorithms, parts, running, data, more_data, data_made, others, methods):
+_PARTS = (algorithms, passes, parts, running, data, more_data, data_made, others)
+for _part in (*_PARTS, methods):
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
         assert not _known.keys() & _cases, f"{_name}: two cases of one name."

@@ -692,12 +692,22 @@ TABLE |= {
     "AbstractAggregator": {
         "abstract": (lambda: eqf.AbstractAggregator(), TypeError, "abstract"),
         "encodes nothing": (
-            lambda: aggregator_round(up=lambda x: None),
+            lambda: aggregator_round(up=lambda x: (None, {})),
             TypeError,
             "`Aggregator.encode` must return a tree of arrays, got None",
         ),
+        "encodes without metrics": (
+            lambda: aggregator_round(up=lambda x: x),
+            TypeError,
+            ("`Aggregator.encode` must return", "and its metrics"),
+        ),
+        "encodes metrics that are none": (
+            lambda: aggregator_round(up=lambda x: (x, {"a": x.weight})),
+            TypeError,
+            ("metrics['a']", "`Average(x)` for example"),
+        ),
         "encodes no array": (
-            lambda: aggregator_round(up=lambda x: "sum"),
+            lambda: aggregator_round(up=lambda x: ("sum", {})),
             TypeError,
             "`Aggregator.encode` must return arrays, got 'sum'",
         ),
@@ -707,17 +717,17 @@ TABLE |= {
             ("`Aggregator.decode` must return", "got None"),
         ),
         "decodes no aggregate": (
-            lambda: aggregator_round(down=lambda a, s: (a.payload, s)),
+            lambda: aggregator_round(down=lambda a, s: (a.payload, s, {})),
             TypeError,
             ("an `Aggregate` first", "a `Linear`"),
         ),
         "forgets its state": (
-            lambda: aggregator_round(down=lambda a, s: (a, None)),
+            lambda: aggregator_round(down=lambda a, s: (a, None, {})),
             TypeError,
             "`state` is missing",
         ),
         "changes its state's dtype": (
-            lambda: aggregator_round(down=lambda a, s: (a, s.astype(jnp.int32))),
+            lambda: aggregator_round(down=lambda a, s: (a, s.astype(jnp.int32), {})),
             TypeError,
             "int32[2] instead of float32[2]",
         ),
@@ -774,7 +784,7 @@ def scaffold():
 def swapped(algorithm):
     """A state in which the model is another one."""
     state = algorithm.init(MODEL, num_clients=4)
-    return eqx.tree_at(lambda s: s.model, state, testing.Linear(5))
+    return eqx.tree_at(lambda s: s.params, state, testing.Linear(5))
 
 
 def own_aggregator():

@@ -1,6 +1,5 @@
 """What the calls share: a small problem, and short ways to write a call."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -60,10 +59,6 @@ def one_round(algorithm=None, state=None, cohort=None, model=MODEL, **kwargs):
     return algorithm.round(state, cohort, **{"key": KEY, **kwargs})
 
 
-def params_of(model):
-    return eqx.filter(model, eqx.is_inexact_array)
-
-
 class Client(eqf.AbstractClient):
     """One whose round is given."""
 
@@ -71,11 +66,14 @@ class Client(eqf.AbstractClient):
     batching: eqf.data.AbstractBatching
     body: object
 
+    def payload(self, params):
+        return params
+
     def init(self, params):
         return jnp.zeros(3)
 
     def round(self, broadcast, data, state, *, key):
-        return self.body(params_of(broadcast.model), data, state)
+        return self.body(broadcast.params, data, state)
 
 
 def client_round(body):
@@ -93,16 +91,16 @@ class Aggregator(eqf.AbstractAggregator):
     def gathers(self):
         return False
 
-    def init(self, params):
+    def init(self, payload):
         return jnp.zeros(2)
 
     def encode(self, message, state, *, key):
-        out = eqf.WeightedMean().encode(message, None, key=key)
-        return self.up(out) if self.up else out
+        out, metrics = eqf.WeightedMean().encode(message, None, key=key)
+        return self.up(out) if self.up else (out, metrics)
 
     def decode(self, encoded, state, *, key):
-        aggregate, _ = eqf.WeightedMean().decode(encoded, None, key=key)
-        return self.down(aggregate, state) if self.down else (aggregate, state)
+        aggregate, _, metrics = eqf.WeightedMean().decode(encoded, None, key=key)
+        return self.down(aggregate, state) if self.down else (aggregate, state, metrics)
 
 
 def aggregator_round(**halves):
@@ -121,7 +119,7 @@ class Server(eqf.AbstractServer):
     def broadcast(self, params, state):
         return None
 
-    def round(self, params, aggregate, state):
+    def round(self, params, aggregate, state, *, key):
         return self.body(params, aggregate, state)
 
 

@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from ._mesh import AXIS
+from .._mesh import AXIS
 
 
 def in_order(

@@ -1,0 +1,147 @@
+"""Whether a model, a cohort and a state can be what a round works on."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import PyTree
+
+from .._cohort import Cohort, NO_CLIENT
+from .._executor import Executor
+from .._tree import difference, leaves_by_path, wide_dtype
+from .._types import ClientState, Model, Params
+from .state import Beginning, State
+
+
+def check_round(algorithm: Any, cohort: Cohort, executor: Executor) -> None:
+    executor.check(cohort)
+    if cohort.batch_size != algorithm.batching.batch_size:
+        raise ValueError(
+            f"The cohort was planned with a batch size of {cohort.batch_size}, but the "
+            f"algorithm's batching is {algorithm.batching!r}. Build the loader with "
+            "`Loader(dataset, sampler, algorithm.batching)`."
+        )
+
+
+def check_model(model: Model) -> None:
+    """Refuses NumPy's arrays, which JAX would take for part of the program."""
+    for path, leaf in jtu.tree_leaves_with_path(model):
+        if isinstance(leaf, np.ndarray):
+            raise TypeError(
+                f"The model's `{jtu.keystr(path)}` is an array of NumPy's, which is "
+                "not trained. Make it one of JAX's: `jax.tree.map(jnp.asarray, model)`."
+            )
+
+
+def check_population(states: ClientState, cohort: Cohort) -> None:
+    """Whether each client of the cohort has a state; looks at the numbers."""
+    sizes = {x.shape[0] for x in jtu.tree_leaves(states)}
+    index = cohort.index
+    if not sizes or isinstance(index, jax.core.Tracer):
+        return
+    if not index.is_fully_addressable:
+        return  # Each process has its own.
+    numbers = np.asarray(index)
+    last = int(np.max(numbers, initial=-1, where=numbers != NO_CLIENT))
+    if last >= min(sizes):
+        raise ValueError(
+            f"The cohort has a client number {last}, but the state is of "
+            f"{min(sizes)} clients. Make it with `algorithm.init(model, "
+            "num_clients=loader.num_clients)`."
+        )
+
+
+def check_finite(params: Params) -> None:
+    """Whether training can begin; looks at the numbers that are known."""
+    for path, x in jtu.tree_leaves_with_path(params):
+        if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+            continue
+        if not np.isfinite(values := np.asarray(x, wide_dtype(x.dtype))).all():
+            what = "nan" if np.isnan(values).any() else "inf"
+            raise ValueError(
+                f"`model{jtu.keystr(path)}` holds {what}, and nothing is learnt from "
+                "a number that is not finite. Start from a finite model."
+            )
+
+
+def check_real(params: Params) -> None:
+    for path, x in jtu.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(x):
+            raise ValueError(
+                f"The model{jtu.keystr(path)} is complex ({x.dtype}), but norms, "
+                "medians and steps here are those of real numbers. Keep the real "
+                "and the imaginary part as two arrays, and join them in the model "
+                "with `jax.lax.complex`."
+            )
+
+
+class _Sized:
+    """A leaf that has one entry for each client of a population of unknown size."""
+
+
+def check_state(algorithm: Any, state: State, *, axes: int = 1) -> None:
+    """Whether a state is of this algorithm and of this model, as far as structure,
+    shapes and dtypes tell.
+
+    **Arguments:**
+
+    - `axes`: how many axes the clients' states are stacked along: one over the
+        population, two over a cohort's slots.
+
+    **Raises:**
+
+    `ValueError` that names the part that is not.
+    """
+
+    def begun(num_clients: int) -> Beginning:
+        return eqx.filter_eval_shape(
+            algorithm.begin, state.params, num_clients=num_clients, key=jr.key(0)
+        )
+
+    try:
+        wanted, other = begun(2), begun(3)
+    except jax.errors.JAXTypeError:
+        return  # A `begin` of one's own that cannot be traced: nothing is known.
+    if difference("params", wanted.params, state.params) is not None:
+        return  # It keeps several models, and what it makes of these is not known.
+    # Where two populations differ there is an entry for each client.
+    server = jtu.tree_map(
+        lambda x, y: x if jnp.shape(x) == jnp.shape(y) else _Sized(),
+        wanted.server,
+        other.server,
+    )
+    clients = jtu.tree_map(lambda x: _one(x, axes), state.clients)
+    for name, got, like in (
+        ("server", _unsized(state.server, server), server),
+        ("aggregator", state.aggregator, wanted.aggregator),
+        ("clients", clients, wanted.clients),
+    ):
+        found = difference(f"state.{name}", got, like)
+        if found is not None:
+            raise ValueError(
+                f"The state is not of this algorithm and model: {found}. Take the one "
+                "that `algorithm.init(model, num_clients=...)` returned, or a round of "
+                "the same algorithm."
+            )
+
+
+def _one(x: Any, axes: int) -> Any:
+    """The shape of one client's, of a stack."""
+    if not eqx.is_array(x) or x.ndim < axes:
+        return x
+    return jax.ShapeDtypeStruct(x.shape[axes:], x.dtype)
+
+
+def _unsized(x: PyTree, like: PyTree) -> PyTree:
+    """With `_Sized` where the other tree has it."""
+    sized = {
+        path for path, leaf in leaves_by_path(like).items() if isinstance(leaf, _Sized)
+    }
+    return jtu.tree_map_with_path(
+        lambda path, leaf: _Sized() if jtu.keystr(path) in sized else leaf, x
+    )

@@ -1,0 +1,113 @@
+"""Algorithms that make one pass: a client, an aggregator and a server, bound.
+
+What makes such an algorithm is which three parts it binds, so a new one is a class
+whose only method is an `__init__` that picks them; or no class at all:
+`Algorithm(client=..., aggregator=..., server=...)`.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax.random as jr
+
+from .._aggregator import AbstractAggregator
+from .._check import check_kind, checked
+from .._client import AbstractClient, FullGradient, LocalSGD, Normalized
+from .._client.reach import only, reached
+from .._contract import check_server
+from .._noise import fold_noise
+from .._posterior import EPClient, PosteriorClient
+from .._server import AbstractServer
+from .._types import Loss
+from .._wire import Broadcast
+from ..data import AbstractBatching
+from .base import AbstractAlgorithm
+from .parts import check_parts
+from .state import Beginning
+
+
+# The clients that move the params along the gradient of their loss and no other way.
+_DESCEND = (LocalSGD, FullGradient, Normalized, PosteriorClient, EPClient)
+
+
+class AbstractOnePass(AbstractAlgorithm):
+    """A client, an aggregator and a server, bound."""
+
+    client: eqx.AbstractVar[AbstractClient]
+    aggregator: eqx.AbstractVar[AbstractAggregator]
+    server: eqx.AbstractVar[AbstractServer]
+
+    def __check_init__(self):
+        check_kind("client", self.client, AbstractClient)
+        check_kind("aggregator", self.aggregator, AbstractAggregator)
+        check_kind("server", self.server, AbstractServer)
+        check_kind("batching", self.batching, AbstractBatching)
+        check_parts(self.client, self.server)
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.batching
+
+    def begin(self, params, *, num_clients, key):
+        return Beginning(
+            params,
+            self.server.init(params, num_clients=num_clients),
+            self.aggregator.init(self.client.payload(params)),
+            self.client.init(params),
+        )
+
+    def step(self, state, clients, *, key):
+        client_key, server_key, noise_key = jr.split(key, 3)
+        # Noise that the server's optimiser draws follows from the round's key.
+        server, at_server = fold_noise((self.server, state.server), noise_key)
+        params = state.params
+        shared = server.broadcast(params, at_server)
+        broadcast = Broadcast(params, state.rest, shared)
+        out = clients(
+            self.client,
+            self.aggregator,
+            broadcast,
+            state.clients,
+            state.aggregator,
+            key=client_key,
+        )
+        moved = server.round(params, out.aggregate, at_server, key=server_key)
+        new_params, at_server = check_server(server, moved, params, at_server)
+        if isinstance(self.client, _DESCEND):
+            # The server does not move what the clients do not train either.
+            where = reached(self.loss, broadcast, clients.example)
+            new_params = only(where, new_params, params)
+        state = dataclasses.replace(
+            state,
+            params=new_params,
+            server=at_server,
+            aggregator=out.aggregator,
+            clients=out.clients,
+        )
+        return state, out.metrics, out.aggregate.accept
+
+    def model(self, state):
+        return state.model
+
+
+class Algorithm(AbstractOnePass):
+    """Any client, aggregator and server."""
+
+    client: AbstractClient
+    aggregator: AbstractAggregator
+    server: AbstractServer
+
+    @checked()
+    def __init__(
+        self,
+        client: AbstractClient,
+        aggregator: AbstractAggregator,
+        server: AbstractServer,
+    ):
+        self.client = client
+        self.aggregator = aggregator
+        self.server = server

@@ -1,0 +1,143 @@
+"""A round is traced once, with its passes left open, and kept for all rounds alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from .._cohort import Cohort
+from .._compiled import Flat, kept, Key
+from .._executor import Executor, Participants
+from .._executor.blocks import Pass, run_device
+from .._types import ClientState
+from .segments import Call, CannotCut, Segments
+from .state import State
+from .step import guarded_step
+
+
+Slots_ = Int[Array, "devices slots"]
+
+
+class Slots(eqx.Module):
+    """A cohort but for its examples: what a step may change of it."""
+
+    start: Slots_
+    stop: Slots_
+    first: Slots_
+    num_examples: Slots_
+    index: Slots_
+    info: PyTree
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> "Slots":
+        c = cohort
+        return cls(c.start, c.stop, c.first, c.num_examples, c.index, c.info)
+
+    def cohort(self, examples: PyTree, order: Array) -> Cohort:
+        plan = (self.start, self.stop, self.first, self.num_examples, self.index)
+        return Cohort(examples, order, *plan, self.info)
+
+
+Pass_ = Callable[[Pass, Slots, ClientState], tuple[PyTree, ClientState]]
+
+
+class Recorded:
+    """A traced round. It is called with what it was traced from, or the like."""
+
+    def __init__(
+        self,
+        key: Key,
+        flats: tuple[Flat, ...],
+        executor: Executor,
+        capacity: int,
+        options: tuple[tuple[str, str], ...],
+    ):
+        self._key, self._executor, self._capacity = key, executor, capacity
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _arrays(flats)]
+        self._flats, self._result = [f.weak(key) for f in flats], Flat(None)
+        self._segments = Segments(self._round, shapes, options)
+
+    def __call__(
+        self, given: tuple[Any, ...], run_pass: Pass_, run_program: Callable
+    ) -> Any:
+        def one_pass(flat: Flat, arrays: list[Array]) -> list[Array]:
+            return Flat(run_pass(*flat.strong().build(arrays))).arrays
+
+        arrays = _arrays(tuple(Flat(x) for x in given))
+        out = self._segments(arrays, one_pass, run_program)
+        return self._result.strong().build(out)
+
+    def _round(self, *arrays: Array) -> list[Array]:
+        rest, parts = list(arrays), []
+        for flat in self._flats:
+            own = [rest.pop(0) for _ in range(flat.size)]
+            parts.append(flat.strong().build(own))
+        algorithm, state, cohort, key = parts
+        clients = Participants(self._executor, cohort, state.round, self._pass)
+        result = Flat(guarded_step(algorithm, state, clients, key))
+        self._result = result.weak(self._key)
+        return result.arrays
+
+    def _pass(
+        self, work: Pass, executor: Executor, cohort: Cohort, states: ClientState
+    ) -> tuple[PyTree, ClientState]:
+        """Stands for a pass: what goes in, and the shapes of what comes out."""
+
+        def one_device(
+            work: Pass, cohort: Cohort, states: ClientState
+        ) -> tuple[PyTree, ClientState]:
+            cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
+            _, kept, states = run_device(work, executor, cohort, states, keep=True)
+            return kept, states
+
+        (encoded, metrics), _ = eqx.filter_eval_shape(one_device, work, cohort, states)
+        axes = (self._capacity,) if work.aggregator.gathers else ()
+        shapes = (_resized(encoded, axes), _resized(metrics, ())), states
+        given = Flat((work, Slots.of(cohort), states))
+        like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jtu.tree_leaves(shapes)]
+        out = Call(given.weak(self._key), like)(*given.arrays)
+        return jtu.tree_unflatten(jtu.tree_structure(shapes), out)
+
+
+def recorded(
+    algorithm: Any,
+    state: State,
+    cohort: Cohort,
+    key: PRNGKeyArray,
+    executor: Executor,
+    capacity: int,
+    options: tuple[tuple[str, str], ...],
+) -> Recorded:
+    """The trace of such a round.
+
+    **Raises:**
+
+    `CannotCut` if its passes lie inside of a loop or a branch.
+    """
+    flats = tuple(Flat(x) for x in (algorithm, state, cohort, key))
+    shapes = tuple((x.shape, x.dtype) for x in _arrays(flats))
+
+    def make(key: Key) -> Recorded | CannotCut:
+        try:
+            return Recorded(key, flats, executor, capacity, options)
+        except CannotCut as error:
+            return error.with_traceback(None)  # Not to be tried in every round.
+
+    found = kept(make, "round", flats, (shapes, executor, capacity, options))
+    if isinstance(found, CannotCut):
+        raise found
+    return found
+
+
+def _arrays(flats: tuple[Flat, ...]) -> list[Array]:
+    return [x for flat in flats for x in flat.arrays]
+
+
+def _resized(x: PyTree, axes: tuple[int, ...]) -> PyTree:
+    """The shapes of `x` with its leading axis replaced."""
+    return jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct((*axes, *x.shape[1:]), x.dtype), x
+    )

@@ -1,0 +1,2 @@
+from .executor import Executor as Executor
+from .participants import Outcome as Outcome, Participants as Participants

@@ -1,0 +1,157 @@
+"""How the clients of one device are run.
+
+A device takes its slots in blocks. Within a block clients run side by side under
+`vmap`, their loops as long as the longest of them; blocks follow one another. What the
+clients encode is summed as it comes, so that memory does not grow with the cohort,
+unless the aggregator wants all of it, or the sum is to be taken in one fixed order.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+
+from .._aggregator import AbstractAggregator
+from .._client import AbstractClient
+from .._cohort import ClientData, Cohort, NO_CLIENT
+from .._contract import check_client, check_encoded
+from .._loop import fold_range
+from .._metrics import add_metrics, Sum
+from .._tree import tree_isfinite, tree_where, tree_zeros_like
+from .._types import AggregatorState, ClientState
+from .._wire import Broadcast
+from .executor import Executor
+
+
+class Pass(eqx.Module):
+    """What all clients of a pass over the cohort have in common."""
+
+    client: AbstractClient
+    aggregator: AbstractAggregator
+    broadcast: Broadcast
+    state: AggregatorState
+    round: Int[Array, ""]
+    key: PRNGKeyArray
+
+    def one(self, data: ClientData, index: Int[Array, ""], state: ClientState) -> Any:
+        """What one client sends, encoded, with its metrics; and its new state."""
+        present = index != NO_CLIENT
+        train_key, encode_key = jr.split(jr.fold_in(self.key, index))
+        out = self.client.round(self.broadcast, data, state, key=train_key)
+        message, new_state, metrics = check_client(self.client, out, state)
+        out = self.aggregator.encode(message, self.state, key=encode_key)
+        encoded, measured = check_encoded(self.aggregator, out)
+        # A client that diverged forgets this round, or it would never come back.
+        finite = tree_isfinite((message, new_state))
+        state = tree_where(present & finite, new_state, state)
+        # Nor do its metrics count, or every mean over the cohort would be NaN.
+        metrics = _only_if(present & finite, add_metrics(metrics, measured))
+        nonfinite = Sum((present & ~finite).astype(jnp.float32))
+        metrics = add_metrics(metrics, {"nonfinite": nonfinite})
+        return (_only_if(present, encoded), metrics), state
+
+
+def run_device(
+    work: Pass, executor: Executor, cohort: Cohort, states: ClientState, *, keep: bool
+) -> tuple[PyTree, PyTree, ClientState]:
+    """All the slots of one device, block after block.
+
+    **Arguments:**
+
+    - `cohort`: the device's share, without the axis over devices.
+    - `states`: the slots' states, stacked.
+    - `keep`: whether what is encoded is kept for each slot, or summed.
+
+    **Returns:**
+
+    The sum or `None`, what was kept or `None`, and the slots' new states.
+    """
+    size = executor.block_size
+    assert size != "auto"
+    num_slots = cohort.index.shape[0]
+    num_blocks = -(-num_slots // size)
+    fill = num_blocks * size - num_slots
+
+    def padded(x: Array, value: int = 0) -> Array:
+        pads = ((0, fill), *[(0, 0)] * (x.ndim - 1))
+        return jnp.pad(x, pads, constant_values=value) if fill else x
+
+    plan = (cohort.start, cohort.stop, cohort.first, cohort.num_examples, cohort.info)
+    plan, states = jtu.tree_map(padded, (plan, states))
+    index = padded(cohort.index, NO_CLIENT)
+
+    def one(plan: Any, index: Array, state: ClientState) -> Any:
+        start, stop, first, num_examples, info = plan
+        data = ClientData(
+            cohort.examples,
+            cohort.order,
+            start,
+            stop,
+            first,
+            num_examples,
+            work.round,
+            info,
+            differentiable=executor.differentiable,
+        )
+        return work.one(data, index, state)
+
+    def block(b: Array | int, states: ClientState) -> Any:
+        slots = _read((plan, index, states), b * size, size)
+        if size > 1:
+            return jax.vmap(one)(*slots)
+        out = one(*jtu.tree_map(lambda x: x[0], slots))
+        return jtu.tree_map(lambda x: x[None], out)
+
+    def body(b: Array | int, carry: Any) -> Any:
+        total, kept, states = carry
+        summand, new_states = block(b, states)
+        if keep:
+            kept = _write(kept, summand, b * size)
+        else:
+            total = jtu.tree_map(lambda t, x: t + x.sum(0), total, summand)
+        return total, kept, _write(states, new_states, b * size)
+
+    summand, _ = jax.eval_shape(block, jnp.zeros((), jnp.int32), states)
+    carry = (
+        None if keep else tree_zeros_like(_resize(summand, ())),
+        tree_zeros_like(_resize(summand, (num_blocks * size,))) if keep else None,
+        states,
+    )
+    count = (_used(index != NO_CLIENT) + size - 1) // size
+    total, kept, states = fold_range(
+        body, carry, count, num_blocks, differentiable=executor.differentiable
+    )
+    cut = jtu.tree_map(lambda x: x[:num_slots], (kept, states))
+    return total, *cut
+
+
+def _used(present: Bool[Array, " slots"]) -> Int[Array, ""]:
+    """How many slots there are up to the last that is not empty: as the empty ones come
+    last, they are not run at all."""
+    return jnp.max(jnp.where(present, jnp.arange(1, present.size + 1), 0))
+
+
+def _only_if(condition: Array, x: PyTree) -> PyTree:
+    return jtu.tree_map(lambda x: jnp.where(condition, x, jnp.zeros_like(x)), x)
+
+
+def _resize(x: PyTree, axes: tuple[int, ...]) -> PyTree:
+    """The shapes of `x` with its leading axis replaced."""
+    return jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct((*axes, *x.shape[1:]), x.dtype), x
+    )
+
+
+def _read(buffer: PyTree, place: Array | int, size: int) -> PyTree:
+    read: Callable = jax.lax.dynamic_slice_in_dim
+    return jtu.tree_map(lambda b: read(b, place, size), buffer)
+
+
+def _write(buffer: PyTree, x: PyTree, place: Array | int) -> PyTree:
+    write: Callable = jax.lax.dynamic_update_slice_in_dim
+    return jtu.tree_map(lambda b, x: write(b, x, place, 0), buffer, x)

@@ -1,0 +1,76 @@
+"""Options of how a round is run. Nothing here changes what is computed."""
+
+from typing import Literal
+
+import equinox as eqx
+from jax.sharding import Mesh
+
+from .._check import check_count, checked
+from .._cohort import Cohort, NO_CLIENT
+from .._mesh import AXIS, clients_mesh
+
+
+class Executor(eqx.Module):
+    """Options of how a round is run: they never change its result.
+
+    **Arguments:**
+
+    - `mesh`: the devices, as a `jax.sharding.Mesh` with an axis `clients`; give the
+        loader the same one. `None` runs on the default device. Over any other axis the
+        compiler spreads each client's own work, following how the model is sharded.
+    - `block_size`: how many clients run side by side on a device. 1 is right for a
+        CPU unless the model is tiny (a hundred params: 50 is several times faster); 8
+        to 64 fill a GPU. Memory grows with it. With `"auto"`,
+        [`equifed.rounds`][] and [`equifed.train`][] time the first round at several
+        sizes and take the fastest. As this may differ from run to run, so may the last
+        bits of a result, also if it is `ordered` or resumed: give a number for those.
+    - `ordered`: the same bits on any number of devices, at the same `block_size`. The
+        clients of each device are a program of that device alone, so that all run the
+        same machine code, and their messages are summed in the order of the clients'
+        numbers. It compiles once for each device, and memory grows with the cohort.
+        A round within your own `jit`, `vmap` or `grad`, or on a mesh with other axes,
+        is summed in that order too, but is one program, which the compiler may round
+        differently in the last bit.
+    - `differentiable`: make the round reverse-mode differentiable, by checkpointing
+        its loops.
+    """
+
+    mesh: Mesh | None = eqx.field(static=True)
+    block_size: int | Literal["auto"]
+    ordered: bool
+    differentiable: bool
+
+    @checked()
+    def __init__(
+        self,
+        *,
+        mesh: Mesh | None = None,
+        block_size: int | Literal["auto"] = 1,
+        ordered: bool = False,
+        differentiable: bool = False,
+    ):
+        self.mesh = None if mesh is None else clients_mesh(mesh)
+        self.block_size = block_size
+        self.ordered = ordered
+        self.differentiable = differentiable
+
+    def __check_init__(self):
+        if self.block_size != "auto":
+            check_count("block_size", self.block_size, most=NO_CLIENT)
+
+    @property
+    def num_devices(self) -> int:
+        return 1 if self.mesh is None else self.mesh.shape[AXIS]
+
+    def check(self, cohort: Cohort) -> None:
+        if self.block_size == "auto":
+            raise ValueError(
+                "`block_size='auto'` is measured by `rounds` and `train`. A single "
+                "`algorithm.round` needs a number."
+            )
+        if cohort.num_devices != self.num_devices:
+            raise ValueError(
+                f"The cohort was planned for {cohort.num_devices} devices, but the "
+                f"executor runs on {self.num_devices}. Give the same mesh to "
+                "`Loader(..., mesh=mesh)` and to `Executor(mesh=mesh)`."
+            )

@@ -1,0 +1,122 @@
+"""The clients of a round, as an algorithm's `step` has them.
+
+One call of them is one pass: each client is sent the broadcast, trains or measures, and
+answers; the answers become one aggregate. A step may take as many passes as it likes,
+of some of the clients or of all.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+
+from .._aggregator import AbstractAggregator
+from .._client import AbstractClient
+from .._cohort import Cohort, NO_CLIENT
+from .._contract import check_decoded
+from .._metrics import AbstractMetric, add_metrics, Sum
+from .._types import AggregatorState, ClientState, Example
+from .._wire import Aggregate, Broadcast
+from .blocks import Pass
+from .executor import Executor
+from .mapping import run_pass
+
+
+class Outcome(eqx.Module):
+    """What comes of one pass."""
+
+    aggregate: Aggregate
+    clients: ClientState
+    """The slots' new states. Those of clients that were not asked, or whose message or
+    state is not finite, are as they were."""
+    aggregator: AggregatorState
+    metrics: dict[str, AbstractMetric]
+    """Those of the clients and of the aggregator, `clients` (the number of messages)
+    and `nonfinite` (the number of clients whose message was not finite)."""
+
+
+Run = Callable[[Pass, Executor, Cohort, ClientState], tuple[PyTree, ClientState]]
+
+
+class Participants(eqx.Module):
+    """The clients that take part in a round. Call them to make a pass."""
+
+    executor: Executor
+    cohort: Cohort
+    round: Int[Array, ""]
+    """How many rounds went before this one."""
+    _run: Run = eqx.field(static=True, default=run_pass)
+
+    @property
+    def index(self) -> Int[Array, "devices slots"]:
+        """The clients' numbers; the greatest integer of all in an empty slot."""
+        return self.cohort.index
+
+    @property
+    def present(self) -> Bool[Array, "devices slots"]:
+        return self.index != NO_CLIENT
+
+    @property
+    def info(self) -> PyTree:
+        """What the loader says of each slot beside its examples."""
+        return self.cohort.info
+
+    @property
+    def example(self) -> Example:
+        """The shape and dtype of one example."""
+        return jtu.tree_map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), self.cohort.examples
+        )
+
+    def only(self, chosen: Bool[Array, "devices slots"]) -> "Participants":
+        """Some of them: the others' slots count as empty, and are not trained."""
+        cohort = self.cohort
+        cohort = dataclasses.replace(
+            cohort,
+            index=jnp.where(chosen, cohort.index, NO_CLIENT),
+            stop=jnp.where(chosen, cohort.stop, cohort.start),
+            num_examples=jnp.where(chosen, cohort.num_examples, 0),
+        )
+        return dataclasses.replace(self, cohort=cohort)
+
+    def __call__(
+        self,
+        client: AbstractClient,
+        aggregator: AbstractAggregator,
+        broadcast: Broadcast,
+        client_states: ClientState = None,
+        aggregator_state: AggregatorState = None,
+        *,
+        key: PRNGKeyArray,
+    ) -> Outcome:
+        """Makes one pass.
+
+        **Arguments:**
+
+        - `client`: what each of them does.
+        - `aggregator`: how their messages become one.
+        - `broadcast`: what is sent to all of them.
+        - `client_states`: the slots' states, with leading axes (devices, slots): the
+            step's `state.clients`, a part of it, or arrays like `present`. The client
+            must return what it is given, in structure, shape and dtype.
+        - `aggregator_state`: the aggregator's.
+        - `key`: of this pass. Every client's own follows from it and its number.
+        """
+        work = Pass(client, aggregator, broadcast, aggregator_state, self.round, key)
+        (encoded, metrics), states = self._run(
+            work, self.executor, self.cohort, client_states
+        )
+        # No client has this number.
+        decode_key = jr.fold_in(key, NO_CLIENT)
+        out = aggregator.decode(encoded, aggregator_state, key=decode_key)
+        aggregate, new_state, measured = check_decoded(
+            aggregator, out, aggregator_state
+        )
+        metrics = add_metrics(metrics, measured)
+        metrics = add_metrics(metrics, {"clients": Sum(aggregate.count)})
+        return Outcome(aggregate, states, new_state, metrics)

@@ -1,0 +1,56 @@
+"""What travels: down to the clients, up from each of them, and on to the server."""
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ._tree import split_params
+from ._types import Model, Params
+
+
+class Broadcast(eqx.Module):
+    """What the server sends to every client of a pass."""
+
+    params: Params
+    """The leaves that are trained, `None` elsewhere."""
+    rest: Model
+    """The others: functions, sizes, and arrays that are not trained."""
+    shared: PyTree = None
+    """Whatever else the algorithm sends down: SCAFFOLD's control variate, say."""
+
+    @classmethod
+    def of(cls, model: Model, shared: PyTree = None) -> "Broadcast":
+        """A model, with all trained that can be: to call a client outside a round."""
+        return cls(*split_params(model), shared)
+
+    @property
+    def model(self) -> Model:
+        return eqx.combine(self.params, self.rest)
+
+
+class Message(eqx.Module):
+    """What a client sends back.
+
+    The payload is what aggregators work on: they clip it, add noise to it, average
+    it. `stats` holds plain numbers about it that no aggregator may distort, such as
+    FedNova's number of steps; they are averaged with the same weights.
+    """
+
+    payload: PyTree[Array]
+    weight: Float[Array, ""]
+    """At least 0; a message of weight 0, or less, counts as absent."""
+    stats: PyTree[Array] = None
+
+
+class Aggregate(eqx.Module):
+    """What the server is given: one payload for the whole cohort."""
+
+    payload: PyTree[Array]
+    stats: PyTree[Array]
+    """The messages' `stats`, averaged with the weights of the payload."""
+    weight: Float[Array, ""]
+    """The sum of the weights."""
+    count: Float[Array, ""]
+    """The number of messages whose weight was not 0."""
+    accept: Bool[Array, ""]
+    """Whether there is something to act on. A mean over nobody is nothing; the noise
+    that privacy asks for is added whoever came."""

@@ -1,0 +1,210 @@
+"""What is wrong with the methods of several passes and several models."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+
+import equifed as eqf
+
+from .algorithms import numbers, RATE, with_number
+from .shared import BATCHING, fresh_loss, KEY, LOSS, MODEL, one_round, SGD, train
+
+
+class Steps(eqf.AbstractAlgorithm):
+    """One whose step returns what is given."""
+
+    loss: object
+    batching: eqf.data.AbstractBatching
+    change: object
+
+    def begin(self, params, *, num_clients, key):
+        return eqf.Beginning(params, clients=jnp.zeros(2))
+
+    def step(self, state, clients, *, key):
+        client = eqf.LocalSGD(self.loss, SGD, self.batching)
+        sent = eqf.Broadcast(state.params, state.rest)
+        out = clients(client, eqf.UniformMean(), sent, key=key)
+        return self.change(state, out)
+
+    def model(self, state):
+        return state.model
+
+
+def step(change):
+    return lambda: one_round(Steps(fresh_loss(), BATCHING, change))
+
+
+def initialised(**kwargs):
+    return eqf.FedAvg(LOSS, SGD, BATCHING).init(MODEL, num_clients=4, **kwargs)
+
+
+def ifca(**kwargs):
+    return eqf.IFCA(LOSS, SGD, BATCHING, **{"num_clusters": 2, **kwargs})
+
+
+def fedavg():
+    return eqf.FedAvg(LOSS, SGD, BATCHING)
+
+
+PARTS = {
+    "a number for the loss": (lambda kind: kind(1.0, SGD, BATCHING), "`loss`"),
+    "a rate for the optimiser": (
+        lambda kind: kind(LOSS, 0.1, BATCHING),
+        "`optax.sgd(learning_rate)`",
+    ),
+    "a size for the batching": (lambda kind: kind(LOSS, SGD, 8), "`batching` must be"),
+}
+
+
+def parts(kind):
+    return {
+        case: (lambda call=call: call(kind), TypeError, words)
+        for case, (call, words) in PARTS.items()
+    }
+
+
+TABLE = {
+    "Mime": parts(eqf.Mime),
+    "MimeLite": parts(eqf.MimeLite),
+    "FedSAM": {**parts(eqf.FedSAM), **with_number(eqf.FedSAM, "rho", RATE)},
+    "FedExP": {**parts(eqf.FedExP), **with_number(eqf.FedExP, "epsilon", RATE)},
+    "SharpnessAware": numbers(eqf.SharpnessAware, RATE, name="rho"),
+    "IFCA": {
+        "no number of clusters": (
+            lambda: eqf.IFCA(LOSS, SGD, BATCHING),
+            TypeError,
+            "missing a required argument: 'num_clusters'",
+        ),
+        "no cluster": (
+            lambda: ifca(num_clusters=0),
+            ValueError,
+            "`num_clusters` must be at least 1, got 0",
+        ),
+        "a fraction of clusters": (
+            lambda: ifca(num_clusters=1.5),
+            TypeError,
+            "`num_clusters` must be an integer, got 1.5",
+        ),
+        "a negative spread": (
+            lambda: ifca(spread=-1.0),
+            ValueError,
+            "`spread` must be at least 0, got -1",
+        ),
+        "no key": (
+            lambda: ifca().init(MODEL, num_clients=4),
+            ValueError,
+            ("needs a key, got None", "key=jax.random.key(0)"),
+        ),
+        "an evaluation of several models": (
+            lambda: train(
+                algorithm=ifca(), evaluation={"test": eqf.data.digits().select([0])}
+            ),
+            ValueError,
+            ("trains several models", "Leave `evaluation` out"),
+        ),
+    },
+    "PowerOfChoice": {
+        "no algorithm": (
+            lambda: eqf.PowerOfChoice(LOSS, 1),
+            TypeError,
+            "`algorithm` must be an `AbstractAlgorithm`",
+        ),
+        "nobody": (
+            lambda: eqf.PowerOfChoice(fedavg(), 0),
+            ValueError,
+            "`num_chosen` must be at least 1, got 0",
+        ),
+        "a share": (
+            lambda: eqf.PowerOfChoice(fedavg(), 0.5),
+            TypeError,
+            "`num_chosen` must be an integer, got 0.5",
+        ),
+        "of several models": (
+            lambda: (
+                eqf.PowerOfChoice(ifca(), 1).init(MODEL, num_clients=4, key=KEY)
+                and one_round(
+                    eqf.PowerOfChoice(ifca(), 1),
+                    eqf.PowerOfChoice(ifca(), 1).init(MODEL, num_clients=4, key=KEY),
+                )
+            ),
+            ValueError,
+            ("`IFCA` trains several", "Wrap an algorithm that trains one"),
+        ),
+    },
+    "OverRounds": {
+        "an algorithm": (
+            lambda: eqf.OverRounds(fedavg()),
+            TypeError,
+            "`make` must be a function",
+        ),
+        "a function of an optimiser": (
+            lambda: eqf.OverRounds(lambda t: optax.sgd(0.1)),
+            TypeError,
+            ("`make(0)` must be an `AbstractAlgorithm`", "GradientTransformation"),
+        ),
+    },
+    "AbstractAlgorithm.step": {
+        "nothing": (
+            step(lambda state, out: None),
+            TypeError,
+            ("`Steps.step` must return the new state", "got None"),
+        ),
+        "no state": (
+            step(lambda state, out: (out, out.metrics, out.aggregate.accept)),
+            TypeError,
+            "a `State` first",
+        ),
+        "params of another shape": (
+            step(
+                lambda state, out: (
+                    eqx.tree_at(lambda s: s.params.weight, state, jnp.ones(2)),
+                    out.metrics,
+                    out.aggregate.accept,
+                )
+            ),
+            TypeError,
+            "`state.params.weight` is float32[2] instead of float32[3]",
+        ),
+        "no metrics": (
+            step(lambda state, out: (state, {}, out.aggregate.accept)),
+            ValueError,
+            ("must report `loss`", "`outcome.metrics`"),
+        ),
+        "a number for a metric": (
+            step(lambda s, out: (s, {**out.metrics, "a": 1.0}, out.aggregate.accept)),
+            TypeError,
+            "metrics['a']",
+        ),
+        "accepts by a Python flag": (
+            step(lambda state, out: (state, out.metrics, True)),
+            TypeError,
+            "must be one truth value, as an array",
+        ),
+    },
+    "AbstractAlgorithm.init": {
+        "a number for what trains": (
+            lambda: initialised(trains=jnp.ones(3)),
+            ValueError,
+            "`trains` must be a function of a leaf",
+        ),
+        "nothing trains": (
+            lambda: initialised(trains=False),
+            ValueError,
+            "nothing to train",
+        ),
+        "a seed for a key": (
+            lambda: initialised(key=0),
+            TypeError,
+            ("`key` must be", "jax.random.key(0)"),
+        ),
+        "an integer is to be trained": (
+            lambda: eqf.FedAvg(LOSS, SGD, BATCHING).init(
+                {"a": jnp.ones(2), "b": jnp.arange(2)},
+                num_clients=4,
+                trains={"a": True, "b": True},
+            ),
+            ValueError,
+            ("`['b']`", "int32[2]", "only floating-point arrays are trained"),
+        ),
+    },
+}
