@@ -1,0 +1,71 @@
+"""FedSAM."""
+
+import optax
+from jaxtyping import ArrayLike
+
+from .._aggregator import AbstractAggregator, WeightedMean
+from .._check import checked
+from .._client import LocalSGD, SharpnessAware
+from .._optim import Optim
+from .._server import OptaxServer
+from .._types import Loss
+from ..data import AbstractBatching
+from .one_pass import AbstractOnePass
+
+
+class FedSAM(AbstractOnePass):
+    r"""FedAvg whose clients look for flat minima.
+
+    At each local step client $i$ climbs from $\theta$ to the worst point nearby, and
+    descends along the gradient of the same batch there:
+
+    $$\theta \leftarrow \theta - \eta\, \nabla F_i\!\left(\theta + \rho
+    \frac{\nabla F_i(\theta)}{\lVert \nabla F_i(\theta) \rVert}\right).$$
+
+    It costs two gradients a step. The metrics are those of the loss at $\theta$.
+
+    **Arguments:**
+
+    - `loss`, `client_optim`, `batching`, `server_optim`, `aggregator`: as in
+        [`equifed.FedAvg`][].
+    - `rho`: $\rho \ge 0$, the radius. At 0 this is FedAvg.
+
+    ??? cite "Reference"
+
+        [Generalized Federated Learning via Sharpness Aware
+        Minimization](https://arxiv.org/abs/2206.02618)
+
+        ```bibtex
+        @inproceedings{qu2022generalized,
+            title={{G}eneralized {F}ederated {L}earning via {S}harpness {A}ware
+                   {M}inimization},
+            author={Qu, Zhe and Li, Xingyu and Duan, Rui and Liu, Yao and Tang, Bo and
+                    Lu, Zhuo},
+            booktitle={ICML},
+            year={2022},
+        }
+        ```
+    """
+
+    client: LocalSGD
+    aggregator: AbstractAggregator
+    server: OptaxServer
+
+    @checked()
+    def __init__(
+        self,
+        loss: Loss,
+        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        batching: AbstractBatching,
+        *,
+        rho: ArrayLike = 0.05,
+        server_optim: optax.GradientTransformation
+        | optax.MultiSteps
+        | Optim
+        | None = None,
+        aggregator: AbstractAggregator | None = None,
+    ):
+        self.client = LocalSGD(loss, client_optim, batching, SharpnessAware(rho))
+        self.aggregator = WeightedMean() if aggregator is None else aggregator
+        server_optim = optax.sgd(1.0) if server_optim is None else server_optim
+        self.server = OptaxServer(server_optim)

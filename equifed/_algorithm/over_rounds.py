@@ -1,0 +1,66 @@
+"""Hyper-parameters that change from round to round."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from .._check import check_kind, checked
+from .._types import Loss
+from ..data import AbstractBatching
+from .base import AbstractAlgorithm
+
+
+class OverRounds(AbstractAlgorithm):
+    r"""An algorithm whose numbers are functions of the round.
+
+    Most tables of the field let the clients' learning rate fall from round to round,
+    $\eta_t = 0.1 \cdot 0.998^t$. Here any number of an algorithm may: `make(t)` builds
+    it for round $t = 0, 1, \dots$, which is traced, so that it is compiled once. (An
+    Optax schedule *inside* of a client's optimiser is another thing: it counts the
+    client's local steps, and begins anew in every round.)
+
+    **Arguments:**
+
+    - `make`: a function of the round, an integer array, that returns an algorithm. What
+        is not a number must not depend on the round.
+
+    !!! example
+
+        ```python
+        decay = optax.exponential_decay(0.1, transition_steps=1, decay_rate=0.998)
+        algorithm = eqf.OverRounds(
+            lambda t: eqf.FedProx(loss, optax.sgd(decay(t)), batching, mu=0.1 / (t + 1))
+        )
+        ```
+    """
+
+    make: Callable[[Int[Array, ""]], AbstractAlgorithm]
+
+    @checked()
+    def __init__(self, make: Callable[[Int[Array, ""]], AbstractAlgorithm]):
+        self.make = make
+
+    def __check_init__(self):
+        check_kind("make(0)", self._first, AbstractAlgorithm)
+
+    @property
+    def _first(self) -> AbstractAlgorithm:
+        return self.make(jnp.zeros((), jnp.int32))
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._first.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._first.batching
+
+    def begin(self, params, *, num_clients, key):
+        return self._first.begin(params, num_clients=num_clients, key=key)
+
+    def step(self, state, clients, *, key):
+        return self.make(state.round).step(state, clients, key=key)
+
+    def model(self, state):
+        return self._first.model(state)

@@ -1,0 +1,123 @@
+"""Power-of-choice: of those that could take part, those with the highest loss do."""
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, Float
+
+from .._aggregator import UniformMean
+from .._check import check_count, checked
+from .._client import AbstractClient
+from .._client.full_gradient import full_metrics
+from .._executor import Participants
+from .._tree import tree_zeros_like
+from .._types import Loss
+from .._wire import Broadcast, Message
+from ..data import AbstractBatching
+from .base import AbstractAlgorithm
+
+
+class _Measures(AbstractClient):
+    """Computes its mean loss, which it keeps as its state, and sends nothing."""
+
+    loss: Loss
+    batching: AbstractBatching
+
+    def init(self, params):
+        return jnp.zeros((), jnp.result_type(float))
+
+    def payload(self, params):
+        return self.init(params)
+
+    def round(self, broadcast, data, state, *, key):
+        size = self.batching.batch_size
+        metrics = full_metrics(self.loss, broadcast, data, size, key=key)
+        loss = metrics["loss"].compute().astype(state.dtype)
+        # One that would take no step is not worth a place.
+        loss = jnp.where(data.num_steps > 0, loss, jnp.full_like(loss, -jnp.inf))
+        return Message(tree_zeros_like(state), data.weight), loss, metrics
+
+
+class PowerOfChoice(AbstractAlgorithm):
+    r"""Wraps an algorithm: its rounds are those of the $m$ clients, of all that the
+    loader draws, whose mean loss at the server's model is the highest.
+
+    The paper draws $d \ge m$ candidates without replacement, with chances in
+    proportion to their numbers of examples, as [`equifed.data.WeightedSampler`][] does.
+    The loss is that of all a candidate's examples: one more pass, without gradients.
+
+    **Arguments:**
+
+    - `algorithm`: any algorithm that trains one model.
+    - `num_chosen`: $m$.
+
+    A candidate that takes no step, or whose loss is NaN, comes last; among equals the
+    one with the smaller number comes first. The metrics are those of the clients that
+    were chosen.
+
+    ??? cite "Reference"
+
+        [Client Selection in Federated Learning: Convergence Analysis and
+        Power-of-Choice Selection Strategies](https://arxiv.org/abs/2010.01243)
+
+        ```bibtex
+        @article{cho2020client,
+            title={{C}lient {S}election in {F}ederated {L}earning: {C}onvergence
+                   {A}nalysis and {P}ower-of-{C}hoice {S}election {S}trategies},
+            author={Cho, Yae Jee and Wang, Jianyu and Joshi, Gauri},
+            journal={arXiv:2010.01243},
+            year={2020},
+        }
+        ```
+    """
+
+    algorithm: AbstractAlgorithm
+    num_chosen: int
+
+    @checked()
+    def __init__(self, algorithm: AbstractAlgorithm, num_chosen: int):
+        self.algorithm = algorithm
+        self.num_chosen = check_count("num_chosen", num_chosen)
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.batching
+
+    def begin(self, params, *, num_clients, key):
+        return self.algorithm.begin(params, num_clients=num_clients, key=key)
+
+    def step(self, state, clients, *, key):
+        measure_key, key = jr.split(key)
+        nothing = jnp.zeros(clients.index.shape, jnp.result_type(float))
+        model = self.algorithm.model(state)
+        if model is None:
+            name = type(self.algorithm).__name__
+            raise ValueError(
+                f"`PowerOfChoice` compares clients by the loss of one model, and "
+                f"`{name}` trains several. Wrap an algorithm that trains one."
+            )
+        measured = clients(
+            _Measures(self.loss, self.batching),
+            UniformMean(),
+            Broadcast(state.params, state.rest),
+            nothing - jnp.inf,
+            key=measure_key,
+        )
+        chosen = highest(measured.clients, clients, self.num_chosen)
+        return self.algorithm.step(state, clients.only(chosen), key=key)
+
+    def model(self, state):
+        return self.algorithm.model(state)
+
+
+def highest(
+    values: Float[Array, "devices slots"], clients: Participants, count: int
+) -> Bool[Array, "devices slots"]:
+    """Which slots hold the highest values, wherever they are seated."""
+    values = jnp.where(clients.present & ~jnp.isnan(values), values, -jnp.inf)
+    order = jnp.lexsort((clients.index.reshape(-1), -values.reshape(-1)))
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+    return (rank.reshape(values.shape) < count) & clients.present
