@@ -120,7 +120,7 @@ def cohorts_of(problem, batching, number):
 @eqx.filter_jit
 def messages(make, loss, steps, settings, cohorts):
     """What every client sends from x = 0: [settings, repeats, clients, dim]."""
-    broadcast = eqf.Broadcast(jnp.zeros(DIM), None)
+    broadcast = eqf.Broadcast.of(jnp.zeros(DIM))
 
     def message(setting, cohort, slot):
         # Of the one device: its pool of examples, and its slot's steps in the order.
