@@ -37,7 +37,7 @@ from .._tree import tree_zeros_like
 from .._types import ClientState
 from ..data._plan import ladder
 from .places import along, everywhere, first, gathered, joined, on
-from .record import recorded, Slots
+from .record import recorded
 from .segments import CannotCut
 from .state import gather, scatter
 from .step import one_round
@@ -83,8 +83,8 @@ def one_round_apart(
             return one(numbers, arrays, cohort)
         after, metrics, accept = trace(
             (algorithm, before, plan, key),
-            lambda work, slots, states: _pass(
-                work, slots, states, plan, executor, capacity, options
+            lambda work, cohort, states: _pass(
+                work, cohort, states, executor, capacity, options
             ),
             lambda function, inputs: function(*(first(x, mesh) for x in inputs)),
         )
@@ -132,9 +132,8 @@ def several_rounds_apart(
 
 def _pass(
     work: Pass,
-    slots: Slots,
-    states: ClientState,
     cohort: Cohort,
+    states: ClientState,
     executor: Executor,
     capacity: int,
     options: Options,
@@ -143,24 +142,24 @@ def _pass(
     mesh = executor.mesh
     places = [None] if mesh is None else list(range(len(mesh.local_devices)))
     work = everywhere(work, mesh)
-    slots, states = along((slots, states), mesh)
-    pool = (cohort.examples, cohort.order)
+    cohort, states = along((cohort, states), mesh)
     alone = dataclasses.replace(executor, mesh=None)
-    shares = [on(place, (work, pool, slots, states)) for place in places]
+    shares = [on(place, (work, cohort, states)) for place in places]
     done = _side_by_side(_clients, options, [(*share, alone) for share in shares])
     kept, states = joined(done, mesh)
     gathers = work.aggregator.gathers
-    total = _call(_total, kept, slots.index, mesh, capacity if gathers else None)
+    total = _call(_total, kept, cohort.index, mesh, capacity if gathers else None)
     return total, states
 
 
 def _clients(
-    work: Pass, pool: Any, slots: Slots, states: ClientState, executor: Executor
+    work: Pass, cohort: Cohort, states: ClientState, executor: Executor
 ) -> tuple[PyTree, ClientState]:
     """What a device's clients say, and their new states."""
-    share, own = jtu.tree_map(lambda x: x[0], (slots.cohort(*pool), states))
-    _, kept, own = run_device(work, executor, share, own, keep=True)
-    return jtu.tree_map(lambda x: x[None], (kept, own))
+    cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
+    _, *out = run_device(work, executor, cohort, states, keep=True)
+    kept, states = jtu.tree_map(lambda x: x[None], out)
+    return kept, states
 
 
 def _total(

@@ -6,42 +6,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
 from .._compiled import Flat, kept, Key
 from .._executor import Executor, Participants
-from .._executor.blocks import Pass, run_device
+from .._executor.blocks import Pass, resized, run_device
 from .._types import ClientState
 from .segments import Call, CannotCut, Segments
 from .state import State
 from .step import guarded_step
 
 
-Slots_ = Int[Array, "devices slots"]
-
-
-class Slots(eqx.Module):
-    """A cohort but for its examples: what a step may change of it."""
-
-    start: Slots_
-    stop: Slots_
-    first: Slots_
-    num_examples: Slots_
-    index: Slots_
-    info: PyTree
-
-    @classmethod
-    def of(cls, cohort: Cohort) -> "Slots":
-        c = cohort
-        return cls(c.start, c.stop, c.first, c.num_examples, c.index, c.info)
-
-    def cohort(self, examples: PyTree, order: Array) -> Cohort:
-        plan = (self.start, self.stop, self.first, self.num_examples, self.index)
-        return Cohort(examples, order, *plan, self.info)
-
-
-Pass_ = Callable[[Pass, Slots, ClientState], tuple[PyTree, ClientState]]
+Pass_ = Callable[[Pass, Cohort, ClientState], tuple[PyTree, ClientState]]
 
 
 class Recorded:
@@ -95,8 +72,8 @@ class Recorded:
 
         (encoded, metrics), _ = eqx.filter_eval_shape(one_device, work, cohort, states)
         axes = (self._capacity,) if work.aggregator.gathers else ()
-        shapes = (_resized(encoded, axes), _resized(metrics, ())), states
-        given = Flat((work, Slots.of(cohort), states))
+        shapes = (resized(encoded, axes), resized(metrics, ())), states
+        given = Flat((work, cohort, states))
         like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jtu.tree_leaves(shapes)]
         out = Call(given.weak(self._key), like)(*given.arrays)
         return jtu.tree_unflatten(jtu.tree_structure(shapes), out)
@@ -134,10 +111,3 @@ def recorded(
 
 def _arrays(flats: tuple[Flat, ...]) -> list[Array]:
     return [x for flat in flats for x in flat.arrays]
-
-
-def _resized(x: PyTree, axes: tuple[int, ...]) -> PyTree:
-    """The shapes of `x` with its leading axis replaced."""
-    return jtu.tree_map(
-        lambda x: jax.ShapeDtypeStruct((*axes, *x.shape[1:]), x.dtype), x
-    )

@@ -118,8 +118,8 @@ def run_device(
 
     summand, _ = jax.eval_shape(block, jnp.zeros((), jnp.int32), states)
     carry = (
-        None if keep else tree_zeros_like(_resize(summand, ())),
-        tree_zeros_like(_resize(summand, (num_blocks * size,))) if keep else None,
+        None if keep else tree_zeros_like(resized(summand, ())),
+        tree_zeros_like(resized(summand, (num_blocks * size,))) if keep else None,
         states,
     )
     count = (_used(index != NO_CLIENT) + size - 1) // size
@@ -140,7 +140,7 @@ def _only_if(condition: Array, x: PyTree) -> PyTree:
     return jtu.tree_map(lambda x: jnp.where(condition, x, jnp.zeros_like(x)), x)
 
 
-def _resize(x: PyTree, axes: tuple[int, ...]) -> PyTree:
+def resized(x: PyTree, axes: tuple[int, ...]) -> PyTree:
     """The shapes of `x` with its leading axis replaced."""
     return jtu.tree_map(
         lambda x: jax.ShapeDtypeStruct((*axes, *x.shape[1:]), x.dtype), x
