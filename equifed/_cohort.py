@@ -75,6 +75,13 @@ class Cohort(eqx.Module):
     def batch_size(self) -> int:
         return self.order.shape[2]
 
+    @property
+    def example(self) -> Example:
+        """The shape and dtype of one example."""
+        return jtu.tree_map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), self.examples
+        )
+
     def client(self, slot: int, *, device: int = 0) -> "ClientData":
         """What the client in a slot is given, to work with it outside a round."""
         for name, x, size in (

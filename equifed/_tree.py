@@ -13,6 +13,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -108,6 +109,12 @@ def split_params(model: PyTree, trains: Any = None) -> tuple[PyTree, PyTree]:
 def params_of(model: PyTree) -> PyTree:
     """The trainable part of a model, `None` elsewhere."""
     return split_params(model)[0]
+
+
+def is_here(x: Any) -> bool:
+    """Whether it is an array whose numbers are known, all of them in this process."""
+    known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    return known and x.is_fully_addressable
 
 
 def tree_add(x: PyTree, y: PyTree) -> PyTree:

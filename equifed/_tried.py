@@ -8,7 +8,7 @@ from nothing. Nothing is computed, and each kind of optimiser is tried once.
 import functools
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import optax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, jaxprs_in_params, Literal
 from jaxtyping import Array, PyTree
 
 from ._closures import closed
@@ -145,7 +145,7 @@ def _draws(jaxpr: Jaxpr, own: Sequence[bool]) -> tuple[list[bool], list[bool]]:
         count = _DRAWS.get(equation.primitive.name)
         if count is not None:
             found.append(any(given[:count]))
-        for inner in _inner(equation.params.values()):
+        for inner in jaxprs_in_params(equation.params):
             # Where it is not known which operand is which, all count.
             outer = given[1:] if equation.primitive.name == "cond" else given
             same = len(outer) == len(inner.invars)
@@ -156,13 +156,3 @@ def _draws(jaxpr: Jaxpr, own: Sequence[bool]) -> tuple[list[bool], list[bool]]:
                 out = results
         known.update(zip(equation.outvars, out, strict=True))
     return [follows(x) for x in jaxpr.outvars], found
-
-
-def _inner(values: Any) -> Iterator[Jaxpr]:
-    for value in values:
-        if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _inner(value)

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
-from .._tree import difference, leaves_by_path, wide_dtype
+from .._tree import difference, is_here, leaves_by_path, wide_dtype
 from .._types import ClientState, Model, Params
 from .state import Beginning, State
 
@@ -59,7 +59,7 @@ def check_population(states: ClientState, cohort: Cohort) -> None:
 def check_finite(params: Params) -> None:
     """Whether training can begin; looks at the numbers that are known."""
     for path, x in jtu.tree_leaves_with_path(params):
-        if isinstance(x, jax.core.Tracer) or not x.is_fully_addressable:
+        if not is_here(x):
             continue
         if not np.isfinite(values := np.asarray(x, wide_dtype(x.dtype))).all():
             what = "nan" if np.isnan(values).any() else "inf"

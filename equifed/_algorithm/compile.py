@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 
 from .._cohort import Cohort
 from .._types import Loss
@@ -37,13 +36,10 @@ def compiler_options(
     device = next(iter(cohort.index.devices()))
     if device.platform != "cpu" or not _known():
         return {}
-    example = jtu.tree_map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), cohort.examples
-    )
     if model is None:
         jaxpr = trace()
     else:
-        jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, example, jr.key(0))
+        jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, cohort.example, jr.key(0))
     return _NO_YNN if conv2d_p.name in str(jaxpr) else {}
 
 

@@ -20,6 +20,7 @@ from .._client import traced_loss
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import Flat
 from .._lookups import Lookups, Read
+from .._tree import is_here
 from .._types import Loss, Model
 
 
@@ -50,7 +51,7 @@ def check_lookups(loss: Loss, model: Model, state: Flat, cohort: Cohort) -> None
     - `state`: the model's, taken apart: models of one structure read alike.
     """
     pool = cohort.examples
-    if not isinstance(pool, dict) or not all(map(_is_known, pool.values())):
+    if not isinstance(pool, dict) or not all(map(is_here, pool.values())):
         return
     if not any(jnp.issubdtype(x.dtype, jnp.integer) for x in pool.values()):
         return
@@ -63,7 +64,7 @@ def check_lookups(loss: Loss, model: Model, state: Flat, cohort: Cohort) -> None
     key = (state.treedef, tuple(kinds), tuple(shapes))
     lookups = None
     if key not in seen:
-        lookups = _traced(loss, model, pool)
+        lookups = _traced(loss, model, cohort)
         seen[key] = _Seen(set() if lookups is None else lookups.reads)
     known = seen[key]
     columns = [pool[read.column] for read in known.reads]
@@ -72,16 +73,15 @@ def check_lookups(loss: Loss, model: Model, state: Flat, cohort: Cohort) -> None
     if all(_fit(read, pool[read.column]) for read in known.reads):
         known.remember(columns)
         return
-    lookups = _traced(loss, model, pool) if lookups is None else lookups
+    lookups = _traced(loss, model, cohort) if lookups is None else lookups
     if lookups is not None:
         lookups.check(list(_clients(cohort)), lambda: model)
         known.reads &= lookups.reads
 
 
-def _traced(loss: Loss, model: Model, pool: dict[str, jax.Array]) -> Lookups | None:
-    example = {n: jax.ShapeDtypeStruct(x.shape[2:], x.dtype) for n, x in pool.items()}
+def _traced(loss: Loss, model: Model, cohort: Cohort) -> Lookups | None:
     try:
-        return traced_loss(loss, model, example, "the cohort")[1]
+        return traced_loss(loss, model, cohort.example, "the cohort")[1]
     except Exception:  # noqa: BLE001 (it will be raised where it is computed)
         return None
 
@@ -98,8 +98,3 @@ def _clients(cohort: Cohort) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     for place in zip(*np.nonzero(index != NO_CLIENT), strict=True):
         rows = slice(int(first[place]), int(stop[place]))
         yield int(index[place]), {n: x[place[0], rows] for n, x in pool.items()}
-
-
-def _is_known(x: Any) -> bool:
-    known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
-    return known and x.is_fully_addressable

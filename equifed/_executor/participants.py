@@ -9,10 +9,8 @@ import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
@@ -69,9 +67,7 @@ class Participants(eqx.Module):
     @property
     def example(self) -> Example:
         """The shape and dtype of one example."""
-        return jtu.tree_map(
-            lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), self.cohort.examples
-        )
+        return self.cohort.example
 
     def only(self, chosen: Bool[Array, "devices slots"]) -> "Participants":
         """Some of them: the others' slots count as empty, and are not trained."""

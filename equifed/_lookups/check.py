@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
+from .._tree import is_here
 from .._types import Model
 from ..data import FederatedDataset
 from ..data._whose import read_rows
@@ -121,7 +122,7 @@ class Lookups:
             for name in suspects[0].example
         }
         given = arrays_of(self._given(_lively(model)))
-        if not all(map(_is_here, given)):
+        if not all(map(is_here, given)):
             return None
         try:
             found = matters(self._program, given, examples, self._reads[read])
@@ -166,13 +167,8 @@ def _lively(model: Model) -> Model:
     with: behind one nothing matters, but only until the first step."""
 
     def other(x: Any) -> Any:
-        if not eqx.is_inexact_array(x) or not _is_here(x) or np.asarray(x).any():
+        if not eqx.is_inexact_array(x) or not is_here(x) or np.asarray(x).any():
             return x
         return jnp.cos(jnp.arange(x.size, dtype=float)).reshape(x.shape).astype(x.dtype)
 
     return jtu.tree_map(other, model)
-
-
-def _is_here(x: jax.Array) -> bool:
-    """Whether an array's numbers are known, all of them on this process."""
-    return not isinstance(x, jax.core.Tracer) and x.is_fully_addressable
