@@ -36,31 +36,29 @@ class OverRounds(AbstractAlgorithm):
     """
 
     make: Callable[[Int[Array, ""]], AbstractAlgorithm]
+    first: AbstractAlgorithm
+    """That of round 0: it is asked for all that is the same in every round."""
 
     @checked()
     def __init__(self, make: Callable[[Int[Array, ""]], AbstractAlgorithm]):
         self.make = make
-
-    def __check_init__(self):
-        check_kind("make(0)", self._first, AbstractAlgorithm)
-
-    @property
-    def _first(self) -> AbstractAlgorithm:
-        return self.make(jnp.zeros((), jnp.int32))
+        first = make(jnp.zeros((), jnp.int32))
+        check_kind("make(0)", first, AbstractAlgorithm)
+        self.first = first
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._first.loss
+        return self.first.loss
 
     @property
     def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self._first.batching
+        return self.first.batching
 
     def begin(self, params, *, num_clients, key):
-        return self._first.begin(params, num_clients=num_clients, key=key)
+        return self.first.begin(params, num_clients=num_clients, key=key)
 
     def step(self, state, clients, *, key):
         return self.make(state.round).step(state, clients, key=key)
 
     def model(self, state):
-        return self._first.model(state)
+        return self.first.model(state)

@@ -91,7 +91,6 @@ class PowerOfChoice(AbstractAlgorithm):
 
     def step(self, state, clients, *, key):
         measure_key, key = jr.split(key)
-        nothing = jnp.zeros(clients.index.shape, jnp.result_type(float))
         model = self.algorithm.model(state)
         if model is None:
             name = type(self.algorithm).__name__
@@ -103,7 +102,7 @@ class PowerOfChoice(AbstractAlgorithm):
             _Measures(self.loss, self.batching),
             UniformMean(),
             Broadcast(state.params, state.rest),
-            nothing - jnp.inf,
+            jnp.full(clients.index.shape, -jnp.inf, jnp.result_type(float)),
             key=measure_key,
         )
         chosen = highest(measured.clients, clients, self.num_chosen)
