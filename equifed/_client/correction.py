@@ -77,14 +77,21 @@ class AbstractCorrection(eqx.Module):
         """The end of a round, `delta` later: what to send, and what to remember."""
 
 
-class NoCorrection(AbstractCorrection):
-    """Plain local SGD."""
+class AbstractMemoryless(AbstractCorrection):
+    """One that remembers nothing, and sends the change of the params as it is."""
 
     def init(self, params):
         return None
 
     def payload(self, params):
         return params
+
+    def end(self, delta, num_steps, carry):
+        return delta, None
+
+
+class NoCorrection(AbstractMemoryless):
+    """Plain local SGD."""
 
     def begin(self, params, shared, state, gradient):
         return None
@@ -92,21 +99,12 @@ class NoCorrection(AbstractCorrection):
     def correct(self, grads, params, carry, gradient):
         return grads, carry
 
-    def end(self, delta, num_steps, carry):
-        return delta, None
 
-
-class Proximal(AbstractCorrection):
+class Proximal(AbstractMemoryless):
     r"""Pulls the client towards the broadcast model: the gradient of
     $\frac{\mu}{2} \lVert \theta - x \rVert^2$ (FedProx)."""
 
     mu: Float[Array, ""] = eqx.field(converter=number("mu", least=0))
-
-    def init(self, params):
-        return None
-
-    def payload(self, params):
-        return params
 
     def begin(self, params, shared, state, gradient):
         return params
@@ -114,9 +112,6 @@ class Proximal(AbstractCorrection):
     def correct(self, grads, params, carry, gradient):
         pull = tree_sub(params, carry)
         return tree_add_scaled(grads, self.mu, pull), carry
-
-    def end(self, delta, num_steps, carry):
-        return delta, None
 
 
 class Control(eqx.Module):

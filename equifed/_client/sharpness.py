@@ -6,10 +6,10 @@ from jaxtyping import Array, Float
 
 from .._check import number
 from .._tree import safe_divide, tree_add_scaled, tree_norm
-from .correction import AbstractCorrection
+from .correction import AbstractMemoryless
 
 
-class SharpnessAware(AbstractCorrection):
+class SharpnessAware(AbstractMemoryless):
     r"""The gradient of the same batch where the loss is highest nearby:
     $\nabla f\big(\theta + \rho\, g / \lVert g \rVert\big)$, with $g = \nabla f(\theta)$
     and the norm that of all leaves together (Foret et al., 2021, arXiv 2010.01412).
@@ -19,18 +19,9 @@ class SharpnessAware(AbstractCorrection):
 
     rho: Float[Array, ""] = eqx.field(converter=number("rho", least=0))
 
-    def init(self, params):
-        return None
-
-    def payload(self, params):
-        return params
-
     def begin(self, params, shared, state, gradient):
         return None
 
     def correct(self, grads, params, carry, gradient):
         scale = safe_divide(self.rho.astype(jnp.result_type(float)), tree_norm(grads))
         return gradient(tree_add_scaled(params, scale, grads)), carry
-
-    def end(self, delta, num_steps, carry):
-        return delta, None

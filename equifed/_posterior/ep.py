@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._check import as_number, check_kind, checked
-from .._client import AbstractClient, AbstractCorrection, LocalSGD
+from .._client import AbstractClient, LocalSGD
+from .._client.correction import AbstractMemoryless
 from .._optim import as_optim, Optim
 from .._tree import (
     tree_add,
@@ -38,18 +39,12 @@ class Natural(eqx.Module):
     """The precision times the mean."""
 
 
-class _Pull(AbstractCorrection):
+class _Pull(AbstractMemoryless):
     r"""Adds the gradient of $\frac1{2 n} (\theta - \mu)^\top \Lambda (\theta - \mu)$:
     $(\Lambda \theta - \eta) / n$."""
 
     cavity: Natural
     share: Float[Array, ""]
-
-    def init(self, params):
-        return None
-
-    def payload(self, params):
-        return params
 
     def begin(self, params, shared, state, gradient):
         return None
@@ -61,9 +56,6 @@ class _Pull(AbstractCorrection):
 
         cavity = self.cavity
         return jtu.tree_map(add, grads, params, cavity.precision, cavity.linear), carry
-
-    def end(self, delta, num_steps, carry):
-        return delta, None
 
 
 class EPClient(AbstractClient):
