@@ -9,6 +9,7 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from .._files import replacing
 from .._warn import warn
 from .rows import rows_in, whole
 
@@ -66,11 +67,8 @@ class Aside:
         }
         if found and not self.file.exists():
             new = self.file.with_name(f"{self.file.name}.new")
-            with open(new, "wb") as file:
+            with replacing(self.file, new) as file:
                 file.writelines(map(whole, rows.values()))
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.file)
         self._rows |= found
 
     def repeats(self, round: int, text: bytes) -> bool:

@@ -5,7 +5,6 @@ that what is memory-mapped is never in memory as a whole. They go into a file be
 which takes the name once it is complete.
 """
 
-import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._check import check_kind
+from .._files import replacing
 from .._words import first_line, shown
 from ._arrowed import Arrowed
 from ._clients import AbstractClients
@@ -46,7 +46,8 @@ def write_parquet(dataset: AbstractClients, path: Any, by: Any) -> None:
     words = _saved(dataset, by, forms).metadata()
     schema = pa.schema([(by, pa.string()), *fields], metadata=words)
     whose = owner_of(dataset)
-    with _replacing(target) as file, pq.ParquetWriter(file, schema) as writer:
+    aside = f"{target}.{secrets.token_hex(4)}.tmp"
+    with replacing(target, aside) as file, pq.ParquetWriter(file, schema) as writer:
         for start, stop in _groups(dataset):
             arrays = [_ids(dataset, start, stop)]
             for name, form in forms.items():
@@ -107,19 +108,3 @@ def _target(path: Any) -> str:
             "Write another name."
         )
     return target
-
-
-@contextlib.contextmanager
-def _replacing(target: str) -> Iterator[Any]:
-    """A file that takes the place of the target once it is complete, or goes."""
-    aside = f"{target}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(aside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        raise
