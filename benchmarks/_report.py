@@ -17,7 +17,7 @@ import jax.random as jr
 import numpy as np
 
 import equifed as eqf
-from equifed._algorithm.loop import Stepper
+from equifed._stepper.stepper import Stepper
 
 
 def stepper(algorithm, model, loader, executor=None) -> Stepper:

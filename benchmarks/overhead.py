@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 import equifed as eqf
-from equifed._algorithm.loop import Stepper
+from equifed._stepper.stepper import Stepper
 
 
 class MLP(eqx.Module):

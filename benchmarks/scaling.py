@@ -36,7 +36,7 @@ from _report import (
 )
 
 import equifed as eqf
-from equifed._algorithm.step import round_step
+from equifed._round.step import round_step
 
 
 PIXELS, CLASSES, BATCH = 784, 62, 20

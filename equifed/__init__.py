@@ -16,7 +16,6 @@ from ._algorithm import (
     AbstractAlgorithm as AbstractAlgorithm,
     AbstractOnePass as AbstractOnePass,
     Algorithm as Algorithm,
-    Beginning as Beginning,
     FedAdagrad as FedAdagrad,
     FedAdam as FedAdam,
     FedAvg as FedAvg,
@@ -36,7 +35,6 @@ from ._algorithm import (
     OverRounds as OverRounds,
     PowerOfChoice as PowerOfChoice,
     Scaffold as Scaffold,
-    State as State,
 )
 from ._checkpoint import Checkpointer as Checkpointer
 from ._classification import (
@@ -106,7 +104,7 @@ from ._posterior import (
     Shrinkage as Shrinkage,
     Windows as Windows,
 )
-from ._rounds import rounds as rounds
+from ._round import Beginning as Beginning, State as State
 from ._server import (
     AbstractServer as AbstractServer,
     BurnInServer as BurnInServer,
@@ -119,8 +117,12 @@ from ._server import (
     server_adam as server_adam,
     server_yogi as server_yogi,
 )
-from ._solution import RESULTS as RESULTS, Solution as Solution
-from ._train import train as train
+from ._training import (
+    RESULTS as RESULTS,
+    rounds as rounds,
+    Solution as Solution,
+    train as train,
+)
 from ._tree import floating as floating
 from ._wire import (
     Aggregate as Aggregate,

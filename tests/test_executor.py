@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import equifed as eqf
 from equifed import testing
-from equifed._algorithm.step import round_step
+from equifed._round.step import round_step
 
 from .collect import Collect
 

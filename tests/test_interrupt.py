@@ -17,8 +17,9 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
-from equifed._algorithm import apart, loop
 from equifed._interrupt import uninterrupted
+from equifed._round import apart
+from equifed._stepper import stepper
 
 
 # What stalls in the third round is said by the first argument; by the second, whether
@@ -271,7 +272,7 @@ def assert_reached(error, number, models, close=False):
 
 def during_evaluation(monkeypatch):
     trap = Trap(2)
-    monkeypatch.setattr("equifed._train.Evaluator.__call__", lambda *a: trap() or {})
+    monkeypatch.setattr(eqf.Evaluator, "__call__", lambda *a: trap() or {})
     return {"evaluation": {"all": DATASET}, "eval_every": 2}
 
 
@@ -329,7 +330,7 @@ def test_interrupted_while_the_devices_work(entry, models, monkeypatch):
         return mapped(call, *args)
 
     count = [0]
-    monkeypatch.setattr(loop, "map", interrupting, raising=False)
+    monkeypatch.setattr(stepper, "map", interrupting, raising=False)
     states = []
 
     def loop_over_rounds():
@@ -377,7 +378,7 @@ def test_interrupted_between_ordered_rounds(monkeypatch):
 
 def test_interrupted_while_compiling(monkeypatch):
     trap = Trap(1)
-    monkeypatch.setattr("equifed._algorithm.loop.compiler_options", trap)
+    monkeypatch.setattr("equifed._stepper.stepper.compiler_options", trap)
     with pytest.raises(KeyboardInterrupt) as caught:
         train()
     error: Any = caught.value

@@ -13,9 +13,9 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
-from equifed._algorithm import tune
-from equifed._algorithm.compile import _known, _NO_YNN, compiler_options
-from equifed._algorithm.loop import Stepper
+from equifed._stepper import tune
+from equifed._stepper.compile import _known, _NO_YNN, compiler_options
+from equifed._stepper.stepper import Stepper
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)

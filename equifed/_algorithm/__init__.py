@@ -20,4 +20,3 @@ from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
 from .over_rounds import OverRounds as OverRounds
 from .power_of_choice import PowerOfChoice as PowerOfChoice
 from .scaffold import Scaffold as Scaffold
-from .state import Beginning as Beginning, State as State

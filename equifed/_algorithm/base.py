@@ -21,16 +21,23 @@ from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, Flat
 from .._executor import Executor, Participants
 from .._metrics import AbstractMetric
+from .._round import Beginning, State
+from .._round.apart import one_round_apart, runs_apart
+from .._round.check import (
+    check_finite,
+    check_model,
+    check_population,
+    check_real,
+    check_round,
+)
+from .._round.lookups import check_lookups
+from .._round.state import repeat
+from .._round.step import one_round
 from .._tree import split_params
 from .._types import Loss, Model, Params
 from .._used_up import check_not_used_up
 from .._words import shown
 from ..data import AbstractBatching
-from .apart import one_round_apart, runs_apart
-from .check import check_finite, check_model, check_population, check_real, check_round
-from .lookups import check_lookups
-from .state import Beginning, repeat, State
-from .step import one_round
 
 
 class AbstractAlgorithm(eqx.Module):

@@ -17,12 +17,12 @@ from .._client.full_gradient import full_metrics
 from .._client.wrapper import AbstractWrapper
 from .._metrics import add_metrics, Sum
 from .._optim import Optim
+from .._round import Beginning, State
 from .._tree import safe_divide
 from .._types import Loss, Model
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
-from .state import Beginning, State
 
 
 class _PicksOne(AbstractWrapper):

@@ -15,12 +15,12 @@ from .._client.loss import batch_gradient, merge_metrics, zero_metrics
 from .._client.reach import only, reached
 from .._noise import fold_noise
 from .._optim import as_optim, Optim
+from .._round import Beginning
 from .._tree import tree_add, tree_cast_like, tree_sub
 from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
-from .state import Beginning
 
 
 class _Full(AbstractClient):

@@ -17,13 +17,13 @@ from .._client.reach import only, reached
 from .._contract import check_server
 from .._noise import fold_noise
 from .._posterior import EPClient, PosteriorClient
+from .._round import Beginning
 from .._server import AbstractServer
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
 from .parts import check_parts
-from .state import Beginning
 
 
 # The clients that move the params along the gradient of their loss and no other way.

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._algorithm import AbstractAlgorithm
 from .._check import checked
-from .._rounds import rounds
+from .._training import rounds
 from .._types import Loss
 from ..data import AbstractBatching, AbstractSampler, AllClients, Loader, Steps
 from ._problems import Point, quadratic_loss, Quadratics

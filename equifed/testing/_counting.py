@@ -11,8 +11,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._algorithm import AbstractOnePass, State
+from .._algorithm import AbstractOnePass
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
+from .._round import State
 from .._wire import Aggregate, Broadcast, Message
 from ..data import Epochs
 from ._claim import assert_same, law

@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.random as jr
 
-from .._algorithm.step import round_step
 from .._executor import Executor
+from .._round.step import round_step
 from ._claim import law
 from ._setup import KEY, Setup
 

@@ -11,11 +11,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from .._algorithm import State
-from .._algorithm.step import round_step
 from .._cohort import Cohort
 from .._executor import Executor
-from .._rounds import rounds
+from .._round import State
+from .._round.step import round_step
+from .._training import rounds
 from ..data import Loader
 from ._claim import assert_same, law
 from ._setup import KEY, quickly, quiet, Result, Setup, SIZES, slots_of, with_slots

@@ -18,11 +18,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
-from .._algorithm import AbstractAlgorithm, State
-from .._algorithm.step import round_step
+from .._algorithm import AbstractAlgorithm
 from .._check import check_kind
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
+from .._round import State
+from .._round.step import round_step
 from .._types import Loss
 from .._words import shown
 from ..data import AbstractBatching, AllClients, Epochs, FederatedDataset, Loader

@@ -13,11 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PRNGKeyArray
 
+from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort
 from .._executor import Executor
-from .base import AbstractAlgorithm
-from .loop import Stepper
-from .state import State
+from .._round.state import State
+from .stepper import Stepper
 
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64)

@@ -8,15 +8,15 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from ._evaluate.blame import bad_cell, blame
-from ._history import ROUND, Row
-from ._metrics import RESERVED
-from ._solution import RESULTS
-from ._types import Loss, Model
-from ._warn import warn
-from ._words import listed
-from .data import Loader, StreamLoader
-from .data._participants import participants
+from .._evaluate.blame import bad_cell, blame
+from .._history import ROUND, Row
+from .._metrics import RESERVED
+from .._types import Loss, Model
+from .._warn import warn
+from .._words import listed
+from ..data import Loader, StreamLoader
+from ..data._participants import participants
+from .solution import RESULTS
 
 
 NOBODY = (

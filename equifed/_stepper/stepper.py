@@ -19,18 +19,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
+from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort, Cohorts
 from .._compiled import compiled, Flat
 from .._executor import Executor
 from .._interrupt import uninterrupted
+from .._round.apart import one_round_apart, runs_apart, several_rounds_apart
+from .._round.check import check_round
+from .._round.state import State
+from .._round.step import Fixed, one_round
 from .._tree import tree_zeros_like
 from .._used_up import use_up
-from .apart import one_round_apart, runs_apart, several_rounds_apart
-from .base import AbstractAlgorithm
-from .check import check_round
 from .compile import compiler_options
-from .state import State
-from .step import Fixed, one_round
 
 
 def _several_rounds(

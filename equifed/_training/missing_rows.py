@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from ._client import traced_loss
-from ._lookups import Lookups
-from ._types import Loss, Model
-from .data import Loader, StreamLoader
-from .data._participants import participants
+from .._client import traced_loss
+from .._lookups import Lookups
+from .._types import Loss, Model
+from ..data import Loader, StreamLoader
+from ..data._participants import participants
 
 
 class MissingRows:

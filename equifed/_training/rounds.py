@@ -8,18 +8,19 @@ import equinox as eqx
 import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray
 
-from ._algorithm import AbstractAlgorithm, State
-from ._algorithm.check import check_state
-from ._algorithm.loop import Stepper
-from ._algorithm.tune import tuned
-from ._check import check_count, checked
-from ._client import traced_loss
-from ._executor import Executor
-from ._interrupt import keep, where
-from ._missing_rows import MissingRows
-from ._types import Model
-from ._used_up import check_not_used_up
-from .data import Loader, StreamLoader
+from .._algorithm import AbstractAlgorithm
+from .._check import check_count, checked
+from .._client import traced_loss
+from .._executor import Executor
+from .._interrupt import keep, where
+from .._round import State
+from .._round.check import check_state
+from .._stepper.stepper import Stepper
+from .._stepper.tune import tuned
+from .._types import Model
+from .._used_up import check_not_used_up
+from ..data import Loader, StreamLoader
+from .missing_rows import MissingRows
 
 
 @checked(loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.")

@@ -5,12 +5,12 @@ from types import TracebackType
 import jax
 from jaxtyping import Array
 
-from ._algorithm import AbstractAlgorithm
-from ._checkpoint import Checkpointer
-from ._history import ROUND, Row, rows_of
-from ._interrupt import keep, where
-from ._rounds import Calls
-from ._solution import RESULTS, Solution
+from .._algorithm import AbstractAlgorithm
+from .._checkpoint import Checkpointer
+from .._history import ROUND, Row, rows_of
+from .._interrupt import keep, where
+from .rounds import Calls
+from .solution import RESULTS, Solution
 
 
 class Keeping:

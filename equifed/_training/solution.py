@@ -7,10 +7,10 @@ import equinox as eqx
 import jax.tree_util as jtu
 import wadler_lindig as wl
 
-from ._algorithm import State
-from ._history import check_known, names_in, ROUND
-from ._tree import params_of
-from ._types import Model
+from .._history import check_known, names_in, ROUND
+from .._round import State
+from .._tree import params_of
+from .._types import Model
 
 
 class RESULTS(eqx.Enumeration):

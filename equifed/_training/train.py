@@ -10,23 +10,23 @@ import jax
 import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
-from ._algorithm import AbstractAlgorithm
-from ._check import check_count, checked
-from ._checkpoint import Checkpointer
-from ._evaluate import Evaluator
-from ._executor import Executor
-from ._history import rows_of
-from ._logger import AbstractLogger, NoLogger
-from ._processes import is_first
-from ._reached import Keeping
-from ._rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
-from ._solution import RESULTS, Solution
-from ._tree import params_of
-from ._types import Measure, Model
-from ._warn import warn
-from ._watch import Watch
-from ._words import shown
-from .data import FederatedDataset, Loader, StreamLoader
+from .._algorithm import AbstractAlgorithm
+from .._check import check_count, checked
+from .._checkpoint import Checkpointer
+from .._evaluate import Evaluator
+from .._executor import Executor
+from .._history import rows_of
+from .._logger import AbstractLogger, NoLogger
+from .._processes import is_first
+from .._tree import params_of
+from .._types import Measure, Model
+from .._warn import warn
+from .._words import shown
+from ..data import FederatedDataset, Loader, StreamLoader
+from .reached import Keeping
+from .rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
+from .solution import RESULTS, Solution
+from .watch import Watch
 
 
 @checked(

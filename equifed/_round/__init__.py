@@ -1,0 +1,1 @@
+from .state import Beginning as Beginning, State as State
