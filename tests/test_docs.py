@@ -69,7 +69,7 @@ def test_blocks_run(page, tmp_path, monkeypatch, capsys):
 
 
 def test_links_of_the_readme_lead_somewhere():
-    # Those of the other pages are held by `mkdocs build --strict`.
+    # Those of the other pages are held by `zensical build --strict`.
     links = LINK.findall((ROOT / "README.md").read_text("utf-8"))
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []

@@ -9,4 +9,4 @@ metric is a sum, so it does not matter how the rows are cut.
 """
 
 from .clients import ClientMetrics as ClientMetrics
-from .evaluate import evaluate as evaluate, Evaluator as Evaluator
+from .evaluator import evaluate as evaluate, Evaluator as Evaluator
