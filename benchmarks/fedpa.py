@@ -55,8 +55,8 @@ def cnn_rounds(data: pathlib.Path | None, turns: int) -> list[dict]:
     optim = optax.sgd(0.02, momentum=0.9)
 
     def fedpa(method="woodbury", **options):
-        rho = eqf.Shrinkage(0.01, method=method)
-        return eqf.FedPA(loss, eqf.IASG(optim), batching, rho=rho, **options)
+        rho = eqf.posterior.Shrinkage(0.01, method=method)
+        return eqf.FedPA(loss, eqf.posterior.IASG(optim), batching, rho=rho, **options)
 
     sides = {
         "FedAvg": eqf.FedAvg(loss, optim, batching),
@@ -213,7 +213,7 @@ def least_squares(num_rounds: int, *, quick: bool) -> tuple[list[dict], dict]:
         CLIENTS, DIM, num_examples=EXAMPLES, noise=1.0, key=jr.key(0)
     )
     batching = eqf.data.Steps(SAMPLES * LENGTH, batch_size=BATCH)
-    sampler = eqf.IASG(optax.sgd(RATE), average=LENGTH)
+    sampler = eqf.posterior.IASG(optax.sgd(RATE), average=LENGTH)
     algorithm = eqf.FedPA(problem.loss, sampler, batching, rho=RHO)
     mesh = jax.make_mesh((DEVICES,), ("clients",))
     dataset, everyone = problem.dataset(), eqf.data.AllClients()

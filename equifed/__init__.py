@@ -1,13 +1,12 @@
 """equifed: federated learning in JAX, whole rounds compiled."""
 
-from . import data as data, nn as nn
+from . import data as data, nn as nn, posterior as posterior
 from ._aggregator import (
     AbstractAggregator as AbstractAggregator,
     Clip as Clip,
     DropNonfinite as DropNonfinite,
     Median as Median,
     NonzeroMean as NonzeroMean,
-    PosteriorProduct as PosteriorProduct,
     TrimmedMean as TrimmedMean,
     UniformMean as UniformMean,
     WeightedMean as WeightedMean,
@@ -16,6 +15,9 @@ from ._algorithm import (
     AbstractAlgorithm as AbstractAlgorithm,
     AbstractOnePass as AbstractOnePass,
     Algorithm as Algorithm,
+    ControlVariate as ControlVariate,
+    DynamicRegularizer as DynamicRegularizer,
+    DynServer as DynServer,
     FedAdagrad as FedAdagrad,
     FedAdam as FedAdam,
     FedAvg as FedAvg,
@@ -32,9 +34,17 @@ from ._algorithm import (
     IFCA as IFCA,
     Mime as Mime,
     MimeLite as MimeLite,
+    Normalized as Normalized,
+    NovaServer as NovaServer,
     OverRounds as OverRounds,
     PowerOfChoice as PowerOfChoice,
     Scaffold as Scaffold,
+    ScaffoldPayload as ScaffoldPayload,
+    ScaffoldServer as ScaffoldServer,
+    server_adagrad as server_adagrad,
+    server_adam as server_adam,
+    server_yogi as server_yogi,
+    SharpnessAware as SharpnessAware,
 )
 from ._checkpoint import Checkpointer as Checkpointer
 from ._classification import (
@@ -46,15 +56,15 @@ from ._classification import (
 from ._client import (
     AbstractClient as AbstractClient,
     AbstractCorrection as AbstractCorrection,
-    Control as Control,
-    ControlVariate as ControlVariate,
-    DynamicRegularizer as DynamicRegularizer,
-    FullGradient as FullGradient,
+    batch_gradient as batch_gradient,
+    full_gradient as full_gradient,
+    full_metrics as full_metrics,
     LocalSGD as LocalSGD,
+    MeanGradient as MeanGradient,
+    merge_metrics as merge_metrics,
     NoCorrection as NoCorrection,
-    Normalized as Normalized,
     Proximal as Proximal,
-    SharpnessAware as SharpnessAware,
+    zero_metrics as zero_metrics,
 )
 from ._cohort import ClientData as ClientData, Cohort as Cohort
 from ._evaluate import (
@@ -83,39 +93,10 @@ from ._metrics import (
     Sum as Sum,
 )
 from ._optim import Optim as Optim
-from ._posterior import (
-    AbstractChainSampler as AbstractChainSampler,
-    AbstractMomentEstimator as AbstractMomentEstimator,
-    AbstractPosteriorSampler as AbstractPosteriorSampler,
-    effective_sample_size as effective_sample_size,
-    EPClient as EPClient,
-    ExactGaussian as ExactGaussian,
-    Gaussian as Gaussian,
-    GaussianMoments as GaussianMoments,
-    HMC as HMC,
-    IASG as IASG,
-    Laplace as Laplace,
-    Natural as Natural,
-    NUTS as NUTS,
-    PosteriorClient as PosteriorClient,
-    PreconditionedSGLD as PreconditionedSGLD,
-    Samples as Samples,
-    SGLD as SGLD,
-    Shrinkage as Shrinkage,
-    Windows as Windows,
-)
 from ._round import Beginning as Beginning, State as State
 from ._server import (
     AbstractServer as AbstractServer,
-    BurnInServer as BurnInServer,
-    DynServer as DynServer,
-    EPServer as EPServer,
-    NovaServer as NovaServer,
     OptaxServer as OptaxServer,
-    ScaffoldServer as ScaffoldServer,
-    server_adagrad as server_adagrad,
-    server_adam as server_adam,
-    server_yogi as server_yogi,
 )
 from ._training import (
     RESULTS as RESULTS,
@@ -125,6 +106,7 @@ from ._training import (
 )
 from ._tree import floating as floating
 from ._wire import (
+    AbstractPayload as AbstractPayload,
     Aggregate as Aggregate,
     Broadcast as Broadcast,
     Message as Message,

@@ -12,7 +12,7 @@ are: it works as with Optax alone, and is compiled for each value.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -183,8 +183,12 @@ class Optim(eqx.Module):
         return wl.TextDoc(f"Optim({self.names}: {numbers})")
 
 
+# What is taken wherever an optimiser is asked for.
+OptimLike: TypeAlias = optax.GradientTransformation | optax.MultiSteps | Optim
+
+
 def as_optim(
-    x: optax.GradientTransformation | optax.MultiSteps | Optim,
+    x: OptimLike,
     *,
     gives: tuple[str, ...] = (),
 ) -> Optim:

@@ -1,5 +1,7 @@
 """What travels: down to the clients, up from each of them, and on to the server."""
 
+from typing import Any
+
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -25,6 +27,29 @@ class Broadcast(eqx.Module):
     @property
     def model(self) -> Model:
         return eqx.combine(self.params, self.rest)
+
+
+CHANGE = "a change of the params (`OptaxServer`)"  # what most clients send, and most servers take
+
+
+class AbstractPayload(eqx.Module):
+    """A payload that says what may be done to it. One that is a change of the params is
+    a tree like them, and needs none."""
+
+    additive: eqx.AbstractClassVar[bool]
+    """Whether it may be added up and scaled, number by number: a mean of several says
+    the same kind of thing. The moments of a Gaussian may not."""
+
+
+def check_additive(payload: PyTree, aggregator: Any) -> None:
+    """For an aggregator that works number by number."""
+    if isinstance(payload, AbstractPayload) and not payload.additive:
+        name = type(payload).__name__
+        raise TypeError(
+            f"`{type(aggregator).__name__}` works on each number of a message apart, "
+            f"and the numbers of a `{name}` mean something only together. Use an "
+            "aggregator that is made for it, without this one."
+        )
 
 
 class Message(eqx.Module):

@@ -73,7 +73,7 @@ def posterior(loss, sampler, samples, batching, rho, server_rate):
 def fedpa(loss, steps, rate, rho, server_rate, window=EPOCH):
     """The same steps. A fifth are burn-in, and each epoch of the others a sample."""
     burnin = steps // 5
-    sampler = eqf.IASG(optax.sgd(rate), burnin=burnin, average=window)
+    sampler = eqf.posterior.IASG(optax.sgd(rate), burnin=burnin, average=window)
     batching = eqf.data.Steps(steps, batch_size=BATCH)
     samples = (steps - burnin) // window
     return posterior(loss, sampler, samples, batching, rho, server_rate)
@@ -82,7 +82,7 @@ def fedpa(loss, steps, rate, rho, server_rate, window=EPOCH):
 def exact_fedpa(loss, steps, rate, rho, server_rate):
     """As many samples, but independent ones of the posterior itself, only colder."""
     samples = (steps - steps // 5) // EPOCH
-    sampler = eqf.ExactGaussian(samples, temperature=0.01)
+    sampler = eqf.posterior.ExactGaussian(samples, temperature=0.01)
     batching = eqf.data.Epochs(1, batch_size=BATCH)
     return posterior(loss, sampler, samples, batching, rho, server_rate)
 

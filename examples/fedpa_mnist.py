@@ -122,7 +122,7 @@ def make_algorithm(name, loss, args, rate):
         return eqf.FedAvg(loss, optim, batching, server_optim=server)
     return eqf.FedPA(
         loss,
-        eqf.IASG(optim, burnin=1),
+        eqf.posterior.IASG(optim, burnin=1),
         batching,
         rho=args.rho,
         start_round=args.start_round,

@@ -64,7 +64,7 @@ def algorithms(loss, count):
         "FedAvg": eqf.FedAvg(loss, optax.sgd(0.5), steps),
         "FedPA": eqf.FedPA(
             loss,
-            eqf.ExactGaussian(count),
+            eqf.posterior.ExactGaussian(count),
             eqf.data.Epochs(1, batch_size=1),
             rho=1.0,
             server_optim=optax.sgd(0.5),

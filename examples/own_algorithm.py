@@ -28,7 +28,7 @@ import equifed as eqf
 
 # ----------------------------------------------------------------------------------
 class SendsGradient(eqf.AbstractClient):
-    client: eqf.FullGradient
+    client: eqf.MeanGradient
     loss = property(lambda self: self.client.loss)
     batching = property(lambda self: self.client.batching)
 
@@ -89,7 +89,7 @@ class FedLin(eqf.AbstractAlgorithm):
     def step(self, state, clients, *, key):
         first_key, second_key = jr.split(key)
         x, mean = state.params, eqf.UniformMean()
-        asks = SendsGradient(eqf.FullGradient(self.loss, self.batching))
+        asks = SendsGradient(eqf.MeanGradient(self.loss, self.batching))
         seats = clients.index.shape
         kept = jax.tree.map(lambda x: jnp.zeros((*seats, *x.shape), x.dtype), x)
         full = clients(asks, mean, eqf.Broadcast(x, state.rest), kept, key=first_key)

@@ -6,6 +6,7 @@ import equinox as eqx
 import optax
 
 import equifed as eqf
+import equifed.posterior as eqp
 
 
 SGD = optax.sgd(0.05)
@@ -56,16 +57,19 @@ ALGORITHMS = {
     ),
     "OverRounds": lambda loss, batching: decaying(loss, batching),
     "FedPA": lambda loss, batching: eqf.FedPA(
-        loss, eqf.IASG(SGD, burnin=1), batching, rho=0.1, start_round=1
+        loss, eqp.IASG(SGD, burnin=1), batching, rho=0.1, start_round=1
     ),
     "FedEP": lambda loss, batching: eqf.FedEP(
         loss, optax.sgd(0.01), batching, prior_precision=10.0
     ),
     "PosteriorProduct": lambda loss, batching: eqf.Algorithm(
-        eqf.PosteriorClient(
-            loss, eqf.SGLD(0.01, chains=2), batching, eqf.GaussianMoments(1.0)
+        eqp.PosteriorClient(
+            loss,
+            eqp.SGLD(0.01, chains=2),
+            batching,
+            eqp.GaussianMoments(1.0),
         ),
-        eqf.PosteriorProduct(),
+        eqp.PosteriorProduct(),
         eqf.OptaxServer(optax.sgd(1.0)),
     ),
     "Median": lambda loss, batching: eqf.FedAvg(

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 
 
@@ -275,7 +276,7 @@ def gaussians(n, seed=0):
 
 def multiply(means, covariances, weights):
     """Means of the product; `w` and `b` are leaves, covariances dense or diagonal."""
-    aggregator = eqf.PosteriorProduct()
+    aggregator = eqp.PosteriorProduct()
 
     def tree(x):
         # In the order of `ravel_pytree`: `b` comes before `w`.
@@ -283,7 +284,7 @@ def multiply(means, covariances, weights):
 
     def encode(mean, covariance, weight):
         covariance = covariance if covariance.ndim == 2 else tree(covariance)
-        message = eqf.Message(eqf.Gaussian(tree(mean), covariance), weight)
+        message = eqf.Message(eqp.Gaussian(tree(mean), covariance), weight)
         return aggregator.encode(message, None, key=jr.key(0))[0]
 
     arrays = (jnp.asarray(x, jnp.float32) for x in (means, covariances, weights))
@@ -332,7 +333,7 @@ def test_posterior_product_takes_gaussians():
         testing.noisy_loss,
         optax.sgd(0.1),
         eqf.data.Epochs(1, batch_size=4),
-        aggregator=eqf.PosteriorProduct(),
+        aggregator=eqp.PosteriorProduct(),
     )
     dataset = testing.ragged_clients((3, 4))
     loader = eqf.data.Loader(dataset, eqf.data.AllClients(), algorithm.batching)

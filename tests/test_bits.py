@@ -20,6 +20,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 
 
 BATCHING = eqf.data.Epochs(2, batch_size=3)
@@ -92,7 +93,7 @@ def perceptron(*, key):
 def fed_pa(loss, optim, batching):
     return eqf.FedPA(
         loss,
-        eqf.IASG(optim, burnin=1),
+        eqp.IASG(optim, burnin=1),
         batching,
         rho=0.1,
         start_round=1,

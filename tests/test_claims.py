@@ -18,6 +18,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed._cohort import NO_CLIENT
 
@@ -416,12 +417,12 @@ def test_a_plain_float_is_traced_anew(kind):
 def test_messages_grow_with_rho_up_to_a_bound():
     samples = 1 + 0.3 * jr.normal(jr.key(0), (4, 6))
     mean = np.linalg.norm(samples.mean(0))
-    lengths = [np.linalg.norm(eqf.Shrinkage(rho)(samples)) for rho in (0.0, 1.0, 10.0)]
+    lengths = [np.linalg.norm(eqp.Shrinkage(rho)(samples)) for rho in (0.0, 1.0, 10.0)]
     np.testing.assert_allclose(lengths[0], mean, rtol=1e-5)
     assert lengths[0] < lengths[1] < lengths[2] < (1 + 3 * 10.0) * mean
     # It is reached where samples hardly vary.
     alike = jnp.broadcast_to(samples[0], (4, 6)) + 1e-4 * samples
-    length = np.linalg.norm(eqf.Shrinkage(10.0)(alike))
+    length = np.linalg.norm(eqp.Shrinkage(10.0)(alike))
     np.testing.assert_allclose(length, 31 * np.linalg.norm(alike.mean(0)), rtol=1e-3)
 
 
@@ -433,10 +434,10 @@ def test_another_rate_of_a_sampler_does_not_recompile():
         count[0] += 1
         return plain(model, example, key)
 
-    algorithm = eqf.FedPA(counted, eqf.IASG(optax.sgd(0.1), average=1), batching)
+    algorithm = eqf.FedPA(counted, eqp.IASG(optax.sgd(0.1), average=1), batching)
     before, _ = one_round(algorithm, cohort)
     traced = count[0]
-    slower = eqf.IASG(optax.sgd(0.05), average=1)
+    slower = eqp.IASG(optax.sgd(0.05), average=1)
     algorithm = eqx.tree_at(lambda a: a.client.sampler, algorithm, slower)
     after, _ = one_round(algorithm, cohort)
     assert count[0] == traced

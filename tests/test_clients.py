@@ -147,9 +147,10 @@ def test_control_variate(option):
 def test_dynamic_regularizer():
     share, x, y = data(BATCHES)
     alpha, h = 0.7, np.array([0.5, 0.6, -0.7, 0.8])
-    correction = eqf.DynamicRegularizer(alpha)
+    correction = eqf.DynamicRegularizer()
     client = eqf.LocalSGD(linear_loss, optax.sgd(RATE), BATCHING, correction)
-    message, state, _ = run(client, share, state=leaves(h))
+    shared = jnp.asarray(alpha)
+    message, state, _ = run(client, share, shared=shared, state=leaves(h))
     delta, _, _ = local(x, y, lambda w: alpha * (w - START) - h)
     np.testing.assert_allclose(vector(message.payload), delta, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(vector(state), h - alpha * delta, rtol=1e-5)
@@ -174,7 +175,7 @@ def test_a_client_without_steps_says_and_learns_nothing(correction):
 
 def test_the_full_gradient():
     share, x, y = data([[3, 1], [0, 4], [2, -1]])
-    client = eqf.FullGradient(linear_loss, BATCHING)
+    client = eqf.MeanGradient(linear_loss, BATCHING)
     message, state, metrics = run(client, share)
     # The mean over all examples, not over the means of unequal batches.
     np.testing.assert_allclose(
@@ -195,7 +196,7 @@ def test_many_steps_in_half_precision(option):
     problem = testing.Quadratics((1.0,), (1.0,), (1000,))
     batching = eqf.data.Epochs(1, batch_size=1)
     if option is None:
-        client = eqf.FullGradient(testing.quadratic_loss, batching)
+        client = eqf.MeanGradient(testing.quadratic_loss, batching)
     else:
         correction = eqf.ControlVariate(option)
         optim = optax.sgd(0.0)

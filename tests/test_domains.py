@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed.objectives import LeastSquares
 
@@ -20,20 +21,19 @@ ROWS = jnp.eye(2)
 # From a number to where it is kept, with one outside of its domain and one inside.
 KEPT = {
     "mu": (lambda x: eqf.Proximal(x).mu, -1.0, 0.1),
-    "alpha": (lambda x: eqf.DynamicRegularizer(x).alpha, 0.0, 0.1),
-    "alpha of the server": (lambda x: eqf.DynServer(x).alpha, -1.0, 0.1),
-    "prior_precision": (lambda x: eqf.EPServer(x).prior_precision, 0.0, 0.1),
+    "alpha": (lambda x: eqf.DynServer(x).alpha, -1.0, 0.1),
+    "prior_precision": (lambda x: eqp.EPServer(x).prior_precision, 0.0, 0.1),
     "max_norm": (lambda x: eqf.Clip(eqf.WeightedMean(), x).max_norm, 0.0, 0.1),
     "trim": (lambda x: eqf.TrimmedMean(x).trim, 0.5, 0.1),
-    "rho": (lambda x: eqf.Shrinkage(x).rho, -0.1, 0.1),
-    "rho of Gaussians": (lambda x: eqf.GaussianMoments(x).rho, 0.0, 0.1),
+    "rho": (lambda x: eqp.Shrinkage(x).rho, -0.1, 0.1),
+    "rho of Gaussians": (lambda x: eqp.GaussianMoments(x).rho, 0.0, 0.1),
     "temperature": (
-        lambda x: eqf.ExactGaussian(2, temperature=x).temperature,
+        lambda x: eqp.ExactGaussian(2, temperature=x).temperature,
         0.0,
         1.0,
     ),
-    "decay": (lambda x: eqf.PreconditionedSGLD(0.1, decay=x).decay, 1.0, 0.5),
-    "damping": (lambda x: eqf.Laplace(SGD, 2, damping=x).damping, 0.0, 1.0),
+    "decay": (lambda x: eqp.PreconditionedSGLD(0.1, decay=x).decay, 1.0, 0.5),
+    "damping": (lambda x: eqp.Laplace(SGD, 2, damping=x).damping, 0.0, 1.0),
     "l2": (lambda x: LeastSquares(ROWS, jnp.ones(2), l2=x).l2, -1.0, 1.0),
 }
 

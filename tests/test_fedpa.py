@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed.objectives import random_least_squares
 
@@ -46,8 +47,10 @@ def fedavg(batching, **kwargs):
 
 
 def fedpa(batching, sampler=None, **kwargs):
-    sampler = eqf.IASG(MOMENTUM) if sampler is None else sampler
-    kwargs = {"rho": 2.0, "server_optim": SERVER, **kwargs}
+    sampler = eqp.IASG(MOMENTUM) if sampler is None else sampler
+    if "estimator" not in kwargs:
+        kwargs = {"rho": 2.0, **kwargs}
+    kwargs = {"server_optim": SERVER, **kwargs}
     return eqf.FedPA(testing.noisy_loss, sampler, batching, **kwargs)
 
 
@@ -76,7 +79,7 @@ def messages(make, *args, block_size=1, **kwargs):
 
 @pytest.mark.parametrize("block_size", (1, 4))
 def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
-    sampler = eqf.IASG(MOMENTUM, burnin=5)
+    sampler = eqp.IASG(MOMENTUM, burnin=5)
     assert sampler.count(STEPS) == 1
     got = messages(fedpa, STEPS, sampler, block_size=block_size)
     assert_same(got, messages(fedavg, STEPS, block_size=block_size))
@@ -86,7 +89,7 @@ def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
 @pytest.mark.parametrize("batching", (STEPS, EPOCHS), ids=("steps", "epochs"))
 @pytest.mark.parametrize("burnin", (0, 2))
 def test_burn_in_rounds_are_fedavg_to_the_bit(batching, burnin):
-    sampler = eqf.IASG(MOMENTUM, burnin=burnin)
+    sampler = eqp.IASG(MOMENTUM, burnin=burnin)
     got = messages(fedpa, batching, sampler, start_round=2)
     assert_same(got, messages(fedavg, batching))
     models, metrics = run(fedpa(batching, sampler, start_round=2))
@@ -111,11 +114,11 @@ def test_a_rejected_round_does_not_count():
 
 
 SAMPLERS = {
-    "iasg": (eqf.IASG(MOMENTUM, burnin=1), EPOCHS),
-    "iasg-chains": (eqf.IASG(MOMENTUM, chains=2), STEPS),
-    "sgld": (eqf.SGLD(0.02, burnin=2), STEPS),
-    "exact": (eqf.ExactGaussian(5), eqf.data.Epochs(1, batch_size=4)),
-    "laplace": (eqf.Laplace(MOMENTUM, 5), EPOCHS),
+    "iasg": (eqp.IASG(MOMENTUM, burnin=1), EPOCHS),
+    "iasg-chains": (eqp.IASG(MOMENTUM, chains=2), STEPS),
+    "sgld": (eqp.SGLD(0.02, burnin=2), STEPS),
+    "exact": (eqp.ExactGaussian(5), eqf.data.Epochs(1, batch_size=4)),
+    "laplace": (eqp.Laplace(MOMENTUM, 5), EPOCHS),
 }
 
 
@@ -145,7 +148,7 @@ def test_without_rho_the_message_is_the_mean_of_the_samples(name):
 
 def test_the_three_methods_agree_in_rounds():
     def make(method):
-        return fedpa(EPOCHS, rho=eqf.Shrinkage(2.0, method=method))
+        return fedpa(EPOCHS, estimator=eqp.Shrinkage(2.0, method=method))
 
     reference, _ = run(make("dense"))
     for method in ("woodbury", "dynamic"):
@@ -162,7 +165,7 @@ def test_one_trace_for_all_rho_and_no_trace_for_later_rounds():
 
     counts = []
     for rho in (0.1, 0.2):
-        algorithm = eqf.FedPA(loss, eqf.IASG(optax.sgd(rho)), EPOCHS, rho=rho)
+        algorithm = eqf.FedPA(loss, eqp.IASG(optax.sgd(rho)), EPOCHS, rho=rho)
         run(algorithm)
         counts.append(traces)
     assert counts[0] == counts[1]
@@ -196,9 +199,9 @@ def test_sums_are_kept_wide_and_the_model_keeps_its_dtype():
 
 
 def test_shrinkage_instead_of_rho():
-    joint, _ = run(fedpa(EPOCHS, rho=eqf.Shrinkage(2.0)), 1)
+    joint, _ = run(fedpa(EPOCHS, estimator=eqp.Shrinkage(2.0)), 1)
     assert_same(joint, run(fedpa(EPOCHS, rho=2.0), 1)[0])
-    by_leaf, _ = run(fedpa(EPOCHS, rho=eqf.Shrinkage(2.0, joint=False)), 1)
+    by_leaf, _ = run(fedpa(EPOCHS, estimator=eqp.Shrinkage(2.0, joint=False)), 1)
     assert float(jnp.abs(by_leaf[0].weight - joint[0].weight).max()) > 1e-3
     with pytest.raises(ValueError, match="`rho` must be at least 0, got -0.5"):
         fedpa(EPOCHS, rho=-0.5)
@@ -223,7 +226,7 @@ def test_the_exact_delta_is_the_gradient():
     whole = eqf.data.Epochs(1, batch_size=25)
     start = jnp.ones(3)
     cohort = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), whole)(0)
-    message, _, _ = eqf.FullGradient(problem.loss, whole).round(
+    message, _, _ = eqf.MeanGradient(problem.loss, whole).round(
         eqf.Broadcast.of(start), cohort.client(0), None, key=jr.key(0)
     )
     quadratic = objectives(problem)[0].quadratic()

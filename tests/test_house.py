@@ -19,6 +19,7 @@ ROOT = pathlib.Path(eqf.__file__).parent
 REPOSITORY = ROOT.parent
 FILES = sorted(ROOT.rglob("*.py"))
 PARTS = {"equifed": eqf, "equifed.data": eqf.data, "equifed.nn": eqf.nn}
+PARTS |= {"equifed.posterior": eqf.posterior}
 PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
 PARTS |= {"equifed.objectives": eqf.objectives}
 
@@ -36,9 +37,9 @@ LAYERS = (
     ("objectives",),
     ("_lookups",),
     ("_client",),
-    ("_posterior",),
     ("_aggregator",),
     ("_server",),
+    ("posterior",),
     ("_contract",),
     ("_executor",),
     ("_round",),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-import equifed as eqf
+import equifed.posterior as eqp
 
 
 METHODS = ("woodbury", "dynamic", "dense")
@@ -51,7 +51,7 @@ def vector(tree):
 
 @functools.partial(jax.jit, static_argnums=2)
 def solve(samples, rho, method: Any = "woodbury"):
-    return eqf.Shrinkage(rho, method=method)(samples)
+    return eqp.Shrinkage(rho, method=method)(samples)
 
 
 def distance(x, y):
@@ -84,7 +84,7 @@ def test_nothing_is_promoted(length):
         for method in METHODS:
             solve(samples, 0.1, method)
         for covariance in ("diagonal", "dense"):
-            eqf.GaussianMoments(0.1, covariance=covariance)(samples)
+            eqp.GaussianMoments(0.1, covariance=covariance)(samples)
 
 
 def test_fewer_params_than_samples():
@@ -128,7 +128,7 @@ def test_without_shrinkage_or_with_one_sample_it_is_the_mean(method):
         got = vector(solve(kept, rho, method))
         np.testing.assert_allclose(got, flat(kept).mean(0), rtol=2e-6, atol=1e-6)
     # Not only nearly: these are FedAvg's bits.
-    got = eqf.Shrinkage(0.0)(samples)
+    got = eqp.Shrinkage(0.0)(samples)
     mean = jtu.tree_map(lambda x: x.mean(0), samples)
     assert all(map(np.array_equal, jtu.tree_leaves(got), jtu.tree_leaves(mean)))
 
@@ -138,20 +138,20 @@ def test_many_samples_and_little_shrinkage_give_the_inverse_covariance():
     noise = np.random.default_rng(0).normal(size=(4000, 2))
     centre = np.array([1.0, -1.0])
     samples = jnp.asarray(noise @ root.T + centre, jnp.float32)
-    got = eqf.Shrinkage(1e3, method="dense")(samples)
+    got = eqp.Shrinkage(1e3, method="dense")(samples)
     expected = np.linalg.solve(root @ root.T, centre)
     np.testing.assert_allclose(got, expected, rtol=0.15)
 
 
 def test_joint_and_by_leaf():
     samples = random_samples(5)
-    apart = eqf.Shrinkage(1.0, joint=False)(samples)
+    apart = eqp.Shrinkage(1.0, joint=False)(samples)
     for name, leaf in samples.items():
         np.testing.assert_allclose(
             vector({name: apart[name]}), reference({name: leaf}, 1.0), rtol=1e-4
         )
     # Another estimator, and not by a little.
-    joint = vector(eqf.Shrinkage(1.0)(samples))
+    joint = vector(eqp.Shrinkage(1.0)(samples))
     assert distance(vector(apart), joint) > 0.01
 
 
@@ -160,7 +160,7 @@ def test_rho_may_depend_on_the_samples():
         return jnp.stack([x.var(0).sum() for x in jtu.tree_leaves(samples)]).sum()
 
     samples = random_samples(5)
-    got = vector(eqf.Shrinkage(spread)(samples))
+    got = vector(eqp.Shrinkage(spread)(samples))
     np.testing.assert_allclose(
         got, reference(samples, float(spread(samples))), rtol=1e-4, atol=1e-6
     )
@@ -169,7 +169,7 @@ def test_rho_may_depend_on_the_samples():
 def test_nothing_of_size_d_squared_is_made():
     samples = jax.ShapeDtypeStruct((10, 100_000), jnp.float32)
     for method in ("woodbury", "dynamic"):
-        jaxpr = jax.make_jaxpr(eqf.Shrinkage(0.1, method=method))(samples)
+        jaxpr = jax.make_jaxpr(eqp.Shrinkage(0.1, method=method))(samples)
         sizes = [v.aval.size for e in jaxpr.jaxpr.eqns for v in e.outvars]
         assert max(sizes) <= 10 * 100_000
 
@@ -177,7 +177,7 @@ def test_nothing_of_size_d_squared_is_made():
 def test_it_is_swept_and_differentiated():
     samples = random_samples(4)
     rhos = jnp.array([0.0, 0.5, 2.0])
-    swept = jax.vmap(lambda rho: eqf.Shrinkage(rho)(samples))(rhos)
+    swept = jax.vmap(lambda rho: eqp.Shrinkage(rho)(samples))(rhos)
     for i, rho in enumerate(rhos):
         one = jtu.tree_map(lambda x: x[i], swept)  # noqa: B023
         np.testing.assert_allclose(
@@ -185,7 +185,7 @@ def test_it_is_swept_and_differentiated():
         )
 
     def norm(rho):
-        out = eqf.Shrinkage(rho)(samples)
+        out = eqp.Shrinkage(rho)(samples)
         return sum(jnp.sum(x**2) for x in jtu.tree_leaves(out))
 
     slope = jax.grad(norm)(jnp.asarray(0.5))
@@ -198,37 +198,37 @@ def test_gaussian_moments():
     s = flat(samples)
     shrink = 1 / (1 + 5 * 0.5)
     dense = shrink * np.eye(s.shape[1]) + (1 - shrink) * np.cov(s.T)
-    got = eqf.GaussianMoments(0.5, covariance="dense")(samples)
+    got = eqp.GaussianMoments(0.5, covariance="dense")(samples)
     np.testing.assert_allclose(got.covariance, dense, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(vector(got.mean), s.mean(0), rtol=1e-5, atol=1e-6)
-    got = eqf.GaussianMoments(0.5)(samples)
+    got = eqp.GaussianMoments(0.5)(samples)
     np.testing.assert_allclose(vector(got.covariance), np.diag(dense), rtol=1e-4)
 
 
 def test_errors():
     with pytest.raises(ValueError, match="`rho` must be at least 0, got -1"):
-        eqf.Shrinkage(-1.0)
+        eqp.Shrinkage(-1.0)
     with pytest.raises(ValueError, match="`rho` must be more than 0"):
-        eqf.GaussianMoments(0.0)
+        eqp.GaussianMoments(0.0)
     errors = (ValueError, TypeCheckError)
     with pytest.raises(errors, match="'lu'"):
-        eqf.Shrinkage(1.0, method="lu")  # pyright: ignore[reportArgumentType]
+        eqp.Shrinkage(1.0, method="lu")  # pyright: ignore[reportArgumentType]
     with pytest.raises(errors, match="'full'"):
-        eqf.GaussianMoments(1.0, covariance="full")  # pyright: ignore[reportArgumentType]
+        eqp.GaussianMoments(1.0, covariance="full")  # pyright: ignore[reportArgumentType]
     unequal = {"a": jnp.zeros((3, 2)), "b": jnp.zeros((4, 2))}
     for samples in (unequal, jnp.zeros((0, 2)), jnp.zeros(())):
         with pytest.raises(errors, match="samples"):
-            eqf.Shrinkage(1.0)(samples)
+            eqp.Shrinkage(1.0)(samples)
 
 
 def test_effective_sample_size():
     weights = np.array([0.5, 0.2, 0.2, 0.1])
-    got = eqf.effective_sample_size(jnp.log(jnp.asarray(weights)) - 300)
+    got = eqp.effective_sample_size(jnp.log(jnp.asarray(weights)) - 300)
     np.testing.assert_allclose(got, 1 / (weights**2).sum(), rtol=1e-4)
-    assert abs(float(eqf.effective_sample_size(jnp.zeros(7))) - 7) < 1e-4
-    one = eqf.effective_sample_size(jnp.array([0.0, -1e4, -1e5]))
+    assert abs(float(eqp.effective_sample_size(jnp.zeros(7))) - 7) < 1e-4
+    one = eqp.effective_sample_size(jnp.array([0.0, -1e4, -1e5]))
     assert abs(float(one) - 1) < 1e-6
-    size_and_grad = jax.jit(jax.value_and_grad(eqf.effective_sample_size))
+    size_and_grad = jax.jit(jax.value_and_grad(eqp.effective_sample_size))
     # Energies of many examples: large, and far from 0 compared with their differences.
     for offset in (0, -1e4, -1e5, -1e6, -1e7, 1e7):
         logs = (4 * np.sin(np.arange(50)) + offset).astype(np.float32)

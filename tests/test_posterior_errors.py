@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed.objectives import FederatedProblem, Quadratic, random_least_squares
 
@@ -20,7 +21,7 @@ WHOLE = eqf.data.Epochs(1, batch_size=8)
 PROBLEM = random_least_squares(3, 3, num_examples=12, noise=0.5, key=jr.key(0))
 # Fewer examples than params: nothing is known of some directions.
 SINGULAR = random_least_squares(3, 3, num_examples=2, key=jr.key(0))
-EXACT = eqf.ExactGaussian(4)
+EXACT = eqp.ExactGaussian(4)
 
 
 def one_round(algorithm, problem=PROBLEM, **kwargs):
@@ -57,7 +58,7 @@ def test_units_do_not_make_a_posterior_singular():
     matrix = jnp.diag(jnp.array([1e8, 1.0, 1e-4]))
     objective = Quadratic(matrix, jnp.array([1e4, 1.0, 1e-2]))
     problem = FederatedProblem([objective, objective])
-    algorithm = eqf.FedPA(problem.loss, eqf.ExactGaussian(2000), WHOLE, rho=0.0)
+    algorithm = eqf.FedPA(problem.loss, eqp.ExactGaussian(2000), WHOLE, rho=0.0)
     state, metrics = one_round(algorithm, problem)
     assert int(metrics["clients"]) == 2
     # Standard errors of the mean of 4000 samples.
@@ -91,7 +92,7 @@ def test_a_singular_posterior_leaves_the_derivatives_alone():
     np.testing.assert_allclose(slope(both), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", (eqf.SGLD, eqf.PreconditionedSGLD))
+@pytest.mark.parametrize("kind", (eqp.SGLD, eqp.PreconditionedSGLD))
 def test_langevin_dynamics_has_a_derivative_without_temperature(kind):
     def after(rate):
         sampler = kind(rate, temperature=0.0)

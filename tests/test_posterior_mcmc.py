@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed.objectives import random_least_squares
 
@@ -46,7 +47,7 @@ def loss_without_noise(model, example, key):
 )
 def test_params_of_any_dtype(dtypes, x64, rtol):
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():  # noqa: FBT003
-        sampler = eqf.HMC(3, num_warmup=5)
+        sampler = eqp.HMC(3, num_warmup=5)
         algorithm = eqf.FedPA(testing.noisy_loss, sampler, WHOLE, rho=0.1)
         start = model_of(*dtypes)
         state = algorithm.init(start, num_clients=2)
@@ -59,7 +60,7 @@ def test_params_of_any_dtype(dtypes, x64, rtol):
             assert bool((got != old).any())
 
         # Without a warm-up a chain is that of wide params, but for rounding.
-        sampler = eqf.HMC(3, num_warmup=0)
+        sampler = eqp.HMC(3, num_warmup=0)
         sample = eqx.filter_jit(sampler.sample)
         data = LOADER(0).client(0)
         widest = jnp.result_type(float)
@@ -76,7 +77,7 @@ def test_params_of_any_dtype(dtypes, x64, rtol):
             assert np.abs(wide).max() > 4 * rtol
 
 
-@pytest.mark.parametrize("sampler", [eqf.HMC, eqf.NUTS])
+@pytest.mark.parametrize("sampler", [eqp.HMC, eqp.NUTS])
 def test_num_warmup_is_a_count(sampler):
     with pytest.raises(TypeError, match="`num_warmup` must be an integer, got True"):
         sampler(3, num_warmup=True)
@@ -90,7 +91,7 @@ def test_metrics_of_the_loss_are_not_overwritten(name):
         value, _ = testing.noisy_loss(model, example, key)
         return value, {name: value}
 
-    sampler = eqf.HMC(1, num_integration_steps=1, num_warmup=0)
+    sampler = eqp.HMC(1, num_integration_steps=1, num_warmup=0)
     algorithm = eqf.FedPA(loss, sampler, WHOLE)
     state = algorithm.init(testing.Linear(), num_clients=2)
     with pytest.raises(ValueError, match=f"'{name}'"):
@@ -104,7 +105,7 @@ def test_no_direction_is_too_narrow():
     )
     cohort = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), WHOLE)(0)
     draw = eqx.filter_jit(
-        lambda data: eqf.HMC(100).sample(
+        lambda data: eqp.HMC(100).sample(
             problem.loss, eqf.Broadcast.of(jnp.zeros(5)), data, WHOLE, key=jr.key(3)
         )
     )

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed.objectives import random_least_squares
 
@@ -61,23 +62,23 @@ def check_moments(values, independent, temperature=1.0, tolerance=5.0):
 
 
 def test_exact_samples():
-    values, samples, metrics = draw_linear(eqf.ExactGaussian(4000))
+    values, samples, metrics = draw_linear(eqp.ExactGaussian(4000))
     check_moments(values, 4000)
     np.testing.assert_allclose(samples.last + 0.25, gaussian()[0], rtol=1e-4)
     start = jnp.full(3, 0.25)
     np.testing.assert_allclose(
         metrics["loss"].compute(), PROBLEM.objectives[0](start), rtol=1e-5
     )
-    values, _, _ = draw_linear(eqf.ExactGaussian(4000, temperature=0.1))
+    values, _, _ = draw_linear(eqp.ExactGaussian(4000, temperature=0.1))
     check_moments(values, 4000, temperature=0.1)
 
 
 @pytest.mark.parametrize(
     "sampler",
     [
-        eqf.NUTS(1500, num_warmup=200),
-        eqf.HMC(1500, num_warmup=200, num_integration_steps=7),
-        eqf.HMC(1500, num_warmup=0, num_integration_steps=5, step_size=0.25),
+        eqp.NUTS(1500, num_warmup=200),
+        eqp.HMC(1500, num_warmup=200, num_integration_steps=7),
+        eqp.HMC(1500, num_warmup=0, num_integration_steps=5, step_size=0.25),
     ],
     ids=["nuts", "hmc", "hmc-plain"],
 )
@@ -92,7 +93,7 @@ def test_hamiltonian_samples(sampler):
 def test_sgld_samples_its_own_stationary_distribution():
     # With exact gradients theta follows an AR(1) process, and all is known.
     problem = testing.Quadratics((2.0,), (1.0,), (4,))
-    sampler = eqf.SGLD(0.1, temperature=0.5, burnin=100)
+    sampler = eqp.SGLD(0.1, temperature=0.5, burnin=100)
     batching = eqf.data.Steps(30_100, batch_size=4)
     samples, _ = draw(
         sampler, testing.quadratic_loss, testing.Point(0.0), problem.dataset(), batching
@@ -149,7 +150,7 @@ def heavy_ball(eta, momentum):
 
 def test_iasg_in_steps():
     x = path(13, heavy_ball(0.05, 0.9))
-    sampler = eqf.IASG(optax.sgd(0.05, momentum=0.9), burnin=2, average=3, discard=1)
+    sampler = eqp.IASG(optax.sgd(0.05, momentum=0.9), burnin=2, average=3, discard=1)
     expected = [x[2:5].mean(), x[6:9].mean(), x[10:13].mean()]
     check_path(sampler, eqf.data.Steps(13, batch_size=4), expected, x[-1])
 
@@ -157,14 +158,14 @@ def test_iasg_in_steps():
 def test_iasg_in_epochs():
     # Ten examples in batches of 4: an epoch has three steps.
     x = path(15, heavy_ball(0.05, 0.9)).reshape(5, 3)
-    sampler = eqf.IASG(optax.sgd(0.05, momentum=0.9), burnin=1)
+    sampler = eqp.IASG(optax.sgd(0.05, momentum=0.9), burnin=1)
     check_path(sampler, eqf.data.Epochs(5, batch_size=4), x[1:].mean(1), x[-1, -1])
-    sampler = eqf.IASG(optax.sgd(0.05, momentum=0.9), average=2, discard=1)
+    sampler = eqp.IASG(optax.sgd(0.05, momentum=0.9), average=2, discard=1)
     expected = [x[:2].mean(), x[3:].mean()]
     check_path(sampler, eqf.data.Epochs(5, batch_size=4), expected, x[-1, -1])
     # With `drop` an epoch has two.
     x = path(10, heavy_ball(0.05, 0.9)).reshape(5, 2)
-    sampler = eqf.IASG(optax.sgd(0.05, momentum=0.9), burnin=3)
+    sampler = eqp.IASG(optax.sgd(0.05, momentum=0.9), burnin=3)
     batching = eqf.data.Epochs(5, batch_size=4, last="drop")
     check_path(sampler, batching, x[3:].mean(1), x[-1, -1])
 
@@ -172,13 +173,13 @@ def test_iasg_in_epochs():
 def test_chains_share_the_steps():
     # Each begins at the server's model with a momentum of its own.
     x = path(6, heavy_ball(0.05, 0.9))
-    sampler = eqf.IASG(optax.sgd(0.05, momentum=0.9), burnin=2, average=2, chains=3)
+    sampler = eqp.IASG(optax.sgd(0.05, momentum=0.9), burnin=2, average=2, chains=3)
     expected = [x[2:4].mean(), x[4:6].mean()] * 3
     check_path(sampler, eqf.data.Steps(18, batch_size=4), expected, x[-1])
 
 
 def test_chains_visit_different_batches():
-    sampler = eqf.IASG(optax.sgd(0.05), chains=4)
+    sampler = eqp.IASG(optax.sgd(0.05), chains=4)
     values, _, metrics = draw_linear(sampler, eqf.data.Steps(4, batch_size=10))
     assert len(np.unique(values[:, 0])) == 4
     assert int(metrics["loss"].weight) == 40
@@ -186,7 +187,7 @@ def test_chains_visit_different_batches():
 
 def test_sgld_without_temperature_is_sgd_with_its_schedule():
     x = path(8, lambda g, k: -0.1 / (1 + k) * g)
-    sampler = eqf.SGLD(lambda k: 0.1 / (1 + k), temperature=0.0, discard=1)
+    sampler = eqp.SGLD(lambda k: 0.1 / (1 + k), temperature=0.0, discard=1)
     batching = eqf.data.Steps(7, batch_size=4)
     check_path(sampler, batching, x[:7:2], x[6])
 
@@ -200,13 +201,13 @@ def test_preconditioned_sgld_without_temperature():
         return -0.1 * gradient / (0.01 + np.sqrt(second))
 
     x = path(6, update)
-    sampler = eqf.PreconditionedSGLD(0.1, temperature=0.0, decay=0.9, eps=0.01)
+    sampler = eqp.PreconditionedSGLD(0.1, temperature=0.0, decay=0.9, eps=0.01)
     check_path(sampler, eqf.data.Steps(6, batch_size=4), x, x[-1])
 
 
 def test_preconditioned_noise_has_the_spread_of_its_step():
     # Where the gradient is zero, v stays 0 and G is 1 / eps.
-    sampler = eqf.PreconditionedSGLD(0.02, temperature=2.0, eps=0.5)
+    sampler = eqp.PreconditionedSGLD(0.02, temperature=2.0, eps=0.5)
     grads = jnp.zeros(40_000)
     state = sampler.begin(grads)
     step, _ = sampler.update(grads, grads, state, key=jr.key(0))
@@ -214,7 +215,7 @@ def test_preconditioned_noise_has_the_spread_of_its_step():
 
 
 def test_noise_is_different_at_every_step_and_leaf():
-    sampler = eqf.SGLD(0.1)
+    sampler = eqp.SGLD(0.1)
     zeros = {"a": jnp.zeros(3), "b": jnp.zeros(3)}
     one, _ = sampler.update(zeros, zeros, sampler.begin(zeros), key=jr.key(0))
     two, _ = sampler.update(zeros, zeros, sampler.begin(zeros), key=jr.key(1))
@@ -231,7 +232,7 @@ def test_laplace(curvature):
         {"one": {"x": rows.astype(np.float32), "y": noise.astype(np.float32)}}
     )
     batching = eqf.data.Epochs(3, batch_size=5)
-    sampler = eqf.Laplace(
+    sampler = eqp.Laplace(
         optax.sgd(0.1), 5000, damping=0.5, curvature=curvature, temperature=0.2
     )
     start = jnp.zeros(3)
@@ -253,11 +254,11 @@ def test_laplace(curvature):
 @pytest.mark.parametrize(
     "sampler, batching",
     [
-        (eqf.ExactGaussian(3), WHOLE),
-        (eqf.NUTS(3, num_warmup=10), WHOLE),
-        (eqf.Laplace(optax.sgd(0.01), 3), WHOLE),
-        (eqf.SGLD(0.01), eqf.data.Epochs(3, batch_size=8)),
-        (eqf.PreconditionedSGLD(0.01), eqf.data.Epochs(3, batch_size=8)),
+        (eqp.ExactGaussian(3), WHOLE),
+        (eqp.NUTS(3, num_warmup=10), WHOLE),
+        (eqp.Laplace(optax.sgd(0.01), 3), WHOLE),
+        (eqp.SGLD(0.01), eqf.data.Epochs(3, batch_size=8)),
+        (eqp.PreconditionedSGLD(0.01), eqf.data.Epochs(3, batch_size=8)),
     ],
     ids=["exact", "nuts", "laplace", "sgld", "psgld"],
 )
@@ -294,7 +295,11 @@ def test_a_singular_posterior_counts_for_nothing():
     rounds = {}
     for name, aggregator in (("w", eqf.WeightedMean()), ("u", eqf.UniformMean())):
         algorithm = eqf.FedPA(
-            PROBLEM.loss, eqf.ExactGaussian(4), WHOLE, rho=1.0, aggregator=aggregator
+            PROBLEM.loss,
+            eqp.ExactGaussian(4),
+            WHOLE,
+            rho=1.0,
+            aggregator=aggregator,
         )
         state = algorithm.init(jnp.zeros(3), num_clients=2)
         state, metrics = algorithm.round(state, loader(0), key=jr.key(0))
@@ -311,7 +316,7 @@ def test_schedules_that_do_not_fit():
 
     def check(match, batching, **kwargs):
         with pytest.raises(ValueError, match=match):
-            eqf.FedPA(testing.noisy_loss, eqf.IASG(sgd, **kwargs), batching)
+            eqf.FedPA(testing.noisy_loss, eqp.IASG(sgd, **kwargs), batching)
 
     epochs, steps = eqf.data.Epochs(5, batch_size=4), eqf.data.Steps(10, batch_size=4)
     check("burn-in leaves no room.*of 5 epochs a chain", epochs, burnin=5)
@@ -334,7 +339,9 @@ def test_schedules_that_do_not_fit():
     ids=repr,
 )
 @pytest.mark.parametrize(
-    "sampler", [eqf.ExactGaussian(3), eqf.NUTS(3), eqf.HMC(3)], ids=["exact", "n", "h"]
+    "sampler",
+    [eqp.ExactGaussian(3), eqp.NUTS(3), eqp.HMC(3)],
+    ids=["exact", "n", "h"],
 )
 def test_whole_objectives_take_no_mini_batches(sampler, batching):
     with pytest.raises(ValueError, match=r"takes no mini-batches.*Epochs\(1, batch"):
@@ -343,19 +350,25 @@ def test_whole_objectives_take_no_mini_batches(sampler, batching):
 
 def test_numbers_that_make_no_sense():
     for make, match in (
-        (lambda: eqf.ExactGaussian(0), "`num_samples` must be at least 1, got 0"),
-        (lambda: eqf.NUTS(0), "`num_samples` must be at least 1, got 0"),
-        (lambda: eqf.Laplace(optax.sgd(0.1), 0), "`num_samples`"),
-        (lambda: eqf.SGLD(-0.1), "`learning_rate` must be more than 0"),
-        (lambda: eqf.SGLD(0.1, temperature=-1.0), "`temperature`"),
-        (lambda: eqf.PreconditionedSGLD(0.1, decay=1.0), "`decay` must be less than 1"),
-        (lambda: eqf.HMC(3, step_size=0.0), "`step_size`"),
-        (lambda: eqf.HMC(3, num_warmup=-1), "`num_warmup`"),
         (
-            lambda: eqf.NUTS(3, target_acceptance=1.0),
+            lambda: eqp.ExactGaussian(0),
+            "`num_samples` must be at least 1, got 0",
+        ),
+        (lambda: eqp.NUTS(0), "`num_samples` must be at least 1, got 0"),
+        (lambda: eqp.Laplace(optax.sgd(0.1), 0), "`num_samples`"),
+        (lambda: eqp.SGLD(-0.1), "`learning_rate` must be more than 0"),
+        (lambda: eqp.SGLD(0.1, temperature=-1.0), "`temperature`"),
+        (
+            lambda: eqp.PreconditionedSGLD(0.1, decay=1.0),
+            "`decay` must be less than 1",
+        ),
+        (lambda: eqp.HMC(3, step_size=0.0), "`step_size`"),
+        (lambda: eqp.HMC(3, num_warmup=-1), "`num_warmup`"),
+        (
+            lambda: eqp.NUTS(3, target_acceptance=1.0),
             "`target_acceptance` must be less than 1",
         ),
-        (lambda: eqf.Laplace(optax.sgd(0.1), 3, damping=0.0), "`damping`"),
+        (lambda: eqp.Laplace(optax.sgd(0.1), 3, damping=0.0), "`damping`"),
     ):
         with pytest.raises(ValueError, match=match):
             make()
@@ -363,6 +376,6 @@ def test_numbers_that_make_no_sense():
 
 def test_without_blackjax(monkeypatch):
     monkeypatch.setitem(sys.modules, "blackjax", None)
-    for make in (eqf.NUTS, eqf.HMC):
+    for make in (eqp.NUTS, eqp.HMC):
         with pytest.raises(ImportError, match=r'pip install "equifed\[mcmc\]"'):
             make(10)

@@ -137,7 +137,7 @@ def test_dyn():
 def test_scaffold():
     server = eqf.ScaffoldServer(eqf.OptaxServer(optax.sgd(0.5)))
     control = {"w": jnp.array([1.0, 2.0, 3.0]), "b": jnp.array(-4.0)}
-    changes = [eqf.Control(change, control) for change in CHANGES]
+    changes = [eqf.ScaffoldPayload(change, control) for change in CHANGES]
     state = server.init(X, num_clients=8)
     for x in server.broadcast(X, state).values():
         np.testing.assert_array_equal(x, 0.0)

@@ -536,7 +536,7 @@ class Reporting(eqf.AbstractClient):
         return params
 
     def round(self, broadcast, data, state, *, key):
-        client = eqf.FullGradient(self.loss, self.batching)
+        client = eqf.MeanGradient(self.loss, self.batching)
         message, state, metrics = client.round(broadcast, data, state, key=key)
         return message, state, {**metrics, "all/loss": eqf.Sum(1.0)}
 

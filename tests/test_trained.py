@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 from equifed._client.reach import reached
 
@@ -133,9 +134,9 @@ ALGORITHMS = {
     "Scaffold": lambda: eqf.Scaffold(plain, DECAY, BATCHING, server_optim=DECAY),
     "FedNova": lambda: eqf.FedNova(plain, DECAY, BATCHING),
     "FedDyn": lambda: eqf.FedDyn(plain, DECAY, BATCHING, alpha=0.1),
-    "IASG": lambda: eqf.FedPA(plain, eqf.IASG(DECAY), BATCHING, rho=0.1),
-    "SGLD": lambda: eqf.FedPA(plain, eqf.SGLD(0.01), BATCHING, rho=0.1),
-    "ExactGaussian": lambda: eqf.FedPA(plain, eqf.ExactGaussian(2), BATCHING, rho=0.1),
+    "IASG": lambda: eqf.FedPA(plain, eqp.IASG(DECAY), BATCHING, rho=0.1),
+    "SGLD": lambda: eqf.FedPA(plain, eqp.SGLD(0.01), BATCHING, rho=0.1),
+    "ExactGaussian": lambda: eqf.FedPA(plain, eqp.ExactGaussian(2), BATCHING, rho=0.1),
     "FedEP": lambda: eqf.FedEP(plain, DECAY, BATCHING, prior_precision=1.0),
 }
 
@@ -275,7 +276,7 @@ def test_noise_of_the_servers_optimiser_follows_from_the_experiments_key():
 
 def test_noise_of_chains_is_their_own():
     optim = optax.chain(optax.add_noise(1.0, 0.0, jr.key(7)), optax.scale(-1.0))
-    sampler = eqf.IASG(optim, chains=2)
+    sampler = eqp.IASG(optim, chains=2)
     batching = eqf.data.Steps(2, batch_size=4)
     share = eqf.data.cohort(DATA, batching).client(0)
     broadcast = eqf.Broadcast.of(testing.Linear())

@@ -4,7 +4,6 @@ from .mean import (
     UniformMean as UniformMean,
     WeightedMean as WeightedMean,
 )
-from .product import PosteriorProduct as PosteriorProduct
 from .robust import (
     Median as Median,
     TrimmedMean as TrimmedMean,

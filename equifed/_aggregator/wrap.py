@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._check import check_kind, number
-from .._posterior import Gaussian
 from .._tree import tree_isfinite, tree_norm, tree_scale
-from .._wire import Message
+from .._wire import check_additive, Message
 from .base import AbstractAggregator
 
 
@@ -34,11 +33,7 @@ class Clip(AbstractAggregator):
         return self.aggregator.init(payload)
 
     def encode(self, message, state, *, key):
-        if isinstance(message.payload, Gaussian):
-            raise TypeError(
-                "`Clip` scales changes of the params, and a Gaussian scaled down would "
-                "have a smaller covariance too. Use `PosteriorProduct` without it."
-            )
+        check_additive(message.payload, self)
         norm = tree_norm(message.payload)
         scale = jnp.minimum(1, self.max_norm / jnp.maximum(norm, self.max_norm))
         payload = tree_scale(scale, message.payload)

@@ -1,22 +1,38 @@
 from .base import AbstractAlgorithm as AbstractAlgorithm
-from .fedadaptive import (
+from .fedavg import FedAvg as FedAvg
+from .fedavgm import FedAvgM as FedAvgM
+from .feddyn import (
+    DynamicRegularizer as DynamicRegularizer,
+    DynServer as DynServer,
+    FedDyn as FedDyn,
+)
+from .fedep import FedEP as FedEP
+from .fedexp import FedExP as FedExP
+from .fednova import (
+    FedNova as FedNova,
+    Normalized as Normalized,
+    NovaServer as NovaServer,
+)
+from .fedopt import (
     FedAdagrad as FedAdagrad,
     FedAdam as FedAdam,
     FedYogi as FedYogi,
+    server_adagrad as server_adagrad,
+    server_adam as server_adam,
+    server_yogi as server_yogi,
 )
-from .fedavg import FedAvg as FedAvg
-from .fedavgm import FedAvgM as FedAvgM
-from .feddyn import FedDyn as FedDyn
-from .fedep import FedEP as FedEP
-from .fedexp import FedExP as FedExP
-from .fednova import FedNova as FedNova
 from .fedpa import FedPA as FedPA
 from .fedprox import FedProx as FedProx
-from .fedsam import FedSAM as FedSAM
+from .fedsam import FedSAM as FedSAM, SharpnessAware as SharpnessAware
 from .fedsgd import FedSGD as FedSGD
 from .ifca import IFCA as IFCA
 from .mime import Mime as Mime, MimeLite as MimeLite
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
 from .over_rounds import OverRounds as OverRounds
 from .power_of_choice import PowerOfChoice as PowerOfChoice
-from .scaffold import Scaffold as Scaffold
+from .scaffold import (
+    ControlVariate as ControlVariate,
+    Scaffold as Scaffold,
+    ScaffoldPayload as ScaffoldPayload,
+    ScaffoldServer as ScaffoldServer,
+)

@@ -5,7 +5,7 @@ import optax
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import checked
 from .._client import LocalSGD
-from .._optim import Optim
+from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
@@ -54,13 +54,10 @@ class FedAvg(AbstractOnePass):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        client_optim: OptimLike,
         batching: AbstractBatching,
         *,
-        server_optim: optax.GradientTransformation
-        | optax.MultiSteps
-        | Optim
-        | None = None,
+        server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching)

@@ -6,7 +6,7 @@ from jaxtyping import ArrayLike
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import checked, within
 from .._client import LocalSGD
-from .._optim import Optim
+from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
@@ -50,7 +50,7 @@ class FedAvgM(AbstractOnePass):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        client_optim: OptimLike,
         batching: AbstractBatching,
         *,
         momentum: ArrayLike = 0.9,

@@ -2,14 +2,12 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import UniformMean
 from .._check import checked, number
-from .._client import LocalSGD
-from .._client.wrapper import AbstractWrapper
-from .._optim import Optim
+from .._client import AbstractWrapper, LocalSGD
+from .._optim import OptimLike
 from .._server import AbstractServer
 from .._tree import tree_add_scaled, tree_norm
 from .._types import Loss
@@ -98,7 +96,7 @@ class FedExP(AbstractOnePass):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        client_optim: OptimLike,
         batching: AbstractBatching,
         *,
         epsilon: ArrayLike = 1e-3,

@@ -3,19 +3,21 @@
 import optax
 from jaxtyping import ArrayLike
 
-from .._aggregator import AbstractAggregator, PosteriorProduct, WeightedMean
+from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import checked
-from .._optim import Optim
-from .._posterior import (
-    AbstractMomentEstimator,
-    AbstractPosteriorSampler,
-    GaussianMoments,
-    PosteriorClient,
-    Shrinkage,
-)
-from .._server import BurnInServer, OptaxServer
+from .._optim import OptimLike
+from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
+from ..posterior import (
+    AbstractMomentEstimator,
+    AbstractPosteriorSampler,
+    BurnInServer,
+    GaussianMoments,
+    PosteriorClient,
+    PosteriorProduct,
+    Shrinkage,
+)
 from .one_pass import AbstractOnePass
 
 
@@ -37,16 +39,18 @@ class FedPA(AbstractOnePass):
     **Arguments:**
 
     - `loss`: the loss of one example, `loss(model, example, key)`.
-    - `sampler`: how clients draw samples; [`equifed.IASG`][] on real tasks, whose
-        `burnin` is the number of burn-in epochs within a round.
-    - `batching`: how a client goes through its examples; with [`equifed.IASG`][],
-        `Epochs` make one sample an epoch.
-    - `rho`: the shrinkage of the covariance, see [`equifed.Shrinkage`][]; or any other
-        estimator that turns samples into a change of the params.
+    - `sampler`: how clients draw samples; [`equifed.posterior.IASG`][] on real tasks,
+        whose `burnin` is the number of burn-in epochs within a round.
+    - `batching`: how a client goes through its examples; with
+        [`equifed.posterior.IASG`][], `Epochs` make one sample an epoch.
+    - `rho`: the shrinkage of the covariance, see [`equifed.posterior.Shrinkage`][];
+        0.01 if neither it nor an estimator is given.
+    - `estimator`: in place of `rho`, any way of turning samples into a change of the
+        params.
     - `start_round`: the rounds before it are plain FedAvg on the same steps, with
-        [`equifed.IASG`][] of one chain; see [`equifed.Samples`][] for other samplers.
-        From it on messages are longer, by up to $1 + (l - 1) \rho$ for $l$ samples:
-        the server's learning rate must suit them.
+        [`equifed.posterior.IASG`][] of one chain; see [`equifed.posterior.Samples`][]
+        for other samplers. From it on messages are longer, by up to $1 + (l - 1) \rho$
+        for $l$ samples: the server's learning rate must suit them.
     - `server_optim`: the server's Optax optimiser on minus the mean change;
         `optax.sgd(1.0)` if not given.
     - `aggregator`: [`equifed.WeightedMean`][] if not given.
@@ -56,7 +60,7 @@ class FedPA(AbstractOnePass):
         ```python
         eqf.FedPA(
             loss,
-            eqf.IASG(optax.sgd(0.02, momentum=0.9), burnin=1),
+            eqf.posterior.IASG(optax.sgd(0.02, momentum=0.9), burnin=1),
             eqf.data.Epochs(5, batch_size=20),
             rho=0.01,
             start_round=400,
@@ -92,23 +96,27 @@ class FedPA(AbstractOnePass):
         sampler: AbstractPosteriorSampler,
         batching: AbstractBatching,
         *,
-        rho: ArrayLike | AbstractMomentEstimator = 0.01,
+        rho: ArrayLike | None = None,
+        estimator: AbstractMomentEstimator | None = None,
         start_round: int = 0,
-        server_optim: optax.GradientTransformation
-        | optax.MultiSteps
-        | Optim
-        | None = None,
+        server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
-        if not isinstance(rho, AbstractMomentEstimator):
-            rho = Shrinkage(rho)
-        if isinstance(rho, GaussianMoments) or isinstance(aggregator, PosteriorProduct):
+        if rho is not None and estimator is not None:
+            raise ValueError(
+                "Give `rho`, which means `estimator=Shrinkage(rho)`, or `estimator`; "
+                "got both."
+            )
+        if estimator is None:
+            estimator = Shrinkage(0.01 if rho is None else rho)
+        gaussian = isinstance(estimator, GaussianMoments)
+        if gaussian or isinstance(aggregator, PosteriorProduct):
             raise TypeError(
                 "FedPA's clients send a change of the params, not a Gaussian. To "
                 "multiply Gaussians give `PosteriorClient(..., GaussianMoments(rho))` "
                 "and `PosteriorProduct()` to `equifed.Algorithm`."
             )
-        self.client = PosteriorClient(loss, sampler, batching, rho)
+        self.client = PosteriorClient(loss, sampler, batching, estimator)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         server_optim = optax.sgd(1.0) if server_optim is None else server_optim
         self.server = BurnInServer(OptaxServer(server_optim), start_round)

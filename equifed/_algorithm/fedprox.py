@@ -6,7 +6,7 @@ from jaxtyping import ArrayLike
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import checked
 from .._client import LocalSGD, Proximal
-from .._optim import Optim
+from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
@@ -49,14 +49,11 @@ class FedProx(AbstractOnePass):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        client_optim: OptimLike,
         batching: AbstractBatching,
         *,
         mu: ArrayLike,
-        server_optim: optax.GradientTransformation
-        | optax.MultiSteps
-        | Optim
-        | None = None,
+        server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching, Proximal(mu))

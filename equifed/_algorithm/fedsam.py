@@ -1,16 +1,39 @@
-"""FedSAM."""
+"""FedSAM: sharpness-aware minimisation as the clients' correction."""
 
+import equinox as eqx
+import jax.numpy as jnp
 import optax
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, WeightedMean
-from .._check import checked
-from .._client import LocalSGD, SharpnessAware
-from .._optim import Optim
+from .._check import checked, number
+from .._client import AbstractMemoryless, LocalSGD
+from .._optim import OptimLike
 from .._server import OptaxServer
+from .._tree import safe_divide, tree_add_scaled, tree_norm
 from .._types import Loss
+from .._wire import CHANGE
 from ..data import AbstractBatching
 from .one_pass import AbstractOnePass
+
+
+class SharpnessAware(AbstractMemoryless):
+    r"""The gradient of the same batch where the loss is highest nearby:
+    $\nabla f\big(\theta + \rho\, g / \lVert g \rVert\big)$, with $g = \nabla f(\theta)$
+    and the norm that of all leaves together (Foret et al., 2021, arXiv 2010.01412).
+
+    It takes two gradients a step. Where $g$ is 0, it is used as it is.
+    """
+
+    sends = (CHANGE,)
+    rho: Float[Array, ""] = eqx.field(converter=number("rho", least=0))
+
+    def begin(self, params, shared, state, gradient):
+        return None
+
+    def correct(self, grads, params, carry, gradient):
+        scale = safe_divide(self.rho.astype(jnp.result_type(float)), tree_norm(grads))
+        return gradient(tree_add_scaled(params, scale, grads)), carry
 
 
 class FedSAM(AbstractOnePass):
@@ -55,14 +78,11 @@ class FedSAM(AbstractOnePass):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        client_optim: OptimLike,
         batching: AbstractBatching,
         *,
         rho: ArrayLike = 0.05,
-        server_optim: optax.GradientTransformation
-        | optax.MultiSteps
-        | Optim
-        | None = None,
+        server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
         self.client = LocalSGD(loss, client_optim, batching, SharpnessAware(rho))

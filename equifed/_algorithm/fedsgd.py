@@ -1,11 +1,9 @@
 """FedSGD."""
 
-import optax
-
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import checked
-from .._client import FullGradient
-from .._optim import Optim
+from .._client import MeanGradient
+from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
@@ -32,7 +30,7 @@ class FedSGD(AbstractOnePass):
         Data](https://arxiv.org/abs/1602.05629)
     """
 
-    client: FullGradient
+    client: MeanGradient
     aggregator: AbstractAggregator
     server: OptaxServer
 
@@ -40,11 +38,11 @@ class FedSGD(AbstractOnePass):
     def __init__(
         self,
         loss: Loss,
-        server_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        server_optim: OptimLike,
         batching: AbstractBatching,
         *,
         aggregator: AbstractAggregator | None = None,
     ):
-        self.client = FullGradient(loss, batching)
+        self.client = MeanGradient(loss, batching)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         self.server = OptaxServer(server_optim)

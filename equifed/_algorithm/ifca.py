@@ -7,16 +7,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import as_number, check_count, checked
-from .._client import LocalSGD
-from .._client.full_gradient import full_metrics
-from .._client.wrapper import AbstractWrapper
+from .._client import AbstractWrapper, full_metrics, LocalSGD
 from .._metrics import add_metrics, Sum
-from .._optim import Optim
+from .._optim import OptimLike
 from .._round import Beginning, State
 from .._tree import safe_divide
 from .._types import Loss, Model
@@ -113,7 +110,7 @@ class IFCA(AbstractAlgorithm):
     def __init__(
         self,
         loss: Loss,
-        client_optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        client_optim: OptimLike,
         batching: AbstractBatching,
         *,
         num_clusters: int,

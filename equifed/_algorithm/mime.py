@@ -5,16 +5,19 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.random as jr
-import optax
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import checked
-from .._client import AbstractClient
-from .._client.full_gradient import full_pass
-from .._client.loss import batch_gradient, merge_metrics, zero_metrics
+from .._client import (
+    AbstractClient,
+    batch_gradient,
+    full_gradient,
+    merge_metrics,
+    zero_metrics,
+)
 from .._client.reach import only, reached
 from .._noise import fold_noise
-from .._optim import as_optim, Optim
+from .._optim import as_optim, Optim, OptimLike
 from .._round import Beginning
 from .._tree import tree_add, tree_cast_like, tree_sub
 from .._types import Loss
@@ -37,7 +40,7 @@ class _Full(AbstractClient):
 
     def round(self, broadcast, data, state, *, key):
         size = self.batching.batch_size
-        grads, metrics = full_pass(self.loss, broadcast, data, size, key=key)
+        grads, metrics = full_gradient(self.loss, broadcast, data, size, key=key)
         return Message(grads, data.weight), state, metrics
 
 
@@ -172,7 +175,7 @@ class Mime(_AbstractMime):
     def __init__(
         self,
         loss: Loss,
-        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        optim: OptimLike,
         batching: AbstractBatching,
         *,
         aggregator: AbstractAggregator | None = None,
@@ -213,7 +216,7 @@ class MimeLite(_AbstractMime):
     def __init__(
         self,
         loss: Loss,
-        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        optim: OptimLike,
         batching: AbstractBatching,
         *,
         aggregator: AbstractAggregator | None = None,

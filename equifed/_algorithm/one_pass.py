@@ -12,22 +12,16 @@ import jax.random as jr
 
 from .._aggregator import AbstractAggregator
 from .._check import check_kind, checked
-from .._client import AbstractClient, FullGradient, LocalSGD, Normalized
+from .._client import AbstractClient
 from .._client.reach import only, reached
 from .._contract import check_server
 from .._noise import fold_noise
-from .._posterior import EPClient, PosteriorClient
 from .._round import Beginning
 from .._server import AbstractServer
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
-from .parts import check_parts
-
-
-# The clients that move the params along the gradient of their loss and no other way.
-_DESCEND = (LocalSGD, FullGradient, Normalized, PosteriorClient, EPClient)
 
 
 class AbstractOnePass(AbstractAlgorithm):
@@ -42,7 +36,7 @@ class AbstractOnePass(AbstractAlgorithm):
         check_kind("aggregator", self.aggregator, AbstractAggregator)
         check_kind("server", self.server, AbstractServer)
         check_kind("batching", self.batching, AbstractBatching)
-        check_parts(self.client, self.server)
+        _check_pair(self.client, self.server)
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -77,7 +71,7 @@ class AbstractOnePass(AbstractAlgorithm):
         )
         moved = server.round(params, out.aggregate, at_server, key=server_key)
         new_params, at_server = check_server(server, moved, params, at_server)
-        if isinstance(self.client, _DESCEND):
+        if self.client.follows_loss:
             # The server does not move what the clients do not train either.
             where = reached(self.loss, broadcast, clients.example)
             new_params = only(where, new_params, params)
@@ -111,3 +105,21 @@ class Algorithm(AbstractOnePass):
         self.client = client
         self.aggregator = aggregator
         self.server = server
+
+
+def _check_pair(client: AbstractClient, server: AbstractServer) -> None:
+    """Refuses a server that would read a client's messages as something else: what it
+    computes is then described by no paper."""
+    sent, read = client.sends, server.understands
+    if sent and read and not set(sent) & set(read):
+        raise TypeError(
+            f"`{type(server).__name__}` does not understand the messages of "
+            f"{_name(client)}: it takes {' or '.join(read)}, and is sent "
+            f"{' or '.join(sent)}."
+        )
+
+
+def _name(client: AbstractClient) -> str:
+    name = f"`{type(client).__name__}`"
+    correction = getattr(client, "correction", None)
+    return name if correction is None else f"{name} with `{type(correction).__name__}`"

@@ -6,8 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._aggregator import UniformMean
 from .._check import check_count, checked
-from .._client import AbstractClient
-from .._client.full_gradient import full_metrics
+from .._client import AbstractClient, full_metrics
 from .._executor import Participants
 from .._tree import tree_zeros_like
 from .._types import Loss

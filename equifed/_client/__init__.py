@@ -1,14 +1,18 @@
 from .base import AbstractClient as AbstractClient
 from .correction import (
     AbstractCorrection as AbstractCorrection,
-    Control as Control,
-    ControlVariate as ControlVariate,
-    DynamicRegularizer as DynamicRegularizer,
+    AbstractMemoryless as AbstractMemoryless,
     NoCorrection as NoCorrection,
     Proximal as Proximal,
 )
-from .full_gradient import FullGradient as FullGradient
+from .gradient import (
+    batch_gradient as batch_gradient,
+    full_gradient as full_gradient,
+    full_metrics as full_metrics,
+    merge_metrics as merge_metrics,
+    zero_metrics as zero_metrics,
+)
 from .local_sgd import LocalSGD as LocalSGD
 from .loss import check_loss as check_loss, traced_loss as traced_loss
-from .normalized import Normalized as Normalized
-from .sharpness import SharpnessAware as SharpnessAware
+from .mean_gradient import MeanGradient as MeanGradient
+from .wrapper import AbstractWrapper as AbstractWrapper

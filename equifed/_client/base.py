@@ -1,6 +1,7 @@
 """What a client is: a pure function from a broadcast and its data to a message."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray, PyTree
@@ -21,6 +22,12 @@ class AbstractClient(eqx.Module):
 
     loss: eqx.AbstractVar[Loss]
     batching: eqx.AbstractVar[AbstractBatching]
+    sends: ClassVar[tuple[str, ...]] = ()
+    """As what its messages may be read. A server that `understands` none of it is
+    refused; nothing is known of a client that does not say."""
+    follows_loss: ClassVar[bool] = False
+    """Whether it moves the params along the gradients of its loss and in no other way:
+    the server then leaves alone those that the loss does not reach."""
 
     @abc.abstractmethod
     def init(self, params: Params) -> ClientState:

@@ -3,19 +3,22 @@
 from typing import Any
 
 import jax.random as jr
-import optax
 
 from .._check import checked
 from .._noise import fold_noise
-from .._optim import as_optim, Optim
+from .._optim import as_optim, Optim, OptimLike
 from .._tree import safe_divide, tree_add, tree_sub
 from .._types import Loss, Params
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractClient
 from .correction import AbstractCorrection, NoCorrection
-from .full_gradient import full_pass
-from .loss import batch_gradient, merge_metrics, zero_metrics
+from .gradient import (
+    batch_gradient,
+    full_gradient,
+    merge_metrics,
+    zero_metrics,
+)
 from .reach import only, reached
 
 
@@ -34,12 +37,13 @@ class LocalSGD(AbstractClient):
     optim: Optim
     batching: AbstractBatching
     correction: AbstractCorrection
+    follows_loss = True
 
     @checked()
     def __init__(
         self,
         loss: Loss,
-        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        optim: OptimLike,
         batching: AbstractBatching,
         correction: AbstractCorrection = NoCorrection(),  # noqa: B008 (no array)
     ):
@@ -47,6 +51,10 @@ class LocalSGD(AbstractClient):
         self.optim = as_optim(optim, gives=("value",))
         self.batching = batching
         self.correction = correction
+
+    @property
+    def sends(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.correction.sends
 
     def init(self, params):
         return self.correction.init(params)
@@ -63,7 +71,7 @@ class LocalSGD(AbstractClient):
         def of_all(at: Params) -> Params:
             batch_size = self.batching.batch_size
             at = Broadcast(at, rest)
-            return full_pass(self.loss, at, data, batch_size, key=pass_key)[0]
+            return full_gradient(self.loss, at, data, batch_size, key=pass_key)[0]
 
         def step(carry, examples, mask, i):
             params, optim_state, correction, metrics = carry

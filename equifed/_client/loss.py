@@ -11,12 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .._lookups import Lookups, Program, traced
-from .._metrics import AbstractMetric, as_metrics, masked_sum
-from .._tree import tree_shapes, tree_zeros_like
-from .._types import Example, Loss, Model, Params
+from .._metrics import AbstractMetric, as_metrics
+from .._tree import tree_shapes
+from .._types import Example, Loss, Model
 from .._words import first_line, shown
 
 
@@ -149,55 +149,3 @@ def _tried(
             f"got {shown(values)}."
         )
     return eqx.filter_eval_shape(as_metrics, value, values)
-
-
-def zero_metrics(loss: Loss, model: Model, example: Example) -> Metrics:
-    return tree_zeros_like(check_loss(loss, model, example, "the cohort"))
-
-
-def merge_metrics(metrics: Metrics, new: Metrics) -> Metrics:
-    return {name: metrics[name].merge(new[name]) for name in metrics}
-
-
-class BatchLoss(eqx.Module):
-    r"""The mean loss $\frac1{|B|}\sum_{e \in B} \ell(\theta, e)$ of those examples of a
-    batch that the mask keeps (or the sum, if not `mean`), as a function of the params,
-    and their summed metrics."""
-
-    loss: Loss
-    static: Model
-    examples: Example
-    mask: Bool[Array, " batch"]
-    key: PRNGKeyArray
-    mean: bool = True
-
-    def __call__(self, params: Params) -> tuple[Float[Array, ""], Metrics]:
-        model = eqx.combine(params, self.static)
-        mask = self.mask
-
-        def one(example, key):
-            return example_metrics(self.loss, model, example, key)
-
-        keys = jr.split(self.key, mask.shape[0])
-        values, metrics = jax.vmap(one)(self.examples, keys)
-        value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
-        if self.mean:
-            count = jnp.maximum(jnp.sum(mask), 1)
-            value = value / count.astype(value.dtype)
-        return value, masked_sum(metrics, mask)
-
-
-def batch_gradient(
-    loss: Loss,
-    params: Params,
-    static: Model,
-    examples: Example,
-    mask: Bool[Array, " batch"],
-    *,
-    key: PRNGKeyArray,
-    mean: bool = True,
-) -> tuple[Params, Metrics]:
-    """The gradient of the mean loss of a batch (or of the sum, if not `mean`), and the
-    metrics of its examples, summed."""
-    batch = BatchLoss(loss, static, examples, mask, key, mean)
-    return jax.grad(batch, has_aux=True)(params)

@@ -12,6 +12,7 @@ class AbstractWrapper(AbstractClient):
     """Changes what local SGD sends: its loss and its batching are that one's."""
 
     client: eqx.AbstractVar[LocalSGD]
+    follows_loss = True
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -1,6 +1,7 @@
 """What a server is: from the model and an aggregate to the next model."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray, PyTree
@@ -10,7 +11,10 @@ from .._wire import Aggregate
 
 
 class AbstractServer(eqx.Module):
-    """The server's part of a round. It sees params: the model's floating arrays."""
+    """The server's part of a round. It sees params: the leaves that are trained."""
+
+    understands: ClassVar[tuple[str, ...]] = ()
+    """As what it reads messages, if not any: see `AbstractClient.sends`."""
 
     @abc.abstractmethod
     def init(self, params: Params, *, num_clients: int) -> ServerState:

@@ -6,6 +6,7 @@ import jax.tree_util as jtu
 
 from .._optim import as_optim, Optim
 from .._tree import difference, tree_add, tree_cast_like
+from .._wire import CHANGE
 from .._words import shown
 from .base import AbstractServer
 
@@ -17,6 +18,7 @@ class OptaxServer(AbstractServer):
     `optax.sgd(1.0)` adds the change: FedAvg.
     """
 
+    understands = (CHANGE,)
     optim: Optim = eqx.field(converter=as_optim)
 
     def init(self, params, *, num_clients):

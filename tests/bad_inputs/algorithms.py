@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 
 from .shared import (
@@ -193,7 +194,7 @@ TABLE = {
         ),
         "a regulariser that remembers": (
             lambda: eqf.FedNova(
-                LOSS, SGD, BATCHING, correction=eqf.DynamicRegularizer(0.5)
+                LOSS, SGD, BATCHING, correction=eqf.DynamicRegularizer()
             ),
             ValueError,
             "remembers a gradient",
@@ -241,62 +242,80 @@ TABLE = {
             ("`sampler`", "`IASG(optax.sgd(0.1))` for example"),
         ),
         "a class for a sampler": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG, BATCHING),
+            lambda: eqf.FedPA(LOSS, eqp.IASG, BATCHING),
             TypeError,
             ("`sampler`", "the class `IASG`"),
         ),
         "a number for a batching": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD), 20),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), 20),
             TypeError,
             "`batching`",
         ),
         "a class for rho": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD), BATCHING, rho=eqf.Shrinkage),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), BATCHING, rho=eqp.Shrinkage),
             TypeError,
             ("`rho`", "the class `Shrinkage`"),
         ),
+        "rho and an estimator": (
+            lambda: eqf.FedPA(
+                LOSS, eqp.IASG(SGD), BATCHING, rho=0.1, estimator=eqp.Shrinkage(0.1)
+            ),
+            ValueError,
+            ("`rho`", "`estimator`", "got both"),
+        ),
+        "a number for an estimator": (
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), BATCHING, estimator=0.1),
+            TypeError,
+            "`estimator`",
+        ),
         "text for rho": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD), BATCHING, rho="0.1"),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), BATCHING, rho="0.1"),
             TypeError,
             ("`rho`", "a number", "'0.1'"),
         ),
         "negative rho": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD), BATCHING, rho=-0.1),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), BATCHING, rho=-0.1),
             ValueError,
             "`rho` must be at least 0, got -0.1",
         ),
         "half a round": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD), BATCHING, start_round=2.5),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), BATCHING, start_round=2.5),
             TypeError,
             "`start_round` must be an integer, got 2.5",
         ),
         "a round before the first": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD), BATCHING, start_round=-1),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD), BATCHING, start_round=-1),
             ValueError,
             "`start_round` must be at least 0, got -1",
         ),
         "Gaussian moments": (
             lambda: eqf.FedPA(
-                LOSS, eqf.ExactGaussian(4), WHOLE, rho=eqf.GaussianMoments(1.0)
+                LOSS,
+                eqp.ExactGaussian(4),
+                WHOLE,
+                estimator=eqp.GaussianMoments(1.0),
             ),
             TypeError,
             "not a Gaussian",
         ),
         "the product of posteriors": (
             lambda: eqf.FedPA(
-                LOSS, eqf.ExactGaussian(4), WHOLE, aggregator=eqf.PosteriorProduct()
+                LOSS,
+                eqp.ExactGaussian(4),
+                WHOLE,
+                aggregator=eqp.PosteriorProduct(),
             ),
             TypeError,
             "not a Gaussian",
         ),
         "no room for a sample": (
-            lambda: eqf.FedPA(LOSS, eqf.IASG(SGD, burnin=1), BATCHING),
+            lambda: eqf.FedPA(LOSS, eqp.IASG(SGD, burnin=1), BATCHING),
             ValueError,
             "leaves no room for a sample",
         ),
         "mini-batches for an exact sampler": (
             lambda: eqf.FedPA(
-                LOSS, eqf.ExactGaussian(4), eqf.data.Steps(3, batch_size=4)
+                LOSS, eqp.ExactGaussian(4), eqf.data.Steps(3, batch_size=4)
             ),
             ValueError,
             "takes no mini-batches",
@@ -315,11 +334,11 @@ def bound(client, server, aggregator=None):
 
 
 def posterior(estimator, server, aggregator=None):
-    client = eqf.PosteriorClient(fresh_loss(), eqf.ExactGaussian(4), WHOLE, estimator)
+    client = eqp.PosteriorClient(fresh_loss(), eqp.ExactGaussian(4), WHOLE, estimator)
     return one_round(bound(client, server, aggregator))
 
 
-GAUSSIANS = eqf.GaussianMoments(1.0)
+GAUSSIANS = eqp.GaussianMoments(1.0)
 BOTH = functools.partial(mesh_of, "clients", 2)
 MISFIT = "does not understand the messages of"
 
@@ -363,30 +382,35 @@ TABLE |= {
         "FedNova's client without its server": (
             lambda: bound(eqf.Normalized(local()), SERVER),
             TypeError,
-            (MISFIT, "goes with `NovaServer`"),
+            (MISFIT, "`NovaServer`"),
         ),
         "FedDyn's server without its correction": (
             lambda: bound(local(), eqf.DynServer(1.0)),
             TypeError,
             ("`DynServer`", MISFIT),
         ),
+        "FedDyn's correction without its server": (
+            lambda: bound(local(eqf.DynamicRegularizer()), SERVER),
+            TypeError,
+            (MISFIT, "`DynServer`"),
+        ),
         "FedEP's server without its client": (
-            lambda: bound(local(), eqf.EPServer(1.0)),
+            lambda: bound(local(), eqp.EPServer(1.0)),
             TypeError,
             ("`EPServer`", MISFIT),
         ),
         "FedEP's client without its server": (
-            lambda: bound(eqf.EPClient(LOSS, SGD, BATCHING), SERVER),
+            lambda: bound(eqp.EPClient(LOSS, SGD, BATCHING), SERVER),
             TypeError,
-            (MISFIT, "goes with `EPServer`"),
+            (MISFIT, "`EPServer`"),
         ),
         "a burn-in without samples": (
-            lambda: bound(local(), eqf.BurnInServer(SERVER, 3)),
+            lambda: bound(local(), eqp.BurnInServer(SERVER, 3)),
             TypeError,
             ("`BurnInServer`", MISFIT),
         ),
         "FedEP's server for samples": (
-            lambda: posterior(eqf.Shrinkage(0.1), eqf.EPServer(1.0)),
+            lambda: posterior(eqp.Shrinkage(0.1), eqp.EPServer(1.0)),
             TypeError,
             ("`EPServer`", MISFIT),
         ),
@@ -401,26 +425,31 @@ TABLE |= {
             "got a `Gaussian`",
         ),
         "Gaussians that are clipped": (
-            lambda: posterior(GAUSSIANS, SERVER, eqf.Clip(eqf.PosteriorProduct(), 0.1)),
+            lambda: posterior(GAUSSIANS, SERVER, eqf.Clip(eqp.PosteriorProduct(), 0.1)),
             TypeError,
-            "smaller covariance",
+            ("`Clip`", "mean something only together"),
         ),
         "Gaussians in a burn-in": (
             lambda: posterior(
-                GAUSSIANS, eqf.BurnInServer(SERVER, 1), eqf.PosteriorProduct()
+                GAUSSIANS,
+                eqp.BurnInServer(SERVER, 1),
+                eqp.PosteriorProduct(),
             ),
             TypeError,
             "makes a Gaussian",
         ),
         "changes for a product of Gaussians": (
-            lambda: posterior(eqf.Shrinkage(0.1), SERVER, eqf.PosteriorProduct()),
+            lambda: posterior(eqp.Shrinkage(0.1), SERVER, eqp.PosteriorProduct()),
             TypeError,
             "got a change of the params",
         ),
         "FedAvg's changes for a product of Gaussians": (
             lambda: one_round(
                 eqf.FedAvg(
-                    fresh_loss(), SGD, BATCHING, aggregator=eqf.PosteriorProduct()
+                    fresh_loss(),
+                    SGD,
+                    BATCHING,
+                    aggregator=eqp.PosteriorProduct(),
                 )
             ),
             TypeError,
@@ -428,7 +457,8 @@ TABLE |= {
         ),
         "a burn-in that has more to say": (
             lambda: posterior(
-                eqf.Shrinkage(0.1), eqf.BurnInServer(eqf.EPServer(1.0), 1)
+                eqp.Shrinkage(0.1),
+                eqp.BurnInServer(eqp.EPServer(1.0), 1),
             ),
             TypeError,
             "`EPServer` has more to say",

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 import equifed as eqf
+import equifed.posterior as eqp
 
 from .algorithms import common, MOMENT, numbers, POSITIVE, RATE
 from .shared import BATCHING, LOSS, NAN, SERVER, SGD, TWO
@@ -95,9 +96,9 @@ TABLE = {
             ("`client`", "the class `LocalSGD`"),
         ),
         "another client": (
-            lambda: eqf.Normalized(eqf.FullGradient(LOSS, BATCHING)),
+            lambda: eqf.Normalized(eqf.MeanGradient(LOSS, BATCHING)),
             TypeError,
-            ("`client`", "a `FullGradient`"),
+            ("`client`", "a `MeanGradient`"),
         ),
         "a correction that remembers": (
             lambda: eqf.Normalized(
@@ -107,48 +108,51 @@ TABLE = {
             "remembers a gradient",
         ),
     },
-    "FullGradient": {
+    "MeanGradient": {
         "swapped": (
-            lambda: eqf.FullGradient(BATCHING, LOSS),
+            lambda: eqf.MeanGradient(BATCHING, LOSS),
             TypeError,
             ("`loss`", "an `Epochs`"),
         ),
         "a number for a batching": (
-            lambda: eqf.FullGradient(LOSS, 4),
+            lambda: eqf.MeanGradient(LOSS, 4),
             TypeError,
             ("`batching`", "got 4"),
         ),
     },
-    "PosteriorClient": {
+    "posterior.PosteriorClient": {
         "an optimiser for a sampler": (
-            lambda: eqf.PosteriorClient(LOSS, SGD, BATCHING, eqf.Shrinkage(0.1)),
+            lambda: eqp.PosteriorClient(LOSS, SGD, BATCHING, eqp.Shrinkage(0.1)),
             TypeError,
             "`sampler`",
         ),
         "a number for an estimator": (
-            lambda: eqf.PosteriorClient(LOSS, eqf.IASG(SGD), BATCHING, 0.1),
+            lambda: eqp.PosteriorClient(LOSS, eqp.IASG(SGD), BATCHING, 0.1),
             TypeError,
             ("`estimator`", "`Shrinkage(0.01)` for example"),
         ),
         "no loss": (
-            lambda: eqf.PosteriorClient(
-                None, eqf.IASG(SGD), BATCHING, eqf.Shrinkage(0.1)
+            lambda: eqp.PosteriorClient(
+                None, eqp.IASG(SGD), BATCHING, eqp.Shrinkage(0.1)
             ),
             TypeError,
             "`loss` must be a function",
         ),
         "chains that cannot share": (
-            lambda: eqf.PosteriorClient(
-                LOSS, eqf.IASG(SGD, chains=2), BATCHING, eqf.Shrinkage(0.1)
+            lambda: eqp.PosteriorClient(
+                LOSS,
+                eqp.IASG(SGD, chains=2),
+                BATCHING,
+                eqp.Shrinkage(0.1),
             ),
             ValueError,
             "2 chains cannot share",
         ),
     },
-    "EPClient": {
-        **without_aggregator(eqf.EPClient),
+    "posterior.EPClient": {
+        **without_aggregator(eqp.EPClient),
         **numbers(
-            lambda x: eqf.EPClient(LOSS, SGD, BATCHING, damping=x),
+            lambda x: eqp.EPClient(LOSS, SGD, BATCHING, damping=x),
             POSITIVE,
             name="damping",
         ),
@@ -156,14 +160,26 @@ TABLE = {
     "AbstractCorrection": {
         "abstract": (lambda: eqf.AbstractCorrection(), TypeError, "abstract")
     },
-    "AbstractPosteriorSampler": {
-        "abstract": (lambda: eqf.AbstractPosteriorSampler(), TypeError, "abstract")
+    "posterior.AbstractPosteriorSampler": {
+        "abstract": (
+            lambda: eqp.AbstractPosteriorSampler(),
+            TypeError,
+            "abstract",
+        )
     },
-    "AbstractChainSampler": {
-        "abstract": (lambda: eqf.AbstractChainSampler(), TypeError, "abstract")
+    "posterior.AbstractChainSampler": {
+        "abstract": (
+            lambda: eqp.AbstractChainSampler(),
+            TypeError,
+            "abstract",
+        )
     },
-    "AbstractMomentEstimator": {
-        "abstract": (lambda: eqf.AbstractMomentEstimator(), TypeError, "abstract")
+    "posterior.AbstractMomentEstimator": {
+        "abstract": (
+            lambda: eqp.AbstractMomentEstimator(),
+            TypeError,
+            "abstract",
+        )
     },
     "AbstractMetric": {
         "abstract": (lambda: eqf.AbstractMetric(), TypeError, "abstract")
@@ -172,7 +188,6 @@ TABLE = {
         "abstract": (lambda: eqf.AbstractLogger(), TypeError, "abstract")
     },
     "Proximal": numbers(eqf.Proximal, RATE, name="mu"),
-    "DynamicRegularizer": numbers(eqf.DynamicRegularizer, POSITIVE, name="alpha"),
     "ControlVariate": {
         "option 0": (
             lambda: eqf.ControlVariate(0),
@@ -231,16 +246,18 @@ TABLE = {
         ),
     },
     "DynServer": numbers(eqf.DynServer, POSITIVE, name="alpha"),
-    "EPServer": numbers(eqf.EPServer, POSITIVE, name="prior_precision"),
+    "posterior.EPServer": numbers(eqp.EPServer, POSITIVE, name="prior_precision"),
     "NovaServer": wrong_parts(eqf.NovaServer, "server", example=eqf.OptaxServer),
     "ScaffoldServer": wrong_parts(
         eqf.ScaffoldServer, "server", example=eqf.OptaxServer
     ),
-    "BurnInServer": {
+    "posterior.BurnInServer": {
         **wrong_parts(
-            lambda x: eqf.BurnInServer(x, 1), "server", example=eqf.OptaxServer
+            lambda x: eqp.BurnInServer(x, 1),
+            "server",
+            example=eqf.OptaxServer,
         ),
-        **counts(lambda x: eqf.BurnInServer(SERVER, x), name="start_round", least=0),
+        **counts(lambda x: eqp.BurnInServer(SERVER, x), name="start_round", least=0),
     },
     "server_adagrad": {
         **numbers(eqf.server_adagrad, RATE, name="learning_rate"),
@@ -251,138 +268,148 @@ TABLE = {
         **numbers(lambda x: eqf.server_adam(0.1, b1=x), MOMENT, name="b1"),
     },
     "server_yogi": numbers(lambda x: eqf.server_yogi(0.1, b2=x), MOMENT, name="b2"),
-    "Windows": {
-        **counts(lambda x: eqf.Windows(x, 1, 0, 1), name="burnin", least=0),
-        **counts(lambda x: eqf.Windows(0, x, 0, 1), name="average", least=1),
-        **counts(lambda x: eqf.Windows(0, 1, x, 1), name="discard", least=0),
-        **counts(lambda x: eqf.Windows(0, 1, 0, x), name="chains", least=1),
+    "posterior.Windows": {
+        **counts(lambda x: eqp.Windows(x, 1, 0, 1), name="burnin", least=0),
+        **counts(lambda x: eqp.Windows(0, x, 0, 1), name="average", least=1),
+        **counts(lambda x: eqp.Windows(0, 1, x, 1), name="discard", least=0),
+        **counts(lambda x: eqp.Windows(0, 1, 0, x), name="chains", least=1),
     },
-    "IASG": {
+    "posterior.IASG": {
         "a rate for an optimiser": (
-            lambda: eqf.IASG(0.1),
+            lambda: eqp.IASG(0.1),
             TypeError,
             ("`optim`", "got 0.1", "optax.sgd("),
         ),
-        **counts(lambda x: eqf.IASG(SGD, burnin=x), name="burnin", least=0),
-        **counts(lambda x: eqf.IASG(SGD, chains=x), name="chains", least=1),
+        **counts(lambda x: eqp.IASG(SGD, burnin=x), name="burnin", least=0),
+        **counts(lambda x: eqp.IASG(SGD, chains=x), name="chains", least=1),
     },
-    "SGLD": {
+    "posterior.SGLD": {
         "an optimiser for a rate": (
-            lambda: eqf.SGLD(SGD),
+            lambda: eqp.SGLD(SGD),
             TypeError,
             ("`learning_rate`", NO_OPTIMISER),
         ),
         "a named optimiser for a rate": (
-            lambda: eqf.SGLD(eqf.Optim(SGD)),
+            lambda: eqp.SGLD(eqf.Optim(SGD)),
             TypeError,
             ("`learning_rate`", NO_OPTIMISER),
         ),
         "text for a rate": (
-            lambda: eqf.SGLD("0.1"),
+            lambda: eqp.SGLD("0.1"),
             TypeError,
             ("`learning_rate`", "'0.1'"),
         ),
         "no rate": (
-            lambda: eqf.SGLD(0.0),
+            lambda: eqp.SGLD(0.0),
             ValueError,
             "`learning_rate` must be more than 0, got 0",
         ),
-        "NaN": (lambda: eqf.SGLD(NAN), ValueError, "`learning_rate` must be finite"),
+        "NaN": (
+            lambda: eqp.SGLD(NAN),
+            ValueError,
+            "`learning_rate` must be finite",
+        ),
         "several rates": (
-            lambda: eqf.SGLD(TWO),
+            lambda: eqp.SGLD(TWO),
             ValueError,
             ("`learning_rate`", "filter_vmap"),
         ),
-        **sgld(eqf.SGLD, "temperature", RATE),
+        **sgld(eqp.SGLD, "temperature", RATE),
     },
-    "PreconditionedSGLD": {
+    "posterior.PreconditionedSGLD": {
         "an optimiser for a rate": (
-            lambda: eqf.PreconditionedSGLD(SGD),
+            lambda: eqp.PreconditionedSGLD(SGD),
             TypeError,
             NO_OPTIMISER,
         ),
-        **sgld(eqf.PreconditionedSGLD, "decay", MOMENT),
-        **sgld(eqf.PreconditionedSGLD, "eps", POSITIVE),
+        **sgld(eqp.PreconditionedSGLD, "decay", MOMENT),
+        **sgld(eqp.PreconditionedSGLD, "eps", POSITIVE),
     },
-    "ExactGaussian": {
-        **counts(eqf.ExactGaussian, name="num_samples", least=1),
+    "posterior.ExactGaussian": {
+        **counts(eqp.ExactGaussian, name="num_samples", least=1),
         **numbers(
-            lambda x: eqf.ExactGaussian(3, temperature=x), POSITIVE, name="temperature"
+            lambda x: eqp.ExactGaussian(3, temperature=x),
+            POSITIVE,
+            name="temperature",
         ),
     },
-    "Laplace": {
+    "posterior.Laplace": {
         "a rate for an optimiser": (
-            lambda: eqf.Laplace(0.1, 3),
+            lambda: eqp.Laplace(0.1, 3),
             TypeError,
             ("`optim`", "got 0.1"),
         ),
-        **counts(lambda x: eqf.Laplace(SGD, x), name="num_samples", least=1),
-        **numbers(lambda x: eqf.Laplace(SGD, 3, damping=x), POSITIVE, name="damping"),
+        **counts(lambda x: eqp.Laplace(SGD, x), name="num_samples", least=1),
+        **numbers(lambda x: eqp.Laplace(SGD, 3, damping=x), POSITIVE, name="damping"),
         "no such curvature": (
-            lambda: eqf.Laplace(SGD, 3, curvature="full"),
+            lambda: eqp.Laplace(SGD, 3, curvature="full"),
             ValueError,
             "`curvature` must be 'fisher' or 'hessian', got 'full'",
         ),
     },
-    "HMC": {
-        **counts(eqf.HMC, name="num_samples", least=1),
+    "posterior.HMC": {
+        **counts(eqp.HMC, name="num_samples", least=1),
         **counts(
-            lambda x: eqf.HMC(3, num_integration_steps=x),
+            lambda x: eqp.HMC(3, num_integration_steps=x),
             name="num_integration_steps",
             least=1,
         ),
-        **counts(lambda x: eqf.HMC(3, num_warmup=x), name="num_warmup", least=0),
-        **numbers(lambda x: eqf.HMC(3, step_size=x), POSITIVE, name="step_size"),
+        **counts(lambda x: eqp.HMC(3, num_warmup=x), name="num_warmup", least=0),
+        **numbers(lambda x: eqp.HMC(3, step_size=x), POSITIVE, name="step_size"),
         **numbers(
-            lambda x: eqf.HMC(3, target_acceptance=x),
+            lambda x: eqp.HMC(3, target_acceptance=x),
             {0.0: "more than 0", 1.0: "less than 1"},
             name="target_acceptance",
         ),
     },
-    "NUTS": {
-        **counts(eqf.NUTS, name="num_samples", least=1),
-        **numbers(lambda x: eqf.NUTS(3, temperature=x), POSITIVE, name="temperature"),
+    "posterior.NUTS": {
+        **counts(eqp.NUTS, name="num_samples", least=1),
+        **numbers(lambda x: eqp.NUTS(3, temperature=x), POSITIVE, name="temperature"),
     },
-    "Shrinkage": {
-        **numbers(eqf.Shrinkage, {-0.1: "at least 0, got -0.1"}, name="rho"),
+    "posterior.Shrinkage": {
+        **numbers(eqp.Shrinkage, {-0.1: "at least 0, got -0.1"}, name="rho"),
         "no such method": (
-            lambda: eqf.Shrinkage(0.1, method="sparse"),
+            lambda: eqp.Shrinkage(0.1, method="sparse"),
             ValueError,
             ("`method`", "'woodbury', 'dynamic' or 'dense'", "'sparse'"),
         ),
         "a number for a flag": (
-            lambda: eqf.Shrinkage(0.1, joint=1),
+            lambda: eqp.Shrinkage(0.1, joint=1),
             TypeError,
             "`joint` must be True or False, got 1",
         ),
         "samples of two lengths": (
-            lambda: eqf.Shrinkage(0.1)({"a": jnp.ones((2, 3)), "b": jnp.ones(3)}),
+            lambda: eqp.Shrinkage(0.1)({"a": jnp.ones((2, 3)), "b": jnp.ones(3)}),
             ValueError,
             "The samples need a leading axis",
         ),
     },
-    "GaussianMoments": {
-        **numbers(eqf.GaussianMoments, POSITIVE, name="rho"),
+    "posterior.GaussianMoments": {
+        **numbers(eqp.GaussianMoments, POSITIVE, name="rho"),
         "no such covariance": (
-            lambda: eqf.GaussianMoments(1.0, covariance="full"),
+            lambda: eqp.GaussianMoments(1.0, covariance="full"),
             ValueError,
             "`covariance` must be 'diagonal' or 'dense', got 'full'",
         ),
     },
-    "effective_sample_size": {
+    "posterior.effective_sample_size": {
         "a matrix": (
-            lambda: eqf.effective_sample_size(np.ones((2, 2))),
+            lambda: eqp.effective_sample_size(np.ones((2, 2))),
             ValueError,
             ("one vector", "(2, 2)"),
         ),
-        "a number": (lambda: eqf.effective_sample_size(1.0), ValueError, "one vector"),
+        "a number": (
+            lambda: eqp.effective_sample_size(1.0),
+            ValueError,
+            "one vector",
+        ),
         "text": (
-            lambda: eqf.effective_sample_size("ab"),
+            lambda: eqp.effective_sample_size("ab"),
             TypeError,
             ("`log_weights`", "'ab'"),
         ),
         "nothing": (
-            lambda: eqf.effective_sample_size(None),
+            lambda: eqp.effective_sample_size(None),
             TypeError,
             "`log_weights`",
         ),

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 
 
@@ -220,7 +221,7 @@ def test_fedpa(burnin):
     def make(loss, batching):
         return eqf.FedPA(
             loss,
-            eqf.IASG(optax.sgd(ETA, momentum=0.9), burnin=burnin),
+            eqp.IASG(optax.sgd(ETA, momentum=0.9), burnin=burnin),
             batching,
             rho=rho,
             start_round=start_round,

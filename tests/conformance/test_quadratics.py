@@ -5,6 +5,7 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 
 
@@ -145,7 +146,7 @@ def exact_fedpa(loss, batching):
     # The noise of the samples is averaged away by smaller and smaller steps.
     return eqf.FedPA(
         loss,
-        eqf.ExactGaussian(2000),
+        eqp.ExactGaussian(2000),
         batching,
         rho=1e3,
         server_optim=optax.sgd(lambda k: 0.2 / (1 + 0.05 * k)),
@@ -160,7 +161,7 @@ def test_fedpa_with_exact_posteriors_reaches_the_optimum():
     # Where FedAvg, given the means of the same posteriors, does not.
     mean = testing.run(
         lambda loss, batching: eqf.FedPA(
-            loss, eqf.ExactGaussian(100), batching, rho=0.0
+            loss, eqp.ExactGaussian(100), batching, rho=0.0
         ),
         num_rounds=50,
         batching=batching,
@@ -189,14 +190,14 @@ def test_fedep_reaches_the_optimum(steps):
 @pytest.mark.parametrize("covariance", ("diagonal", "dense"))
 def test_the_posterior_product_finds_the_optimum_in_one_round(covariance):
     def make(loss, batching):
-        client = eqf.PosteriorClient(
+        client = eqp.PosteriorClient(
             loss,
-            eqf.ExactGaussian(20_000),
+            eqp.ExactGaussian(20_000),
             batching,
-            eqf.GaussianMoments(1e6, covariance=covariance),
+            eqp.GaussianMoments(1e6, covariance=covariance),
         )
         server = eqf.OptaxServer(optax.sgd(1.0))
-        return eqf.Algorithm(client, eqf.PosteriorProduct(), server)
+        return eqf.Algorithm(client, eqp.PosteriorProduct(), server)
 
     batching = eqf.data.Epochs(1, batch_size=4)
     testing.check_reaches_optimum(

@@ -10,8 +10,8 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._client.full_gradient import full_pass
-from .._client.loss import BatchLoss, Metrics
+from .._client.gradient import BatchLoss, full_gradient
+from .._client.loss import Metrics
 from .._client.reach import reached
 from .._cohort import ClientData
 from .._tree import (
@@ -38,13 +38,13 @@ class ClientObjective(eqx.Module):
     key: PRNGKeyArray
 
     def value_and_grad(self, params: Params) -> tuple[Float[Array, ""], Params]:
-        grads, metrics = self.full_pass(params)
+        grads, metrics = self.full_gradient(params)
         return _loss_of(metrics), grads
 
-    def full_pass(self, params: Params) -> tuple[Params, Metrics]:
+    def full_gradient(self, params: Params) -> tuple[Params, Metrics]:
         """The gradient, and the metrics of all the client's examples."""
         at = Broadcast(params, self.rest)
-        return full_pass(self.loss, at, self.data, self.batch_size, key=self.key)
+        return full_gradient(self.loss, at, self.data, self.batch_size, key=self.key)
 
     def log_density(self, params: Params, temperature: Array) -> Float[Array, ""]:
         r"""$-f(\theta) / T$, with a gradient of its own: a loop of a dynamic length

@@ -34,7 +34,7 @@ class Windows(eqx.Module):
     """The lengths of a chain's parts, and the number of chains that share the steps.
 
     The lengths are in epochs if the batching is [`equifed.data.Epochs`][], in steps if
-    it is [`equifed.data.Steps`][]. See [`equifed.IASG`][].
+    it is [`equifed.data.Steps`][]. See [`equifed.posterior.IASG`][].
     """
 
     burnin: int = eqx.field(converter=_count("burnin", 0))

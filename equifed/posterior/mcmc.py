@@ -70,7 +70,7 @@ class AbstractHamiltonian(AbstractPosteriorSampler):
         displacements = jax.vmap(unravel)(positions - start[None])
         values = tree_cast_like(displacements, tree_wide(params))
         mean = jtu.tree_map(lambda s: s.mean(0), values)
-        _, metrics = objective.full_pass(params)
+        _, metrics = objective.full_gradient(params)
         # A client without examples has no posterior, and its message weighs nothing.
         there = (data.num_examples > 0).astype(dtype)
         zero = jnp.zeros_like(there)
@@ -145,7 +145,7 @@ class HMC(AbstractHamiltonian):
         0 both stay as they are (the mass matrix the identity).
     - `step_size`: the step size, or where its adaptation begins.
     - `target_acceptance`: the acceptance rate that the step size is adapted to.
-    - `temperature`: $T$; see [`equifed.SGLD`][].
+    - `temperature`: $T$; see [`equifed.posterior.SGLD`][].
 
     **Raises:**
 
@@ -206,7 +206,7 @@ class NUTS(AbstractHamiltonian):
     **Arguments:**
 
     - `num_samples`, `num_warmup`, `step_size`, `target_acceptance`, `temperature`: as
-        in [`equifed.HMC`][].
+        in [`equifed.posterior.HMC`][].
 
     **Raises:**
 

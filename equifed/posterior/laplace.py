@@ -5,12 +5,11 @@ from typing import Literal
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-import optax
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import as_number, check_count, checked
 from .._client import LocalSGD
-from .._optim import as_optim, Optim
+from .._optim import as_optim, Optim, OptimLike
 from .._tree import tree_add, tree_wide
 from .._types import Params
 from .._wire import Broadcast
@@ -48,7 +47,7 @@ class Laplace(AbstractPosteriorSampler):
         diagonal of the empirical Fisher information); or `"hessian"`, one Hutchinson
         estimate $v \odot H v$ with random signs $v$, exact where the Hessian is
         diagonal, and cut off at 0.
-    - `temperature`: $T$; see [`equifed.SGLD`][].
+    - `temperature`: $T$; see [`equifed.posterior.SGLD`][].
     """
 
     optim: Optim
@@ -60,7 +59,7 @@ class Laplace(AbstractPosteriorSampler):
     @checked()
     def __init__(
         self,
-        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        optim: OptimLike,
         num_samples: int,
         *,
         damping: ArrayLike = 1.0,

@@ -29,7 +29,7 @@ class ExactGaussian(AbstractPosteriorSampler):
     **Arguments:**
 
     - `num_samples`: how many to draw.
-    - `temperature`: $T$; see [`equifed.SGLD`][].
+    - `temperature`: $T$; see [`equifed.posterior.SGLD`][].
     """
 
     num_samples: int
@@ -51,7 +51,7 @@ class ExactGaussian(AbstractPosteriorSampler):
         objective = ClientObjective(
             loss, start.rest, data, batching.batch_size, pass_key
         )
-        grads, metrics = objective.full_pass(params)
+        grads, metrics = objective.full_gradient(params)
         flat, unravel = jax.flatten_util.ravel_pytree(params)
         flat_grads, _ = jax.flatten_util.ravel_pytree(tree_wide(grads))
         _, unravel_wide = jax.flatten_util.ravel_pytree(tree_wide(params))

@@ -58,7 +58,7 @@ class SGLD(AbstractChainSampler):
         in the limit; weights for them are left to the averages.
     - `temperature`: $T$. At 1 the samples are of $\exp(-f)$, where $f$ is the client's
         *mean* loss; at $1/n$ they are of the posterior of all its $n$ examples.
-    - `burnin`, `average`, `discard`, `chains`: as in [`equifed.IASG`][]. With
+    - `burnin`, `average`, `discard`, `chains`: as in [`equifed.posterior.IASG`][]. With
         `average=1` and `Steps` a sample is one iterate.
 
     ??? cite "Reference"
@@ -117,7 +117,7 @@ class PreconditionedSGLD(AbstractChainSampler):
     **Arguments:**
 
     - `learning_rate`, `temperature`, `burnin`, `average`, `discard`, `chains`: as in
-        [`equifed.SGLD`][].
+        [`equifed.posterior.SGLD`][].
     - `decay`: $\alpha$, from 0 to less than 1.
     - `eps`: $\lambda$, more than 0.
 

@@ -5,19 +5,21 @@ A Gaussian is kept by its natural parameters: its precision $\Lambda$ and $\eta 
 quotient a difference.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._check import as_number, check_kind, checked
-from .._client import AbstractClient, LocalSGD
-from .._client.correction import AbstractMemoryless
-from .._optim import as_optim, Optim
+from .._check import as_number, check_kind, checked, number
+from .._client import AbstractClient, AbstractMemoryless, LocalSGD
+from .._optim import as_optim, Optim, OptimLike
+from .._server import AbstractServer
 from .._tree import (
     tree_add,
+    tree_cast_like,
     tree_scale,
     tree_sub,
     tree_where,
@@ -25,15 +27,19 @@ from .._tree import (
     tree_zeros_like,
 )
 from .._types import Loss, Params
-from .._wire import Broadcast, Message
+from .._wire import AbstractPayload, Broadcast, Message
 from ..data import AbstractBatching
 from .laplace import Curvature, diagonal_curvature
 from .objective import ClientObjective
 
 
-class Natural(eqx.Module):
+FACTOR = "a change of a factor (`EPClient`, `EPServer`)"
+
+
+class Natural(AbstractPayload):
     """The natural parameters of a diagonal Gaussian over the params."""
 
+    additive: ClassVar[bool] = True  # a sum is a product of Gaussians
     precision: Params
     linear: Params
     """The precision times the mean."""
@@ -75,9 +81,11 @@ class EPClient(AbstractClient):
         in, and steps must stay stable under the curvature of all clients together over
         $n_i$.
     - `damping`: more than 0, at most 1.
-    - `curvature`: `"fisher"` or `"hessian"`, as in [`equifed.Laplace`][].
+    - `curvature`: `"fisher"` or `"hessian"`, as in [`equifed.posterior.Laplace`][].
     """
 
+    sends = (FACTOR,)
+    follows_loss = True
     loss: Loss
     optim: Optim
     batching: AbstractBatching
@@ -88,7 +96,7 @@ class EPClient(AbstractClient):
     def __init__(
         self,
         loss: Loss,
-        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        optim: OptimLike,
         batching: AbstractBatching,
         *,
         damping: ArrayLike = 1.0,
@@ -137,3 +145,37 @@ class EPClient(AbstractClient):
         # One that weighs nothing changes nothing: the server does not hear of it.
         change = tree_where(message.weight > 0, change, tree_zeros_like(change))
         return Message(change, message.weight), tree_add(state, change), metrics
+
+
+class EPServer(AbstractServer):
+    r"""Keeps the natural parameters $\Lambda, \eta$ of the global posterior, adds up
+    the clients' changes to them, and has the mean $\eta / \Lambda$ for its model.
+
+    **Arguments:**
+
+    - `prior_precision`: more than 0. The prior is a Gaussian of that precision around
+        the model that training begins with.
+    """
+
+    understands = (FACTOR,)
+    prior_precision: Float[Array, ""] = eqx.field(
+        converter=number("prior_precision", least=0, strict=True)
+    )
+
+    def init(self, params, *, num_clients):
+        wide = tree_wide(params)
+        precision = jtu.tree_map(
+            lambda x: jnp.full_like(x, self.prior_precision.astype(x.dtype)), wide
+        )
+        return Natural(precision, jtu.tree_map(jnp.multiply, precision, wide))
+
+    def broadcast(self, params, state):
+        return state
+
+    def round(self, params, aggregate, state, *, key):
+        check_kind("payload", aggregate.payload, Natural, "It goes with `EPClient`.")
+        # Factors multiply, so their changes add up: the mean times their number.
+        change = tree_scale(aggregate.count, aggregate.payload)
+        state = tree_add(state, change)
+        mean = jtu.tree_map(jnp.divide, state.linear, state.precision)
+        return tree_cast_like(mean, params), state

@@ -15,7 +15,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from .._client.loss import batch_gradient, merge_metrics, Metrics, zero_metrics
+from .._client.gradient import batch_gradient, merge_metrics, Metrics, zero_metrics
 from .._client.reach import only, reached
 from .._cohort import ClientData
 from .._noise import fold_noise

@@ -31,8 +31,8 @@ class Samples(eqx.Module):
     """Stacked along a leading axis, in float32 at least."""
     last: Params
     """What is sent in burn-in rounds. For one chain it is the last iterate (with
-    [`equifed.IASG`][], what FedAvg sends); for several the mean of theirs; for samplers
-    without iterates the mean of the posterior."""
+    [`equifed.posterior.IASG`][], what FedAvg sends); for several the mean of theirs;
+    for samplers without iterates the mean of the posterior."""
 
 
 class AbstractPosteriorSampler(eqx.Module):

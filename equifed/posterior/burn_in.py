@@ -4,10 +4,19 @@ import functools
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from .._check import check_count, check_kind
-from .base import AbstractServer
+from .._server import AbstractServer
+
+
+POSTERIOR = "what samples make (`PosteriorClient`, `BurnInServer`)"
+
+
+class BurnIn(eqx.Module):
+    """What goes down to the clients: whether the burn-in rounds are over."""
+
+    over: Bool[Array, ""]
 
 
 class BurnInState(eqx.Module):
@@ -23,6 +32,7 @@ class BurnInServer(AbstractServer):
     A round that was rejected does not count.
     """
 
+    understands = (POSTERIOR,)
     server: AbstractServer
     start_round: int = eqx.field(
         converter=functools.partial(check_count, "start_round", least=0)
@@ -42,7 +52,7 @@ class BurnInServer(AbstractServer):
                 f"else: `{type(self.server).__name__}` has more to say. Wrap an "
                 "`OptaxServer`."
             )
-        return state.round >= self.start_round
+        return BurnIn(state.round >= self.start_round)
 
     def round(self, params, aggregate, state, *, key):
         params, server = self.server.round(params, aggregate, state.server, key=key)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._check import checked
+from .._check import check_kind, checked
 from .._client import AbstractClient
 from .._client.loss import Metrics
 from .._client.reach import only, reached
@@ -19,9 +19,10 @@ from .._tree import (
     tree_zeros_like,
 )
 from .._types import Loss, Params
-from .._wire import Message
+from .._wire import CHANGE, Message
 from ..data import AbstractBatching
 from .base import AbstractPosteriorSampler
+from .burn_in import BurnIn, POSTERIOR
 from .moments import AbstractMomentEstimator, Gaussian
 
 
@@ -29,7 +30,7 @@ class PosteriorClient(AbstractClient):
     r"""Draws samples of its posterior, and sends what the estimator makes of them.
 
     Where the server broadcasts that the burn-in rounds are not over yet
-    ([`equifed.BurnInServer`][]), it sends what FedAvg would instead.
+    ([`equifed.posterior.BurnInServer`][]), it sends what FedAvg would instead.
 
     A message that is not finite, as that of a client whose posterior is singular, has
     weight 0 whatever the aggregator, and is counted in the round's `nonfinite`. The
@@ -49,6 +50,8 @@ class PosteriorClient(AbstractClient):
     `ValueError` if the sampler cannot work with the batching.
     """
 
+    sends = (CHANGE, POSTERIOR)
+    follows_loss = True
     loss: Loss
     sampler: AbstractPosteriorSampler
     batching: AbstractBatching
@@ -101,21 +104,18 @@ class PosteriorClient(AbstractClient):
         length = tree_norm(_change(payload))
         there = counts = data.num_steps > 0
         if broadcast.shared is not None:
-            if getattr(broadcast.shared, "dtype", None) != jnp.bool_:
-                raise TypeError(
-                    "A `PosteriorClient` goes with an `OptaxServer`, or a "
-                    "`BurnInServer` around one; this server also broadcasts a "
-                    f"`{type(broadcast.shared).__name__}`."
-                )
+            remedy = "A `PosteriorClient` goes with `OptaxServer` or `BurnInServer`."
+            check_kind("broadcast.shared", broadcast.shared, BurnIn, remedy)
+            over = broadcast.shared.over
             if isinstance(payload, Gaussian):
                 raise TypeError(
                     "In burn-in rounds a client sends a change of the params, and "
                     f"`{type(self.estimator).__name__}` makes a Gaussian. Use it with "
                     "`PosteriorProduct` and a plain `OptaxServer`."
                 )
-            payload = tree_where(broadcast.shared, payload, last)
-            length = jnp.where(broadcast.shared, length, tree_norm(last))
-            counts = there & broadcast.shared
+            payload = tree_where(over, payload, last)
+            length = jnp.where(over, length, tree_norm(last))
+            counts = there & over
         norms: Metrics = {
             "correction_norm": _average(correction, counts),
             "message_norm": _average(length, there),

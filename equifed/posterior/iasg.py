@@ -1,9 +1,7 @@
 """Iterate-averaged stochastic gradient."""
 
-import optax
-
 from .._check import checked
-from .._optim import as_optim, Optim
+from .._optim import as_optim, Optim, OptimLike
 from .chain import AbstractChainSampler
 from .windows import Windows
 
@@ -33,7 +31,7 @@ class IASG(AbstractChainSampler):
     !!! example
 
         ```python
-        eqf.IASG(optax.sgd(0.02, momentum=0.9), burnin=1)
+        eqf.posterior.IASG(optax.sgd(0.02, momentum=0.9), burnin=1)
         ```
 
     ??? cite "Reference"
@@ -58,7 +56,7 @@ class IASG(AbstractChainSampler):
     @checked()
     def __init__(
         self,
-        optim: optax.GradientTransformation | optax.MultiSteps | Optim,
+        optim: OptimLike,
         *,
         burnin: int = 0,
         average: int = 1,

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from .._check import as_number, checked
 from .._tree import floating, tree_wide
 from .._types import Params
+from .._wire import AbstractPayload
 from .base import Stacked
 from .delta import covariance, dense, dynamic, woodbury
 
@@ -98,9 +99,10 @@ class Shrinkage(AbstractMomentEstimator):
         return jtu.tree_map(lambda x: solve(x, rho), samples)
 
 
-class Gaussian(eqx.Module):
+class Gaussian(AbstractPayload):
     """A Gaussian over the params, relative to the server's model."""
 
+    additive: ClassVar[bool] = False
     mean: Params
     covariance: PyTree[Array]
     """Variances, in a tree like the mean; or one matrix over all the numbers of the
@@ -109,11 +111,11 @@ class Gaussian(eqx.Module):
 
 class GaussianMoments(AbstractMomentEstimator):
     r"""Sends the mean and the covariance themselves, for
-    [`equifed.PosteriorProduct`][].
+    [`equifed.posterior.PosteriorProduct`][].
 
     **Arguments:**
 
-    - `rho`: $\rho > 0$ of the shrinkage, as in [`equifed.Shrinkage`][].
+    - `rho`: $\rho > 0$ of the shrinkage, as in [`equifed.posterior.Shrinkage`][].
     - `covariance`: `"diagonal"` for variances alone, or `"dense"` for all of the
         $d \times d$ matrix, which the server then keeps once for each client.
     """

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
-from .._posterior import Gaussian
+from .._aggregator.base import AbstractAggregator, Gathered
 from .._tree import safe_divide
 from .._types import Params
 from .._wire import Aggregate
-from .base import AbstractAggregator, Gathered
+from .moments import Gaussian
 
 
 class PosteriorProduct(AbstractAggregator):
@@ -19,19 +19,22 @@ class PosteriorProduct(AbstractAggregator):
 
     $$\mu = \Big( \sum_i w_i \Sigma_i^{-1} \Big)^{-1} \sum_i w_i \Sigma_i^{-1} \mu_i.$$
 
-    The messages must come from a [`equifed.PosteriorClient`][] with
-    [`equifed.GaussianMoments`][]; $w_i$ is the client's number of examples, as its
-    posterior is that of its mean loss. Where all posteriors are Gaussian, one round
-    from any start ends at the minimum of the clients' weighted mean loss.
+    The messages must come from a [`equifed.posterior.PosteriorClient`][] with
+    [`equifed.posterior.GaussianMoments`][]; $w_i$ is the client's number of examples,
+    as its posterior is that of its mean loss. Where all posteriors are Gaussian, one
+    round from any start ends at the minimum of the clients' weighted mean loss.
 
     A client whose covariance is not positive definite counts as absent.
 
     !!! example
 
         ```python
-        client = eqf.PosteriorClient(loss, sampler, batching, eqf.GaussianMoments(1.0))
+        from equifed import posterior
+
+        moments = posterior.GaussianMoments(1.0)
+        client = posterior.PosteriorClient(loss, sampler, batching, moments)
         server = eqf.OptaxServer(optax.sgd(1.0))
-        algorithm = eqf.Algorithm(client, eqf.PosteriorProduct(), server)
+        algorithm = eqf.Algorithm(client, posterior.PosteriorProduct(), server)
         ```
     """
 
