@@ -29,7 +29,8 @@ class Broadcast(eqx.Module):
         return eqx.combine(self.params, self.rest)
 
 
-CHANGE = "a change of the params (`OptaxServer`)"  # what most clients send, and most servers take
+# What most clients send, and most servers take.
+CHANGE = "a change of the params (`OptaxServer`)"
 
 
 class AbstractPayload(eqx.Module):
