@@ -13,6 +13,7 @@ from ._clients import (
     client_sizes as client_sizes,
     label_distribution as label_distribution,
 )
+from ._confusion import confusion_matrix as confusion_matrix
 from ._curves import learning_curves as learning_curves
 from ._objectives import (
     objective_contours as objective_contours,

@@ -1,6 +1,7 @@
 """The axes that every figure is drawn on, their colours and their plain dress."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any, Literal
 
 
@@ -35,3 +36,11 @@ def dress(ax: Any, *, grid: Literal["both", "y"]) -> None:
     ax.grid(axis=grid, color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def turn_if_crowded(ax: Any, names: Sequence[str]) -> None:
+    """Turns the names along the horizontal axis, if side by side they would touch."""
+    width = ax.get_window_extent().width / ax.get_figure(root=True).dpi * 72
+    # A character takes up about 6 points, and so does a space between two names.
+    if 6 * max(map(len, names)) + 6 > width / len(names):
+        ax.tick_params(axis="x", labelrotation=90)

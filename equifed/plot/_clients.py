@@ -7,7 +7,8 @@ import numpy as np
 
 from .._check import check_count, checked
 from .._words import listed, message
-from ._axes import axes, COLOURS, dress
+from ._axes import axes, COLOURS, dress, turn_if_crowded
+from ._legend import legend
 
 
 @checked()
@@ -103,16 +104,7 @@ def label_distribution(
         ax.set_title(f"{len(clients)} of {dataset.num_clients:,} clients")
     dress(ax, grid="y")
     if len(classes) <= 30:
-        handles, names = ax.get_legend_handles_labels()
-        ax.legend(
-            handles[::-1],  # from top to bottom, as in the bars
-            names[::-1],
-            title=label,
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            frameon=False,
-            ncols=1 + (len(classes) - 1) // 15,
-        )
+        legend(ax, reverse=True, title=label)  # from top to bottom, as in the bars
     return ax
 
 
@@ -158,5 +150,4 @@ def _name_clients(ax: Any, names: Iterable[str]) -> None:
         ax.set_xticks([])
         return
     ax.set_xticks(np.arange(len(names)), names)
-    if sum(map(len, names)) > 40:
-        ax.tick_params(axis="x", labelrotation=90, labelsize="small")
+    turn_if_crowded(ax, names)

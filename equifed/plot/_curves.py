@@ -8,6 +8,7 @@ import numpy as np
 from .._check import check_count, checked
 from .._history import check_known, names_in, ROUND
 from ._axes import axes, COLOURS, DASHES, dress
+from ._legend import legend
 
 
 @checked(runs="Give `{'FedAvg': solution}`, for example.")
@@ -107,8 +108,7 @@ def learning_curves(
     ax.margins(x=0.02)
     dress(ax, grid="both")
     if len(ax.lines) > 1:
-        # Beside the axes: there it covers no line, whatever the lines do.
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+        legend(ax)
     return ax
 
 

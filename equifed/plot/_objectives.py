@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float
 from .._check import check_count, checked, within
 from .._words import shown
 from ._axes import axes, COLOURS, DASHES
+from ._legend import legend
 
 
 _Region: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
@@ -129,7 +130,8 @@ def objective_contours(
     ax.set_aspect("equal")  # or a step across the contours would not look like one
     ax.set_xlabel("$x_1$")
     ax.set_ylabel("$x_2$")
-    _legend(ax)
+    # Long handles, or a mark hides the dashes.
+    legend(ax, handlelength=3.0)
     return ax
 
 
@@ -201,7 +203,8 @@ def trajectory(
     ends = {"s": 40, "edgecolors": [colour], "linewidths": 1.5, "zorder": 7}
     ax.scatter(*path[0], facecolors="white", **ends)
     ax.scatter(*path[-1], facecolors=[colour], **ends)
-    _legend(ax)
+    # Long handles, or a mark hides the dashes.
+    legend(ax, handlelength=3.0)
     return ax
 
 
@@ -268,17 +271,3 @@ def _levels(value: np.ndarray, number: int, *, log: bool) -> np.ndarray:
     steps = np.arange(1, number + 1)
     shares = 10 ** (_DECADES * (steps / number - 1)) if log else steps / number
     return least + (most - least) * _TOP * shares
-
-
-def _legend(ax: Any) -> None:
-    handles, names = ax.get_legend_handles_labels()
-    if names:
-        # Beside the axes: there it covers no line.
-        ax.legend(
-            handles,
-            names,
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            frameon=False,
-            handlelength=3.0,  # or a mark hides the dashes
-        )

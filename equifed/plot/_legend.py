@@ -1,0 +1,66 @@
+"""Legends that cover nothing: neither a line of their own axes, nor the axes beside.
+
+A legend stands to the right of its axes. Where the figure has a layout engine, that
+makes the room. A figure without one leaves each of the axes where it is, and what
+stands beside one may stand on another: there the axes give up a part of their own
+room.
+"""
+
+import math
+from typing import Any
+
+
+_BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False}
+# Of their room the axes keep at least so much; with less the legend goes inside.
+_KEPT = 0.35
+
+
+def legend(ax: Any, *, reverse: bool = False, **options: Any) -> None:
+    """Draws the legend of all that has a label on the axes, if anything has.
+
+    **Arguments:**
+
+    - `reverse`: whether the last label comes first, as bars are stacked.
+    - `options`: what else to tell Matplotlib's `legend`.
+    """
+    handles, names = ax.get_legend_handles_labels()
+    if not names:
+        return
+    if reverse:
+        handles, names = handles[::-1], names[::-1]
+    figure, root = ax.get_figure(), ax.get_figure(root=True)
+    renderer = root.canvas.get_renderer()
+    room = _room(ax, figure, renderer)
+    options = {**_BESIDE, **options}
+    made = ax.legend(handles, names, **options)
+    # Longer than the axes are high, it would stand on what is below.
+    high, most = made.get_window_extent(renderer).height, ax.get_window_extent().height
+    if high > most > 0:
+        options["ncols"] = min(math.ceil(high / most), len(names))
+        made = ax.legend(handles, names, **options)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        if ax.get_aspect() != "auto" and len(root.axes) > 1:
+            # Axes of a fixed shape find their place in steps, one for each drawing.
+            for _ in range(3):
+                engine.execute(root)
+        return
+    extent = made.get_window_extent(renderer)
+    wide = (extent.x1 - ax.get_window_extent().x1) / figure.bbox.width
+    if room.width - wide < _KEPT * room.width:
+        ax.set_position(room)
+        inside = {"loc": "best", "bbox_to_anchor": None, "frameon": True}
+        ax.legend(handles, names, **{**options, **inside})
+        return
+    ax.set_position([room.x0, room.y0, room.width - wide, room.height])
+
+
+def _room(ax: Any, figure: Any, renderer: Any) -> Any:
+    """The part of the figure that is the axes' own, with the legend that they have."""
+    room = ax.get_position(original=True).frozen()
+    made = ax.get_legend()
+    if made is not None:
+        extent = made.get_window_extent(renderer)
+        right = extent.transformed(figure.transSubfigure.inverted()).x1
+        room.x1 = max(room.x1, right)
+    return room
