@@ -88,10 +88,11 @@ def confusion_matrix(
 
 def _square(counts: Any) -> Float[np.ndarray, "classes classes"]:
     given = counts.compute() if isinstance(counts, AbstractMetric) else counts
+    matrix: np.ndarray
     try:
         matrix = np.asarray(given, dtype=float)
     except (TypeError, ValueError):
-        matrix = np.empty(())
+        matrix = np.empty((0, 0))
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise ValueError(
             "`counts` must be a square matrix, the value of a `ConfusionMatrix`, got "
@@ -128,7 +129,7 @@ def _write(
 def _name(ax: Any, names: Sequence[str]) -> None:
     """Names the classes, or every so many of them if there are many."""
     places = np.arange(0, len(names), 1 + (len(names) - 1) // _MOST)
-    some = [names[i] for i in places]
+    some = [names[i] for i in places.tolist()]
     ax.set_xticks(places, some)
     ax.set_yticks(places, some)
     turn_if_crowded(ax, some)
