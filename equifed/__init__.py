@@ -70,6 +70,7 @@ from ._cohort import ClientData as ClientData, Cohort as Cohort
 from ._evaluate import (
     ClientMetrics as ClientMetrics,
     evaluate as evaluate,
+    evaluate_own as evaluate_own,
     Evaluator as Evaluator,
 )
 from ._executor import (

@@ -9,4 +9,5 @@ metric is a sum, so it does not matter how the rows are cut.
 """
 
 from .clients import ClientMetrics as ClientMetrics
-from .evaluator import evaluate as evaluate, Evaluator as Evaluator
+from .evaluator import Evaluator as Evaluator
+from .once import evaluate as evaluate, evaluate_own as evaluate_own

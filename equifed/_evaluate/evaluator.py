@@ -1,6 +1,7 @@
-"""The entry points: one evaluation, or many on the same dataset."""
+"""Many evaluations on the same dataset."""
 
-from typing import Any, Literal, overload
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,74 +25,9 @@ from ..data._plan import ladder
 from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
-from .fold import fold, traced_metrics
+from .fold import fold, fold_shared, traced_metrics
+from .own import fold_own, model_of, stacked
 from .rows import piece_size, put_model, put_rows, Rows
-
-
-@overload
-def evaluate(
-    model: Model,
-    dataset: FederatedDataset,
-    metrics: Measure,
-    *,
-    per_client: Literal[False] = False,
-    batch_size: int | None = None,
-    key: PRNGKeyArray | None = None,
-    mesh: Mesh | None = None,
-) -> dict[str, Any]: ...
-@overload
-def evaluate(
-    model: Model,
-    dataset: FederatedDataset,
-    metrics: Measure,
-    *,
-    per_client: Literal[True],
-    batch_size: int | None = None,
-    key: PRNGKeyArray | None = None,
-    mesh: Mesh | None = None,
-) -> ClientMetrics: ...
-@checked(dataset="Build one with `FederatedDataset.from_arrays` or its siblings.")
-def evaluate(
-    model: Model,
-    dataset: FederatedDataset,
-    metrics: Measure,
-    *,
-    per_client: bool = False,
-    batch_size: int | None = None,
-    key: PRNGKeyArray | None = None,
-    mesh: Mesh | None = None,
-) -> dict[str, Any] | ClientMetrics:
-    """Evaluates a model on a federated dataset, in inference mode.
-
-    **Arguments:**
-
-    - `metrics`: `metrics(model, example, key)` of ONE example: a loss as given to the
-        algorithms, or a function that returns a dictionary of numbers and of
-        [`equifed.AbstractMetric`][]s.
-    - `per_client`: whether to return the metrics of each client.
-    - `batch_size`: how many examples are evaluated at a time, on each device. By
-        default as many as keep what is computed from them in a CPU's cache; on other
-        devices 1,024.
-    - `key`: for models that are random even in inference mode.
-    - `mesh`: the devices that share the work, as a `jax.sharding.Mesh` with an axis
-        `clients`. By default one device; of several processes, each does all of it.
-
-    **Returns:**
-
-    A dictionary of the metrics over all examples: numbers, and NumPy arrays where a
-    metric is more than one; or an [`equifed.ClientMetrics`][]. A mean over no example
-    is NaN. Where an example's own metric is NaN, a warning names it.
-
-    **Raises:**
-
-    `ValueError` if the metrics cannot be computed on an example of the dataset, if a
-    column does not hold numbers, or ids that have no row in a table which the metrics
-    read, or for a mesh without an axis `clients`.
-    """
-    evaluator = Evaluator(dataset, metrics, batch_size=batch_size, mesh=mesh)
-    if per_client:
-        return evaluator.per_client(model, key=key)
-    return evaluator(model, key=key)
 
 
 class Evaluator:
@@ -137,9 +73,32 @@ class Evaluator:
         self, model: Model, *, key: PRNGKeyArray | None = None
     ) -> ClientMetrics:
         """The metrics of each client."""
-        sizes = np.asarray(self._dataset.client_sizes)
         # Of few sizes as well.
-        total = self._total(model, ladder(len(sizes)), key)
+        total = self._total(model, ladder(self._dataset.num_clients), key)
+        return self._of_each(total)
+
+    @checked()
+    def own(
+        self, models: Model | Sequence[Model], *, key: PRNGKeyArray | None = None
+    ) -> ClientMetrics:
+        """The metrics of each client's own model: see [`equifed.evaluate_own`][]."""
+        dataset = self._dataset
+        check_not_used_up("models", models)
+        models = stacked(models, dataset.num_clients)
+        models = eqx.nn.inference_mode(models)
+        one = model_of(models, 0)
+        self._check(one)
+        most = 2 ** (int(np.median(dataset.client_sizes)) - 1).bit_length()
+        batch_size = min(self._batch_size_for(one), max(most, 1))
+        total = self._fold(fold_own, models, dataset.num_clients, batch_size, key)
+        if not self._explained and _has_nan(total):
+            self._explained = True
+            client = _first_nan(total)
+            self._explain(model_of(models, client), [client])
+        return self._of_each(total)
+
+    def _of_each(self, total: dict[str, AbstractMetric]) -> ClientMetrics:
+        sizes = np.asarray(self._dataset.client_sizes)
         values = {}
         for name, value in jax.device_get(jax.vmap(_compute)(total)).items():
             value = np.array(value[: len(sizes)])
@@ -152,27 +111,42 @@ class Evaluator:
         self, model: Model, num_clients: int | None, key: PRNGKeyArray | None
     ) -> dict[str, AbstractMetric]:
         check_not_used_up("model", model)
-        key = jr.key(0) if key is None else key
-        mesh = self._placement.mesh
         model = eqx.nn.inference_mode(model)
         self._check(model)
-        model = put_model(model, mesh)
+        batch_size = self._batch_size_for(model)
+        total = self._fold(fold_shared, model, num_clients, batch_size, key)
+        if not self._explained and _has_nan(total):
+            self._explained = True
+            self._explain(model, range(self._dataset.num_clients))
+        return total
+
+    def _batch_size_for(self, model: Model) -> int:
         if self._batch_size is None:
             self._batch_size = choose_batch_size(
                 self._metrics, model, self._dataset.example
             )
-        num_examples = self._dataset.num_examples
+        return self._batch_size
+
+    def _fold(
+        self,
+        device: Callable[..., dict[str, AbstractMetric]],
+        model: Model,
+        num_clients: int | None,
+        batch_size: int,
+        key: PRNGKeyArray | None,
+    ) -> dict[str, AbstractMetric]:
+        """The sums over all rows, piece by piece."""
+        mesh, num_examples = self._placement.mesh, self._dataset.num_examples
+        model, key = put_model(model, mesh), jr.key(0) if key is None else key
         total = None
         for start in range(0, num_examples, self._piece):
             rows = self._load(start, min(start + self._piece, num_examples))
             part = fold(
-                self._metrics, model, rows, num_clients, self._batch_size, key, mesh
+                *(device, self._metrics, model, rows),
+                *(num_clients, batch_size, key, mesh),
             )
             total = part if total is None else jtu.tree_map(jnp.add, total, part)
         assert total is not None
-        if not self._explained and _has_nan(total):
-            self._explained = True
-            self._explain(model)
         return total
 
     def _check(self, model: Model, where: str = "") -> list[str]:
@@ -202,13 +176,14 @@ class Evaluator:
             self._checked = (treedef, shapes)
         return self._names
 
-    def _explain(self, model: Model) -> None:
+    def _explain(self, model: Model, clients: Sequence[int]) -> None:
         if not tree_isfinite(model):
             where = "The model is not finite."
         else:
             dataset = self._dataset
-            clients = ((c, dataset.client(i)) for i, c in enumerate(dataset.client_ids))
-            where = blame(clients, self._metrics, put_model(model, None))
+            ids = dataset.client_ids
+            examples = ((ids[i], dataset.client(i)) for i in clients)
+            where = blame(examples, self._metrics, put_model(model, None))
         warn(f"A metric of the evaluation is NaN. {where}".rstrip())
 
     def _load(self, start: int, stop: int) -> Rows:
@@ -229,3 +204,10 @@ def _has_nan(total: dict[str, AbstractMetric]) -> bool:
     sums are not."""
     leaves = [x for x in jtu.tree_leaves(total) if eqx.is_inexact_array(x)]
     return any(np.isnan(x).any() for x in jax.device_get(leaves))
+
+
+def _first_nan(total: dict[str, AbstractMetric]) -> int:
+    """The first client some of whose sums are NaN."""
+    leaves = [x for x in jtu.tree_leaves(total) if eqx.is_inexact_array(x)]
+    bad = [np.isnan(x).reshape(len(x), -1).any(1) for x in jax.device_get(leaves)]
+    return int(np.any(bad, 0).argmax())

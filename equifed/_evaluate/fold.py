@@ -1,7 +1,7 @@
 """The compiled pass over the rows."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -32,6 +32,7 @@ def metrics_of(
 
 
 def fold(
+    device: Callable[..., dict[str, AbstractMetric]],
     metrics: Measure,
     model: Model,
     rows: Rows,
@@ -40,18 +41,24 @@ def fold(
     key: PRNGKeyArray,
     mesh: Mesh | None,
 ) -> dict[str, AbstractMetric]:
-    fixed = Flat((metrics, model, num_clients, batch_size, key, mesh))
+    """The metrics of rows, on all devices.
+
+    **Arguments:**
+
+    - `device`: what each device does with its share, a function of a module.
+    """
+    fixed = Flat((device, metrics, model, num_clients, batch_size, key, mesh))
     return compiled(_fold, fixed)(fixed.arrays, rows)
 
 
 def _fold(fixed: tuple[Any, ...], rows: Rows) -> dict[str, AbstractMetric]:
-    metrics, model, num_clients, batch_size, key, mesh = fixed
+    run, metrics, model, num_clients, batch_size, key, mesh = fixed
     arrays, static = eqx.partition((model, key), eqx.is_array)
 
     def device(arrays: PyTree, rows: Rows) -> dict[str, AbstractMetric]:
         model, key = eqx.combine(arrays, static)
         rows = jtu.tree_map(lambda x: x[0], rows)
-        total = _fold_device(metrics, model, rows, num_clients, batch_size, key)
+        total = run(metrics, model, rows, num_clients, batch_size, key)
         return total if mesh is None else jax.lax.psum(total, AXIS)
 
     if mesh is None:
@@ -68,9 +75,10 @@ def _fold(fixed: tuple[Any, ...], rows: Rows) -> dict[str, AbstractMetric]:
     return mapped(arrays, rows)
 
 
-def _fold_device(metrics, model, rows, num_clients, batch_size, key):
-    num_rows = rows.client.shape[0]
-    batch_size = min(batch_size, num_rows)
+def zero_metrics(
+    metrics: Measure, model: Model, rows: Rows, num_clients: int | None
+) -> dict[str, AbstractMetric]:
+    """The metrics of no example: of all clients together, or of each."""
     shape = jtu.tree_map(
         lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows.examples
     )
@@ -79,6 +87,21 @@ def _fold_device(metrics, model, rows, num_clients, batch_size, key):
         lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype),
         check_evaluation(metrics, model, shape),
     )
+    return tree_zeros_like(zero)
+
+
+def fold_shared(
+    metrics: Measure,
+    model: Model,
+    rows: Rows,
+    num_clients: int | None,
+    batch_size: int,
+    key: PRNGKeyArray,
+) -> dict[str, AbstractMetric]:
+    """The metrics of one model, of all clients together or of each."""
+    num_rows = rows.client.shape[0]
+    batch_size = min(batch_size, num_rows)
+    zero = zero_metrics(metrics, model, rows, num_clients)
 
     def body(i, total):
         # The last batch begins early enough to be whole, and skips what it has seen.
@@ -105,7 +128,7 @@ def _fold_device(metrics, model, rows, num_clients, batch_size, key):
 
     # The rows that fill up a share come last: their batches are not run.
     num_batches = (rows.count + batch_size - 1) // batch_size
-    return jax.lax.fori_loop(0, num_batches, body, tree_zeros_like(zero))
+    return jax.lax.fori_loop(0, num_batches, body, zero)
 
 
 def check_evaluation(
