@@ -36,7 +36,11 @@ MODELS = [
 
 def loss(model, example, key):
     error = model.weight @ example["x"] + model.bias - example["y"]
-    return error**2 / 2, {"error": error, "count": eqf.Sum(1), "both": eqf.Sum(jnp.ones(2))}
+    return error**2 / 2, {
+        "error": error,
+        "count": eqf.Sum(1),
+        "two": eqf.Sum(jnp.ones(2)),
+    }
 
 
 @functools.cache
