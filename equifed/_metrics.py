@@ -21,6 +21,7 @@ import numpy as np
 import wadler_lindig as wl
 from jaxtyping import Array, ArrayLike, Float
 
+from ._overrides import inherit_types
 from ._tree import floating, wide_dtype
 from ._words import message, of_type, shown
 
@@ -44,6 +45,9 @@ def _real(x: ArrayLike) -> Array:
 
 class AbstractMetric(eqx.Module):
     """A statistic whose leaves are added when two of them are merged."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def compute(self) -> Array:

@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 import equinox as eqx
+import jax
+import jaxtyping
 import pytest
 
 import equifed as eqf
@@ -28,6 +30,7 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 LAYERS = (
     (
         *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
+        "_overrides",
         *("_files", "_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
     ("_closures", "_noise", "_wire", "_cohort", "_metrics", "_share"),
@@ -163,6 +166,46 @@ def test_abstract_or_final(cls):
                     done = not getattr(value, "__isabstractmethod__", False)
                     dunder = method.startswith("__")
                     assert dunder or not done, f"`{method}` of `{name}`."
+
+
+def overrides():
+    """The library's implementations of abstract methods, with what they implement."""
+    for cls in classes():
+        for name, method in vars(cls).items():
+            method = getattr(method, "method", method)  # of an Equinox module
+            for base in cls.__mro__[1:]:
+                above = vars(base).get(name)
+                above = getattr(above, "method", above)
+                if inspect.isfunction(method) and getattr(
+                    above, "__isabstractmethod__", False
+                ):
+                    yield f"{cls.__qualname__}.{name}", method, above
+                    break
+
+
+def test_overrides_have_the_types_of_what_they_override():
+    found = list(overrides())
+    assert len(found) > 150
+    for name, method, above in found:
+        if not inspect.isfunction(above) or "equifed" not in above.__module__:
+            continue
+        own = inspect.unwrap(method)
+        for argument in inspect.unwrap(above).__annotations__.keys() - {"self"}:
+            if argument in own.__code__.co_varnames or argument == "return":
+                assert argument in own.__annotations__, f"{name}: {argument}"
+
+
+def test_an_override_of_another_type_is_seen():
+    def encode(self, message, state, *, key):
+        return message  # and no metrics
+
+    body = {"__module__": "equifed._aggregator.mean", "encode": encode}
+    for name in ("init", "decode", "gathers"):
+        body[name] = vars(eqf.UniformMean)[name]
+    cls = type(eqf.UniformMean)("Wrong", (eqf.AbstractAggregator,), body)
+    message = eqf.Message(jax.numpy.ones(2), jax.numpy.ones(()))
+    with pytest.raises(jaxtyping.TypeCheckError):
+        cls().encode(message, None, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)

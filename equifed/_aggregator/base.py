@@ -15,6 +15,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._metrics import AbstractMetric
+from .._overrides import inherit_types
 from .._types import AggregatorState
 from .._wire import Aggregate, Message
 
@@ -24,6 +25,9 @@ class AbstractAggregator(eqx.Module):
 
     A message of weight 0 must count as absent, whatever its payload.
     """
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @property
     @abc.abstractmethod

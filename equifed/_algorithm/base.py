@@ -21,6 +21,7 @@ from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, Flat
 from .._executor import Executor, Participants
 from .._metrics import AbstractMetric
+from .._overrides import inherit_types
 from .._round import Beginning, State
 from .._round.apart import one_round_apart, runs_apart
 from .._round.check import (
@@ -47,6 +48,9 @@ class AbstractAlgorithm(eqx.Module):
     """The loss of one example, which the clients train on."""
     batching: eqx.AbstractVar[AbstractBatching]
     """How a client goes through its examples; the loader needs it too."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def begin(

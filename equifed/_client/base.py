@@ -8,6 +8,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from .._cohort import ClientData
 from .._metrics import AbstractMetric
+from .._overrides import inherit_types
 from .._types import ClientState, Loss, Params
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
@@ -28,6 +29,9 @@ class AbstractClient(eqx.Module):
     follows_loss: ClassVar[bool] = False
     """Whether it moves the params along the gradients of its loss and in no other way:
     the server then leaves alone those that the loss does not reach."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def init(self, params: Params) -> ClientState:

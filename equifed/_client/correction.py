@@ -20,6 +20,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._check import number
+from .._overrides import inherit_types
 from .._tree import tree_add_scaled, tree_sub
 from .._types import ClientState, Params
 from .._wire import CHANGE
@@ -33,6 +34,9 @@ class AbstractCorrection(eqx.Module):
 
     sends: ClassVar[tuple[str, ...]] = ()
     """See `AbstractClient.sends`."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def init(self, params: Params) -> ClientState:

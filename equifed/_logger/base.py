@@ -9,6 +9,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 
 from .._history import ROUND
+from .._overrides import inherit_types
 from .._words import shown
 
 
@@ -26,6 +27,9 @@ class AbstractLogger(abc.ABC):
                 logger.log(int(state.round), jax.device_get(metrics))
         ```
     """
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def start(self, num_rounds: int, first_round: int) -> None:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import PRNGKeyArray, PyTree
 
+from .._overrides import inherit_types
 from .._types import Params, ServerState
 from .._wire import Aggregate
 
@@ -15,6 +16,9 @@ class AbstractServer(eqx.Module):
 
     understands: ClassVar[tuple[str, ...]] = ()
     """As what it reads messages, if not any: see `AbstractClient.sends`."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def init(self, params: Params, *, num_clients: int) -> ServerState:

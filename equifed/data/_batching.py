@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from .._check import check_count, checked
 from .._cohort import NO_ROW
+from .._overrides import inherit_types
 from ._random import raw
 
 
@@ -22,6 +23,9 @@ class AbstractBatching(eqx.Module):
     """The order in which a client visits its examples."""
 
     batch_size: eqx.AbstractVar[int]
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def order(

@@ -13,6 +13,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
+from .._overrides import inherit_types
 from .._types import Loss
 
 
@@ -22,6 +23,9 @@ class AbstractObjective(eqx.Module):
     It is the mean of the loss of one example over the examples of a client,
     $f(x) = \frac1n \sum_j \ell(x, e_j)$. Its gradient is `jax.grad(objective)`.
     """
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @property
     @abc.abstractmethod

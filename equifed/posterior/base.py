@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._client.loss import Metrics
 from .._cohort import ClientData
+from .._overrides import inherit_types
 from .._types import Loss, Params
 from .._wire import Broadcast
 from ..data import AbstractBatching, Epochs
@@ -37,6 +38,9 @@ class Samples(eqx.Module):
 
 class AbstractPosteriorSampler(eqx.Module):
     """How a client draws samples of its posterior."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def count(self, batching: AbstractBatching) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._check import as_number, checked
+from .._overrides import inherit_types
 from .._tree import floating, tree_wide
 from .._types import Params
 from .._wire import AbstractPayload
@@ -26,6 +27,9 @@ METHODS = {"woodbury": woodbury, "dynamic": dynamic, "dense": dense}
 
 class AbstractMomentEstimator(eqx.Module):
     """Turns samples of a client's posterior into the payload of its message."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def __call__(self, samples: Stacked) -> PyTree[Array]:

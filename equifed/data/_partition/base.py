@@ -7,9 +7,14 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from ..._overrides import inherit_types
+
 
 class AbstractPartition(eqx.Module):
     """Gives the examples of a set to clients."""
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @property
     @abc.abstractmethod

@@ -6,6 +6,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Int
 
+from ..._overrides import inherit_types
+
 
 class AbstractSampler(eqx.Module):
     """Draws the clients of each round.
@@ -14,6 +16,9 @@ class AbstractSampler(eqx.Module):
     """
 
     seed: eqx.AbstractVar[int]
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
 
     @abc.abstractmethod
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
