@@ -8,6 +8,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -202,7 +203,8 @@ def test_an_override_of_another_type_is_seen():
     body = {"__module__": "equifed._aggregator.mean", "encode": encode}
     for name in ("init", "decode", "gathers"):
         body[name] = vars(eqf.UniformMean)[name]
-    cls = type(eqf.UniformMean)("Wrong", (eqf.AbstractAggregator,), body)
+    made: Any = type(eqf.UniformMean)
+    cls = made("Wrong", (eqf.AbstractAggregator,), body)
     message = eqf.Message(jax.numpy.ones(2), jax.numpy.ones(()))
     with pytest.raises(jaxtyping.TypeCheckError):
         cls().encode(message, None, key=jax.random.key(0))
