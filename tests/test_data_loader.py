@@ -134,7 +134,7 @@ def test_a_client_drawn_twice_has_two_equal_slots():
 
 def test_shapes_are_few():
     dataset = dataset_of(np.random.default_rng(0).integers(1, 60, 200))
-    for sampler, most in ((eqd.UniformSampler(30), 4), (eqd.PoissonSampler(0.15), 30)):
+    for sampler, most in ((eqd.UniformSampler(30), 1), (eqd.PoissonSampler(0.15), 3)):
         loader = eqd.Loader(dataset, sampler, eqd.Epochs(batch_size=5), resident=False)
         shapes = {
             tuple(x.shape for x in jtu.tree_leaves(loader(round)))
@@ -143,6 +143,60 @@ def test_shapes_are_few():
         assert len(shapes) <= most
     fixed = eqd.Loader(dataset, eqd.UniformSampler(30), eqd.Epochs(batch_size=5))
     assert fixed(0).num_slots == 30
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    "sampler",
+    [eqd.UniformSampler(10), eqd.ShuffledSampler(50), eqd.PoissonSampler(0.05)],
+    ids=repr,
+)
+def test_nearly_all_rounds_have_one_shape(sampler, num_devices):
+    # Few clients have most of the examples, so that rounds differ by a factor of three.
+    sizes = np.random.default_rng(0).lognormal(3, 1, 200).astype(int) + 1
+    loader = eqd.Loader(
+        *(dataset_of(sizes), sampler, eqd.Epochs(batch_size=10)),
+        mesh=None if num_devices == 1 else mesh_of(num_devices),
+    )
+    plans = [loader._plan(round)[0] for round in range(100)]
+    assert len({(plan.order.shape, plan.index.shape) for plan in plans}) == 1
+    needs = [int((plan.stop - plan.start).sum(1).max()) for plan in plans]
+    assert max(needs) > 1.25 * min(needs)  # They would not share a rung.
+    assert plans[0].order.shape[1] <= 4 * np.mean(needs)
+
+
+def test_a_round_without_room_has_a_shape_of_its_own():
+    class Late(eqd.AbstractSampler):
+        """The large clients come when nobody looks ahead any more."""
+
+        seed: int = 0
+
+        def __call__(self, round, num_clients):
+            return np.array([num_clients - 1 if round == 90 else round % 5])
+
+        def max_clients(self, num_clients):
+            return 1
+
+    dataset = dataset_of([4, 4, 4, 4, 4, 30])
+    loader = eqd.Loader(dataset, Late(), eqd.Epochs(batch_size=1))
+    assert [loader(r).order.shape[1] for r in (0, 50, 90, 91)] == [4, 4, 32, 4]
+    assert contents(loader(90))[0]
+
+
+def test_looking_ahead_of_a_schedule_that_ends():
+    class Schedule(eqd.AbstractSampler):
+        seed: int = 0
+
+        def __call__(self, round, num_clients):
+            return np.array([[0, 1], [2, 1]][round])
+
+        def max_clients(self, num_clients):
+            return 2
+
+    loader = eqd.Loader(dataset_of([1, 2, 9]), Schedule(), eqd.Epochs(batch_size=1))
+    assert loader(0).order.shape == loader(1).order.shape
+    with pytest.raises(IndexError):
+        loader(2)
 
 
 @settings(deadline=None)

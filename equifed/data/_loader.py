@@ -18,14 +18,14 @@ from jaxtyping import Array, Int, Shaped
 
 from .._check import check_count, check_seed, checked
 from .._cohort import Cohort, Cohorts
-from .._words import shown
-from ._arrays import as_numbers
 from ._batching import AbstractBatching
 from ._clients import check_numbers
 from ._dataset import FederatedDataset
+from ._draw import draw, most
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
-from ._plan import make_plan, Plan
+from ._plan import make_plan, needs, Plan
 from ._prefetch import prefetched
+from ._room import Needs, room_for
 from ._sampler import AbstractSampler, AllClients
 from ._stack import make_cohorts
 from ._whose import client_name, owner_of, read_rows
@@ -128,9 +128,8 @@ class Loader:
     def _plan(self, round: int) -> tuple[Plan, Int[np.ndarray, " clients"]]:
         """The plan of a round, and the numbers of its clients."""
         dataset = self.dataset
-        clients = draw(self.sampler, round, dataset)
+        clients, sizes = self._drawn(round)
         first = dataset.offsets[clients]
-        sizes = dataset.offsets[clients + 1] - first
         plan = make_plan(
             clients,
             sizes,
@@ -139,10 +138,28 @@ class Loader:
             seed=self.sampler.seed,
             round=round,
             num_devices=self.num_devices,
-            max_slots=_most(self.sampler, dataset),
+            max_slots=most(self.sampler, dataset),
             whose=lambda place: client_name(dataset, int(clients[place])),
+            room=self._room,
         )
         return plan, clients
+
+    def _drawn(
+        self, round: int
+    ) -> tuple[Int[np.ndarray, " clients"], Int[np.ndarray, " clients"]]:
+        """The numbers of a round's clients, and of their examples."""
+        clients = draw(self.sampler, round, self.dataset)
+        offsets = self.dataset.offsets
+        return clients, offsets[clients + 1] - offsets[clients]
+
+    @functools.cached_property
+    def _room(self) -> Needs:
+        """What nearly every round needs."""
+        drawn, batching = map(self._drawn, itertools.count()), self.batching
+        rounds = (
+            needs(*clients, batching, num_devices=self.num_devices) for clients in drawn
+        )
+        return room_for(rounds)
 
     def _pools(
         self, plan: Plan, clients: Int[np.ndarray, " clients"]
@@ -210,37 +227,6 @@ class Loader:
             name: put(on_device_dtype(name, read_rows(dataset, name, 0, rows), whose))
             for name in dataset.columns
         }
-
-
-def draw(
-    sampler: AbstractSampler, round: int, dataset: FederatedDataset
-) -> Int[np.ndarray, " clients"]:
-    """The clients that a sampler draws, if they are some of the dataset's."""
-    drawn, name = sampler(round, dataset.num_clients), f"`{type(sampler).__name__}`"
-    clients, most = as_numbers(drawn), _most(sampler, dataset)
-    if clients is None:
-        raise TypeError(
-            f"{name} must draw client numbers, an array of integers, got "
-            f"{shown(drawn)} in round {round}. For a mask return "
-            "`np.flatnonzero(mask)`."
-        )
-    outside = clients[(clients < 0) | (clients >= dataset.num_clients)]
-    if len(outside) > 0:
-        raise ValueError(
-            f"{name} drew client number {outside[0]} in round {round}, but they go "
-            f"from 0 to {dataset.num_clients - 1}."
-        )
-    if len(clients) > most:
-        raise ValueError(
-            f"{name} drew {len(clients)} clients in round {round}, but its "
-            f"`max_clients` is {most}."
-        )
-    return clients
-
-
-def _most(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
-    name = f"{type(sampler).__name__}.max_clients"
-    return check_count(name, sampler.max_clients(dataset.num_clients), least=0)
 
 
 @checked(

@@ -5,8 +5,9 @@ the devices longest first, each to the least loaded one, and their steps are lai
 to end. Nothing is random here but each client's own order, which comes from a
 generator of its own; so neither the device nor the slot can change what a client sees.
 
-The sizes of the arrays are what a round is compiled for. They are rounded up on a
-coarse geometric ladder, as a function of this round alone.
+The sizes of the arrays are what a round is compiled for. They are those that nearly all
+rounds fit, if that is known; a round that does not fit has larger ones, on a coarse
+geometric ladder. No round's sizes depend on the rounds before it.
 """
 
 import heapq
@@ -21,6 +22,7 @@ from .._words import shown
 from ._arrays import as_numbers
 from ._batching import AbstractBatching
 from ._random import generator, ORDER
+from ._room import Needs, raised
 from ._whose import failed, Whose
 
 
@@ -50,6 +52,7 @@ def make_plan(
     num_devices: int,
     max_slots: int,
     whose: Whose,
+    room: Needs = Needs(),  # noqa: B008 (never changed)
 ) -> Plan:
     """Plans a round.
 
@@ -65,16 +68,16 @@ def make_plan(
     - `num_devices`: How many devices share the round.
     - `max_slots`: The most clients that any round has.
     - `whose`: Says who a client is, by its place in `clients`.
+    - `room`: What to make room for, at least.
     """
     steps = _steps(sizes, batching)
     orders = _orders(clients, sizes, steps, batching, seed, round, whose)
-    ranked = np.lexsort((clients, -steps))
-    dealt = _deal(steps[ranked], num_devices)
-    members = [ranked[dealt == d] for d in range(num_devices)]
+    members = _members(clients, steps, num_devices)
 
     num_slots = max(len(m) for m in members)
-    num_slots = max(num_slots, min(ladder(num_slots), max_slots), 1)
-    num_steps = ladder(max(int(steps[m].sum()) for m in members))
+    num_slots = max(num_slots, min(ladder(max(num_slots, room.slots)), max_slots), 1)
+    most = max(int(steps[m].sum()) for m in members)
+    num_steps = ladder(raised(most, room.steps))
     order = np.full((num_devices, num_steps, batching.batch_size), NO_ROW, np.int32)
     start, stop, begin, count = np.zeros((4, num_devices, num_slots), np.int32)
     index = np.full((num_devices, num_slots), NO_CLIENT, np.int32)
@@ -101,9 +104,37 @@ def make_plan(
         begin[d, slots] = np.where(sizes[m] > 0, firsts, 0)
         count[d, slots] = sizes[m]
         index[d, slots] = clients[m]
-    return Plan(
-        order, start, stop, begin, count, index, pools, num_rows=ladder(num_rows)
+    num_rows = ladder(max(num_rows, 0 if first is not None else room.rows))
+    return Plan(order, start, stop, begin, count, index, pools, num_rows)
+
+
+def needs(
+    clients: Int[np.ndarray, " clients"],
+    sizes: Int[np.ndarray, " clients"],
+    batching: AbstractBatching,
+    *,
+    num_devices: int,
+) -> Needs:
+    """What a round needs, without laying out its steps; as for `make_plan`."""
+    steps = _steps(sizes, batching)
+    members = _members(clients, steps, num_devices)
+    pools = [m[_pool(clients[m], sizes[m])[0]] for m in members if len(m) > 0]
+    return Needs(
+        steps=max(int(steps[m].sum()) for m in members),
+        slots=max(len(m) for m in members),
+        rows=max((int(sizes[pool].sum()) for pool in pools), default=0),
     )
+
+
+def _members(
+    clients: Int[np.ndarray, " clients"],
+    steps: Int[np.ndarray, " clients"],
+    num_devices: int,
+) -> list[Int[np.ndarray, " members"]]:
+    """The places in `clients` of each device's clients, longest first."""
+    ranked = np.lexsort((clients, -steps))
+    dealt = _deal(steps[ranked], num_devices)
+    return [ranked[dealt == d] for d in range(num_devices)]
 
 
 def ladder(size: int) -> int:

@@ -1,0 +1,42 @@
+"""What a sampler draws, checked."""
+
+import numpy as np
+from jaxtyping import Int
+
+from .._check import check_count
+from .._words import shown
+from ._arrays import as_numbers
+from ._dataset import FederatedDataset
+from ._sampler import AbstractSampler
+
+
+def draw(
+    sampler: AbstractSampler, round: int, dataset: FederatedDataset
+) -> Int[np.ndarray, " clients"]:
+    """The clients that a sampler draws, if they are some of the dataset's."""
+    drawn, name = sampler(round, dataset.num_clients), f"`{type(sampler).__name__}`"
+    clients, limit = as_numbers(drawn), most(sampler, dataset)
+    if clients is None:
+        raise TypeError(
+            f"{name} must draw client numbers, an array of integers, got "
+            f"{shown(drawn)} in round {round}. For a mask return "
+            "`np.flatnonzero(mask)`."
+        )
+    outside = clients[(clients < 0) | (clients >= dataset.num_clients)]
+    if len(outside) > 0:
+        raise ValueError(
+            f"{name} drew client number {outside[0]} in round {round}, but they go "
+            f"from 0 to {dataset.num_clients - 1}."
+        )
+    if len(clients) > limit:
+        raise ValueError(
+            f"{name} drew {len(clients)} clients in round {round}, but its "
+            f"`max_clients` is {limit}."
+        )
+    return clients
+
+
+def most(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
+    """The most clients that a round can have."""
+    name = f"{type(sampler).__name__}.max_clients"
+    return check_count(name, sampler.max_clients(dataset.num_clients), least=0)
