@@ -100,9 +100,12 @@ from ._server import (
     OptaxServer as OptaxServer,
 )
 from ._training import (
+    AbstractStop as AbstractStop,
+    Patience as Patience,
     RESULTS as RESULTS,
     rounds as rounds,
     Solution as Solution,
+    Target as Target,
     train as train,
 )
 from ._tree import floating as floating

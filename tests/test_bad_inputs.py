@@ -84,6 +84,7 @@ PROTOCOLS = {
     "data.AbstractBatching": "A loader calls it, and looks at the plan.",
     "data.AbstractSampler": "A loader calls it, and looks at the clients.",
     "data.ChunkedColumn": "A data set calls it, with rows that it has looked at.",
+    "AbstractStop": "`train` calls it, with a history of its own.",
     "objectives.AbstractObjective": "`FederatedProblem` calls it.",
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."

@@ -57,6 +57,11 @@ def fingerprint(
     }
 
 
+def outlined(name: str, x: Any, **more: Any) -> Fingerprint:
+    """What makes one more part of an experiment the same."""
+    return dict(_outline(name, x)) | {f"{name}.{n}": _text(y) for n, y in more.items()}
+
+
 def _typed(key: PRNGKeyArray) -> PRNGKeyArray:
     """The key as `jax.random.key` makes it: an old-style one has the same numbers."""
     is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

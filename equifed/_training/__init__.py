@@ -1,3 +1,8 @@
 from .rounds import rounds as rounds
 from .solution import RESULTS as RESULTS, Solution as Solution
+from .stop import (
+    AbstractStop as AbstractStop,
+    Patience as Patience,
+    Target as Target,
+)
 from .train import train as train

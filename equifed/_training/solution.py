@@ -22,19 +22,22 @@ class RESULTS(eqx.Enumeration):
         "rate, or wrap the aggregator in `equifed.DropNonfinite`."
     )
     nonfinite_loss = (
-        "All rounds were run and the model is finite, but the training loss of some "
-        "round is not: see `loss` in the history."
+        "The model is finite to the end, but the training loss of some round is not: "
+        "see `loss` in the history."
     )
     no_messages = (
         "No round had a message that counts, so that the model is as it was: see "
         "`clients` and `nonfinite` in the history."
+    )
+    stopped = (
+        "The training's `stop` ended it: a target was reached, or patience ran out."
     )
     interrupted = "An exception ended the training before its last round."
 
 
 _NAMES = (
     *("successful", "nonfinite_model", "nonfinite_loss", "no_messages"),
-    "interrupted",
+    *("stopped", "interrupted"),
 )
 
 
@@ -48,11 +51,14 @@ class Solution(eqx.Module):
     """
 
     model: Model
-    """The trained model; `None` if the algorithm trains several."""
+    """The trained model; the best one, if there was a `stop`, which says what is best;
+    `None` if the algorithm trains several."""
     state: State
     """The last good state: go on from it with [`equifed.rounds`][]."""
     result: RESULTS
     history: list[dict[str, Any]]
+    best_round: int | None = None
+    """The round of the best model, if there was a `stop`. The state is the last one."""
 
     def values(self, name: str) -> tuple[list[int], list[Any]]:
         """The rounds at which a metric was measured, and its values there.
@@ -76,5 +82,6 @@ class Solution(eqx.Module):
         leaves = jtu.tree_leaves(params_of(self.model))
         count = sum(math.prod(x.shape) for x in leaves)
         round = last.get(ROUND, int(self.state.round))
-        parts = [result, f"round {round}", *numbers, f"{count:,} params"]
+        best = [] if self.best_round is None else [f"best in round {self.best_round}"]
+        parts = [result, f"round {round}", *best, *numbers, f"{count:,} params"]
         return wl.TextDoc(f"Solution({', '.join(parts)})")

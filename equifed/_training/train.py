@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked
 from .._checkpoint import Checkpointer
+from .._checkpoint.fingerprint import outlined
 from .._evaluate import Evaluator
 from .._executor import Executor
 from .._history import rows_of
@@ -23,15 +24,18 @@ from .._types import Measure, Model
 from .._warn import warn
 from .._words import shown
 from ..data import FederatedDataset, Loader, StreamLoader
+from .best import Best
 from .reached import Keeping
 from .rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
 from .solution import RESULTS, Solution
+from .stop import AbstractStop
 from .watch import Watch
 
 
 @checked(
     loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.",
     evaluation="Give `{'test': dataset}`.",
+    stop="Write `Target('test/accuracy', 0.97, mode='max')`, for example.",
 )
 def train(
     algorithm: AbstractAlgorithm,
@@ -43,6 +47,7 @@ def train(
     evaluation: Mapping[str, FederatedDataset] | None = None,
     metrics: Measure | None = None,
     eval_every: int = 10,
+    stop: AbstractStop | None = None,
     logger: AbstractLogger = NoLogger(),  # noqa: B008 (holds no array)
     checkpointer: Checkpointer | None = None,
     executor: Executor | None = None,
@@ -62,6 +67,10 @@ def train(
     - `metrics`: what to measure on them; the algorithm's loss if not given. See
         [`equifed.evaluate`][].
     - `eval_every`: evaluate after every so many rounds, and after the last one.
+    - `stop`: what may end the training before its last round: an
+        [`equifed.Target`][], an [`equifed.Patience`][], or an
+        [`equifed.AbstractStop`][] of your own. It is asked where the training is
+        evaluated, and the solution then has the best model that was seen there.
     - `logger`: where each round's metrics go; if several processes share the
         training, on the first of them only.
     - `checkpointer`: saves the state every few rounds. If it finds a checkpoint of
@@ -74,11 +83,12 @@ def train(
 
     **Returns:**
 
-    An [`equifed.Solution`][]. If the model became non-finite, its `result` and a
-    warning say so, and its state is the last good one; likewise if the model is finite
-    but a round's loss is not. Other warnings tell of the first round in which nobody
-    took part, or no client had a finite message, which changed nothing, or another
-    metric of the training is not finite. Each names the example at fault, if there is
+    An [`equifed.Solution`][]. If `stop` ended the training, its `result` says so. If
+    the model became non-finite, its `result` and a warning say so, and its state is the
+    last good one; likewise if the model is finite but a round's loss is not. Other
+    warnings tell of the first round in which nobody took part, or no client had a
+    finite message, which changed nothing, or another metric of the training is not
+    finite. Each names the example at fault, if there is
     one.
 
     If Ctrl-C or an error ends the training, the exception has an attribute `solution`:
@@ -86,7 +96,8 @@ def train(
 
     **Raises:**
 
-    `ValueError` for arguments that do not fit together, or an id that has no row in a
+    `ValueError` for arguments that do not fit together, or, after the first round, a
+    metric of `stop` that the rounds do not have; or an id that has no row in a
     table which the loss or a metric reads, before anything is compiled; of data that is
     streamed, before its round.
     """
@@ -128,17 +139,22 @@ def train(
         measured[where] = list(evaluators[where]._check(model, f"{where!r}"))
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     _check_distinct(reported, measured)
+    best = Best(stop, eval_every, model)
+    best.check_evaluations(measured)
     with contextlib.ExitStack() as stack:  # nothing on disk is touched before
         if checkpointer is not None:
             stack.enter_context(checkpointer)
             made_with = checkpointer.fingerprint(
                 algorithm, state.model, loader, key=key
             )
+            if stop is not None:
+                made_with |= outlined("stop", stop, eval_every=eval_every)
             restored = checkpointer.restore(
-                state, algorithm=name, fingerprint=made_with
+                best.with_state(state), algorithm=name, fingerprint=made_with
             )
             if restored is not None:
-                number, state, history = restored
+                number, saved, history = restored
+                state = best.state_of(saved)
                 what = f"`{checkpointer.directory}` has a checkpoint"
                 check_ahead(num_rounds, number, what, ", or another directory")
                 del restored
@@ -147,14 +163,16 @@ def train(
         held = stack.pop_all()
     watch = Watch(loader, algorithm.loss, history, reported)
     result = watch.result if history else RESULTS.successful
-    breaks = [eval_every] if evaluators else []
+    breaks = [eval_every] if evaluators or stop is not None else []
     if checkpointer is not None:
         breaks.append(checkpointer.every)
+    # A restored one may be one that had ended.
+    stopped = best.ends(history, finished=number == num_rounds)
     calls = Calls(
         algorithm,
         state,
         loader,
-        num_rounds=num_rounds,
+        num_rounds=number if stopped else num_rounds,
         key=key,
         executor=executor,
         rounds_per_call=rounds_per_call,
@@ -173,6 +191,7 @@ def train(
             row = rows[-1]
             if first:  # A client of the user's own may report what its loss does not.
                 _check_distinct(row, measured)
+                best.check(row, measured)
                 first = False
             ended = bool(row["nonfinite_model"])
             finished = number == num_rounds or ended
@@ -187,13 +206,22 @@ def train(
                 logger.log(row["round"], numbers)
             if ended:
                 break
+            best.see(history, model)
+            stopped = best.ends(history, finished=finished)
             if checkpointer is not None and (
-                checkpointer.should_save(number) or finished
+                checkpointer.should_save(number) or finished or stopped
             ):
                 checkpointer.save(
-                    number, state, history, algorithm=name, fingerprint=made_with
+                    *(number, best.with_state(state), history),
+                    algorithm=name,
+                    fingerprint=made_with,
                 )
-    return Solution(algorithm.model(state), state, result, history)
+            if stopped:
+                break
+    if stopped and result == RESULTS.successful:
+        result = RESULTS.stopped
+    chosen, best_round = best.choose(history, algorithm.model(state))
+    return Solution(chosen, state, result, history, best_round)
 
 
 def _num_clients(

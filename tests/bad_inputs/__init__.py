@@ -15,12 +15,13 @@ from . import (
     parts,
     passes,
     running,
+    stops,
 )
 
 
 TABLE: dict[str, dict[str, tuple]] = {}
 _PARTS = (algorithms, passes, parts, running, data, more_data, data_made, others)
-for _part in (*_PARTS, methods):
+for _part in (*_PARTS, methods, stops):
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
         assert not _known.keys() & _cases, f"{_name}: two cases of one name."

@@ -1,0 +1,144 @@
+"""The best model of a training so far, and whether the training ends."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from .._check import check_choice, check_kind
+from .._history import check_known, names_in, ROUND, Row
+from .._processes import any_process
+from .._round import State
+from .._types import Model
+from .stop import AbstractStop
+
+
+class _Saved(eqx.Module):
+    """A state with the best model beside it, under the names that a state has."""
+
+    params: Any
+    rest: Any
+    server: Any
+    aggregator: Any
+    clients: Any
+    round: Any
+    best: Any
+
+
+_FIELDS = [field.name for field in dataclasses.fields(State)]
+
+
+class Best:
+    """Keeps the best model, as far as a `stop` asks for it.
+
+    The history says which round's model is the best and whether to end, so that a
+    checkpoint needs to have that model and nothing else. Only rounds whose number
+    `every` divides are taken into account, and the last one for the solution: where the
+    last round of a training is, is no part of the experiment.
+    """
+
+    def __init__(self, stop: AbstractStop | None, every: int, model: Model | None):
+        if stop is not None:
+            check_kind("stop.metric", stop.metric, str)
+            check_choice("stop.mode", stop.mode, ("max", "min"))
+        self._stop, self._every = stop, every
+        self._model = None if stop is None else _copy(model)
+
+    def with_state(self, state: State) -> PyTree:
+        """What a checkpoint saves."""
+        if self._stop is None:
+            return state
+        fields = {name: getattr(state, name) for name in _FIELDS}
+        return _Saved(**fields, best=eqx.filter(self._model, eqx.is_array))
+
+    def state_of(self, saved: Any) -> State:
+        """The state of a checkpoint, whose best model is taken over."""
+        if self._stop is None:
+            return saved
+        rest = eqx.filter(self._model, eqx.is_array, inverse=True)
+        self._model = eqx.combine(saved.best, rest)
+        return State(**{name: getattr(saved, name) for name in _FIELDS})
+
+    def check_evaluations(self, measured: Mapping[str, Sequence[str]]) -> None:
+        """Refuses a metric that an evaluation will not have."""
+        name = "" if self._stop is None else self._stop.metric
+        where, _, metric = name.partition("/")
+        if where in measured and metric not in measured[where]:
+            self.check({}, measured)
+
+    def check(self, row: Row, measured: Mapping[str, Sequence[str]]) -> None:
+        """Refuses a metric that the rounds will not have.
+
+        **Arguments:**
+
+        - `row`: the first round's metrics, not evaluated.
+        - `measured`: the metrics of the evaluations.
+        """
+        if self._stop is not None:
+            evaluated = [f"{where}/{m}" for where in measured for m in measured[where]]
+            known = [*names_in([row]), *evaluated]
+            check_known(
+                self._stop.metric, known, "`stop` names its metric, and a round"
+            )
+
+    def ends(self, history: Sequence[Row], *, finished: bool = False) -> bool:
+        """Whether the training ends here, as all processes see it.
+
+        **Arguments:**
+
+        - `finished`: whether the last row is the last round of all.
+        """
+        if self._stop is None or not history:
+            return False
+        rows = self._rows(history, finished=finished)
+        if not rows or rows[-1] is not history[-1]:
+            return False
+        return any_process(value=bool(self._stop(rows)))
+
+    def see(self, history: Sequence[Row], model: Model | None) -> None:
+        """Keeps the model of the last round, if it is the best so far."""
+        if self._stop is not None:
+            rows = self._rows(history)
+            if rows and rows[-1] is history[-1]:
+                if self._stop.best(rows) == rows[-1][ROUND]:
+                    self._model = _copy(model)
+
+    def choose(
+        self, history: Sequence[Row], model: Model | None
+    ) -> tuple[Model | None, int | None]:
+        """The best model and its round, or the last model if there is no best.
+
+        **Arguments:**
+
+        - `model`: that of the last round.
+        """
+        if self._stop is None:
+            return model, None
+        best = self._stop.best(self._rows(history, finished=True))
+        if best is None or best == history[-1][ROUND]:
+            return model, best
+        # A restored one lies where it was read, not on the mesh.
+        return jtu.tree_map(_beside, self._model, model), best
+
+    def _rows(self, history: Sequence[Row], *, finished: bool = False) -> list[Row]:
+        last = history[-1][ROUND] if finished and history else None
+        return [
+            row
+            for row in history
+            if (row[ROUND] % self._every == 0 or row[ROUND] == last)
+            and not row["nonfinite_model"]
+        ]
+
+
+def _copy(model: Model | None) -> Model | None:
+    """The next round uses up the memory of this one's."""
+    return jtu.tree_map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, model)
+
+
+def _beside(x: Any, like: Any) -> Any:
+    return jax.device_put(x, like.sharding) if isinstance(like, jax.Array) else x

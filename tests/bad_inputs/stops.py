@@ -1,0 +1,156 @@
+"""What ends a training, the clients' own models, and confusion matrices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import equifed as eqf
+from equifed import plot
+
+from .parts import counts
+from .shared import DATASET, fresh_loss, LOSS, MODEL, NAN, train
+
+
+class Own(eqf.AbstractStop):
+    """One of the user's own."""
+
+    metric: object = "loss"
+    mode: object = "min"
+
+    def __call__(self, history):
+        return False
+
+
+def modes(make):
+    return {
+        "no mode": (lambda: make(), TypeError, "'mode'"),
+        "another mode": (
+            lambda: make(mode="maximum"),
+            ValueError,
+            ("`mode` must be 'max' or 'min'", "'maximum'"),
+        ),
+    }
+
+
+EVALUATOR = eqf.Evaluator(DATASET, LOSS)
+TABLE = {
+    "Target": {
+        **modes(lambda **kwargs: eqf.Target("loss", 0.5, **kwargs)),
+        "text for a number": (
+            lambda: eqf.Target("loss", "low", mode="min"),
+            TypeError,
+            ("`value`", "'low'"),
+        ),
+        "not a number": (
+            lambda: eqf.Target("loss", NAN, mode="min"),
+            ValueError,
+            "`value` must be finite, got nan",
+        ),
+        "a number for a name": (
+            lambda: eqf.Target(0.5, 0.5, mode="min"),
+            TypeError,
+            ("`metric`", "0.5"),
+        ),
+    },
+    "Patience": {
+        **modes(lambda **kwargs: eqf.Patience("loss", rounds=3, **kwargs)),
+        **counts(
+            lambda x: eqf.Patience("loss", rounds=x, mode="min"), name="rounds", least=1
+        ),
+        "a negative delta": (
+            lambda: eqf.Patience("loss", rounds=3, mode="min", min_delta=-1.0),
+            ValueError,
+            "`min_delta` must be at least 0, got -1",
+        ),
+    },
+    "train": {
+        "a number for a stop": (
+            lambda: train(stop=0.5),
+            TypeError,
+            ("`stop`", "0.5", "Target"),
+        ),
+        "a stop of another mode": (
+            lambda: train(stop=Own(mode="maximum")),
+            ValueError,
+            ("`stop.mode` must be 'max' or 'min'", "'maximum'"),
+        ),
+        "a stop without a metric": (
+            lambda: train(stop=Own(metric=None)),
+            TypeError,
+            ("`stop.metric`", "None"),
+        ),
+        "a stop by what no evaluation has": (
+            lambda: train(
+                stop=eqf.Target("test/accuracy", 0.5, mode="max"),
+                evaluation={"test": DATASET},
+            ),
+            ValueError,
+            ("`stop`", "no metric 'test/accuracy'", "test/loss"),
+        ),
+    },
+    "evaluate_own": {
+        "two models": (
+            lambda: eqf.evaluate_own([MODEL] * 2, DATASET, LOSS),
+            ValueError,
+            ("`models` must be one model for each of the 4 clients", "got 2"),
+        ),
+        "one model": (
+            lambda: eqf.evaluate_own(MODEL, DATASET, LOSS),
+            ValueError,
+            ("`models` must be a list of 4 models", "`eqx.filter_vmap`"),
+        ),
+        "a model unlike the others": (
+            lambda: eqf.evaluate_own(
+                [MODEL] * 3 + [jax.tree.map(lambda x: x[None], MODEL)], DATASET, LOSS
+            ),
+            ValueError,
+            ("alike", "`models[3].weight`"),
+        ),
+        "a model for a data set": (
+            lambda: eqf.evaluate_own([MODEL], MODEL, LOSS),
+            TypeError,
+            ("`dataset`", "a `Linear`"),
+        ),
+        **counts(
+            lambda x: eqf.evaluate_own(
+                [MODEL] * 4, DATASET, fresh_loss(), batch_size=x
+            ),
+            name="batch_size",
+            least=1,
+        ),
+    },
+    "Evaluator.own": {
+        "no models": (
+            lambda: EVALUATOR.own([]),
+            ValueError,
+            ("`models` must be one model for each of the 4 clients", "got 0"),
+        ),
+        "a number for a key": (
+            lambda: EVALUATOR.own([MODEL] * 4, key=0),
+            TypeError,
+            ("`key`", "got 0"),
+        ),
+    },
+    "plot.confusion_matrix": {
+        "a vector": (
+            lambda: plot.confusion_matrix(np.ones(3)),
+            ValueError,
+            "`counts` must be a square matrix",
+        ),
+        "a label without a logit": (
+            lambda: plot.confusion_matrix(jnp.full((2, 2), NAN)),
+            ValueError,
+            ("`counts` must be finite", "no logit"),
+        ),
+        "too few names": (
+            lambda: plot.confusion_matrix(np.eye(3), classes=["a", "b"]),
+            ValueError,
+            "`classes` must be 3 names, one for each class, got 2",
+        ),
+        "a number for a flag": (
+            lambda: plot.confusion_matrix(np.eye(3), normalize=1),
+            TypeError,
+            ("`normalize`", "got 1"),
+        ),
+    },
+}
