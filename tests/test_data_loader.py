@@ -15,6 +15,7 @@ from equifed._cohort import NO_CLIENT, NO_ROW
 from equifed.data._column import ChunkedColumn
 from equifed.data._plan import ladder
 from equifed.data._prefetch import prefetched
+from equifed.data._room import Needs
 
 
 def dataset_of(sizes):
@@ -166,37 +167,33 @@ def test_nearly_all_rounds_have_one_shape(sampler, num_devices):
 
 
 def test_a_round_without_room_has_a_shape_of_its_own():
-    class Late(eqd.AbstractSampler):
-        """The large clients come when nobody looks ahead any more."""
+    loader = eqd.Loader(
+        dataset_of([4, 4, 4, 4, 4, 30]), eqd.UniformSampler(1), eqd.Epochs(batch_size=1)
+    )
+    loader.__dict__["_room"] = Needs(steps=5, slots=1)
+    needs = [int(loader(round).stop.max()) for round in range(20)]
+    assert set(needs) == {4, 30}
+    assert [loader(r).order.shape[1] for r in range(20)] == [
+        5 if need == 4 else 40 for need in needs
+    ]
 
+
+def test_a_sampler_of_ones_own_is_not_asked_ahead():
+    asked = []
+
+    class Own(eqd.AbstractSampler):
         seed: int = 0
 
         def __call__(self, round, num_clients):
-            return np.array([num_clients - 1 if round == 90 else round % 5])
+            asked.append(round)
+            return np.array([round])
 
         def max_clients(self, num_clients):
             return 1
 
-    dataset = dataset_of([4, 4, 4, 4, 4, 30])
-    loader = eqd.Loader(dataset, Late(), eqd.Epochs(batch_size=1))
-    assert [loader(r).order.shape[1] for r in (0, 50, 90, 91)] == [4, 4, 32, 4]
-    assert contents(loader(90))[0]
-
-
-def test_looking_ahead_of_a_schedule_that_ends():
-    class Schedule(eqd.AbstractSampler):
-        seed: int = 0
-
-        def __call__(self, round, num_clients):
-            return np.array([[0, 1], [2, 1]][round])
-
-        def max_clients(self, num_clients):
-            return 2
-
-    loader = eqd.Loader(dataset_of([1, 2, 9]), Schedule(), eqd.Epochs(batch_size=1))
-    assert loader(0).order.shape == loader(1).order.shape
-    with pytest.raises(IndexError):
-        loader(2)
+    loader = eqd.Loader(dataset_of([4, 40]), Own(), eqd.Epochs(batch_size=1))
+    assert [loader(round).order.shape[1] for round in (0, 1)] == [4, 40]
+    assert asked == [0, 0, 1]
 
 
 @settings(deadline=None)

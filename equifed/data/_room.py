@@ -40,8 +40,8 @@ def room_for(rounds: Iterator[Needs]) -> Needs:
 
     **Arguments:**
 
-    - `rounds`: the needs of the first rounds, as many as are asked for. What fails is
-        left out: it is told when it is that round's turn.
+    - `rounds`: the needs of the first rounds, as many as are asked for. What fails, a
+        batching for instance, is left out: it is told when it is that round's turn.
     """
     seen: list[Needs] = []
     try:
