@@ -69,6 +69,7 @@ from ._client import (
 from ._cohort import ClientData as ClientData, Cohort as Cohort
 from ._evaluate import (
     ClientMetrics as ClientMetrics,
+    ClientQuantiles as ClientQuantiles,
     evaluate as evaluate,
     evaluate_own as evaluate_own,
     Evaluator as Evaluator,

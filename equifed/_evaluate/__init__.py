@@ -11,3 +11,7 @@ metric is a sum, so it does not matter how the rows are cut.
 from .clients import ClientMetrics as ClientMetrics
 from .evaluator import Evaluator as Evaluator
 from .once import evaluate as evaluate, evaluate_own as evaluate_own
+from .quantiles import (
+    ClientQuantiles as ClientQuantiles,
+    evaluator_of as evaluator_of,
+)

@@ -10,7 +10,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from .._check import check_count, checked
 from .._history import plain
@@ -96,6 +96,12 @@ class Evaluator:
             client = _first_nan(total)
             self._explain(model_of(models, client), [client])
         return self._of_each(total)
+
+    def _both(self, model: Model) -> tuple[dict[str, Any], ClientMetrics]:
+        """The metrics over all examples, and those of each client, by one pass."""
+        total = self._total(model, ladder(self._dataset.num_clients), None)
+        found = {name: plain(x) for name, x in _compute_all(total).items()}
+        return found, self._of_each(total)
 
     def _of_each(self, total: dict[str, AbstractMetric]) -> ClientMetrics:
         sizes = np.asarray(self._dataset.client_sizes)
@@ -197,6 +203,12 @@ class Evaluator:
 
 
 _compute = eqx.filter_jit(compute_metrics)
+
+
+@eqx.filter_jit
+def _compute_all(total: dict[str, AbstractMetric]) -> dict[str, Array]:
+    """What the clients' sums say together."""
+    return compute_metrics(jtu.tree_map(lambda x: x.sum(0), total))
 
 
 def _has_nan(total: dict[str, AbstractMetric]) -> bool:

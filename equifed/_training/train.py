@@ -14,7 +14,7 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked
 from .._checkpoint import Checkpointer
 from .._checkpoint.fingerprint import outlined
-from .._evaluate import Evaluator
+from .._evaluate import ClientQuantiles, evaluator_of
 from .._executor import Executor
 from .._history import rows_of
 from .._logger import AbstractLogger, NoLogger
@@ -44,7 +44,7 @@ def train(
     *,
     num_rounds: int,
     key: PRNGKeyArray,
-    evaluation: Mapping[str, FederatedDataset] | None = None,
+    evaluation: Mapping[str, FederatedDataset | ClientQuantiles] | None = None,
     metrics: Measure | None = None,
     eval_every: int = 10,
     stop: AbstractStop | None = None,
@@ -63,7 +63,8 @@ def train(
     - `loader`: which clients take part in which round, with which examples.
     - `num_rounds`: the number of rounds.
     - `key`: the experiment's root key.
-    - `evaluation`: datasets to evaluate the model on, by name.
+    - `evaluation`: datasets to evaluate the model on, by name; as an
+        [`equifed.ClientQuantiles`][], with quantiles over the clients.
     - `metrics`: what to measure on them; the algorithm's loss if not given. See
         [`equifed.evaluate`][].
     - `eval_every`: evaluate after every so many rounds, and after the last one.
@@ -120,7 +121,7 @@ def train(
         logger = NoLogger()
     metrics = algorithm.loss if metrics is None else metrics
     evaluators = {
-        name: Evaluator(dataset, metrics, mesh=mesh)
+        name: evaluator_of(dataset, metrics, mesh)
         for name, dataset in (evaluation or {}).items()
     }
     count = _num_clients(algorithm, model, loader, key)

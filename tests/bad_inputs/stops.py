@@ -88,6 +88,28 @@ TABLE = {
             ("`stop`", "no metric 'test/accuracy'", "test/loss"),
         ),
     },
+    "ClientQuantiles": {
+        "a model for a data set": (
+            lambda: eqf.ClientQuantiles(MODEL),
+            TypeError,
+            ("`dataset`", "a `Linear`"),
+        ),
+        "a percentage": (
+            lambda: eqf.ClientQuantiles(DATASET, (10, 50)),
+            ValueError,
+            "`q` must be at most 1, got 10",
+        ),
+        "a number for several": (
+            lambda: eqf.ClientQuantiles(DATASET, 0.5),
+            TypeError,
+            ("`q`", "got 0.5"),
+        ),
+        "one twice": (
+            lambda: eqf.ClientQuantiles(DATASET, (0.5, 0.5)),
+            ValueError,
+            "`q` must be one or several different quantiles",
+        ),
+    },
     "evaluate_own": {
         "two models": (
             lambda: eqf.evaluate_own([MODEL] * 2, DATASET, LOSS),
