@@ -106,6 +106,7 @@ from ._training import (
     RESULTS as RESULTS,
     rounds as rounds,
     Solution as Solution,
+    sweep as sweep,
     Target as Target,
     train as train,
 )

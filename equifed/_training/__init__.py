@@ -5,4 +5,5 @@ from .stop import (
     Patience as Patience,
     Target as Target,
 )
+from .sweep import sweep as sweep
 from .train import train as train

@@ -1,4 +1,4 @@
-"""What ends a training, the clients' own models, and confusion matrices."""
+"""What ends a training, sweeps, the clients' own models, and confusion matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,20 @@ import equifed as eqf
 from equifed import plot
 
 from .parts import counts
-from .shared import DATASET, fresh_loss, LOSS, MODEL, NAN, train
+from .shared import (
+    BATCHING,
+    DATASET,
+    fresh_loss,
+    KEY,
+    LOADER,
+    LOSS,
+    mesh_of,
+    MODEL,
+    NAN,
+    SGD,
+    train,
+    WHOLE,
+)
 
 
 class Own(eqf.AbstractStop):
@@ -30,6 +43,18 @@ def modes(make):
             ("`mode` must be 'max' or 'min'", "'maximum'"),
         ),
     }
+
+
+def sweep(**kwargs):
+    given = {
+        "algorithms": {"a": eqf.FedAvg(fresh_loss(), SGD, BATCHING)},
+        "model": lambda key: MODEL,
+        "loader": LOADER,
+        "num_rounds": 2,
+        "keys": [KEY],
+        **kwargs,
+    }
+    return eqf.sweep(**given)
 
 
 EVALUATOR = eqf.Evaluator(DATASET, LOSS)
@@ -109,6 +134,54 @@ TABLE = {
             ValueError,
             "`q` must be one or several different quantiles",
         ),
+    },
+    "sweep": {
+        "no algorithm": (
+            lambda: sweep(algorithms={}),
+            ValueError,
+            "`algorithms` is empty",
+        ),
+        "a list of algorithms": (
+            lambda: sweep(algorithms=[]),
+            TypeError,
+            ("`algorithms`", "{'FedAvg': algorithm}"),
+        ),
+        "a model for what makes one": (
+            lambda: sweep(model=eqf.nn.Conv2d(1, 1, 3, key=KEY)),
+            TypeError,
+            ("`model` must be a function of a key", "a `Conv2d`"),
+        ),
+        "one key": (
+            lambda: sweep(keys=KEY),
+            ValueError,
+            ("`keys` must be several keys", "split"),
+        ),
+        "numbers for keys": (
+            lambda: sweep(keys=[0, 1]),
+            (ValueError, TypeError),
+            "`keys`",
+        ),
+        "a mesh": (
+            lambda: sweep(
+                loader=eqf.data.Loader(
+                    *(DATASET, eqf.data.AllClients(), BATCHING), mesh=mesh_of("clients")
+                )
+            ),
+            ValueError,
+            "`sweep` runs on one device, but the loader has a mesh",
+        ),
+        "another batching": (
+            lambda: sweep(algorithms={"a": eqf.FedAvg(fresh_loss(), SGD, WHOLE)}),
+            ValueError,
+            "The loader's batching is",
+        ),
+        "a data set without a name": (
+            lambda: sweep(evaluation=DATASET),
+            TypeError,
+            ("`evaluation`", "{'test': dataset}"),
+        ),
+        **counts(lambda x: sweep(num_rounds=x), name="num_rounds", least=0),
+        **counts(lambda x: sweep(eval_every=x), name="eval_every", least=1),
     },
     "evaluate_own": {
         "two models": (

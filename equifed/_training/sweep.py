@@ -1,0 +1,225 @@
+"""Several trainings side by side: algorithms times seeds.
+
+Hyper-parameters are arrays, so that trainings that differ in them alone are one program
+with one more axis. What comes out is what `train` gives, once for each.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+
+from .._algorithm import AbstractAlgorithm
+from .._check import check_count, checked
+from .._cohort import Cohort
+from .._compiled import Flat
+from .._evaluate import ClientQuantiles, evaluator_of
+from .._history import Row, rows_of
+from .._round import State
+from .._tree import tree_where
+from .._types import Measure, Model
+from .._words import shown
+from ..data import FederatedDataset, Loader
+from .rounds import check_rounds
+from .solution import RESULTS, Solution
+from .watch import Watch
+
+
+_Run: TypeAlias = tuple[AbstractAlgorithm, State, PRNGKeyArray]
+
+
+@checked(
+    algorithms="Give `{'FedAvg': algorithm}`, for example.",
+    model="Give a function of a key, `lambda key: eqx.nn.MLP(..., key=key)` say.",
+    loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.",
+    keys="Give `jax.random.split(jax.random.key(0), 4)`, for example.",
+    evaluation="Give `{'test': dataset}`.",
+)
+def sweep(
+    algorithms: Mapping[str, AbstractAlgorithm],
+    model: Callable[[PRNGKeyArray], Model],
+    loader: Loader,
+    *,
+    num_rounds: int,
+    keys: Array | Sequence[PRNGKeyArray],
+    evaluation: Mapping[str, FederatedDataset | ClientQuantiles] | None = None,
+    metrics: Measure | None = None,
+    eval_every: int = 10,
+) -> dict[str, list[Solution]]:
+    """Trains with each of several algorithms, and with each of several keys.
+
+    All runs are trained side by side in one program, as far as their algorithms differ
+    in numbers alone (learning rates, `mu`, and the like); each other kind of algorithm
+    is a program more. Each run gives what
+    `train(algorithm, model(key), loader, num_rounds=num_rounds, key=key)` gives, up to
+    the last bits. All of them see the same clients in the same rounds. One that
+    diverges ends there, without a warning: its `result` says so.
+
+    **Arguments:**
+
+    - `algorithms`: for each label an algorithm.
+    - `model`: makes the model to start from, of a run's key.
+    - `loader`: which clients take part in which round; on one device.
+    - `num_rounds`: the number of rounds.
+    - `keys`: the runs' root keys, the seeds.
+    - `evaluation`, `metrics`, `eval_every`: as for [`equifed.train`][].
+
+    **Returns:**
+
+    For each label the solutions, in the order of the keys, as
+    [`equifed.plot.learning_curves`][] takes them.
+
+    **Raises:**
+
+    `ValueError` for what does not fit together, before anything is compiled.
+
+    !!! example
+
+        ```python
+        runs = eqf.sweep(
+            {f"{rate}": eqf.FedAvg(loss, optax.sgd(rate), batching) for rate in rates},
+            lambda key: eqx.nn.MLP(64, 10, 64, 1, key=key),
+            loader,
+            num_rounds=30,
+            keys=jax.random.split(jax.random.key(0), 4),
+        )
+        eqf.plot.learning_curves(runs, "loss")
+        ```
+    """
+    check_count("num_rounds", num_rounds, least=0)
+    check_count("eval_every", eval_every)
+    seeds = _several(keys)
+    if not algorithms:
+        raise ValueError("`algorithms` is empty: give at least one, with a label.")
+    if isinstance(model, eqx.Module):
+        raise TypeError(
+            f"`model` must be a function of a key, which makes one, got {shown(model)}."
+            " Write `lambda key: model` to start all runs from this one."
+        )
+    if loader.mesh is not None:
+        raise ValueError(
+            "`sweep` runs on one device, but the loader has a mesh. Leave it out, or "
+            "call `train` for each run."
+        )
+    runs: list[_Run] = []
+    groups: dict[Any, list[int]] = {}
+    for algorithm in algorithms.values():
+        for key in seeds:
+            count = loader.num_clients
+            state = algorithm.init(model(key), num_clients=count, key=key)
+            if not runs or algorithm is not runs[-1][0]:
+                check_rounds(algorithm, state, loader, 1)
+            groups.setdefault(_kind((algorithm, state)), []).append(len(runs))
+            runs.append((algorithm, state, key))
+    evaluators: list[dict[str, Any]] = []
+    for algorithm, state, _ in (runs[members[0]] for members in groups.values()):
+        loss = algorithm.loss if metrics is None else metrics
+        evaluators.append({})
+        for name, dataset in (evaluation or {}).items():
+            evaluators[-1][name] = evaluator_of(dataset, loss, None)
+            evaluators[-1][name]._check(algorithm.model(state), f"{name!r}")
+    solutions: dict[int, Solution] = {}
+    for members, measure in zip(groups.values(), evaluators, strict=True):
+        group = [runs[i] for i in members]
+        trained = _train(group, loader, num_rounds, measure, eval_every)
+        solutions |= dict(zip(members, trained, strict=True))
+    each = iter(range(len(runs)))
+    return {label: [solutions[next(each)] for _ in seeds] for label in algorithms}
+
+
+def _several(keys: Array | Sequence[PRNGKeyArray]) -> list[PRNGKeyArray]:
+    several = list(keys) if isinstance(keys, Sequence) or keys.ndim > 0 else []
+    for key in several:
+        typed = jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key)
+        if not typed and jnp.shape(key) != jax.eval_shape(lambda: jr.PRNGKey(0)).shape:
+            several = []
+            break
+    if not several:
+        raise ValueError(
+            f"`keys` must be several keys, or a list of one, got {shown(keys)}. Give "
+            "`jax.random.split(jax.random.key(0), 4)`, for example."
+        )
+    return several
+
+
+def _train(
+    runs: list[_Run],
+    loader: Loader,
+    num_rounds: int,
+    evaluators: Mapping[str, Callable[[Model], dict[str, Any]]],
+    eval_every: int,
+) -> Iterable[Solution]:
+    """Runs that are alike, side by side."""
+
+    def step(run: _Run, going: Bool[Array, ""], cohort: Cohort) -> Any:
+        algorithm, old, key = run
+        new, metrics = algorithm.round(old, cohort, key=key)
+        # `train` stops where a model is no longer finite.
+        state = tree_where(going, new, old)
+        return (algorithm, state, key), going & ~_ended(metrics), metrics
+
+    def at(i: int) -> _Run:
+        return jtu.tree_map(lambda x: x[i] if eqx.is_array(x) else x, stacked)
+
+    axes = (eqx.if_array(0), 0, None)
+    steps = eqx.filter_jit(eqx.filter_vmap(step, in_axes=axes))
+    stacked = jtu.tree_map(
+        lambda *x: jnp.stack(x) if eqx.is_array(x[0]) else x[0], *runs
+    )
+    going = jnp.ones(len(runs), bool)
+    measured: list[dict[str, Array]] = []
+    found: dict[tuple[int, int], Row] = {}
+    for round, cohort in loader.cohorts(0, num_rounds):
+        before = going
+        stacked, going, metrics = steps(stacked, going, cohort)
+        measured.append(metrics)
+        last = round + 1 == num_rounds
+        due = last or (round + 1) % eval_every == 0
+        for i in range(len(runs) if evaluators else 0):
+            if before[i] and (due or not going[i]):
+                algorithm, state, _ = at(i)
+                model = algorithm.model(state)
+                found[round, i] = {
+                    f"{where}/{name}": value
+                    for where, evaluator in evaluators.items()
+                    for name, value in evaluator(model).items()
+                }
+    histories: list[list[Row]] = [[] for _ in runs]
+    for round, values in enumerate(jax.device_get(measured)):
+        for i, history in enumerate(histories):
+            if not history or not history[-1]["nonfinite_model"]:
+                one = {name: x[i] for name, x in values.items()}
+                (row,) = rows_of(round, one, None)
+                history.append(row | found.get((round, i), {}))
+    for i, history in enumerate(histories):
+        algorithm, state, _ = at(i)
+        yield Solution(
+            algorithm.model(state), state, _result(algorithm, loader, history), history
+        )
+
+
+def _result(
+    algorithm: AbstractAlgorithm, loader: Loader, history: list[Row]
+) -> RESULTS:
+    if not history:
+        return RESULTS.successful
+    if history[-1]["nonfinite_model"]:
+        return RESULTS.nonfinite_model
+    return Watch(loader, algorithm.loss, history).result
+
+
+def _ended(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
+    return metrics["nonfinite_model"] > 0
+
+
+def _kind(tree: PyTree) -> Any:
+    """What trees have in common that differ in the numbers of their arrays alone."""
+    flat = Flat(tree)
+    shapes = tuple((x.shape, str(x.dtype)) for x in flat.arrays)
+    rest = tuple((type(x), x) for x in flat.rest)
+    return flat.treedef, rest, shapes
