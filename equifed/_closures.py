@@ -102,47 +102,47 @@ class _Method(eqx.Module):
 
 def opened(tree: Any, inside: frozenset[int] = frozenset()) -> Any:
     """Turns the functions in a tree into trees of what they hold."""
+    return jtu.tree_map(lambda x: _opened(x, inside), tree)
 
-    def contents(cell: types.CellType, inside: frozenset[int]) -> Any:
-        try:
-            value = cell.cell_contents
-        except ValueError:
-            return _EMPTY
-        return opened(value, inside)
 
-    def one(x: Any) -> Any:
-        # A function that holds itself stays as it is.
-        if id(x) in inside:
-            return x
-        deeper = inside | {id(x)}
-        if isinstance(x, types.FunctionType):
-            cells = x.__closure__
-            return Closure(
-                Code(x),
-                None if cells is None else tuple(contents(c, deeper) for c in cells),
-                opened(x.__defaults__, deeper),
-                opened(x.__kwdefaults__, deeper),
-            )
-        if type(x) is functools.partial:
-            parts = opened((x.func, x.args, x.keywords), deeper)
-            return _Partial(*parts)
-        owner = x.__self__ if isinstance(x, types.MethodType) else x
-        own = type(owner).__module__.split(".")[0] == "optax"
-        if not own or isinstance(owner, enum.Enum):
-            return x
-        parts = _Object(type(owner), opened(dict(vars(owner)), deeper))
-        return parts if owner is x else _Method(x.__func__, parts)
+def _opened(x: Any, inside: frozenset[int]) -> Any:
+    # A function that holds itself stays as it is.
+    if id(x) in inside:
+        return x
+    deeper = inside | {id(x)}
+    if isinstance(x, types.FunctionType):
+        cells = x.__closure__
+        return Closure(
+            Code(x),
+            None if cells is None else tuple(_contents(c, deeper) for c in cells),
+            opened(x.__defaults__, deeper),
+            opened(x.__kwdefaults__, deeper),
+        )
+    if type(x) is functools.partial:
+        parts = opened((x.func, x.args, x.keywords), deeper)
+        return _Partial(*parts)
+    owner = x.__self__ if isinstance(x, types.MethodType) else x
+    own = type(owner).__module__.split(".")[0] == "optax"
+    if not own or isinstance(owner, enum.Enum):
+        return x
+    parts = _Object(type(owner), opened(dict(vars(owner)), deeper))
+    return parts if owner is x else _Method(x.__func__, parts)
 
-    return jtu.tree_map(one, tree)
+
+def _contents(cell: types.CellType, inside: frozenset[int]) -> Any:
+    try:
+        value = cell.cell_contents
+    except ValueError:
+        return _EMPTY
+    return opened(value, inside)
 
 
 def closed(tree: Any) -> Any:
     """Turns what `opened` made back into functions."""
+    return jtu.tree_map(
+        lambda x: x.build() if _is_open(x) else x, tree, is_leaf=_is_open
+    )
 
-    def is_open(x: Any) -> bool:
-        return isinstance(x, Closure | _Partial | _Object | _Method)
 
-    def one(x: Any) -> Any:
-        return x.build() if is_open(x) else x
-
-    return jtu.tree_map(one, tree, is_leaf=is_open)
+def _is_open(x: Any) -> bool:
+    return isinstance(x, Closure | _Partial | _Object | _Method)

@@ -13,6 +13,7 @@ slow, and silent but for a warning.
 """
 
 import collections
+import functools
 import types
 import weakref
 from collections.abc import Callable, Hashable
@@ -177,13 +178,7 @@ def kept(
 def _weak(x: Any, key: Key) -> Any:
     """A reference to what equals nothing but itself, whose end is that of the program.
     What is compared by its value stays."""
-    key_reference = weakref.ref(key)
-
-    def gone(_: Any) -> None:
-        key = key_reference()
-        if key is not None:
-            _PROGRAMS.pop(key, None)
-
+    gone = functools.partial(_forget, weakref.ref(key))
     if isinstance(x, types.MethodType) and _equals_nothing_else(x.__self__):
         return _MethodReference(x, gone)
     if _equals_nothing_else(x):
@@ -193,6 +188,12 @@ def _weak(x: Any, key: Key) -> Any:
             f"{shown(x)} cannot be compiled for: it is neither an array nor hashable."
         )
     return x
+
+
+def _forget(key_reference: weakref.ref, _: Any) -> None:
+    key = key_reference()
+    if key is not None:
+        _PROGRAMS.pop(key, None)
 
 
 def _equals_nothing_else(x: Any) -> bool:

@@ -158,12 +158,9 @@ class Optim(eqx.Module):
         return jax.lax.convert_element_type(x, x.dtype)
 
     def _check_like(self, what: str, got: PyTree, like: PyTree) -> None:
-        def shapes(tree: PyTree) -> PyTree:
-            return jtu.tree_map(lambda x: getattr(x, "shape", None), tree)
-
         if jtu.tree_structure(got) != jtu.tree_structure(like) or jtu.tree_leaves(
-            shapes(got)
-        ) != jtu.tree_leaves(shapes(like)):
+            _shapes(got)
+        ) != jtu.tree_leaves(_shapes(like)):
             kept = "those of the params" if what == "updates" else "what it was before"
             raise TypeError(
                 f"An optimiser is given the mean gradient of a batch, and its {what} "
@@ -185,6 +182,10 @@ class Optim(eqx.Module):
 
 # What is taken wherever an optimiser is asked for.
 OptimLike: TypeAlias = optax.GradientTransformation | optax.MultiSteps | Optim
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jtu.tree_map(lambda x: getattr(x, "shape", None), tree)
 
 
 def as_optim(
