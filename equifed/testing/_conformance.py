@@ -18,6 +18,8 @@ from ..data import AbstractBatching, AbstractSampler, AllClients, Loader, Steps
 from ._problems import Point, quadratic_loss, Quadratics
 
 
+# Only the last round of them is looked at.
+AT_A_TIME = 100
 TWO_CLIENTS = Quadratics((1.0, 4.0), (1.0, -1.0), (4, 4))
 
 
@@ -30,14 +32,18 @@ def run(
     batching: AbstractBatching | None = None,
     sampler: AbstractSampler | None = None,
     start: float = 3.0,
+    rounds_per_call: int = 1,
 ) -> list[float]:
-    """The server's `x` at the start and after each round.
+    """The server's `x` at the start and after each round, or each call.
 
     **Arguments:**
 
     - `make`: `make(loss, batching)` builds the algorithm.
     - `batching`: ten steps a round if not given.
     - `sampler`: all clients in every round if not given.
+    - `rounds_per_call`: how many rounds are run before `x` is looked at again. For
+        hundreds of rounds of which only the last counts, 100 take a fraction of the
+        time.
     """
     batching = Steps(10, batch_size=4) if batching is None else batching
     sampler = AllClients() if sampler is None else sampler
@@ -46,7 +52,12 @@ def run(
     state = algorithm.init(Point(start), num_clients=len(problem))
     iterates = [start]
     for state, _ in rounds(  # noqa: B020
-        algorithm, state, loader, num_rounds=num_rounds, key=jr.key(0)
+        algorithm,
+        state,
+        loader,
+        num_rounds=num_rounds,
+        key=jr.key(0),
+        rounds_per_call=rounds_per_call,
     ):
         iterates.append(float(state.model.x))
     return iterates
@@ -75,7 +86,12 @@ def check_reaches_optimum(
     `AssertionError` if it ends further than `tolerance` from the minimum.
     """
     last = run(
-        make, problem, num_rounds=num_rounds, batching=batching, sampler=sampler
+        make,
+        problem,
+        num_rounds=num_rounds,
+        batching=batching,
+        sampler=sampler,
+        rounds_per_call=max(1, min(num_rounds, AT_A_TIME)),
     )[-1]
     optimum = problem.optimum(weighted=weighted)
     assert abs(last - optimum) <= tolerance, (
