@@ -1,7 +1,7 @@
 """`Executor(ordered=True)`: the same bits on any number of devices, resident or not.
 
 Nearly all of the time is compilation, once for each device and case, so a case is many
-things at once. That each algorithm has the same bits on four devices is one of the laws
+things at once. That each algorithm has the same bits on two devices is one of the laws
 (`test_laws.py`); `benchmarks/bits.py` compares more of them, and blocks of more sizes.
 """
 
