@@ -11,8 +11,6 @@ from equifed import testing
 
 ETA = 0.05
 SGD = optax.sgd(ETA)
-# Of these only the last round counts.
-MANY = {"rounds_per_call": 100}
 UNEQUAL = testing.Quadratics((1.0, 4.0, 2.0), (1.0, -1.0, 3.0), (4, 8, 20))
 
 
@@ -22,7 +20,7 @@ def fedavg(loss, batching):
 
 def test_fedavg_settles_at_its_biased_fixed_point():
     problem = testing.Quadratics((1.0, 4.0), (1.0, -1.0), (4, 4))
-    last = testing.run(fedavg, problem, num_rounds=100, **MANY)[-1]
+    last = testing.run(fedavg, problem, num_rounds=100, rounds_per_call=100)[-1]
     expected = testing.fedavg_fixed_point(problem, ETA, [10, 10])
     assert abs(last - expected) < 1e-5
     assert abs(last - problem.optimum(weighted=True)) > 0.05
@@ -31,7 +29,7 @@ def test_fedavg_settles_at_its_biased_fixed_point():
 def test_fedavg_with_unequal_steps_settles_at_its_fixed_point():
     # One epoch in batches of 4: 1, 2 and 5 steps.
     batching = eqf.data.Epochs(1, batch_size=4)
-    kwargs = {"num_rounds": 300, "batching": batching, **MANY}
+    kwargs = {"num_rounds": 300, "batching": batching, "rounds_per_call": 100}
     last = testing.run(fedavg, UNEQUAL, **kwargs)[-1]
     expected = testing.fedavg_fixed_point(UNEQUAL, ETA, [1, 2, 5])
     assert abs(last - expected) < 1e-5
@@ -110,7 +108,8 @@ def test_fednova_removes_the_bias_of_unequal_steps():
         return eqf.FedAvg(loss, small, batching)
 
     optimum = UNEQUAL.optimum(weighted=True)
-    kwargs = {"num_rounds": 2500, "batching": batching, "start": optimum, **MANY}
+    kwargs = {"num_rounds": 2500, "batching": batching, "start": optimum}
+    kwargs["rounds_per_call"] = 100
     assert abs(testing.run(nova, UNEQUAL, **kwargs)[-1] - optimum) < 0.02
     assert abs(testing.run(plain, UNEQUAL, **kwargs)[-1] - optimum) > 0.2
 
