@@ -10,10 +10,14 @@ import subprocess
 import sys
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import equifed as eqf
+from equifed import testing
 from equifed._logger import (
     AbstractLogger,
     JSONLines,
@@ -444,6 +448,44 @@ def test_progress_bar(capsys):
     assert "rounds/s" in shown
     assert "loss=0.08333" in shown
     assert "test/accuracy=0.1" in shown  # of round 10
+
+
+def test_the_progress_bar_says_when_it_compiles(capsys):
+    class Grows(eqf.data.AbstractSampler):
+        """Its third round does not fit what the first is compiled for."""
+
+        seed: int = 0
+
+        def __call__(self, round, num_clients):
+            return np.array([0 if round < 2 else 1])
+
+        def max_clients(self, num_clients):
+            return 1
+
+    said = []
+
+    class Bar(ProgressBar):
+        def log(self, round, metrics):
+            said.append(capsys.readouterr().err.count("compiling"))
+            super().log(round, metrics)
+
+    def loss(model, example, key):
+        return testing.noisy_loss(model, example, key)
+
+    batching = eqf.data.Epochs(1, batch_size=1)
+    dataset = testing.ragged_clients((3, 40))
+    for expected in ([True, False, True, False], [False] * 4):
+        said.clear()
+        eqf.train(
+            eqf.FedAvg(loss, optax.sgd(0.1), batching),
+            testing.Linear(),
+            eqf.data.Loader(dataset, Grows(), batching),
+            num_rounds=4,
+            key=jax.random.key(0),
+            logger=Bar("loss"),
+        )
+        # The second training finds what the first has compiled.
+        assert [count > 0 for count in said] == expected
 
 
 def test_table(capsys):

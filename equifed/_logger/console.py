@@ -10,10 +10,12 @@ from .._history import ROUND
 from .._warn import warn
 from .._words import listed, shown
 from .base import AbstractLogger, scalars
+from .compiling import Compiling
 
 
 class ProgressBar(AbstractLogger):
-    """A progress bar: rounds done, rounds per second, and a few metrics.
+    """A progress bar: rounds done, rounds per second, and a few metrics; or that a
+    round is being compiled, which may take a while.
 
     A metric that there is not is told by a warning, with those that there are.
     """
@@ -28,10 +30,12 @@ class ProgressBar(AbstractLogger):
         self.metrics = metrics or ("loss",)
         self._bar: Any = None
         self._shown: dict[str, str] = {}
+        self._compiling: Compiling | None = None
 
     def start(self, num_rounds: int, first_round: int) -> None:
         self.close()
         self._bar = self._open(num_rounds, first_round)
+        self._compiling = Compiling(self._tell)
 
     def log(self, round: int, metrics: Mapping[str, SupportsFloat]) -> None:
         if self._bar is None:
@@ -45,11 +49,18 @@ class ProgressBar(AbstractLogger):
         self._asked.see(round, values)
 
     def close(self) -> None:
+        if self._compiling is not None:
+            self._compiling.close()
+        self._compiling = None
         if self._bar is not None:
             self._bar.close()
         self._bar = None
         self._shown = {}
         self._asked.close()
+
+    def _tell(self) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str("compiling")
 
     def _open(self, total: int | None, initial: int) -> Any:
         from tqdm.auto import tqdm  # slow to import
