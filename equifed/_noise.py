@@ -48,7 +48,7 @@ def bare(tree: PyTree) -> PyTree:
     )
 
 
-def fold_noise(tree: PyTree, key: PRNGKeyArray) -> PyTree:
+def reseed_noise(tree: PyTree, key: PRNGKeyArray) -> PyTree:
     """Makes every `NoiseKey` in it follow from this key too."""
 
     def one(x: Any) -> Any:
@@ -56,13 +56,13 @@ def fold_noise(tree: PyTree, key: PRNGKeyArray) -> PyTree:
             return x
         # All of its bits: 32 would give two of many clients the same noise.
         words = jr.key_data(key).reshape(-1)
-        folded = jax.vmap(lambda old: _fold(old, words))(x.key.reshape(-1))
-        return NoiseKey(folded.reshape(x.key.shape))
+        new = jax.vmap(lambda old: _reseed(old, words))(x.key.reshape(-1))
+        return NoiseKey(new.reshape(x.key.shape))
 
     return jtu.tree_map(one, tree, is_leaf=_is_marked)
 
 
-def _fold(key: Array, words: Array) -> Array:
+def _reseed(key: Array, words: Array) -> Array:
     for i in range(words.size):
         key = jr.fold_in(key, words[i])
     return key

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 
-_ROOM = 64  # what `told` tells is sent in multiples of so many bytes
+_ROOM = 64  # what process 0 says is sent in multiples of so many bytes
 
 
 def is_first(mesh: Mesh | None) -> bool:
@@ -36,7 +36,7 @@ def wait_for_all() -> None:
     any_process(value=False)
 
 
-def told(text: str | None) -> str | None:
+def said_by_first(text: str | None) -> str | None:
     """What process 0 says, on all of them; an empty string is `None`."""
     if jax.process_count() == 1:
         return text or None

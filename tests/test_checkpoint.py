@@ -144,7 +144,7 @@ def test_arrays_that_cannot_be_read(tmp_path, monkeypatch):
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, make(5), [])
     shutil.rmtree(tmp_path / "00000001" / "state")
-    monkeypatch.setattr("equifed._checkpoint.folder.damage", lambda folder: None)
+    monkeypatch.setattr("equifed._checkpoint.folder.find_damage", lambda folder: None)
     with pytest.raises(OSError, match="could not be read") as error:
         checkpointer.restore(make(0))
     assert str(tmp_path / "00000001") in str(error.value)

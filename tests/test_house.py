@@ -31,7 +31,7 @@ PARTS |= {"equifed.objectives": eqf.objectives}
 LAYERS = (
     (
         *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
-        "_overrides",
+        *("_overrides", "_linalg"),
         *("_files", "_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
     ("_closures", "_noise", "_wire", "_cohort", "_metrics", "_share"),

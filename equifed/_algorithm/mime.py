@@ -16,7 +16,7 @@ from .._client import (
     zero_metrics,
 )
 from .._client.reach import only, reached
-from .._noise import fold_noise
+from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._round import Beginning
 from .._tree import tree_add, tree_cast_like, tree_sub
@@ -73,7 +73,7 @@ class _Local(AbstractClient):
                 key = jr.clone(key)
                 there, _ = batch_gradient(self.loss, start, *batch, key=key)
                 grads = tree_add(tree_sub(grads, there), mean)
-            optim, held = fold_noise((self.optim, frozen), jr.fold_in(noise_key, i))
+            optim, held = reseed_noise((self.optim, frozen), jr.fold_in(noise_key, i))
             updates, _ = optim.update(grads, held, params)
             params = only(where, tree_add(params, updates), params)
             return params, merge_metrics(metrics, new)
@@ -110,7 +110,7 @@ class _AbstractMime(AbstractAlgorithm):
         local = clients(
             client, self.aggregator, sent, aggregator_state=at_local, key=local_key
         )
-        optim, folded = fold_noise((self.optim, s), noise_key)
+        optim, folded = reseed_noise((self.optim, s), noise_key)
         _, s = optim.update(mean, folded, x)
         state = dataclasses.replace(
             state,

@@ -15,7 +15,7 @@ from .._check import check_kind, checked
 from .._client import AbstractClient
 from .._client.reach import only, reached
 from .._contract import check_server
-from .._noise import fold_noise
+from .._noise import reseed_noise
 from .._round import Beginning
 from .._server import AbstractServer
 from .._types import Loss
@@ -57,7 +57,7 @@ class AbstractOnePass(AbstractAlgorithm):
     def step(self, state, clients, *, key):
         client_key, server_key, noise_key = jr.split(key, 3)
         # Noise that the server's optimiser draws follows from the round's key.
-        server, at_server = fold_noise((self.server, state.server), noise_key)
+        server, at_server = reseed_noise((self.server, state.server), noise_key)
         params = state.params
         shared = server.broadcast(params, at_server)
         broadcast = Broadcast(params, state.rest, shared)

@@ -53,7 +53,7 @@ def newest_intact(directory: pathlib.Path) -> str | None:
     for folder in reversed(folders(directory)):
         if not looks_like_ours(folder):
             continue
-        found = damage(folder)
+        found = find_damage(folder)
         if found is None:
             return folder.path.name
         warn(
@@ -66,7 +66,7 @@ def newest_intact(directory: pathlib.Path) -> str | None:
 def later_than(directory: pathlib.Path, round: int) -> str | None:
     """The name of an intact checkpoint of a later round."""
     for folder in folders(directory):
-        if folder.round > round and damage(folder) is None:
+        if folder.round > round and find_damage(folder) is None:
             return folder.path.name
     return None
 
@@ -115,7 +115,7 @@ def _files(path: pathlib.Path) -> dict[str, tuple[int, int]] | None:
     return files if inside else None
 
 
-def damage(folder: Folder) -> str | None:
+def find_damage(folder: Folder) -> str | None:
     """What is wrong with a checkpoint, or `None`."""
     if folder.files is None:
         return f"its `{MANIFEST}` cannot be read, or is of another name"

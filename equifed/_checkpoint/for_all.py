@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax
 
-from .._processes import any_process, told
+from .._processes import any_process, said_by_first
 from .disk import cause, words_of
 from .lock import UNFINISHED
 
@@ -27,12 +27,12 @@ def first_does(
             result = action()
         except Exception as raised:
             error = in_one_sentence(directory, task, raised)
-    problem = told(None if error is None else str(error))
+    problem = said_by_first(None if error is None else str(error))
     if error is not None:
         raise error
     if problem is not None:
         raise OSError(problem)
-    return told(result)
+    return said_by_first(result)
 
 
 def in_one_sentence(directory: pathlib.Path, task: str, error: Exception) -> Exception:

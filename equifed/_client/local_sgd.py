@@ -5,7 +5,7 @@ from typing import Any
 import jax.random as jr
 
 from .._check import checked
-from .._noise import fold_noise
+from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._tree import safe_divide, tree_add, tree_sub
 from .._types import Loss, Params
@@ -66,7 +66,7 @@ class LocalSGD(AbstractClient):
         start, rest = broadcast.params, broadcast.rest
         where = reached(self.loss, broadcast, data.example)
         step_key, pass_key, noise_key = jr.split(key, 3)
-        optim = fold_noise(self.optim, noise_key)
+        optim = reseed_noise(self.optim, noise_key)
 
         def of_all(at: Params) -> Params:
             batch_size = self.batching.batch_size
@@ -100,7 +100,7 @@ class LocalSGD(AbstractClient):
 
         carry = (
             start,
-            fold_noise(optim.init(start), noise_key),
+            reseed_noise(optim.init(start), noise_key),
             self.correction.begin(start, broadcast.shared, state, of_all),
             zero_metrics(self.loss, broadcast.model, data.example),
         )

@@ -1,7 +1,7 @@
 """From a column to Arrow: its type, settled from the first row, and then its rows.
 
 It is the way back from `_read/convert.py`. What would come back as something else is
-refused, or its dtype is told, so that it can be restored.
+refused, or its dtype is saved too, so that it can be restored.
 """
 
 from typing import Any
@@ -62,7 +62,7 @@ class Arrowed:
         return leaf if self.inner is None else pa.large_list(leaf)
 
     @property
-    def told(self) -> str | None:
+    def saved_dtype(self) -> str | None:
         """The dtype, where the values are read as another one."""
         # Text has no width, and times no seconds; rows of different lengths that
         # happen to have one would be read as an array of two dimensions.

@@ -59,7 +59,8 @@ def write_parquet(dataset: AbstractClients, path: Any, by: Any) -> None:
 def _saved(dataset: AbstractClients, by: str, forms: dict[str, Arrowed]) -> Saved:
     without = np.flatnonzero(dataset.client_sizes == 0).tolist()
     empty = {i: dataset.client_ids[i] for i in without}
-    dtypes = {name: form.told for name, form in forms.items() if form.told is not None}
+    all_dtypes = {name: form.saved_dtype for name, form in forms.items()}
+    dtypes = {name: dtype for name, dtype in all_dtypes.items() if dtype is not None}
     return Saved(by, dataset.num_examples, dataset.num_clients, empty, dtypes)
 
 

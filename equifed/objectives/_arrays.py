@@ -1,6 +1,5 @@
-"""What the objectives share: arrays of numbers, products, and a safe solution."""
+"""What the objectives share: arrays of numbers, and the checks of them."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +7,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from .._words import shown
-
-
-# What is computed here is compared with: no reduced precision on an accelerator.
-dot = functools.partial(jnp.matmul, precision="highest")
 
 
 def floats(name: str, x: ArrayLike | Sequence) -> Float[Array, "..."]:
@@ -82,21 +77,3 @@ def check_optimum(x: Float[Array, " dim"], advice: str) -> Float[Array, " dim"]:
     if is_concrete(x) and not np.isfinite(np.asarray(x)).all():
         raise ValueError(advice)
     return x
-
-
-@jax.jit
-def solve_positive(
-    matrix: Float[Array, "dim dim"], vector: Float[Array, " dim"]
-) -> Float[Array, " dim"]:
-    """Solves with a symmetric matrix; NaN unless it is positive definite."""
-    solution = jnp.linalg.solve(matrix, vector)
-    return jnp.where(is_positive(matrix), solution, jnp.nan)
-
-
-def is_positive(matrix: Float[Array, "dim dim"]) -> Bool[Array, ""]:
-    """Whether a symmetric matrix is positive definite beyond rounding, in whatever
-    units each variable is measured."""
-    matrix = jax.lax.stop_gradient(matrix)
-    scale = jax.lax.rsqrt(jnp.diagonal(matrix))  # NaN or infinite unless positive
-    values = jnp.linalg.eigvalsh(scale[:, None] * matrix * scale[None, :])
-    return values[0] > 4 * matrix.shape[-1] * float(jnp.finfo(matrix.dtype).eps)

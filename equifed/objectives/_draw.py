@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import check_count, check_number
+from .._linalg import dot
 from .._tree import floating
-from ._arrays import dot, is_concrete
+from ._arrays import is_concrete
 
 
 Number: TypeAlias = ArrayLike

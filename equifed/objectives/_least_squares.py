@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import as_number, checked
+from .._linalg import dot, solve_positive
 from .._types import Loss
-from ._arrays import check_optimum, check_rows, dot, floats, solve_positive, vector
+from ._arrays import check_optimum, check_rows, floats, vector
 from ._base import AbstractObjective
 from ._quadratic import mean_quadratic, Quadratic
 

@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, Shaped
 
 from .._check import as_number, checked
+from .._linalg import dot
 from .._types import Loss
 from ._arrays import (
     array_of,
     check_optimum,
     check_rows,
-    dot,
     floats,
     is_concrete,
     vector,

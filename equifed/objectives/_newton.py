@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._arrays import dot, is_positive
+from .._linalg import dot, is_positive
 
 
 # Ten are many. On the way to infinity it takes as many as there are.

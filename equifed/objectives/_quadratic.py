@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._check import checked
+from .._linalg import dot, solve_positive
 from .._types import Loss
-from ._arrays import check_optimum, dot, floats, is_concrete, solve_positive, vector
+from ._arrays import check_optimum, floats, is_concrete, vector
 from ._base import AbstractObjective
 
 

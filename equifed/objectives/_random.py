@@ -6,7 +6,7 @@ import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
 from .._check import check_count, check_number, checked
-from ._arrays import dot
+from .._linalg import dot
 from ._draw import (
     check_spectrum,
     each_client,

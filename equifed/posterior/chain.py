@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from .._client.gradient import batch_gradient, merge_metrics, Metrics, zero_metrics
 from .._client.reach import only, reached
 from .._cohort import ClientData
-from .._noise import fold_noise
+from .._noise import reseed_noise
 from .._tree import (
     tree_add,
     tree_add_scaled,
@@ -60,7 +60,7 @@ class AbstractChainSampler(AbstractPosteriorSampler):
 
     def sample(self, loss, broadcast, data, batching, *, key):
         step_key, noise_key = jr.split(key)
-        sampler = fold_noise(self, noise_key)
+        sampler = reseed_noise(self, noise_key)
         chain = _Chain(sampler, loss, broadcast, data, batching, step_key, noise_key)
         chains = self.windows.chains
         if chains == 1:
@@ -123,7 +123,7 @@ class _Chain(eqx.Module):
 
         metrics = zero_metrics(self.loss, self.broadcast.model, data.example)
         chain_key = jr.fold_in(self.noise_key, number)
-        carry = (start, fold_noise(self.sampler.begin(start), chain_key), metrics)
+        carry = (start, reseed_noise(self.sampler.begin(start), chain_key), metrics)
         count = jnp.arange(windows.num_windows(self.batching), dtype=jnp.int32)
         (params, _, metrics), values = jax.lax.scan(one_sample, carry, count)
         last = tree_cast_like(_from(start, params), start)

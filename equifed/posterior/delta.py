@@ -16,12 +16,12 @@ The inner products are those of whole PyTrees: $d$ counts the numbers of all lea
 import functools
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import jax.scipy.linalg
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
+from .._linalg import as_rows, dot
 from .._tree import (
     tree_add,
     tree_add_scaled,
@@ -29,7 +29,6 @@ from .._tree import (
     tree_sub,
 )
 from .._types import Params
-from ..objectives._arrays import dot
 from .base import Stacked
 
 
@@ -104,8 +103,7 @@ def dynamic(samples: Stacked, rho: Float[Array, ""]) -> Params:
 
 def dense(samples: Stacked, rho: Float[Array, ""]) -> Params:
     r"""By forming $\hat\Sigma$, in $O(d^3)$ time and $O(d^2)$ memory: the reference."""
-    _, unravel = jax.flatten_util.ravel_pytree(jtu.tree_map(lambda x: x[0], samples))
-    flat = jax.vmap(lambda s: jax.flatten_util.ravel_pytree(s)[0])(samples)
+    flat, unravel = as_rows(samples)
     mean, centred = _centred(flat)
     factor = jax.scipy.linalg.cho_factor(covariance(flat, rho))
     solution = jax.scipy.linalg.cho_solve(factor, mean)

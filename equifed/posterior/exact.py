@@ -8,8 +8,8 @@ import jax.scipy.linalg
 from jaxtyping import Array, ArrayLike, Float
 
 from .._check import as_number, check_count, checked
+from .._linalg import is_positive
 from .._tree import tree_cast_like, tree_wide
-from ..objectives._arrays import is_positive
 from .base import AbstractPosteriorSampler, check_whole, Samples
 from .objective import ClientObjective, learnable, with_the_rest
 

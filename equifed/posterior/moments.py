@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import equinox as eqx
-import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._check import as_number, checked
+from .._linalg import as_rows
 from .._overrides import inherit_types
 from .._tree import floating, tree_wide
 from .._types import Params
@@ -142,8 +141,7 @@ class GaussianMoments(AbstractMomentEstimator):
         samples = tree_wide(samples)
         mean = jtu.tree_map(lambda x: x.mean(0), samples)
         if self.covariance == "dense":
-            flat = jax.vmap(lambda s: jax.flatten_util.ravel_pytree(s)[0])(samples)
-            return Gaussian(mean, covariance(flat, self.rho))
+            return Gaussian(mean, covariance(as_rows(samples)[0], self.rho))
 
         def variance(x: Array, m: Array) -> Array:
             rho = self.rho.astype(x.dtype)

@@ -14,6 +14,7 @@ from .._client.gradient import BatchLoss, full_gradient
 from .._client.loss import Metrics
 from .._client.reach import reached
 from .._cohort import ClientData
+from .._linalg import dot
 from .._tree import (
     safe_divide,
     tree_add,
@@ -23,7 +24,6 @@ from .._tree import (
 )
 from .._types import Example, Loss, Model, Params
 from .._wire import Broadcast
-from ..objectives._arrays import dot
 from .base import Samples
 
 

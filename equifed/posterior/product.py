@@ -1,12 +1,13 @@
 """The product of the clients' Gaussian posteriors."""
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
+import jax.scipy.linalg
 import jax.tree_util as jtu
 from jaxtyping import Array, PyTree
 
 from .._aggregator.base import AbstractAggregator, Gathered
+from .._linalg import as_rows
 from .._tree import safe_divide
 from .._types import Params
 from .._wire import Aggregate
@@ -93,9 +94,7 @@ def _diagonal(gaussian: Gaussian, weight: Array, present: Array) -> Params:
 
 
 def _dense(gaussian: Gaussian, weight: Array, present: Array) -> Params:
-    template = jtu.tree_map(lambda x: x[0], gaussian.mean)
-    _, unravel = jax.flatten_util.ravel_pytree(template)
-    means = jax.vmap(lambda m: jax.flatten_util.ravel_pytree(m)[0])(gaussian.mean)
+    means, unravel = as_rows(gaussian.mean)
     eye = jnp.eye(means.shape[1], dtype=means.dtype)
     # Those that are absent may hold anything: they are given harmless numbers.
     matrices = jnp.where(present[:, None, None], gaussian.covariance, eye[None])
