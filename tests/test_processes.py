@@ -113,6 +113,17 @@ def test_same_numbers_as_one_process(numbers, mesh, case):
             assert got == pytest.approx(row, rel=1e-5)
 
 
+def test_what_ends_one_of_them_ends_both_with_the_same_model(numbers, mesh, tmp_path):
+    expected = worker.stopped(mesh, tmp_path)
+    for found in numbers:
+        assert len(found["stopped"][1]) == len(expected[1]) == 3
+        for got, array in zip(found["stopped"][0], expected[0], strict=True):
+            np.testing.assert_allclose(got, array, rtol=1e-5, atol=1e-6)
+    # The best model, here the worst, is not the last.
+    *_, last = (row["all/loss"] for row in expected[1])
+    assert max(row["all/loss"] for row in expected[1]) > last
+
+
 @pytest.mark.parametrize(
     "what", ["FedAvg, streamed", "Scaffold, streamed", "evaluation"]
 )

@@ -210,6 +210,25 @@ def long_training(mesh, directory, last=sys.maxsize):
     return train("Scaffold, streamed", mesh, last=last, **options)
 
 
+class LastOnly(eqf.AbstractStop):
+    """Ends after three rounds, if the last process is asked."""
+
+    metric: str = "all/loss"
+    mode: str = "max"
+
+    def __call__(self, history):
+        return len(history) == 3 and jax.process_index() == jax.process_count() - 1
+
+
+def stopped(mesh, directory):
+    """A training that is saved, gone on with, and ends early with its best model."""
+    options = {"evaluation": {"all": dataset()}, "eval_every": 1, "stop": LastOnly()}
+    for num_rounds in (2, 9):
+        options["checkpointer"] = eqf.Checkpointer(directory / "stopped", every=1)
+        found = train("Scaffold", mesh, num_rounds=num_rounds, **options)
+    return found
+
+
 def main(task, process, port, directory):
     jax.config.update("jax_num_cpu_devices", 2)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -223,7 +242,10 @@ def main(task, process, port, directory):
     )
     mesh = jax.make_mesh((jax.device_count(),), ("clients",))
     found = {
-        "numbers": lambda: same_numbers(mesh),
+        "numbers": lambda: {
+            **same_numbers(mesh),
+            "stopped": stopped(mesh, directory),
+        },
         "checkpoint": lambda: checkpoint(mesh, directory),
         "killed": lambda: long_training(
             mesh, directory, last=KILLED if process == 1 else sys.maxsize
