@@ -4,6 +4,11 @@ A closure hides its numbers: nothing can trace them. Opened, it is a PyTree of t
 values in its cells and defaults; closed again, it is a function like the first one, so
 that whoever is given it cannot tell the two apart. What remains of the function itself
 is its code, by which two closures of one source are equal.
+
+So `optax.sgd(0.1)` and `optax.sgd(0.2)`, opened, are one structure with two numbers:
+they share a program, and `vmap` sweeps over both. (`equinox.internal` has
+`closure_to_pytree` for this, but that opens neither defaults nor partials nor objects,
+and fails where a variable is still without a value.)
 """
 
 import enum
@@ -54,6 +59,8 @@ class Closure(eqx.Module):
         old = self.code
         cells = None
         if self.cells is not None:
+            # New ones: the old belong to the user's function, which must never see the
+            # traced numbers that these hold.
             cells = tuple(
                 types.CellType() if isinstance(x, _Empty) else types.CellType(x)
                 for x in closed(self.cells)
@@ -106,7 +113,8 @@ def opened(tree: Any, inside: frozenset[int] = frozenset()) -> Any:
 
 
 def _opened(x: Any, inside: frozenset[int]) -> Any:
-    # A function that holds itself stays as it is.
+    # `inside` is what is being opened further out: a function that calls itself is in a
+    # cell of its own, and would be opened without end. There it stays as it is.
     if id(x) in inside:
         return x
     deeper = inside | {id(x)}
@@ -121,6 +129,9 @@ def _opened(x: Any, inside: frozenset[int]) -> Any:
     if type(x) is functools.partial:
         parts = opened((x.func, x.args, x.keywords), deeper)
         return _Partial(*parts)
+    # Optax's own objects hold nothing but functions and numbers, and can be made anew
+    # from them. What another's object does with what it holds is not known: it stays
+    # whole, and is equal to what it says it equals.
     owner = x.__self__ if isinstance(x, types.MethodType) else x
     own = type(owner).__module__.split(".")[0] == "optax"
     if not own or isinstance(owner, enum.Enum):
@@ -133,7 +144,7 @@ def _contents(cell: types.CellType, inside: frozenset[int]) -> Any:
     try:
         value = cell.cell_contents
     except ValueError:
-        return _EMPTY
+        return _EMPTY  # Its variable is assigned to later, or never.
     return opened(value, inside)
 
 

@@ -69,6 +69,8 @@ class Optim(eqx.Module):
         tree = marked(tree)
         arrays = jtu.tree_map(lambda x: floating(x) if _is_float(x) else x, tree)
         numbers, static = eqx.partition(arrays, eqx.is_array)
+        # At first every number may be traced, floats too; what asks for the value of
+        # one gets them back as they were, and keeps as leaves only its own arrays.
         trial = tried(numbers, Static(static))
         self.needs = trial.needs
         if not trial.works:
@@ -137,6 +139,8 @@ class Optim(eqx.Module):
             raise _own_key(self.names)
 
     def _run(self, function: Callable[[Any], Any]) -> Any:
+        # Closed for this one call, around numbers that may be traced by now. Optax is
+        # written for standard promotion, whatever the user's program is under.
         tree = bare(eqx.combine(self.numbers, self.static.value()))
         try:
             with (

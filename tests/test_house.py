@@ -224,6 +224,24 @@ def test_files(file):
             assert node.module != "__future__"
 
 
+# Functions that are longer, and should not be.
+LONG = {"_training/train.py": {"train"}}
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_functions_are_short(file):
+    tree = ast.parse(file.read_text("utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if not isinstance(node, kinds) or node.name in LONG.get(ids(file), ()):
+            continue
+        # Its signature and its docstring do not count.
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        if body:
+            lines = (node.end_lineno or 0) - body[0].lineno + 1
+            assert lines < 60, f"`{node.name}` has {lines} lines."
+
+
 def public():
     """`equifed.data.Loader` and the like: what the faces export, `X as X`."""
     for part, module in PARTS.items():
