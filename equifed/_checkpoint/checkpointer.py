@@ -215,15 +215,20 @@ class Checkpointer:
             write_json(unfinished / LEAVES, about)
             write_json(unfinished / "history.json", history)
             write_json(unfinished / "fingerprint.json", fingerprint, indent=1)
-            name = unused_name(self.directory, round)
-            manifest = manifest_of(name, round, sync(unfinished))
-            write_json(unfinished / MANIFEST, manifest)
-            sync(unfinished)
-            unfinished.rename(self.directory / name)
-            sync_directory(self.directory)
-            delete_old(self.directory, name, self.keep)
+            self._name(round)
 
         first_does(self.directory, task, complete)
+
+    def _name(self, round: int) -> None:
+        """Gives what was written its name: last, and once all of it is on disk, so that
+        a kill leaves no checkpoint that is not complete."""
+        unfinished = self.directory / UNFINISHED
+        name = unused_name(self.directory, round)
+        write_json(unfinished / MANIFEST, manifest_of(name, round, sync(unfinished)))
+        sync(unfinished)
+        unfinished.rename(self.directory / name)
+        sync_directory(self.directory)
+        delete_old(self.directory, name, self.keep)
 
     @checked()
     def restore(
