@@ -1,4 +1,4 @@
-"""Four host devices for every test, set before JAX starts."""
+"""Four host devices for every test, set before JAX starts, and no promotion."""
 
 import jax
 
@@ -21,6 +21,54 @@ def few_compiled_programs():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
+
+
+# Files in which operands may become another dtype or rank by themselves: one with
+# losses that a user might write, and those never tried without it (take a name
+# away, run the file, mend what fails). Single calls into Optax or Equinox say it there.
+PROMOTE = {"test_lookups"}
+PROMOTE |= {
+    "test_bits",
+    "test_checkpoint",
+    "test_claims",
+    "test_client_quantiles",
+    "test_data_huggingface",
+    "test_docs",
+    "test_evaluate_own",
+    "test_executor",
+    "test_fedpa",
+    "test_interrupt",
+    "test_laws",
+    "test_logger",
+    "test_memory",
+    "test_nn",
+    "test_nn_canonicalize",
+    "test_nn_lowering",
+    "test_nn_lstm",
+    "test_passes",
+    "test_plot",
+    "test_plot_room",
+    "test_posterior_delta",
+    "test_posterior_errors",
+    "test_posterior_mcmc",
+    "test_posterior_samplers",
+    "test_processes",
+    "test_quadratics",
+    "test_ragged",
+    "test_room",
+    "test_rounds",
+    "test_site",
+    "test_stop",
+    "test_sweep",
+    "test_train",
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion(request):
+    promotes = pathlib.Path(request.module.__file__).stem in PROMOTE
+    jax.config.update("jax_numpy_dtype_promotion", "standard" if promotes else "strict")
+    jax.config.update("jax_numpy_rank_promotion", "allow" if promotes else "raise")
 
 
 @pytest.fixture

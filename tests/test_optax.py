@@ -229,7 +229,8 @@ def test_as_with_optax_alone_or_refused_by_name(name):
 
         # Not compiled as a whole: single operations are compiled once for all.
         loss = name in WANTS_THE_LOSS
-        expected = three_steps(alone.init, alone.update, params, loss=loss)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            expected = three_steps(alone.init, alone.update, params, loss=loss)
         got = three_steps(optim.init, optim.update, params, loss=True)
         assert_close(got, expected)
         if server is not None:
@@ -258,6 +259,7 @@ def test_multi_steps_is_taken_as_it_is():
         assert taken.static == optim.static
 
     got = three_steps(optim.init, optim.update, params)
-    expected = three_steps(raw.init, raw.update, params)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = three_steps(raw.init, raw.update, params)
     assert_close(got, expected)
     assert optim.static == as_optim(make()).static

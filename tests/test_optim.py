@@ -81,7 +81,8 @@ def steps(update, init, params, num_steps=6):
 def test_equals_raw_optax(name):
     raw = OPTIMISERS[name]()
     optim = eqf.Optim(OPTIMISERS[name]())
-    expected = steps(raw.update, raw.init, PARAMS)
+    with jax.numpy_dtype_promotion("standard"):  # Optax by itself needs it
+        expected = steps(raw.update, raw.init, PARAMS)
     got = steps(optim.update, optim.init, PARAMS)
     jtu.tree_map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
