@@ -1,8 +1,8 @@
 """Looks through the built documentation: `python scripts/check_site.py [site]`.
 
 What `zensical build --strict` does not say: whether a page asks another host for a
-script, a style, a font or an image, whether such a file is missing, and whether a page
-can be reached from the home page.
+script, a style, a font or an image, whether such a file is missing, whether a page can
+be reached from the home page, and whether a name is shown as what it is.
 """
 
 import pathlib
@@ -52,7 +52,10 @@ def problems(site: pathlib.Path) -> list[str]:
     reached = {site / "index.html", site / "404.html"}
     for file in sorted(site.rglob("*.html")):
         page = Page()
-        page.feed(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        page.feed(text)
+        if "doc-symbol-module" in text:  # a file that has the name of a function
+            found.append(f"{file.relative_to(site)} shows a module for a name.")
         # The page that is shown for a wrong address does not know where it is.
         loads = page.loads if file.name != "404.html" else []
         found += [wrong(site, file, url) for url in loads]

@@ -63,12 +63,26 @@ def parameter(field: griffe.Attribute) -> griffe.Parameter:
     )
 
 
+def show_functions(pkg: griffe.Module) -> None:
+    """`equifed.train` is the function: not the file of that name, which hides it."""
+    for name, member in pkg.members.items():
+        if isinstance(member, griffe.Alias):
+            at = member.target_path
+            parent, _, last = at.rpartition(".")
+            if parent == pkg.path or "." not in parent:
+                continue
+            module = pkg.modules_collection.get_member(parent)
+            if module.imports.get(last) == f"{at}.{last}":
+                pkg.set_member(name, griffe.Alias(name, f"{at}.{last}", parent=pkg))
+
+
 class Signatures(griffe.Extension):
     """Adds the `__init__` that a module has without having been written."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
         if pkg.name != "equifed":
             return
+        show_functions(pkg)
         for cls in classes(pkg):
             own = fields(cls)
             written = "__init__" in cls.members

@@ -1,11 +1,14 @@
 """The documentation as a site: what it loads, and what a page can be reached from."""
 
-import ast
+import gzip
 import importlib.util
 import pathlib
 
+import numpy as np
 import pytest
 import yaml
+
+import equifed as eqf
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -61,6 +64,7 @@ def test_what_is_vendored_has_its_licence():
         ('<link rel="preconnect" href="https://fonts.example">', "another host"),
         ("<p style=\"background: url('https://x.example/y.png')\">", "another host"),
         ('<img src="none.png">', "missing"),
+        ('<code class="doc-symbol doc-symbol-module">', "a module"),
     ],
 )
 def test_check_site_sees(check_site, html, problem, tmp_path):
@@ -84,10 +88,41 @@ def test_check_site_sees_fonts_and_lost_pages(check_site, tmp_path):
     assert "lost" in lost
 
 
-def test_no_function_is_hidden_by_its_file():
-    # `::: equifed.x` would show the file, if a package had both of that name.
-    for file in (ROOT / "equifed").rglob("__init__.py"):
-        beside = {path.stem for path in file.parent.iterdir() if path.suffix == ".py"}
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module is not None:
-                assert {alias.asname for alias in node.names} & beside == set()
+def test_the_version_is_told_everywhere():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert f"version {project['version']}." in (DOCS / "index.md").read_text("utf-8")
+    assert f"equifed {project['version']}," in CONFIG["copyright"]
+
+
+def test_mnist_by_writer_is_made_of_qmnist(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "make_mnist_by_writer", ROOT / "scripts" / "make_mnist_by_writer.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    images = np.arange(4 * 784, dtype=np.uint8).reshape(4, 28, 28)
+    labels = np.zeros((4, 8), ">i4")
+    labels[:, 0], labels[:, 2] = [3, 1, 4, 1], [70, 8, 70, 8]
+
+    def idx(array, kind):
+        head = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+        return head + array.tobytes()
+
+    for part in ("train", "test"):
+        packed = gzip.compress(idx(images, 8))
+        (tmp_path / f"qmnist-{part}-images-idx3-ubyte.gz").write_bytes(packed)
+        (tmp_path / f"qmnist-{part}-labels-idx2-int").write_bytes(idx(labels, 12))
+    out = tmp_path / "out"
+    monkeypatch.setattr(
+        "sys.argv", ["x", "--source", str(tmp_path), "--output", f"{out}"]
+    )
+    script.main()
+    made = eqf.data.FederatedDataset.from_parquet(
+        str(out / "train.parquet"), by="client_id"
+    )
+    assert made["70"]["label"].tolist() == [3, 4]
+    np.testing.assert_array_equal(made["8"]["image"], images[[1, 3]].reshape(2, -1))
