@@ -23,8 +23,8 @@ from equifed._stepper.stepper import Stepper
 def stepper(algorithm, model, loader, executor=None) -> Stepper:
     """The compiled round, as `rounds` and `train` call it."""
     state = algorithm.init(model, num_clients=loader.num_clients)
-    executor = eqf.Executor(mesh=loader.mesh) if executor is None else executor
-    return Stepper(algorithm, state, key=jr.key(0), executor=executor)
+    executor = eqf.Executor() if executor is None else executor
+    return Stepper(algorithm, state, key=jr.key(0), executor=executor, mesh=loader.mesh)
 
 
 def round_times(step: Stepper, cohorts: Iterable[eqf.Cohort]) -> list[float]:

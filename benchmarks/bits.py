@@ -77,7 +77,7 @@ def train(
         mesh=mesh,
         resident=resident,
     )
-    executor = eqf.Executor(mesh=mesh, ordered=ordered, block_size=block_size)
+    executor = eqf.Executor(ordered=ordered, block_size=block_size)
     state = algorithm.init(model(key=jr.key(2)), num_clients=dataset.num_clients)
     metrics: dict[str, Any] = {}
     for number in range(3):

@@ -177,7 +177,7 @@ def check(name, got, expected):
 
 def own_rounds(algorithm, loader, num_rounds, *, block_size, rounds_per_call=1):
     """Seconds that rounds take, those that compile aside; and the last model."""
-    executor = eqf.Executor(mesh=loader.mesh, block_size=block_size)
+    executor = eqf.Executor(block_size=block_size)
     options = {"key": jr.key(0), "executor": executor}
     options["rounds_per_call"] = rounds_per_call
 
@@ -259,7 +259,7 @@ def least_squares(num_rounds: int, *, quick: bool) -> tuple[list[dict], dict]:
     table = [row("equifed", taken / num_rounds, num_rounds)]
     table += [row(name, *figures) for name, figures in plain.items()]
     plan = statistics.median(seconds(functools.partial(loader, r)) for r in range(20))
-    executor = eqf.Executor(mesh=loader.mesh, block_size=best["block_size"])
+    executor = eqf.Executor(block_size=best["block_size"])
     step = stepper(algorithm, start, loader, executor)
     cohort = loader(0)
     device = statistics.median(seconds(lambda: step(cohort)) for _ in range(20))

@@ -146,7 +146,7 @@ def measure(name, model, dataset, batch_size, repeats) -> dict:
     box, rate = Static(static), jnp.asarray(0.1)
 
     state = algorithm.init(model, num_clients=loader.num_clients)
-    step = Stepper(algorithm, state, key=key, executor=executor)
+    step = Stepper(algorithm, state, key=key, executor=executor, mesh=None)
     params = jax.tree.map(jnp.copy, params)
 
     def federated():

@@ -230,7 +230,7 @@ def devices_point(devices: int, ordered: bool, quick: bool) -> dict:
     mesh = jax.make_mesh((devices,), ("clients",)) if devices > 1 else None
     dataset = population(lognormal_sizes(200, 100 if quick else 200))
     loader = uniform(dataset, 100, mesh=mesh)
-    executor = eqf.Executor(mesh=mesh, ordered=ordered)
+    executor = eqf.Executor(ordered=ordered)
     step = stepper(
         fedavg(), Perceptron(200, 200, key=jr.key(0)), loader, executor=executor
     )

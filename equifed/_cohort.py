@@ -20,6 +20,7 @@ import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from ._check import check_count
@@ -61,6 +62,8 @@ class Cohort(eqx.Module):
     info: PyTree[Shaped[Array, "devices slots ..."]] = None
     """What else a loader has to say of each slot: a message's staleness, a client's
     domain, the probability that it takes part."""
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+    """The devices, along the axis `clients`; `None` is the default device alone."""
 
     @property
     def num_devices(self) -> int:
@@ -119,6 +122,7 @@ class Cohorts(eqx.Module):
     index: Int[Array, "rounds devices slots"]
     pooled: bool = eqx.field(static=True)
     info: PyTree[Shaped[Array, "rounds devices slots ..."]] = None
+    mesh: Mesh | None = eqx.field(static=True, default=None)
 
     @property
     def num_rounds(self) -> int:
@@ -131,7 +135,8 @@ class Cohorts(eqx.Module):
         if self.pooled:
             examples = jtu.tree_map(lambda x: x[i], examples)
         info = jtu.tree_map(lambda x: x[i], self.info)
-        return Cohort(examples, *(x[i] for x in (*plan, *slots)), info=info)
+        arrays = (x[i] for x in (*plan, *slots))
+        return Cohort(examples, *arrays, info=info, mesh=self.mesh)
 
 
 class ClientData(eqx.Module):

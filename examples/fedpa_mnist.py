@@ -144,7 +144,7 @@ def run(algorithm, seed, data, num_classes, args):
         key=jr.key(seed),
         evaluation={"unseen writers": test},
         eval_every=args.eval_every,
-        executor=eqf.Executor(mesh=mesh, block_size=args.block_size),
+        executor=eqf.Executor(block_size=args.block_size),
         logger=eqf.Loggers(eqf.ProgressBar("loss"), eqf.Table("loss", WHERE, every=50)),
     )
     return solution, time.perf_counter() - begin

@@ -82,6 +82,7 @@ PROTOCOLS = {
     "posterior.NUTS": "The key is the client's.",
     "posterior.Windows": "A sampler calls it, once it has looked at the batching.",
     "data.AbstractBatching": "A loader calls it, and looks at the plan.",
+    "data.AbstractLoader": "See `test_loaders.py`.",
     "data.AbstractSampler": "A loader calls it, and looks at the clients.",
     "data.ChunkedColumn": "A data set calls it, with rows that it has looked at.",
     "AbstractStop": "`train` calls it, with a history of its own.",

@@ -137,7 +137,7 @@ def begin(name, count, *, resident=True):
 
 def two_rounds(name, count, *, resident=True, block_size=1):
     algorithm, loader, state = begin(name, count, resident=resident)
-    executor = eqf.Executor(mesh=loader.mesh, ordered=True, block_size=block_size)
+    executor = eqf.Executor(ordered=True, block_size=block_size)
     metrics = None
     for number in range(2):
         state, metrics = algorithm.round(
@@ -197,7 +197,7 @@ def test_in_a_loop_of_rounds(rounds_per_call):
     ends = []
     for count in (None, 2):
         algorithm, loader, state = begin("noise", count)
-        executor = eqf.Executor(mesh=loader.mesh, ordered=True)
+        executor = eqf.Executor(ordered=True)
         *_, (state, metrics) = eqf.rounds(
             algorithm,
             state,
@@ -215,7 +215,7 @@ def test_in_a_loop_of_rounds(rounds_per_call):
 
 def test_a_round_that_is_rejected_and_one_within_jit():
     algorithm, loader, state = begin("noise", 2)
-    executor = eqf.Executor(mesh=loader.mesh, ordered=True)
+    executor = eqf.Executor(ordered=True)
     cohort = loader(0)
 
     def step(state):

@@ -50,7 +50,7 @@ def test_each_client_computes_the_same_on_any_device(num_devices, block_size):
     np.testing.assert_array_equal(weights, SIZES)
     assert (jnp.abs(expected.bias) > 0).sum() == 6
     mesh = None if num_devices is None else mesh_of(num_devices)
-    got, weights = deltas(eqf.Executor(mesh=mesh, block_size=block_size), mesh)
+    got, weights = deltas(eqf.Executor(block_size=block_size), mesh)
     np.testing.assert_array_equal(weights, SIZES)
     np.testing.assert_allclose(got.weight, expected.weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got.bias, expected.bias, rtol=1e-5, atol=1e-6)
@@ -84,14 +84,14 @@ MESHES = {
 def test_any_mesh_with_a_clients_axis(name):
     mesh = MESHES[name]()
     expected, _ = deltas(eqf.Executor())
-    got, _ = deltas(eqf.Executor(mesh=mesh), mesh)
+    got, _ = deltas(eqf.Executor(), mesh)
     np.testing.assert_allclose(got.weight, expected.weight, rtol=1e-5, atol=1e-6)
     # A state for each client, and the bits of an ordered sum, over two rounds.
     algorithm = eqf.Scaffold(testing.noisy_loss, optax.sgd(0.1), BATCHING)
     weights = []
     for where in (None, mesh):
         loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING, mesh=where)
-        executor = eqf.Executor(mesh=where, ordered=True)
+        executor = eqf.Executor(ordered=True)
         solution = eqf.train(
             algorithm,
             testing.Linear(),
@@ -165,7 +165,7 @@ def after_one_round(rate, executor, mesh=None):
 def test_hypergradient(num_devices, block_size):
     # K steps take client i from x to b + (1 - rate a)^K (x - b).
     mesh = None if num_devices is None else mesh_of(num_devices)
-    executor = eqf.Executor(mesh=mesh, block_size=block_size, differentiable=True)
+    executor = eqf.Executor(block_size=block_size, differentiable=True)
     value, slope = jax.value_and_grad(after_one_round)(0.05, executor, mesh)
     a, b, n = map(np.array, (PROBLEM.curvatures, PROBLEM.centres, PROBLEM.num_examples))
     steps = 2 * n // 2

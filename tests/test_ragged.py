@@ -132,7 +132,7 @@ def test_a_round_on_two_devices_is_too(sizes, cohort_size, seed):
     )
     cohort = eqf.data.cohort(dataset, batching, clients=clients, mesh=mesh)
     expected, _ = reference(state.model, cohort)
-    executor = eqf.Executor(mesh=mesh, block_size=2)
+    executor = eqf.Executor(block_size=2)
     new, metrics = algorithm.round(state, cohort, key=jr.key(0), executor=executor)
     got = np.append(new.model.weight, new.model.bias)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

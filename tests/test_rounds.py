@@ -44,7 +44,7 @@ def after(num_rounds, rounds_per_call, *, kind=eqf.FedAvg, start=None, **kwargs)
         loader,
         num_rounds=num_rounds,
         key=KEY,
-        executor=eqf.Executor(mesh=loader.mesh, ordered=True),
+        executor=eqf.Executor(ordered=True),
         rounds_per_call=rounds_per_call,
     ):
         losses.extend(np.atleast_1d(metrics["loss"]).tolist())
@@ -184,7 +184,7 @@ def options_for(model, *, several=False):
     # Of several models the whole round is traced.
     algorithm = eqf.IFCA(loss, optax.sgd(0.1), BATCHING, num_clusters=2)
     state = algorithm.init(model, num_clients=len(dataset), key=KEY)
-    stepper = Stepper(algorithm, state, key=KEY, executor=eqf.Executor())
+    stepper = Stepper(algorithm, state, key=KEY, executor=eqf.Executor(), mesh=None)
     return compiler_options(loss, None, cohort, lambda: stepper._trace(cohort))
 
 

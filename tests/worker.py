@@ -108,7 +108,7 @@ def train(case, mesh, *, data=None, last=sys.maxsize, num_rounds=3, **options):
         loader,
         num_rounds=num_rounds,
         key=jr.key(0),
-        executor=eqf.Executor(mesh=mesh, ordered=ordered),
+        executor=eqf.Executor(ordered=ordered),
         rounds_per_call=rounds_per_call,
         **options,
     )

@@ -183,7 +183,7 @@ class AbstractAlgorithm(eqx.Module):
         model = self.model(state)
         if model is not None:
             check_lookups(self.loss, model, old, cohort)
-        if runs_apart(executor, self, state, cohort, key):
+        if runs_apart(executor, cohort.mesh, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:
             program = compiled(one_round, fixed, old)

@@ -15,7 +15,7 @@ from .._check import check_choice, check_count, checked
 from .._history import plain_row
 from .._processes import wait_for_all
 from .._types import Model
-from ..data import Loader, StreamLoader
+from ..data import AbstractLoader
 from .arrays import read_arrays, write_arrays
 from .disk import check_history, check_path, sync, sync_directory, write_json
 from .fingerprint import check_fingerprint, Fingerprint, fingerprint as fingerprint_of
@@ -108,7 +108,7 @@ class Checkpointer:
     def fingerprint(
         algorithm: AbstractAlgorithm,
         model: Model,
-        loader: Loader | StreamLoader,
+        loader: AbstractLoader,
         *,
         key: PRNGKeyArray,
     ) -> Fingerprint:

@@ -25,7 +25,7 @@ from .._algorithm import AbstractAlgorithm
 from .._optim import Optim
 from .._types import Model
 from .._warn import warn
-from ..data import FederatedDataset, Loader, StreamLoader
+from ..data import AbstractLoader, FederatedDataset, Loader, StreamLoader
 from .code import held
 from .digest import digest, fields_of
 
@@ -40,7 +40,7 @@ _ROOM = 560  # characters of an error
 def fingerprint(
     algorithm: AbstractAlgorithm,
     model: Model,
-    loader: Loader | StreamLoader,
+    loader: AbstractLoader,
     *,
     key: PRNGKeyArray,
 ) -> Fingerprint:
@@ -130,10 +130,15 @@ def _model(model: Model) -> Iterator[tuple[str, Any]]:
             yield name, f"{x.dtype}{list(x.shape)}"
 
 
-def _data(loader: Loader | StreamLoader) -> Iterator[tuple[str, Any]]:
+def _data(loader: AbstractLoader) -> Iterator[tuple[str, Any]]:
     if isinstance(loader, Loader):
         yield from _outline("sampler", loader.sampler)
         yield from _dataset(loader.dataset)
+        return
+    if not isinstance(loader, StreamLoader):
+        # What it is made of is its own business: it is told by its class alone.
+        yield "loader", type(loader).__qualname__
+        yield "loader.num_clients", loader.num_clients
         return
     stream = loader.stream
     yield "loader", "StreamLoader"

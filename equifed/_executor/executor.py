@@ -3,21 +3,21 @@
 from typing import Literal
 
 import equinox as eqx
-from jax.sharding import Mesh
 
 from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
-from .._mesh import AXIS, clients_mesh
+from .._mesh import AXIS
 
 
 class Executor(eqx.Module):
     """Options of how a round is run: they never change its result.
 
+    A round runs on the devices that its cohort was made for, by the mesh that its
+    loader was given: a `jax.sharding.Mesh` with an axis `clients`. Over any other axis
+    the compiler spreads each client's own work, following how the model is sharded.
+
     **Arguments:**
 
-    - `mesh`: the devices, as a `jax.sharding.Mesh` with an axis `clients`; give the
-        loader the same one. `None` runs on the default device. Over any other axis the
-        compiler spreads each client's own work, following how the model is sharded.
     - `block_size`: how many clients run side by side on a device. 1 is right for a
         CPU unless the model is tiny (a hundred params: 50 is several times faster); 8
         to 64 fill a GPU. Memory grows with it. With `"auto"`,
@@ -35,7 +35,6 @@ class Executor(eqx.Module):
         its loops.
     """
 
-    mesh: Mesh | None = eqx.field(static=True)
     block_size: int | Literal["auto"]
     ordered: bool
     differentiable: bool
@@ -44,12 +43,10 @@ class Executor(eqx.Module):
     def __init__(
         self,
         *,
-        mesh: Mesh | None = None,
         block_size: int | Literal["auto"] = 1,
         ordered: bool = False,
         differentiable: bool = False,
     ):
-        self.mesh = None if mesh is None else clients_mesh(mesh)
         self.block_size = block_size
         self.ordered = ordered
         self.differentiable = differentiable
@@ -58,19 +55,16 @@ class Executor(eqx.Module):
         if self.block_size != "auto":
             check_count("block_size", self.block_size, most=NO_CLIENT)
 
-    @property
-    def num_devices(self) -> int:
-        return 1 if self.mesh is None else self.mesh.shape[AXIS]
-
     def check(self, cohort: Cohort) -> None:
         if self.block_size == "auto":
             raise ValueError(
                 "`block_size='auto'` is measured by `rounds` and `train`. A single "
                 "`algorithm.round` needs a number."
             )
-        if cohort.num_devices != self.num_devices:
+        count = 1 if cohort.mesh is None else cohort.mesh.shape[AXIS]
+        if cohort.num_devices != count:
             raise ValueError(
-                f"The cohort was planned for {cohort.num_devices} devices, but the "
-                f"executor runs on {self.num_devices}. Give the same mesh to "
-                "`Loader(..., mesh=mesh)` and to `Executor(mesh=mesh)`."
+                f"The cohort has slots on {cohort.num_devices} devices, but its mesh "
+                f"has {count}. Give the mesh to the loader, `Loader(..., mesh=mesh)`, "
+                "or to the `Cohort` itself."
             )

@@ -32,7 +32,7 @@ def run_pass(
     What the aggregator's `decode` wants with the metrics, both summed over the cohort;
     and the slots' new states.
     """
-    keep = work.aggregator.gathers or executor.ordered
+    keep, mesh = work.aggregator.gathers or executor.ordered, cohort.mesh
     arrays, static = eqx.partition(work, eqx.is_array)
 
     def device(
@@ -40,7 +40,7 @@ def run_pass(
     ) -> tuple[PyTree, PyTree, ClientState]:
         work = eqx.combine(arrays, static)
         total, *slots = run_device(work, executor, cohort, states, keep=keep)
-        if executor.mesh is not None:
+        if mesh is not None:
             total = jax.lax.psum(total, AXIS)
         return total, *slots
 
@@ -52,7 +52,7 @@ def run_pass(
         total, *slots = device(arrays, cohort, states)
         return total, *jtu.tree_map(lambda x: x[None], slots)
 
-    if executor.mesh is None:
+    if mesh is None:
         mapped = own_device
     elif executor.differentiable:
         # Equinox's loop cannot be differentiated inside `shard_map`. The compiler
@@ -67,7 +67,7 @@ def run_pass(
         # gradients over the devices.
         mapped = jax.shard_map(
             own_device,
-            mesh=executor.mesh,
+            mesh=mesh,
             in_specs=(whole, split, split),
             out_specs=(whole, split, split),
             axis_names={AXIS},
@@ -79,5 +79,5 @@ def run_pass(
         kept = jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
         slots = index.size
         capacity = slots if work.aggregator.gathers else None
-        total = in_order(kept, index, executor.mesh, capacity=capacity, count=slots)
+        total = in_order(kept, index, mesh, capacity=capacity, count=slots)
     return total, states

@@ -47,12 +47,11 @@ T = TypeVar("T")
 Options = tuple[tuple[str, str], ...]
 
 
-def runs_apart(executor: Executor, *trees: PyTree) -> bool:
+def runs_apart(executor: Executor, mesh: Mesh | None, *trees: PyTree) -> bool:
     """Whether a round is asked to run in this way, and can."""
-    mesh = executor.mesh
     if not executor.ordered or (
         # Over other axes the clients' own work is spread, too.
-        mesh is not None and mesh.size != executor.num_devices
+        mesh is not None and mesh.size != mesh.shape[AXIS]
     ):
         return False
     leaves = jtu.tree_leaves(trees)
@@ -69,7 +68,7 @@ def one_round_apart(
         numbers: list[Array], arrays: list[Array], cohort: Cohort
     ) -> tuple[list[Array], dict[str, Array]]:
         algorithm, key, executor, _ = fixed.build(numbers)
-        mesh, old = executor.mesh, state.build(arrays)
+        mesh, old = cohort.mesh, state.build(arrays)
         plan = along(cohort, mesh)
         everyone = everywhere(old.clients, mesh)
         before = dataclasses.replace(
@@ -139,13 +138,13 @@ def _pass(
     options: Options,
 ) -> tuple[PyTree, ClientState]:
     """One pass: the clients of each device, and the sum of what they say."""
-    mesh = executor.mesh
+    mesh = cohort.mesh
     places = [None] if mesh is None else list(range(len(mesh.local_devices)))
     work = everywhere(work, mesh)
     cohort, states = along((cohort, states), mesh)
-    alone = dataclasses.replace(executor, mesh=None)
-    shares = [on(place, (work, cohort, states)) for place in places]
-    done = _side_by_side(_clients, options, [(*share, alone) for share in shares])
+    alone = dataclasses.replace(cohort, mesh=None)
+    shares = [on(place, (work, alone, states)) for place in places]
+    done = _side_by_side(_clients, options, [(*share, executor) for share in shares])
     kept, states = joined(done, mesh)
     gathers = work.aggregator.gathers
     total = _call(_total, kept, cohort.index, mesh, capacity if gathers else None)

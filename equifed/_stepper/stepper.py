@@ -74,9 +74,9 @@ _APART = {one_round: one_round_apart, _several_rounds: several_rounds_apart}
 class Stepper:
     """Calls one compiled round again and again.
 
-    The state that it is given is copied; each state that it returns is used up by the
-    next call. Whatever may interrupt a call, `state` is what was reached: either the
-    state before it, or the one after it.
+    The cohorts must be of the mesh. The state that it is given is copied; each state
+    that it returns is used up by the next call. Whatever may interrupt a call, `state`
+    is what was reached: either the state before it, or the one after it.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Stepper:
         *,
         key: PRNGKeyArray,
         executor: Executor,
+        mesh: Mesh | None,
     ):
         self._algorithm, self._executor = algorithm, executor
-        self._apart = runs_apart(executor, algorithm, state, key)
+        self._apart = runs_apart(executor, mesh, algorithm, state, key)
         self._model = eqx.filter_eval_shape(algorithm.model, state)
         self._options: tuple[tuple[str, str], ...] | None = None
         self._programs: dict[Hashable, Callable] = {}
         self._state = Flat(state)
         shardings = None
-        if executor.mesh is not None:
-            mesh = executor.mesh
+        if mesh is not None:
             shardings = tuple(_sharding(x, mesh) for x in self._state.arrays)
         self._fixed = Flat((algorithm, key, executor, shardings))
         places = shardings or [None] * len(self._state.arrays)

@@ -53,7 +53,7 @@ def _seconds(
     key: PRNGKeyArray,
     executor: Executor,
 ) -> float:
-    step = Stepper(algorithm, state, key=key, executor=executor)
+    step = Stepper(algorithm, state, key=key, executor=executor, mesh=cohort.mesh)
     jax.block_until_ready(step(cohort))  # Compiles.
     times = []
     for _ in range(_REPEATS):

@@ -11,9 +11,12 @@ import jax
 import numpy as np
 
 from .._client import traced_loss
+from .._cohort import Cohort
+from .._compiled import Flat
 from .._lookups import Lookups
+from .._round.lookups import check_lookups
 from .._types import Loss, Model
-from ..data import Loader, StreamLoader
+from ..data import AbstractLoader, Loader, StreamLoader
 from ..data._participants import participants
 
 
@@ -26,9 +29,7 @@ class MissingRows:
         example.
     """
 
-    def __init__(
-        self, loader: Loader | StreamLoader, loss: Loss, lookups: Lookups | None
-    ):
+    def __init__(self, loader: AbstractLoader, loss: Loss, lookups: Lookups | None):
         self._loader, self._loss, self._lookups = loader, loss, lookups
         self._seen: set[str] = set()
         mesh = loader.mesh
@@ -42,8 +43,19 @@ class MissingRows:
             assert self._lookups is not None
             self._lookups.check_dataset(self._loader.dataset, model)
 
-    def __call__(self, round: int, model: Callable[[], Model | None]) -> None:
+    def __call__(
+        self,
+        round: int,
+        model: Callable[[], Model | None],
+        cohort: Callable[[], Cohort],
+    ) -> None:
         """Looks at the clients of a round of which nobody has."""
+        if not isinstance(self._loader, Loader | StreamLoader):
+            # Whose examples these are, the cohort alone knows.
+            one = model()
+            if one is not None:
+                check_lookups(self._loss, one, Flat(one), cohort())
+            return
         if self._whole or (self._lookups is not None and not self._lookups):
             return
         if len(self._seen) == self._loader.num_clients:

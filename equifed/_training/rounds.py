@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
-from .._check import check_count, checked
+from .._check import check_count, check_kind, checked
 from .._client import traced_loss
 from .._executor import Executor
 from .._interrupt import keep, where
@@ -19,7 +19,8 @@ from .._stepper.stepper import Stepper
 from .._stepper.tune import tuned
 from .._types import Model
 from .._used_up import check_not_used_up
-from ..data import Loader, StreamLoader
+from ..data import AbstractBatching, AbstractLoader, Loader
+from ..data._calls import cohorts_of, stacks
 from .missing_rows import MissingRows
 
 
@@ -27,7 +28,7 @@ from .missing_rows import MissingRows
 def rounds(
     algorithm: AbstractAlgorithm,
     state: State,
-    loader: Loader | StreamLoader,
+    loader: AbstractLoader,
     *,
     num_rounds: int,
     key: PRNGKeyArray,
@@ -47,7 +48,7 @@ def rounds(
         Cohorts are drawn from round `state.round` on.
     - `num_rounds`: the number of rounds in all, those behind `state` included.
     - `key`: the experiment's root key.
-    - `executor`: how to run the rounds; on the loader's devices if not given.
+    - `executor`: how to run the rounds.
     - `rounds_per_call`: how many rounds one call of the compiled program runs. More
         than one is faster where a round takes less than about a millisecond.
 
@@ -107,7 +108,7 @@ class Calls:
         self,
         algorithm: AbstractAlgorithm,
         state: State,
-        loader: Loader | StreamLoader,
+        loader: AbstractLoader,
         *,
         num_rounds: int,
         key: PRNGKeyArray,
@@ -125,7 +126,7 @@ class Calls:
             finite.
         """
         self._algorithm, self._loader, self._key = algorithm, loader, key
-        self._executor = Executor(mesh=loader.mesh) if executor is None else executor
+        self._executor = Executor() if executor is None else executor
         self._num_rounds, self._size = num_rounds, rounds_per_call
         self._breaks, self._stop = breaks, stop_nonfinite
         self._missing = missing
@@ -137,26 +138,31 @@ class Calls:
         assert state is not None
         start, executor = int(state.round), self._executor
         if executor.block_size == "auto":
-            first = next(cohort for _, cohort in loader.cohorts(start))
-            self._missing(start, lambda: self._model)
+            _, first = next(cohorts_of(loader, start, start + 1))
+            self._missing(start, lambda: self._model, lambda: first)
             executor = tuned(
                 self._algorithm, state, first, key=self._key, executor=executor
             )
-        step = Stepper(self._algorithm, state, key=self._key, executor=executor)
+        step = Stepper(
+            self._algorithm,
+            state,
+            key=self._key,
+            executor=executor,
+            mesh=loader.mesh,
+        )
         self._step = step
         self._state = None  # The caller may have let go of it.
         del state
         if self._size == 1:
-            for round, cohort in loader.cohorts(start, self._num_rounds):
-                self._missing(round, lambda: self._model)
+            for round, cohort in cohorts_of(loader, start, self._num_rounds):
+                self._missing(round, lambda: self._model, lambda: cohort)  # noqa: B023
                 yield *step(cohort), 1
             return
-        assert isinstance(loader, Loader)
         calls = _split(start, self._num_rounds, self._size, self._breaks)
-        for call, cohorts in loader.stacks(calls, self._size):
+        for call, cohorts in stacks(loader, calls, self._size):
             count = len(call)
-            for round in call:
-                self._missing(round, lambda: self._model)
+            for i, round in enumerate(call):
+                self._missing(round, lambda: self._model, lambda: cohorts[i])  # noqa: B023
             state, metrics, ran = step.several(cohorts, count, stop=self._stop)
             if count < self._size:
                 metrics = {name: x[:count] for name, x in metrics.items()}
@@ -186,7 +192,7 @@ def _split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[
 def check_rounds(
     algorithm: AbstractAlgorithm,
     state: State,
-    loader: Loader | StreamLoader,
+    loader: AbstractLoader,
     rounds_per_call: int,
 ) -> tuple[Collection[str], MissingRows]:
     """Refuses what does not fit together, before anything is compiled.
@@ -198,11 +204,7 @@ def check_rounds(
     """
     check_not_used_up("state", state)
     check_count("rounds_per_call", rounds_per_call)
-    if rounds_per_call > 1 and not isinstance(loader, Loader):
-        raise ValueError(
-            f"`rounds_per_call={rounds_per_call}` needs a `Loader`, got a "
-            f"`{type(loader).__name__}`."
-        )
+    check_kind("loader.batching", getattr(loader, "batching", None), AbstractBatching)
     if loader.batching != algorithm.batching:
         raise ValueError(
             f"The loader's batching is {loader.batching!r}, but the algorithm's is "
@@ -212,7 +214,7 @@ def check_rounds(
     sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients) if eqx.is_array(x)}
     if loader.num_clients is None and sizes:
         raise stateful_on_a_stream(algorithm)
-    if isinstance(loader, Loader) and sizes - {loader.num_clients}:
+    if sizes - {loader.num_clients}:
         raise ValueError(
             f"The state is of {sizes.pop()} clients, but the loader has "
             f"{loader.num_clients}. Make it with "

@@ -23,7 +23,7 @@ from .._tree import params_of
 from .._types import Measure, Model
 from .._warn import warn
 from .._words import shown
-from ..data import FederatedDataset, Loader, StreamLoader
+from ..data import AbstractLoader, FederatedDataset
 from .best import Best
 from .reached import Keeping
 from .rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
@@ -40,7 +40,7 @@ from .watch import Watch
 def train(
     algorithm: AbstractAlgorithm,
     model: Model,
-    loader: Loader | StreamLoader,
+    loader: AbstractLoader,
     *,
     num_rounds: int,
     key: PRNGKeyArray,
@@ -76,7 +76,7 @@ def train(
         training, on the first of them only.
     - `checkpointer`: saves the state every few rounds. If it finds a checkpoint of
         this training, training goes on from there, to the same bits.
-    - `executor`: how to run the rounds; on the loader's devices if not given.
+    - `executor`: how to run the rounds.
     - `rounds_per_call`: how many rounds at most one call of the compiled program runs.
         More than one is faster where a round takes less than about a millisecond.
     - `trains`: which of the model's arrays are trained, if not all that can be: see
@@ -116,7 +116,7 @@ def train(
             "`num_rounds` is 0, so that the model is not evaluated: that is done after "
             "rounds. Write `equifed.evaluate(model, dataset, metrics)`."
         )
-    mesh = loader.mesh if executor is None else executor.mesh
+    mesh = loader.mesh
     if not is_first(mesh):
         logger = NoLogger()
     metrics = algorithm.loss if metrics is None else metrics
@@ -228,7 +228,7 @@ def train(
 def _num_clients(
     algorithm: AbstractAlgorithm,
     model: Model,
-    loader: Loader | StreamLoader,
+    loader: AbstractLoader,
     key: PRNGKeyArray,
 ) -> int:
     if loader.num_clients is not None:

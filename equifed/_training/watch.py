@@ -14,7 +14,7 @@ from .._metrics import RESERVED
 from .._types import Loss, Model
 from .._warn import warn
 from .._words import listed
-from ..data import Loader, StreamLoader
+from ..data import AbstractLoader
 from ..data._participants import participants
 from .solution import RESULTS
 
@@ -40,7 +40,7 @@ class Watch:
 
     def __init__(
         self,
-        loader: Loader | StreamLoader,
+        loader: AbstractLoader,
         loss: Loss,
         history: Iterable[Row],
         reported: Collection[str] = (),

@@ -5,10 +5,12 @@ from ._batching import (
     Epochs as Epochs,
     Steps as Steps,
 )
+from ._cohorts import AbstractLoader as AbstractLoader
 from ._column import ChunkedColumn as ChunkedColumn
 from ._dataset import FederatedDataset as FederatedDataset
 from ._digits import digits as digits
-from ._loader import cohort as cohort, Loader as Loader
+from ._given import cohort as cohort
+from ._loader import Loader as Loader
 from ._partition import (
     AbstractPartition as AbstractPartition,
     ColumnPartition as ColumnPartition,

@@ -10,7 +10,7 @@ numbers. Of one that does not, each device is sent its clients' rows, round by r
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,19 +19,20 @@ from jaxtyping import Array, Int, Shaped
 from .._check import check_count, check_seed, checked
 from .._cohort import Cohort, Cohorts
 from ._batching import AbstractBatching
-from ._clients import check_numbers
+from ._cohorts import AbstractLoader
 from ._dataset import FederatedDataset
 from ._draw import draw, most
+from ._info import Info, slots_of
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
 from ._plan import make_plan, needs, Plan
 from ._prefetch import prefetched
 from ._room import Needs, room_for
-from ._sampler import AbstractSampler, AllClients
+from ._sampler import AbstractSampler
 from ._stack import make_cohorts
 from ._whose import client_name, owner_of, read_rows
 
 
-class Loader:
+class Loader(AbstractLoader):
     """Makes the cohort of each round.
 
     !!! example
@@ -50,6 +51,7 @@ class Loader:
     mesh: Mesh | None
     resident: bool
     prefetch: int
+    info: Info | None
 
     @checked(
         dataset="Build one with `FederatedDataset.from_arrays` or its siblings.",
@@ -65,6 +67,7 @@ class Loader:
         mesh: Mesh | None = None,
         resident: bool | None = None,
         prefetch: int = 2,
+        info: Info | None = None,
     ):
         """**Arguments:**
 
@@ -78,6 +81,11 @@ class Loader:
             it is if it takes up at most a quarter of a device's free memory (on a CPU:
             if the copies take up at most 1 GiB).
         - `prefetch`: How many cohorts `cohorts` makes ahead, in a thread.
+        - `info`: What else is said of the clients of a round, a domain or a staleness
+            say: `info(round, clients)`, given their numbers, returns an array or a
+            PyTree of arrays with an entry for each of them. It goes into `cohort.info`
+            and the clients' `data.info`, and must be a function of its arguments
+            alone. Empty slots hold zeros.
 
         **Raises:**
 
@@ -102,6 +110,7 @@ class Loader:
                 "have at most 2**31 - 1. Pass `resident=False`."
             )
         self.resident = resident
+        self.info = info
 
     @property
     def num_clients(self) -> int:
@@ -121,9 +130,10 @@ class Loader:
         """
         round = check_count("round", round, least=0)
         plan, clients = self._plan(round)
-        if self.resident:
-            return make_cohort(plan, self._resident_examples, self._placement)
-        return make_cohort(plan, self._pools(plan, clients), self._placement)
+        info = slots_of(self.info, round, clients, plan)
+        resident = self.resident
+        pools = self._resident_examples if resident else self._pools(plan, clients)
+        return make_cohort(plan, pools, self._placement, info)
 
     def _plan(self, round: int) -> tuple[Plan, Int[np.ndarray, " clients"]]:
         """The plan of a round, and the numbers of its clients."""
@@ -209,12 +219,13 @@ class Loader:
         return prefetched(((c, self._stack(c, size)) for c in calls), self.prefetch)
 
     def _stack(self, rounds: range, size: int) -> Cohorts:
-        planned = [self._plan(round) for round in rounds]
-        plans, to = [plan for plan, _ in planned], self._placement
+        planned = [(round, *self._plan(round)) for round in rounds]
+        plans, to = [plan for _, plan, _ in planned], self._placement
+        infos = [slots_of(self.info, r, clients, plan) for r, plan, clients in planned]
         if self.resident:
-            return make_cohorts(plans, size, self._resident_examples, (), to)
-        pools = [self._pools(plan, clients) for plan, clients in planned]
-        return make_cohorts(plans, size, None, pools, to)
+            return make_cohorts(plans, size, self._resident_examples, (), to, infos)
+        pools = [self._pools(plan, clients) for _, plan, clients in planned]
+        return make_cohorts(plans, size, None, pools, to, infos)
 
     def __repr__(self) -> str:
         return (
@@ -230,51 +241,3 @@ class Loader:
             name: put(on_device_dtype(name, read_rows(dataset, name, 0, rows), whose))
             for name in dataset.columns
         }
-
-
-@checked(
-    dataset="Build one with `FederatedDataset.from_arrays` or its siblings.",
-    batching="Write `Epochs(1, batch_size=20)`, for example.",
-)
-def cohort(
-    dataset: FederatedDataset,
-    batching: AbstractBatching,
-    *,
-    clients: Sequence[int]
-    | Int[np.ndarray, " clients"]
-    | Int[Array, " clients"]
-    | None = None,
-    round: int = 0,
-    seed: int = 0,
-    mesh: Mesh | None = None,
-    resident: bool = True,
-) -> Cohort:
-    """Makes a single cohort of given clients.
-
-    **Arguments:**
-
-    - `dataset`: The population.
-    - `batching`: How a client visits its examples.
-    - `clients`: The numbers of the clients, each as often as it shall take part. By
-        default all of them, once.
-    - `round`, `seed`: What the clients' orders depend on.
-    - `mesh`: The devices that share the cohort, along the axis `clients`.
-    - `resident`: Whether the cohort holds the whole dataset or its clients' rows only.
-    """
-    round = check_count("round", round, least=0)
-    sampler = AllClients(seed=seed)
-    if clients is not None:
-        numbers = check_numbers(clients, dataset.num_clients)
-        sampler = _GivenClients(clients=numbers, seed=seed)
-    return Loader(dataset, sampler, batching, mesh=mesh, resident=resident)(round)
-
-
-class _GivenClients(AbstractSampler):
-    clients: Int[np.ndarray, " clients"]
-    seed: int
-
-    def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
-        return self.clients
-
-    def max_clients(self, num_clients: int) -> int:
-        return len(self.clients)

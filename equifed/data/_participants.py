@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ._cohorts import AbstractLoader
 from ._dataset import FederatedDataset
 from ._loader import Loader
 from ._stream import StreamLoader
@@ -12,12 +13,14 @@ from ._whose import read_rows
 
 
 def participants(
-    loader: Loader | StreamLoader, round: int
+    loader: AbstractLoader, round: int
 ) -> list[tuple[str, Mapping[str, np.ndarray]]]:
     """Pairs of a client's id and its examples; of a stream, whose past is gone, those
-    of the last few rounds only."""
+    of the last few rounds only; of a loader of one's own none."""
     if isinstance(loader, StreamLoader):
         return [(c.client_id, c.examples) for c in loader._recent.get(round, ())]
+    if not isinstance(loader, Loader):
+        return []
     dataset = loader.dataset
     numbers = np.asarray(loader.sampler(round, dataset.num_clients)).tolist()
     return [(dataset.client_ids[i], _Examples(dataset, i)) for i in numbers]

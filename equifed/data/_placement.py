@@ -11,7 +11,7 @@ from typing import Any, cast, TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
 from .._cohort import Cohort
 from .._mesh import AXIS, clients_mesh
@@ -127,9 +127,12 @@ class Placement:
 
 
 def make_cohort(
-    plan: Plan, examples: dict[str, Shaped[Array, "devices rows ..."]], to: Placement
+    plan: Plan,
+    examples: dict[str, Shaped[Array, "devices rows ..."]],
+    to: Placement,
+    info: PyTree[Shaped[np.ndarray, "devices slots ..."]] = None,
 ) -> Cohort:
-    arrays = to.put(plan[:6])
+    arrays, info = to.put((plan[:6], info))
     order, start, stop, first, num_examples, index = cast(tuple[Array, ...], arrays)
     return Cohort(
         examples=examples,
@@ -139,6 +142,8 @@ def make_cohort(
         first=first,
         num_examples=num_examples,
         index=index,
+        info=info,
+        mesh=to.mesh,
     )
 
 

@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     """For each device, the places in `clients` whose examples make up its pool."""
     num_rows: int
     """The number of rows of every device's pool."""
+    place: Int[np.ndarray, "devices slots"]
+    """The place in `clients` of each slot's; `NO_ROW` in an empty one."""
 
 
 def make_plan(
@@ -81,6 +83,7 @@ def make_plan(
     order = np.full((num_devices, num_steps, batching.batch_size), NO_ROW, np.int32)
     start, stop, begin, count = np.zeros((4, num_devices, num_slots), np.int32)
     index = np.full((num_devices, num_slots), NO_CLIENT, np.int32)
+    place = np.full((num_devices, num_slots), NO_ROW, np.int32)
     pools, num_rows = [], 0
     for d, m in enumerate(members):
         if len(m) == 0:
@@ -104,8 +107,9 @@ def make_plan(
         begin[d, slots] = np.where(sizes[m] > 0, firsts, 0)
         count[d, slots] = sizes[m]
         index[d, slots] = clients[m]
+        place[d, slots] = m
     num_rows = ladder(max(num_rows, 0 if first is not None else room.rows))
-    return Plan(order, start, stop, begin, count, index, pools, num_rows)
+    return Plan(order, start, stop, begin, count, index, pools, num_rows, place)
 
 
 def needs(

@@ -1,14 +1,16 @@
 """The cohorts of several rounds, brought to one shape, for one call."""
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
-from .._cohort import Cohorts, NO_CLIENT, NO_ROW
+from .._cohort import Cohort, Cohorts, NO_CLIENT, NO_ROW
 from ._placement import Placement
 from ._plan import Plan
 
@@ -19,6 +21,7 @@ def make_cohorts(
     shared: Mapping[str, Shaped[Array, "devices rows ..."]] | None,
     pools: Sequence[Mapping[str, Shaped[Array, "devices _ ..."]]],
     to: Placement,
+    infos: Sequence[PyTree[Shaped[np.ndarray, "devices slots ..."]]],
 ) -> Cohorts:
     """Stacks the plans of at most `size` rounds; where there are fewer, the last ones
     are empty.
@@ -30,6 +33,7 @@ def make_cohorts(
 
     - `shared`: the pool of all rounds, if the data is resident;
     - `pools`: else one for each round.
+    - `infos`: what is said of the slots, for each round.
     """
     num_steps = max(plan.order.shape[1] for plan in plans)
     num_slots = max(plan.index.shape[1] for plan in plans)
@@ -43,15 +47,25 @@ def make_cohorts(
             out[i, :, : array.shape[1]] = array
         return out
 
-    arrays = to.put(
-        [
-            stack("order", num_steps, NO_ROW),
-            *(
-                stack(name, num_slots, 0)
-                for name in ("start", "stop", "first", "num_examples")
-            ),
-            stack("index", num_slots, NO_CLIENT),
-        ],
+    def stack_info(*several: np.ndarray) -> np.ndarray:
+        shape = (size, several[0].shape[0], num_slots, *several[0].shape[2:])
+        out = np.zeros(shape, several[0].dtype)
+        for i, x in enumerate(several):
+            out[i, :, : x.shape[1]] = x
+        return out
+
+    arrays, info = to.put(
+        (
+            [
+                stack("order", num_steps, NO_ROW),
+                *(
+                    stack(name, num_slots, 0)
+                    for name in ("start", "stop", "first", "num_examples")
+                ),
+                stack("index", num_slots, NO_CLIENT),
+            ],
+            jax.tree.map(stack_info, *infos),
+        ),
         axis=1,
     )
     order, start, stop, first, num_examples, index = cast(list[Array], arrays)
@@ -69,15 +83,49 @@ def make_cohorts(
         num_examples=num_examples,
         index=index,
         pooled=shared is None,
+        info=info,
+        mesh=to.mesh,
     )
 
 
-@jax.jit
-def _grow_and_stack(pools: Sequence[Shaped[Array, "devices _ ..."]]):
-    num_rows = max(x.shape[1] for x in pools)
-    pads = [(0, 0)] * pools[0].ndim
+def stack_cohorts(cohorts: Sequence[Cohort], size: int) -> Cohorts:
+    """Stacks at most `size` cohorts that somebody has made; where there are fewer, the
+    last ones are empty.
+
+    **Raises:**
+
+    `ValueError` if they do not lie on the same devices.
+    """
+    one = cohorts[0]
+    if any(c.mesh != one.mesh or c.batch_size != one.batch_size for c in cohorts):
+        raise ValueError(
+            "The cohorts of the rounds of one call must have the same mesh and the "
+            "same batch size, and these differ. Use `rounds_per_call=1`."
+        )
+    empty = dataclasses.replace(
+        one, start=one.stop, index=jnp.full_like(one.index, NO_CLIENT)
+    )
+    filled = [*cohorts, *[empty] * (size - len(cohorts))]
+    fills = {"order": NO_ROW, "index": NO_CLIENT}
+    names = ("order", "start", "stop", "first", "num_examples", "index")
+    plans = [{name: getattr(c, name) for name in names} for c in filled]
+    stacked = {
+        name: _grow_and_stack([plan[name] for plan in plans], fills.get(name, 0))
+        for name in names
+    }
+    trees = [(c.examples, c.info) for c in filled]
+    examples, info = jax.tree.map(lambda *x: _grow_and_stack(x), *trees)
+    return Cohorts(examples, **stacked, pooled=True, info=info, mesh=one.mesh)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _grow_and_stack(several: Sequence[Shaped[Array, "devices _ ..."]], fill: int = 0):
+    """Arrays that differ in the length of their second axis, filled up and stacked."""
+    length = max(x.shape[1] for x in several)
+    pads = [(0, 0)] * several[0].ndim
 
     def grown(x):
-        return jnp.pad(x, [*pads[:1], (0, num_rows - x.shape[1]), *pads[2:]])
+        pad = [*pads[:1], (0, length - x.shape[1]), *pads[2:]]
+        return jnp.pad(x, pad, constant_values=fill)
 
-    return jnp.stack([grown(x) for x in pools])
+    return jnp.stack([grown(x) for x in several])

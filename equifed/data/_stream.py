@@ -19,6 +19,7 @@ from .._words import shown
 from ._arrays import as_arrays, check_columns, check_function
 from ._batching import AbstractBatching
 from ._build import common_rows
+from ._cohorts import AbstractLoader
 from ._column import check_names
 from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
@@ -156,7 +157,7 @@ class ClientStream:
             yield current, pieces
 
 
-class StreamLoader:
+class StreamLoader(AbstractLoader):
     """Makes cohorts of the clients of a stream, in the order in which they come.
 
     Each pass over the stream visits every client exactly once; its last cohort has

@@ -188,7 +188,7 @@ def devices(here: Setup) -> None:
     place = lambda x: jax.device_put(x, everywhere) if eqx.is_array(x) else x  # noqa: E731
     got = here.run(
         algorithm=here.plain,
-        executor=Executor(mesh=mesh, ordered=True),
+        executor=Executor(ordered=True),
         loader=split,
         state=jtu.tree_map(place, here.state),
         bits=True,

@@ -1,6 +1,6 @@
 """The algorithms, and what goes wrong when one is initialised or run for one round."""
 
-import functools
+import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -339,7 +339,12 @@ def posterior(estimator, server, aggregator=None):
 
 
 GAUSSIANS = eqp.GaussianMoments(1.0)
-BOTH = functools.partial(mesh_of, "clients", 2)
+
+
+def on_both():
+    return eqf.data.cohort(DATASET, BATCHING, mesh=mesh_of("clients", 2))
+
+
 MISFIT = "does not understand the messages of"
 
 TABLE |= {
@@ -553,15 +558,19 @@ TABLE |= {
             ValueError,
             ("'auto'", "needs a number"),
         ),
-        "another mesh than the cohort's": (
-            lambda: one_round(cohort=eqf.data.cohort(DATASET, BATCHING, mesh=BOTH())),
+        "a cohort that lost its mesh": (
+            lambda: one_round(cohort=dataclasses.replace(on_both(), mesh=None)),
             ValueError,
-            ("planned for 2 devices", "runs on 1", "Executor(mesh=mesh)"),
+            ("slots on 2 devices", "its mesh has 1", "Loader(..., mesh=mesh)"),
         ),
-        "another mesh than the executor's": (
-            lambda: one_round(executor=eqf.Executor(mesh=BOTH())),
+        "a mesh for a cohort of one device": (
+            lambda: one_round(
+                cohort=dataclasses.replace(
+                    eqf.data.cohort(DATASET, BATCHING), mesh=on_both().mesh
+                )
+            ),
             ValueError,
-            ("planned for 1 devices", "runs on 2", "Loader(..., mesh=mesh)"),
+            ("slots on 1 devices", "its mesh has 2"),
         ),
         "another batch size": (
             lambda: one_round(cohort=eqf.data.cohort(DATASET, WHOLE)),

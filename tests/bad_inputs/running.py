@@ -1,7 +1,6 @@
 """Training, rounds, evaluation, metrics, loggers, checkpoints and results."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -421,16 +420,6 @@ TABLE = {
             lambda: eqf.Executor(differentiable="no"),
             TypeError,
             "`differentiable` must be True or False, got 'no'",
-        ),
-        "devices for a mesh": (
-            lambda: eqf.Executor(mesh=jax.devices()),
-            TypeError,
-            ("`mesh`", "a `Mesh`"),
-        ),
-        "a mesh without clients": (
-            lambda: eqf.Executor(mesh=mesh_of("data")),
-            ValueError,
-            ("'clients'", "('data',)", "jax.make_mesh"),
         ),
         "an option by position": (
             lambda: eqf.Executor(None),
