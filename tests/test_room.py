@@ -64,7 +64,7 @@ def test_room_changes_no_number(resident, kind):
         sampler = eqf.data.PoissonSampler(0.4, seed=1)
         loader = eqf.data.Loader(dataset, sampler, batching, resident=resident)
         if room is not None:
-            loader.__dict__["_room"] = room
+            vars(loader)["_room"] = room
         shapes.append({loader(r).order.shape for r in range(8)})
         solution = eqf.train(
             algorithm, testing.Linear(), loader, num_rounds=8, key=jr.key(0)
