@@ -170,7 +170,7 @@ def test_a_round_without_room_has_a_shape_of_its_own():
     loader = eqd.Loader(
         dataset_of([4, 4, 4, 4, 4, 30]), eqd.UniformSampler(1), eqd.Epochs(batch_size=1)
     )
-    loader.__dict__["_room"] = Needs(steps=5, slots=1)
+    vars(loader)["_room"] = Needs(steps=5, slots=1)
     needs = [int(loader(round).stop.max()) for round in range(20)]
     assert set(needs) == {4, 30}
     assert [loader(r).order.shape[1] for r in range(20)] == [

@@ -150,7 +150,7 @@ class Says(eqf.AbstractClient):
         return params
 
     def round(self, broadcast, data, state, *, key):
-        metrics = eqf.zero_metrics(self.loss, broadcast.model, data.example)
+        metrics = eqf.full_metrics(self.loss, broadcast, data, 4, key=key)
         payload = jax.tree.map(jnp.zeros_like, broadcast.params)
         said = data.info["age"].astype(jnp.float32) + 10 * data.info["pair"][1]
         return eqf.Message(payload, data.weight), said, metrics
