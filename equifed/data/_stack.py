@@ -15,6 +15,11 @@ from ._placement import Placement
 from ._plan import Plan
 
 
+# The arrays of a plan, and what stands in the empty places of each.
+_FILLS = {"order": NO_ROW, "start": 0, "stop": 0, "first": 0, "num_examples": 0}
+_FILLS |= {"index": NO_CLIENT}
+
+
 def make_cohorts(
     plans: Sequence[Plan],
     size: int,
@@ -35,57 +40,29 @@ def make_cohorts(
     - `pools`: else one for each round.
     - `infos`: what is said of the slots, for each round.
     """
-    num_steps = max(plan.order.shape[1] for plan in plans)
-    num_slots = max(plan.index.shape[1] for plan in plans)
-
-    def stack(name: str, length: int, fill: int) -> np.ndarray:
-        arrays = [getattr(plan, name) for plan in plans]
-        shape = list(arrays[0].shape)
-        shape[1] = length
-        out = np.full((size, *shape), fill, np.int32)
-        for i, array in enumerate(arrays):
-            out[i, :, : array.shape[1]] = array
-        return out
-
-    def stack_info(*several: np.ndarray) -> np.ndarray:
-        shape = (size, several[0].shape[0], num_slots, *several[0].shape[2:])
-        out = np.zeros(shape, several[0].dtype)
-        for i, x in enumerate(several):
-            out[i, :, : x.shape[1]] = x
-        return out
-
-    arrays, info = to.put(
-        (
-            [
-                stack("order", num_steps, NO_ROW),
-                *(
-                    stack(name, num_slots, 0)
-                    for name in ("start", "stop", "first", "num_examples")
-                ),
-                stack("index", num_slots, NO_CLIENT),
-            ],
-            jax.tree.map(stack_info, *infos),
-        ),
-        axis=1,
-    )
-    order, start, stop, first, num_examples, index = cast(list[Array], arrays)
+    stacked = {
+        name: _stack(size, fill, [getattr(plan, name) for plan in plans])
+        for name, fill in _FILLS.items()
+    }
+    info = jax.tree.map(lambda *x: _stack(size, 0, x), *infos)
+    arrays, info = to.put((stacked, info), axis=1)
+    plan = cast(dict[str, Array], arrays)
     examples = shared
     if shared is None:
         # A round that is not there has the pool of the last one, and does not use it.
         filled = [*pools, *[pools[-1]] * (size - len(pools))]
         examples = jax.tree.map(lambda *x: _grow_and_stack(x), *filled)
-    return Cohorts(
-        examples=examples,
-        order=order,
-        start=start,
-        stop=stop,
-        first=first,
-        num_examples=num_examples,
-        index=index,
-        pooled=shared is None,
-        info=info,
-        mesh=to.mesh,
-    )
+    pooled = shared is None
+    return Cohorts(examples, **plan, pooled=pooled, info=info, mesh=to.mesh)
+
+
+def _stack(size: int, fill: int, several: Sequence[np.ndarray]) -> np.ndarray:
+    """Room for `size` arrays that differ in the length of their second axis."""
+    one, length = several[0], max(x.shape[1] for x in several)
+    out = np.full((size, len(one), length, *one.shape[2:]), fill, one.dtype)
+    for i, x in enumerate(several):
+        out[i, :, : x.shape[1]] = x
+    return out
 
 
 def stack_cohorts(cohorts: Sequence[Cohort], size: int) -> Cohorts:
@@ -106,12 +83,9 @@ def stack_cohorts(cohorts: Sequence[Cohort], size: int) -> Cohorts:
         one, start=one.stop, index=jnp.full_like(one.index, NO_CLIENT)
     )
     filled = [*cohorts, *[empty] * (size - len(cohorts))]
-    fills = {"order": NO_ROW, "index": NO_CLIENT}
-    names = ("order", "start", "stop", "first", "num_examples", "index")
-    plans = [{name: getattr(c, name) for name in names} for c in filled]
     stacked = {
-        name: _grow_and_stack([plan[name] for plan in plans], fills.get(name, 0))
-        for name in names
+        name: _grow_and_stack([getattr(c, name) for c in filled], fill)
+        for name, fill in _FILLS.items()
     }
     trees = [(c.examples, c.info) for c in filled]
     examples, info = jax.tree.map(lambda *x: _grow_and_stack(x), *trees)
