@@ -95,18 +95,17 @@ class Best:
         """
         if self._stop is None or not history:
             return False
-        rows = self._rows(history, finished=finished)
-        if not rows or rows[-1] is not history[-1]:
+        # Most rounds do not count, and the rows of all are many.
+        if not self._counts(history[-1], last=finished):
             return False
+        rows = self._rows(history, finished=finished)
         return any_process(value=bool(self._stop(rows)))
 
     def see(self, history: Sequence[Row], model: Model | None) -> None:
         """Keeps the model of the last round, if it is the best so far."""
-        if self._stop is not None:
-            rows = self._rows(history)
-            if rows and rows[-1] is history[-1]:
-                if self._stop.best(rows) == rows[-1][ROUND]:
-                    self._model = _copy(model)
+        if self._stop is not None and self._counts(history[-1]):
+            if self._stop.best(self._rows(history)) == history[-1][ROUND]:
+                self._model = _copy(model)
 
     def choose(
         self, history: Sequence[Row], model: Model | None
@@ -126,13 +125,11 @@ class Best:
         return jtu.tree_map(_beside, self._model, model), best
 
     def _rows(self, history: Sequence[Row], *, finished: bool = False) -> list[Row]:
-        last = history[-1][ROUND] if finished and history else None
-        return [
-            row
-            for row in history
-            if (row[ROUND] % self._every == 0 or row[ROUND] == last)
-            and not row["nonfinite_model"]
-        ]
+        last = history[-1] if finished and history else None
+        return [row for row in history if self._counts(row, last=row is last)]
+
+    def _counts(self, row: Row, *, last: bool = False) -> bool:
+        return (last or row[ROUND] % self._every == 0) and not row["nonfinite_model"]
 
 
 def _copy(model: Model | None) -> Model | None:
