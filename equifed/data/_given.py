@@ -12,6 +12,7 @@ from ._batching import AbstractBatching
 from ._clients import check_numbers
 from ._dataset import FederatedDataset
 from ._loader import Loader
+from ._room import Needs
 from ._sampler import AbstractSampler, AllClients
 
 
@@ -49,7 +50,10 @@ def cohort(
     if clients is not None:
         numbers = check_numbers(clients, dataset.num_clients)
         sampler = _GivenClients(clients=numbers, seed=seed)
-    return Loader(dataset, sampler, batching, mesh=mesh, resident=resident)(round)
+    loader = Loader(dataset, sampler, batching, mesh=mesh, resident=resident)
+    # Every round has these clients: to look ahead would find what this one needs.
+    loader._room = Needs()
+    return loader(round)
 
 
 class _GivenClients(AbstractSampler):
