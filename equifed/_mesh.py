@@ -6,6 +6,11 @@ from jax.sharding import AxisType, Mesh
 AXIS = "clients"
 
 
+def num_devices(mesh: Mesh | None) -> int:
+    """How many devices share the clients; without a mesh it is the default one."""
+    return 1 if mesh is None else mesh.shape[AXIS]
+
+
 def clients_mesh(mesh: Mesh) -> Mesh:
     """Checks a user's mesh, and makes its axes automatic.
 

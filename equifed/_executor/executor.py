@@ -6,7 +6,7 @@ import equinox as eqx
 
 from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
-from .._mesh import AXIS
+from .._mesh import num_devices
 
 
 class Executor(eqx.Module):
@@ -61,7 +61,7 @@ class Executor(eqx.Module):
                 "`block_size='auto'` is measured by `rounds` and `train`. A single "
                 "`algorithm.round` needs a number."
             )
-        count = 1 if cohort.mesh is None else cohort.mesh.shape[AXIS]
+        count = num_devices(cohort.mesh)
         if cohort.num_devices != count:
             raise ValueError(
                 f"The cohort has slots on {cohort.num_devices} devices, but its mesh "

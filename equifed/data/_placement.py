@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from .._cohort import Cohort
-from .._mesh import AXIS, clients_mesh
+from .._mesh import AXIS, clients_mesh, num_devices
 from .._processes import any_process
 from ._column import Column
 from ._plan import Plan
@@ -39,7 +39,7 @@ class Placement:
 
     def __init__(self, mesh: Mesh | None):
         self.mesh = None if mesh is None else clients_mesh(mesh)
-        self.num_devices = 1 if self.mesh is None else self.mesh.shape[AXIS]
+        self.num_devices = num_devices(self.mesh)
         self._sharding = (
             None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(AXIS))
         )
