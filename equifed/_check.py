@@ -230,10 +230,10 @@ def _fits(x: Any, hint: Any) -> bool:
     if not is_bearable(x, hint, conf=_NUMPY):
         return False
     is_key = set(get_args(PRNGKeyArray)) <= set(members)
-    return not is_key or x is None or _is_of_the_default_kind(x)
+    return not is_key or x is None or is_key_of_the_default_kind(x)
 
 
-def _is_of_the_default_kind(key: PRNGKeyArray) -> bool:
+def is_key_of_the_default_kind(key: PRNGKeyArray) -> bool:
     """Whether an old-style key has as many numbers as JAX will take it for."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return True

@@ -145,6 +145,11 @@ def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:
     )
 
 
+def tree_row(x: PyTree, i: int | Array) -> PyTree:
+    """One of several trees that are stacked along a leading axis of their arrays."""
+    return jtu.tree_map(lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, x)
+
+
 def tree_shapes(x: PyTree) -> PyTree:
     """The shapes and dtypes of arrays, without how they are spread over devices."""
 

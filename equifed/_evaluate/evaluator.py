@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from .._check import check_count, checked
 from .._history import plain
 from .._metrics import AbstractMetric, compute_metrics
-from .._tree import tree_isfinite
+from .._tree import tree_isfinite, tree_row
 from .._types import Measure, Model
 from .._used_up import check_not_used_up
 from .._warn import warn
@@ -26,7 +26,7 @@ from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
 from .fold import fold, fold_shared, traced_metrics
-from .own import fold_own, model_of, stacked
+from .own import fold_own, stacked
 from .rows import piece_size, put_model, put_rows, Rows
 
 
@@ -86,7 +86,7 @@ class Evaluator:
         check_not_used_up("models", models)
         models = stacked(models, dataset.num_clients)
         models = eqx.nn.inference_mode(models)
-        one = model_of(models, 0)
+        one = tree_row(models, 0)
         self._check(one)
         most = 2 ** (int(np.median(dataset.client_sizes)) - 1).bit_length()
         batch_size = min(self._batch_size_for(one), max(most, 1))
@@ -94,7 +94,7 @@ class Evaluator:
         if not self._explained and _has_nan(total):
             self._explained = True
             client = _first_nan(total)
-            self._explain(model_of(models, client), [client])
+            self._explain(tree_row(models, client), [client])
         return self._of_each(total)
 
     def _both(self, model: Model) -> tuple[dict[str, Any], ClientMetrics]:
@@ -214,12 +214,15 @@ def _compute_all(total: dict[str, AbstractMetric]) -> dict[str, Array]:
 def _has_nan(total: dict[str, AbstractMetric]) -> bool:
     """Whether some example's metric is NaN: a mean over no example is as well, but its
     sums are not."""
-    leaves = [x for x in jtu.tree_leaves(total) if eqx.is_inexact_array(x)]
-    return any(np.isnan(x).any() for x in jax.device_get(leaves))
+    return any(np.isnan(x).any() for x in _sums(total))
 
 
 def _first_nan(total: dict[str, AbstractMetric]) -> int:
     """The first client some of whose sums are NaN."""
-    leaves = [x for x in jtu.tree_leaves(total) if eqx.is_inexact_array(x)]
-    bad = [np.isnan(x).reshape(len(x), -1).any(1) for x in jax.device_get(leaves)]
+    bad = [np.isnan(x).reshape(len(x), -1).any(1) for x in _sums(total)]
     return int(np.any(bad, 0).argmax())
+
+
+def _sums(total: dict[str, AbstractMetric]) -> list[np.ndarray]:
+    leaves = [x for x in jtu.tree_leaves(total) if eqx.is_inexact_array(x)]
+    return jax.device_get(leaves)

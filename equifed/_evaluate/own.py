@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._metrics import AbstractMetric, masked_sum
-from .._tree import difference
+from .._tree import difference, tree_row
 from .._types import Measure, Model
 from .._words import shown
 from .fold import metrics_of, zero_metrics
@@ -36,11 +36,6 @@ def stacked(models: Model | Sequence[Model], num_clients: int) -> Model:
             f"`eqx.filter_vmap` makes it, got {shown(models)}."
         )
     return models
-
-
-def model_of(models: Model, client: int | Array) -> Model:
-    """A client's own model."""
-    return jtu.tree_map(lambda x: x[client] if eqx.is_array(x) else x, models)
 
 
 def _stack(models: Sequence[Model], num_clients: int) -> Model:
@@ -80,7 +75,7 @@ def fold_own(
     own model is taken."""
     num_rows = rows.client.shape[0]
     batch_size = min(batch_size, num_rows)
-    zero = zero_metrics(metrics, model_of(models, 0), rows, num_clients)
+    zero = zero_metrics(metrics, tree_row(models, 0), rows, num_clients)
 
     def more(carry: tuple[Array, Any]) -> Array:
         return carry[0] < rows.count
@@ -95,7 +90,7 @@ def fold_own(
             (rows.examples, rows.client),
         )
         mask = (row >= at) & (row < rows.count) & (whose == client)
-        model = model_of(models, client)
+        model = tree_row(models, client)
 
         def one(example: PyTree, row: Array) -> dict[str, AbstractMetric]:
             own = jr.fold_in(key, rows.first + row.astype(jnp.uint32))

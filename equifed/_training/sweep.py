@@ -10,18 +10,17 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
-from .._check import check_count, checked
+from .._check import check_count, checked, is_key_of_the_default_kind
 from .._cohort import Cohort
 from .._compiled import Flat
 from .._evaluate import ClientQuantiles, evaluator_of
 from .._history import Row, rows_of
 from .._round import State
-from .._tree import tree_where
+from .._tree import tree_row, tree_where
 from .._types import Measure, Model
 from .._words import shown
 from ..data import FederatedDataset, Loader
@@ -134,12 +133,8 @@ def sweep(
 
 def _several(keys: Array | Sequence[PRNGKeyArray]) -> list[PRNGKeyArray]:
     several = list(keys) if isinstance(keys, Sequence) or keys.ndim > 0 else []
-    for key in several:
-        typed = jnp.issubdtype(getattr(key, "dtype", int), jax.dtypes.prng_key)
-        if not typed and jnp.shape(key) != jax.eval_shape(lambda: jr.PRNGKey(0)).shape:
-            several = []
-            break
-    if not several:
+    arrays = all(eqx.is_array(key) for key in several)
+    if not several or not arrays or not all(map(is_key_of_the_default_kind, several)):
         raise ValueError(
             f"`keys` must be several keys, or a list of one, got {shown(keys)}. Give "
             "`jax.random.split(jax.random.key(0), 4)`, for example."
@@ -163,9 +158,6 @@ def _train(
         state = tree_where(going, new, old)
         return (algorithm, state, key), going & ~_ended(metrics), metrics
 
-    def at(i: int) -> _Run:
-        return jtu.tree_map(lambda x: x[i] if eqx.is_array(x) else x, stacked)
-
     axes = (eqx.if_array(0), 0, None)
     steps = eqx.filter_jit(eqx.filter_vmap(step, in_axes=axes))
     stacked = jtu.tree_map(
@@ -182,7 +174,7 @@ def _train(
         due = last or (round + 1) % eval_every == 0
         for i in range(len(runs) if evaluators else 0):
             if before[i] and (due or not going[i]):
-                algorithm, state, _ = at(i)
+                algorithm, state, _ = tree_row(stacked, i)
                 model = algorithm.model(state)
                 found[round, i] = {
                     f"{where}/{name}": value
@@ -197,7 +189,7 @@ def _train(
                 (row,) = rows_of(round, one, None)
                 history.append(row | found.get((round, i), {}))
     for i, history in enumerate(histories):
-        algorithm, state, _ = at(i)
+        algorithm, state, _ = tree_row(stacked, i)
         yield Solution(
             algorithm.model(state), state, _result(algorithm, loader, history), history
         )

@@ -89,8 +89,7 @@ def train(
     last good one; likewise if the model is finite but a round's loss is not. Other
     warnings tell of the first round in which nobody took part, or no client had a
     finite message, which changed nothing, or another metric of the training is not
-    finite. Each names the example at fault, if there is
-    one.
+    finite. Each names the example at fault, if there is one.
 
     If Ctrl-C or an error ends the training, the exception has an attribute `solution`:
     what was reached before it, and `RESULTS.interrupted`.

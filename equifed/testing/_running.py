@@ -16,6 +16,7 @@ from .._executor import Executor
 from .._round import State
 from .._round.step import round_step
 from .._training import rounds
+from .._tree import tree_row
 from ..data import Loader
 from ._claim import assert_same, law
 from ._setup import KEY, quickly, quiet, Result, Setup, SIZES, slots_of, with_slots
@@ -240,7 +241,7 @@ def sweep(here: Setup) -> None:
 
     got = quickly(experiments)(here.quiet, here.state, cohort, scales, keys)
     for i in range(2):
-        one = jtu.tree_map(lambda x: x[i] if eqx.is_array(x) else x, got)  # noqa: B023
+        one = tree_row(got, i)
         state = _scaled(here.state, scales[i])
         expected = here.algorithm.round(state, cohort, key=keys[i])
         assert_same(one, expected, what="Under `eqx.filter_vmap`")
