@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import datasets
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -163,11 +162,6 @@ def test_refusals():
     state = algorithm.init(testing.Linear(), num_clients=len(DATASET))
     with pytest.raises(ValueError, match="`rounds_per_call` must be at least 1"):
         eqf.rounds(algorithm, state, loader, num_rounds=1, key=KEY, rounds_per_call=0)
-    rows = datasets.Dataset.from_dict({"who": ["a"], "x": [1.0]})
-    clients = eqf.data.ClientStream(rows.to_iterable_dataset(), by="who")
-    stream = eqf.data.StreamLoader(clients, 2, BATCHING)
-    with pytest.raises(ValueError, match="needs a `Loader`"):
-        eqf.rounds(algorithm, state, stream, num_rounds=1, key=KEY, rounds_per_call=2)
     auto = eqf.Executor(block_size="auto")
     with pytest.raises(ValueError, match="'auto'` is measured by `rounds`"):
         algorithm.round(state, loader(0), key=KEY, executor=auto)

@@ -14,7 +14,8 @@ class AbstractLoader(abc.ABC):
 
     Subclass it for rounds that no sampler draws: clients that arrive by a clock of
     their own, a simulator of devices, someone else's data pipeline. A cohort is a
-    [`equifed.Cohort`][]; [`equifed.data.cohort`][] makes one of given clients, which
+    [`equifed.Cohort`][]; [`equifed.data.cohort`][] makes one of given clients (with
+    `resident=False`, or the whole dataset is sent each time), which
     `dataclasses.replace` gives an `info`.
     """
 
