@@ -2,7 +2,8 @@
 
 A page's blocks run in order, in one namespace, as a reader would run them. A block that
 cannot (it needs a file, or a package that is not installed) has a comment above it that
-says so: `<!-- not run: why -->`.
+says so: `<!-- not run: why -->`. Pages that are notebooks too run as such, in
+`test_notebooks.py`.
 """
 
 import pathlib
@@ -53,7 +54,14 @@ def name(page: pathlib.Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=name)
+def is_notebook(page: pathlib.Path) -> bool:
+    return (ROOT / "docs" / "notebooks" / f"{page.stem}.ipynb").exists()
+
+
+RUN = [page for page in PAGES if blocks(page) and not is_notebook(page)]
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("matplotlib").use("Agg")
