@@ -31,6 +31,7 @@ from ._algorithm import (
     FedSAM as FedSAM,
     FedSGD as FedSGD,
     FedYogi as FedYogi,
+    HypCluster as HypCluster,
     IFCA as IFCA,
     Mime as Mime,
     MimeLite as MimeLite,

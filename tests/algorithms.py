@@ -52,6 +52,9 @@ ALGORITHMS = {
     "FedSAM": lambda loss, batching: eqf.FedSAM(loss, SGD, batching, rho=0.1),
     "FedExP": lambda loss, batching: eqf.FedExP(loss, SGD, batching),
     "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
+    "HypCluster": lambda loss, batching: eqf.HypCluster(
+        loss, SGD, batching, num_clusters=2, server_optim=optax.adam(0.05)
+    ),
     "PowerOfChoice": lambda loss, batching: eqf.PowerOfChoice(
         eqf.Scaffold(loss, SGD, batching), num_chosen=3
     ),

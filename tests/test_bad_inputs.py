@@ -94,6 +94,7 @@ METHODS_WITHOUT = {
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",
     "ClientData.fold": "A client calls it in a round: JAX's errors name the function.",
     "Executor.check": _ROUND,
+    "HypCluster.models": "It takes a state, which is checked when it is used.",
     "IFCA.models": "It takes a state, which is checked when it is used.",
     "Optim.init": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Optim.update": "Its errors are of the optimiser, by name: see `test_optim.py`.",

@@ -179,7 +179,7 @@ def test_the_order_of_examples_is_new_in_every_round():
 
 
 def test_what_there_is_not():
-    for name in ("agnostic_fed_avg", "hyp_cluster", "apfl"):
+    for name in ("agnostic_fed_avg", "kmeans_init", "apfl"):
         assert not any(name.replace("_", "") == other.lower() for other in dir(eqf))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["dependencies"]
@@ -272,7 +272,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice")
     ]
-    assert len(algorithms) == 17
+    assert len(algorithms) == 18
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP"}

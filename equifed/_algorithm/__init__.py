@@ -25,6 +25,7 @@ from .fedpa import FedPA as FedPA
 from .fedprox import FedProx as FedProx
 from .fedsam import FedSAM as FedSAM, SharpnessAware as SharpnessAware
 from .fedsgd import FedSGD as FedSGD
+from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
 from .mime import Mime as Mime, MimeLite as MimeLite
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm

@@ -1,68 +1,19 @@
-"""IFCA: several models, of which each client trains the one that suits it best."""
+"""IFCA."""
 
-import dataclasses
-
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
-import jax.tree_util as jtu
+import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import as_number, check_count, checked
-from .._client import AbstractWrapper, full_metrics, LocalSGD
-from .._metrics import add_metrics, Sum
+from .._client import LocalSGD
 from .._optim import OptimLike
-from .._round import Beginning, State
-from .._tree import safe_divide
-from .._types import Loss, Model
-from .._wire import Broadcast, Message
+from .._server import OptaxServer
+from .._types import Loss
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .clusters import AbstractClusters, PicksOne
 
 
-class _PicksOne(AbstractWrapper):
-    """Trains that of several models whose loss on its examples is the least, and says
-    in the message's `stats` which it was."""
-
-    client: LocalSGD
-
-    def __init__(self, client: LocalSGD):
-        self.client = client
-
-    def init(self, params):
-        return None
-
-    def payload(self, params):
-        return params
-
-    def round(self, broadcast, data, state, *, key):
-        models, rest = broadcast.params, broadcast.rest
-        measure_key, train_key = jr.split(key)
-        size = self.batching.batch_size
-
-        def mean_loss(params):
-            at = Broadcast(params, rest)
-            metrics = full_metrics(self.loss, at, data, size, key=measure_key)
-            return metrics["loss"].compute()
-
-        losses = jax.vmap(mean_loss)(models)
-        # NaN is the worst of all; a client without examples sends nothing anyway.
-        best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
-        start = Broadcast(jtu.tree_map(lambda x: x[best], models), rest)
-        message, _, metrics = self.client.round(start, data, None, key=train_key)
-
-        own = jax.nn.one_hot(best, losses.size, dtype=losses.dtype)
-        payload = jtu.tree_map(
-            lambda x, d: jnp.zeros_like(x).at[best].set(d), models, message.payload
-        )
-        present = (message.weight > 0).astype(losses.dtype)
-        metrics = add_metrics(metrics, {"clusters": Sum(present * own)})
-        return Message(payload, message.weight, own), state, metrics
-
-
-class IFCA(AbstractAlgorithm):
+class IFCA(AbstractClusters):
     r"""The iterative federated clustering algorithm, with model averaging.
 
     The server keeps $k$ models $\theta_1, \dots, \theta_k$. Client $i$ measures its
@@ -101,8 +52,9 @@ class IFCA(AbstractAlgorithm):
         ```
     """
 
-    client: _PicksOne
+    client: PicksOne
     aggregator: AbstractAggregator
+    server: OptaxServer
     num_clusters: int
     spread: Float[Array, ""]
 
@@ -117,59 +69,8 @@ class IFCA(AbstractAlgorithm):
         spread: ArrayLike = 0.1,
         aggregator: AbstractAggregator | None = None,
     ):
-        self.client = _PicksOne(LocalSGD(loss, client_optim, batching))
+        self.client = PicksOne(LocalSGD(loss, client_optim, batching))
         self.aggregator = UniformMean() if aggregator is None else aggregator
+        self.server = OptaxServer(optax.sgd(1.0))
         self.num_clusters = check_count("num_clusters", num_clusters)
         self.spread = as_number("spread", spread, least=0)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
-
-    def begin(self, params, *, num_clients, key):
-        if key is None:
-            raise ValueError(
-                "`IFCA` begins with random models and needs a key, got None. Give "
-                "`algorithm.init(model, num_clients=..., key=jax.random.key(0))`."
-            )
-        leaves, treedef = jtu.tree_flatten(params)
-        keys = jr.split(key, len(leaves))
-
-        def several(x, key):
-            noise = jr.normal(key, (self.num_clusters, *x.shape), x.dtype)
-            return x[None] + self.spread.astype(x.dtype) * noise
-
-        models = jtu.tree_unflatten(treedef, map(several, leaves, keys))
-        return Beginning(models, aggregator=self.aggregator.init(models))
-
-    def step(self, state, clients, *, key):
-        out = clients(
-            self.client,
-            self.aggregator,
-            Broadcast(state.params, state.rest),
-            aggregator_state=state.aggregator,
-            key=key,
-        )
-        share = out.aggregate.stats
-
-        def move(x, total):
-            own = share.reshape(-1, *[1] * (x.ndim - 1)).astype(total.dtype)
-            return x + safe_divide(total, own).astype(x.dtype)
-
-        params = jtu.tree_map(move, state.params, out.aggregate.payload)
-        state = dataclasses.replace(state, params=params, aggregator=out.aggregator)
-        return state, out.metrics, out.aggregate.accept
-
-    def model(self, state):
-        return None
-
-    def models(self, state: State) -> list[Model]:
-        """The models, each as the user's own."""
-        return [
-            eqx.combine(jtu.tree_map(lambda x: x[k], state.params), state.rest)  # noqa: B023
-            for k in range(self.num_clusters)
-        ]

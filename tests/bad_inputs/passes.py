@@ -38,8 +38,50 @@ def initialised(**kwargs):
     return eqf.FedAvg(LOSS, SGD, BATCHING).init(MODEL, num_clients=4, **kwargs)
 
 
-def ifca(**kwargs):
-    return eqf.IFCA(LOSS, SGD, BATCHING, **{"num_clusters": 2, **kwargs})
+def ifca(kind=eqf.IFCA, **kwargs):
+    return kind(LOSS, SGD, BATCHING, **{"num_clusters": 2, **kwargs})
+
+
+def clusters(kind):
+    """What both methods of several models refuse."""
+
+    def make(**kwargs):
+        return ifca(kind, **kwargs)
+
+    return {
+        "no number of clusters": (
+            lambda: kind(LOSS, SGD, BATCHING),
+            TypeError,
+            "missing a required argument: 'num_clusters'",
+        ),
+        "no cluster": (
+            lambda: make(num_clusters=0),
+            ValueError,
+            "`num_clusters` must be at least 1, got 0",
+        ),
+        "a fraction of clusters": (
+            lambda: make(num_clusters=1.5),
+            TypeError,
+            "`num_clusters` must be an integer, got 1.5",
+        ),
+        "a negative spread": (
+            lambda: make(spread=-1.0),
+            ValueError,
+            "`spread` must be at least 0, got -1",
+        ),
+        "no key": (
+            lambda: make().init(MODEL, num_clients=4),
+            ValueError,
+            (f"`{kind.__name__}` begins with random", "key=jax.random.key(0)"),
+        ),
+        "an evaluation of several models": (
+            lambda: train(
+                algorithm=make(), evaluation={"test": eqf.data.digits().select([0])}
+            ),
+            ValueError,
+            ("trains several models", "Leave `evaluation` out"),
+        ),
+    }
 
 
 def fedavg():
@@ -69,38 +111,13 @@ TABLE = {
     "FedSAM": {**parts(eqf.FedSAM), **with_number(eqf.FedSAM, "rho", RATE)},
     "FedExP": {**parts(eqf.FedExP), **with_number(eqf.FedExP, "epsilon", RATE)},
     "SharpnessAware": numbers(eqf.SharpnessAware, RATE, name="rho"),
-    "IFCA": {
-        "no number of clusters": (
-            lambda: eqf.IFCA(LOSS, SGD, BATCHING),
+    "IFCA": clusters(eqf.IFCA),
+    "HypCluster": {
+        **clusters(eqf.HypCluster),
+        "a rate for the server": (
+            lambda: ifca(eqf.HypCluster, server_optim=0.1),
             TypeError,
-            "missing a required argument: 'num_clusters'",
-        ),
-        "no cluster": (
-            lambda: ifca(num_clusters=0),
-            ValueError,
-            "`num_clusters` must be at least 1, got 0",
-        ),
-        "a fraction of clusters": (
-            lambda: ifca(num_clusters=1.5),
-            TypeError,
-            "`num_clusters` must be an integer, got 1.5",
-        ),
-        "a negative spread": (
-            lambda: ifca(spread=-1.0),
-            ValueError,
-            "`spread` must be at least 0, got -1",
-        ),
-        "no key": (
-            lambda: ifca().init(MODEL, num_clients=4),
-            ValueError,
-            ("needs a key, got None", "key=jax.random.key(0)"),
-        ),
-        "an evaluation of several models": (
-            lambda: train(
-                algorithm=ifca(), evaluation={"test": eqf.data.digits().select([0])}
-            ),
-            ValueError,
-            ("trains several models", "Leave `evaluation` out"),
+            "`optax.sgd(learning_rate)`",
         ),
     },
     "PowerOfChoice": {

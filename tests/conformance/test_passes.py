@@ -178,6 +178,61 @@ def test_ifca():
         algorithm.init(testing.Point(1.0), num_clients=3)
 
 
+def test_hyp_cluster():
+    # With momentum at the server: that of a model that nobody picked waits too.
+    beta, rate = 0.5, 0.8
+    algorithm = eqf.HypCluster(
+        testing.quadratic_loss,
+        optax.sgd(ETA),
+        BATCHING,
+        num_clusters=2,
+        spread=2.0,
+        server_optim=optax.sgd(rate, momentum=beta),
+    )
+    state = algorithm.init(testing.Point(1.0), num_clients=3, key=jr.key(2))
+    x, m = np.asarray(state.params.x, float), np.zeros(2)
+    unpicked = 0
+    for cohort in COHORTS:
+        deltas, weights = np.zeros(2), np.zeros(2)
+        for i in cohort:
+            j = int(np.argmin(A[i] * (x - B[i]) ** 2))
+            deltas[j] += N[i] * (local(i, x[j])[0] - x[j])
+            weights[j] += N[i]
+        for j in np.flatnonzero(weights):
+            m[j] = beta * m[j] + deltas[j] / weights[j]
+            x[j] += rate * m[j]
+        unpicked += int((weights == 0).sum())
+        data = eqf.data.cohort(PROBLEM.dataset(), BATCHING, clients=cohort)
+        state, _ = algorithm.round(state, data, key=jr.key(0))
+        np.testing.assert_allclose(state.params.x, x, rtol=2e-5)
+        np.testing.assert_allclose(state.server[0].trace.x, -m, rtol=2e-5)
+    assert unpicked > 0
+
+
+def test_one_cluster_is_fedavg():
+    def only_one(f, b):
+        kwargs = {"num_clusters": 1, "spread": 0.0, "server_optim": optax.adam(0.1)}
+        return eqf.HypCluster(f, optax.sgd(ETA), b, **kwargs)
+
+    algorithms = (
+        only_one(testing.quadratic_loss, BATCHING),
+        eqf.FedAvg(
+            testing.quadratic_loss,
+            optax.sgd(ETA),
+            BATCHING,
+            server_optim=optax.adam(0.1),
+        ),
+    )
+    cohort = eqf.data.cohort(PROBLEM.dataset(), BATCHING)
+    ends = []
+    for algorithm in algorithms:
+        state = algorithm.init(testing.Point(3.0), num_clients=3, key=jr.key(0))
+        for _ in range(4):
+            state, _ = algorithm.round(state, cohort, key=jr.key(0))
+        ends.append(state.params.x.reshape(()))
+    np.testing.assert_allclose(*ends, rtol=1e-6)
+
+
 def test_several_models_are_not_evaluated_as_one():
     algorithm = eqf.IFCA(
         testing.quadratic_loss, optax.sgd(ETA), BATCHING, num_clusters=2

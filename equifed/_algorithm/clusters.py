@@ -1,0 +1,162 @@
+"""Clusters: several models, of which each client trains the one that suits it best.
+
+What the methods of this kind share. They differ in who counts how much in the mean of
+a cluster, and in what its server does with that mean.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Float
+
+from .._aggregator import AbstractAggregator
+from .._client import AbstractWrapper, full_metrics, LocalSGD
+from .._client.reach import only, reached
+from .._metrics import add_metrics, Sum
+from .._noise import reseed_noise
+from .._round import Beginning, State
+from .._server import OptaxServer
+from .._tree import safe_divide, tree_row
+from .._types import Loss, Model
+from .._wire import Broadcast, Message
+from ..data import AbstractBatching
+from .base import AbstractAlgorithm
+
+
+class PicksOne(AbstractWrapper):
+    """Trains that of several models whose loss on its examples is the least, and says
+    in the message's `stats` which it was."""
+
+    client: LocalSGD
+
+    def __init__(self, client: LocalSGD):
+        self.client = client
+
+    def init(self, params):
+        return None
+
+    def payload(self, params):
+        return params
+
+    def round(self, broadcast, data, state, *, key):
+        models, rest = broadcast.params, broadcast.rest
+        measure_key, train_key = jr.split(key)
+        size = self.batching.batch_size
+
+        def mean_loss(params):
+            at = Broadcast(params, rest)
+            metrics = full_metrics(self.loss, at, data, size, key=measure_key)
+            return metrics["loss"].compute()
+
+        losses = jax.vmap(mean_loss)(models)
+        # NaN is the worst of all; a client without examples sends nothing anyway.
+        best = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))
+        start = Broadcast(tree_row(models, best), rest)
+        message, _, metrics = self.client.round(start, data, None, key=train_key)
+
+        own = jax.nn.one_hot(best, losses.size, dtype=losses.dtype)
+        payload = jtu.tree_map(
+            lambda x, d: jnp.zeros_like(x).at[best].set(d), models, message.payload
+        )
+        present = (message.weight > 0).astype(losses.dtype)
+        metrics = add_metrics(metrics, {"clusters": Sum(present * own)})
+        return Message(payload, message.weight, own), state, metrics
+
+
+class AbstractClusters(AbstractAlgorithm):
+    r"""An algorithm of $k$ models, of which each client trains its best.
+
+    A client measures the loss on its examples under each of the models, trains the one
+    of the least, and sends which it was. The server takes, for each model, the mean of
+    the changes of those who trained it,
+
+    $$\overline\Delta_j = \frac{\sum_i w_i [j_i = j]\, \Delta_i}{\sum_i w_i
+    [j_i = j]},$$
+
+    with weights of the aggregator's, a mean, and makes a step along it with an
+    optimiser of that model's own. A model that nobody trained stays as it is, and so
+    does the state of its optimiser.
+
+    The metrics of a round gain `clusters`: how many clients trained each model.
+    """
+
+    client: eqx.AbstractVar[PicksOne]
+    aggregator: eqx.AbstractVar[AbstractAggregator]
+    server: eqx.AbstractVar[OptaxServer]
+    num_clusters: eqx.AbstractVar[int]
+    spread: eqx.AbstractVar[Float[Array, ""]]
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.batching
+
+    def begin(self, params, *, num_clients, key):
+        if key is None:
+            raise ValueError(
+                f"`{type(self).__name__}` begins with random models and needs a key, "
+                "got None. Give `algorithm.init(model, num_clients=..., "
+                "key=jax.random.key(0))`."
+            )
+        leaves, treedef = jtu.tree_flatten(params)
+        keys = jr.split(key, len(leaves))
+
+        def several(x, key):
+            noise = jr.normal(key, (self.num_clusters, *x.shape), x.dtype)
+            return x[None] + self.spread.astype(x.dtype) * noise
+
+        models = jtu.tree_unflatten(treedef, map(several, leaves, keys))
+        server = jax.vmap(lambda x: self.server.init(x, num_clients=num_clients))
+        return Beginning(models, server(models), self.aggregator.init(models))
+
+    def step(self, state, clients, *, key):
+        client_key, server_key = jr.split(key)
+        models = Broadcast(state.params, state.rest)
+        out = clients(
+            self.client,
+            self.aggregator,
+            models,
+            aggregator_state=state.aggregator,
+            key=client_key,
+        )
+        first = Broadcast(tree_row(state.params, 0), state.rest)
+        where = reached(self.loss, first, clients.example)
+
+        def move(params, total, share, at_server, key):
+            """One cluster's server. What it is sent is the mean over all clients, of
+            which `share` are its own."""
+            own = jtu.tree_map(lambda x: safe_divide(x, share.astype(x.dtype)), total)
+            server, old = reseed_noise((self.server, at_server), key)
+            mean = eqx.tree_at(lambda x: x.payload, out.aggregate, own)
+            new, at_server = server.round(params, mean, old, key=key)
+            picked = share > 0
+            return jtu.tree_map(
+                lambda new, old: jnp.where(picked, new, old),
+                (only(where, new, params), at_server),
+                (params, old),
+            )
+
+        keys = jr.split(server_key, self.num_clusters)
+        aggregate = out.aggregate
+        params, at_server = jax.vmap(move)(
+            state.params, aggregate.payload, aggregate.stats, state.server, keys
+        )
+        state = dataclasses.replace(
+            state, params=params, server=at_server, aggregator=out.aggregator
+        )
+        return state, out.metrics, aggregate.accept
+
+    def model(self, state):
+        return None
+
+    def models(self, state: State) -> list[Model]:
+        """The models, each as the user's own."""
+        several = range(self.num_clusters)
+        return [eqx.combine(tree_row(state.params, k), state.rest) for k in several]
