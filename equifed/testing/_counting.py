@@ -2,7 +2,8 @@
 what is not there not at all.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,23 +12,17 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._algorithm import AbstractOnePass
+from .._aggregator import AbstractAggregator
+from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
+from .._executor.blocks import Pass
+from .._executor.mapping import run_pass
 from .._round import State
-from .._wire import Aggregate, Broadcast, Message
-from ..data import Epochs
+from .._types import Loss
+from .._wire import Message
+from ..data import AbstractBatching, Epochs
 from ._claim import assert_same, law
-from ._setup import (
-    BATCHING,
-    KEY,
-    quickly,
-    quiet_loss,
-    Result,
-    Setup,
-    SIZES,
-    slots_of,
-    with_slots,
-)
+from ._setup import BATCHING, KEY, quiet, quiet_loss, Result, Setup, SIZES
 
 
 @law
@@ -50,6 +45,17 @@ def empty_places(here: Setup) -> None:
     assert_same(got, here.expected_quiet, what="With more empty places in each batch")
 
 
+# One has no examples; the other has, and no full batch of them.
+SILENT = tuple(i for i, n in enumerate(SIZES) if n in (0, 7))
+
+
+def _silence(cohort: Cohort) -> Cohort:
+    """The cohort in which these take no step."""
+    silent = jnp.isin(cohort.index, jnp.asarray(SILENT))
+    stop = jnp.where(silent, cohort.start, cohort.stop)
+    return eqx.tree_at(lambda c: c.stop, cohort, stop)
+
+
 @law
 def silent_clients(here: Setup) -> None:
     """A client that takes no step counts as absent.
@@ -57,13 +63,7 @@ def silent_clients(here: Setup) -> None:
     The weight of its message must be 0: use `data.weight`, or multiply with it. An
     aggregator must not count messages of weight 0.
     """
-    numbers = jnp.asarray([i for i, n in enumerate(SIZES) if n in (0, 7)])
-
-    def silence(cohort: Cohort) -> Cohort:
-        """One has no examples; the other has, and no full batch of them."""
-        silent = jnp.isin(cohort.index, numbers)
-        stop = jnp.where(silent, cohort.start, cohort.stop)
-        return eqx.tree_at(lambda c: c.stop, cohort, stop)
+    numbers = jnp.asarray(SILENT)
 
     def remove(cohort: Cohort) -> Cohort:
         silent = jnp.isin(cohort.index, numbers)
@@ -77,7 +77,7 @@ def silent_clients(here: Setup) -> None:
         s = State(s.params, s.rest, s.server, s.aggregator, keep, s.round)
         return s, metrics
 
-    got, expected = here.run(silence), here.run(lambda c: remove(silence(c)))
+    got, expected = here.run(_silence), here.run(lambda c: remove(_silence(c)))
     what = "With clients that take no step"
     assert_same(others(got), others(expected), what=what)
 
@@ -90,45 +90,67 @@ def absent_messages(here: Setup) -> None:
     `jnp.where(weight > 0, x, 0)` before anything is multiplied or compared: zero times
     NaN is not zero.
     """
-    algorithm, state, cohort = here.quiet, here.state, here.cohort(0)
-    if not isinstance(algorithm, AbstractOnePass):
-        return  # Which of its passes would it be?
-    aggregator = algorithm.aggregator
-    shared = algorithm.server.broadcast(state.params, state.server)
+    silenced = lambda c: quiet(_silence(c))  # noqa: E731
+    got = here.run(silenced, algorithm=_Spoiled(here.quiet))
+    what = "With NaN in the messages of weight 0"
+    assert_same(got, here.run(silenced), what=what)
 
-    def message(slot: int, weight: float, value: float) -> PyTree:
-        """That of a client, with its weight and its numbers multiplied."""
-        slots = [jnp.roll(x, -slot, axis=1) for x in slots_of(cohort)]
-        factors = jnp.asarray(weight), jnp.asarray(value)
-        return encode(with_slots(cohort, slots), *factors)
 
-    @quickly
-    def encode(cohort: Cohort, weight: Array, value: Array) -> PyTree:
-        index = cohort.index[0, 0]
-        own = jtu.tree_map(lambda x: x[index], state.clients)
-        client_key, encode_key = jr.split(jr.fold_in(jr.key(KEY), index))
-        broadcast = Broadcast(state.params, state.rest, shared)
-        message, _, _ = algorithm.client.round(
-            broadcast, cohort.client(0), own, key=client_key
+class _Spoiled(AbstractAlgorithm):
+    """The same algorithm, whose messages of weight 0 are NaN on their way to the
+    aggregator, in every pass."""
+
+    algorithm: AbstractAlgorithm
+
+    def __init__(self, algorithm: AbstractAlgorithm):
+        self.algorithm = algorithm
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.batching
+
+    def begin(self, params, *, num_clients, key):
+        return self.algorithm.begin(params, num_clients=num_clients, key=key)
+
+    def step(self, state, clients, *, key):
+        def run(work: Pass, *rest: Any) -> tuple[PyTree, PyTree]:
+            aggregator = _SpoilsAbsent(work.aggregator)
+            work = eqx.tree_at(lambda w: w.aggregator, work, aggregator)
+            return run_pass(work, *rest)
+
+        return self.algorithm.step(
+            state, dataclasses.replace(clients, _run=run), key=key
         )
-        payload, stats = jtu.tree_map(
-            lambda x: x * value.astype(x.dtype), (message.payload, message.stats)
-        )
-        message = Message(payload, message.weight * weight, stats)
-        return aggregator.encode(message, state.aggregator, key=encode_key)[0]
 
-    @quickly
-    def decode(encoded: Sequence[PyTree]) -> Aggregate:
-        stack = jtu.tree_map(lambda *x: jnp.stack(x), *encoded)
-        if not aggregator.gathers:
-            stack = jtu.tree_map(lambda x: x.sum(0), stack)
-        return aggregator.decode(stack, state.aggregator, key=jr.key(KEY))[0]
+    def model(self, state):
+        return self.algorithm.model(state)
 
-    present = [message(slot, 1.0, 1.0) for slot in range(3)]
-    absent = [message(0, 0.0, 3.0), message(3, 0.0, np.nan)]
-    expected, got = decode(present), decode([absent[0], *present, absent[1]])
-    what = "With messages of weight 0 among the others, one of them NaN"
-    assert_same((None, got), (None, expected), what=what)
+
+class _SpoilsAbsent(AbstractAggregator):
+    aggregator: AbstractAggregator
+
+    @property
+    def gathers(self):
+        return self.aggregator.gathers
+
+    def init(self, payload):
+        return self.aggregator.init(payload)
+
+    def encode(self, message, state, *, key):
+        def spoil(x: Array) -> Array:
+            known = jnp.issubdtype(x.dtype, jnp.inexact)
+            return jnp.where(message.weight > 0, x, jnp.nan) if known else x
+
+        payload, stats = jtu.tree_map(spoil, (message.payload, message.stats))
+        message = Message(payload, message.weight, stats)
+        return self.aggregator.encode(message, state, key=key)
+
+    def decode(self, encoded, state, *, key):
+        return self.aggregator.decode(encoded, state, key=key)
 
 
 @law
