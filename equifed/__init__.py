@@ -13,6 +13,7 @@ from ._aggregator import (
 )
 from ._algorithm import (
     AbstractAlgorithm as AbstractAlgorithm,
+    AbstractClusters as AbstractClusters,
     AbstractOnePass as AbstractOnePass,
     Algorithm as Algorithm,
     ControlVariate as ControlVariate,
@@ -38,6 +39,7 @@ from ._algorithm import (
     Normalized as Normalized,
     NovaServer as NovaServer,
     OverRounds as OverRounds,
+    PicksBest as PicksBest,
     PowerOfChoice as PowerOfChoice,
     Scaffold as Scaffold,
     ScaffoldPayload as ScaffoldPayload,

@@ -90,12 +90,11 @@ PROTOCOLS = {
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
 METHODS_WITHOUT = {
+    "AbstractClusters.models": "It takes a state, which is checked when it is used.",
     "Broadcast.of": "Any tree is a model: what can be trained of it is.",
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",
     "ClientData.fold": "A client calls it in a round: JAX's errors name the function.",
     "Executor.check": _ROUND,
-    "HypCluster.models": "It takes a state, which is checked when it is used.",
-    "IFCA.models": "It takes a state, which is checked when it is used.",
     "Optim.init": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Optim.update": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Participants.only": "A step calls it, with traced arrays.",

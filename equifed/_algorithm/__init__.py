@@ -1,4 +1,5 @@
 from .base import AbstractAlgorithm as AbstractAlgorithm
+from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
 from .feddyn import (

@@ -14,6 +14,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .._aggregator import AbstractAggregator
+from .._check import checked
 from .._client import AbstractWrapper, full_metrics, LocalSGD
 from .._client.reach import only, reached
 from .._metrics import add_metrics, Sum
@@ -27,12 +28,14 @@ from ..data import AbstractBatching
 from .base import AbstractAlgorithm
 
 
-class PicksOne(AbstractWrapper):
-    """Trains that of several models whose loss on its examples is the least, and says
-    in the message's `stats` which it was."""
+class PicksBest(AbstractWrapper):
+    """A client that trains that of several models, stacked in the broadcast, whose loss
+    on its examples is the least, and says in the message's `stats` which it was: 1 for
+    that one, 0 for the others."""
 
     client: LocalSGD
 
+    @checked()
     def __init__(self, client: LocalSGD):
         self.client = client
 
@@ -81,10 +84,11 @@ class AbstractClusters(AbstractAlgorithm):
     optimiser of that model's own. A model that nobody trained stays as it is, and so
     does the state of its optimiser.
 
-    The metrics of a round gain `clusters`: how many clients trained each model.
+    The metrics of a round gain `clusters`: how many clients trained each model. A
+    subclass binds the parts in its `__init__`, as [`equifed.IFCA`][] does.
     """
 
-    client: eqx.AbstractVar[PicksOne]
+    client: eqx.AbstractVar[PicksBest]
     aggregator: eqx.AbstractVar[AbstractAggregator]
     server: eqx.AbstractVar[OptaxServer]
     num_clusters: eqx.AbstractVar[int]

@@ -10,7 +10,7 @@ from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .clusters import AbstractClusters, PicksOne
+from .clusters import AbstractClusters, PicksBest
 
 
 class HypCluster(AbstractClusters):
@@ -54,7 +54,7 @@ class HypCluster(AbstractClusters):
         ```
     """
 
-    client: PicksOne
+    client: PicksBest
     aggregator: AbstractAggregator
     server: OptaxServer
     num_clusters: int
@@ -72,7 +72,7 @@ class HypCluster(AbstractClusters):
         server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
-        self.client = PicksOne(LocalSGD(loss, client_optim, batching))
+        self.client = PicksBest(LocalSGD(loss, client_optim, batching))
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         self.server = OptaxServer(
             optax.sgd(1.0) if server_optim is None else server_optim

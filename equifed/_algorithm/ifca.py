@@ -10,7 +10,7 @@ from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
 from ..data import AbstractBatching
-from .clusters import AbstractClusters, PicksOne
+from .clusters import AbstractClusters, PicksBest
 
 
 class IFCA(AbstractClusters):
@@ -52,7 +52,7 @@ class IFCA(AbstractClusters):
         ```
     """
 
-    client: PicksOne
+    client: PicksBest
     aggregator: AbstractAggregator
     server: OptaxServer
     num_clusters: int
@@ -69,7 +69,7 @@ class IFCA(AbstractClusters):
         spread: ArrayLike = 0.1,
         aggregator: AbstractAggregator | None = None,
     ):
-        self.client = PicksOne(LocalSGD(loss, client_optim, batching))
+        self.client = PicksBest(LocalSGD(loss, client_optim, batching))
         self.aggregator = UniformMean() if aggregator is None else aggregator
         self.server = OptaxServer(optax.sgd(1.0))
         self.num_clusters = check_count("num_clusters", num_clusters)

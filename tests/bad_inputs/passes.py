@@ -112,6 +112,9 @@ TABLE = {
     "FedExP": {**parts(eqf.FedExP), **with_number(eqf.FedExP, "epsilon", RATE)},
     "SharpnessAware": numbers(eqf.SharpnessAware, RATE, name="rho"),
     "IFCA": clusters(eqf.IFCA),
+    "PicksBest": {
+        "a loss": (lambda: eqf.PicksBest(LOSS), TypeError, "`client` must be"),  # pyright: ignore
+    },
     "HypCluster": {
         **clusters(eqf.HypCluster),
         "a rate for the server": (
