@@ -36,7 +36,7 @@ _MOST = 32
 _AGAIN = 3
 
 
-class Flat:
+class FlatTree:
     """A PyTree taken apart into its arrays, which change, and the rest."""
 
     def __init__(self, tree: PyTree):
@@ -59,16 +59,16 @@ class Flat:
             leaves[place] = array
         return jtu.tree_unflatten(self.treedef, leaves)
 
-    def weak(self, key: "Key") -> "Flat":
+    def weak(self, key: "Key") -> "FlatTree":
         """Without arrays, and with references for what can go."""
-        new = object.__new__(Flat)
+        new = object.__new__(FlatTree)
         new.treedef, new._places, new.arrays = self.treedef, self._places, []
         new.rest = [_weak(x, key) for x in self.rest]
         return new
 
-    def strong(self) -> "Flat":
+    def strong(self) -> "FlatTree":
         """What `weak` was called on, as long as it is there."""
-        new = object.__new__(Flat)
+        new = object.__new__(FlatTree)
         new.treedef, new._places, new.arrays = self.treedef, self._places, []
         new.rest = [
             x() if isinstance(x, _Reference | _MethodReference) else x
@@ -90,7 +90,7 @@ class Key:
 
     __slots__ = ("__weakref__", "flats", "parts", "_hash")
 
-    def __init__(self, what: Hashable, flats: tuple[Flat, ...], how: Hashable):
+    def __init__(self, what: Hashable, flats: tuple[FlatTree, ...], how: Hashable):
         self.flats = [flat.weak(self) for flat in flats]
         rest = [tuple(flat.rest) for flat in self.flats]
         # `1`, `1.0` and `True` are equal, but are not traced alike.
@@ -115,7 +115,7 @@ _PROGRAMS: collections.OrderedDict[Key, Any] = collections.OrderedDict()
 
 def compiled(
     function: Callable,
-    *flats: Flat,
+    *flats: FlatTree,
     donate: tuple[int, ...] = (),
     options: tuple[tuple[str, str], ...] = (),
 ) -> Callable:
@@ -152,7 +152,10 @@ def compiled(
 
 
 def kept(
-    make: Callable[[Key], Thing], what: Hashable, flats: tuple[Flat, ...], how: Hashable
+    make: Callable[[Key], Thing],
+    what: Hashable,
+    flats: tuple[FlatTree, ...],
+    how: Hashable,
 ) -> Thing:
     """What `make` makes, once for all flats that are alike, as long as the functions in
     them are there.

@@ -67,9 +67,9 @@ def test_quantiles_of_ones_own_end_a_training():
 
 def test_one_pass(monkeypatch):
     passes = []
-    fold = eqf._evaluate.evaluator.fold
+    fold = eqf._evaluate.evaluator.over_rows
     monkeypatch.setattr(
-        eqf._evaluate.evaluator, "fold", lambda *a: passes.append(1) or fold(*a)
+        eqf._evaluate.evaluator, "over_rows", lambda *a: passes.append(1) or fold(*a)
     )
     train(eqf.ClientQuantiles(DATASET))
     assert len(passes) == 1

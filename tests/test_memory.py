@@ -14,7 +14,7 @@ import pytest
 
 import equifed as eqf
 from equifed import _compiled, testing
-from equifed._compiled import compiled, Flat
+from equifed._compiled import compiled, FlatTree
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -77,7 +77,7 @@ TRACES = []
 
 
 def run(function, number, x=1.0):
-    flat = Flat((function, number))
+    flat = FlatTree((function, number))
     return float(compiled(scaled, flat)(flat.arrays, jnp.asarray(x)))
 
 

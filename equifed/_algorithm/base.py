@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
-from .._compiled import compiled, Flat
+from .._compiled import compiled, FlatTree
 from .._executor import Executor, Participants
 from .._metrics import AbstractMetric
 from .._overrides import inherit_types
@@ -179,7 +179,7 @@ class AbstractAlgorithm(eqx.Module):
         check_round(self, cohort, executor)
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
-        fixed, old = Flat((self, key, executor, None)), Flat(state)
+        fixed, old = FlatTree((self, key, executor, None)), FlatTree(state)
         model = self.model(state)
         if model is not None:
             check_lookups(self.loss, model, old, cohort)

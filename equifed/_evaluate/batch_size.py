@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from .._tree import tree_shapes
 from .._types import Example, Measure, Model
-from .fold import metrics_of
+from .over_rows import metrics_of
 
 
 # Of these bytes a batch's largest array may take up. Measured with dense, convolutional

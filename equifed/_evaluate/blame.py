@@ -18,7 +18,7 @@ from jaxtyping import Bool, PyTree
 from .._tree import tree_isfinite
 from .._types import Measure, Model
 from ..data._plan import ladder
-from .fold import metrics_of
+from .over_rows import metrics_of
 
 
 Columns = Mapping[str, np.ndarray]

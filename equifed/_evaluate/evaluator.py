@@ -25,8 +25,8 @@ from ..data._plan import ladder
 from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
-from .fold import fold, fold_shared, traced_metrics
-from .own import fold_own, stacked
+from .over_rows import one_model, over_rows, traced_metrics
+from .own import own_models, stacked
 from .rows import piece_size, put_model, put_rows, Rows
 
 
@@ -90,7 +90,9 @@ class Evaluator:
         self._check(one)
         most = 2 ** (int(np.median(dataset.client_sizes)) - 1).bit_length()
         batch_size = min(self._batch_size_for(one), max(most, 1))
-        total = self._fold(fold_own, models, dataset.num_clients, batch_size, key)
+        total = self._over_rows(
+            own_models, models, dataset.num_clients, batch_size, key
+        )
         if not self._explained and _has_nan(total):
             self._explained = True
             client = _first_nan(total)
@@ -120,7 +122,7 @@ class Evaluator:
         model = eqx.nn.inference_mode(model)
         self._check(model)
         batch_size = self._batch_size_for(model)
-        total = self._fold(fold_shared, model, num_clients, batch_size, key)
+        total = self._over_rows(one_model, model, num_clients, batch_size, key)
         if not self._explained and _has_nan(total):
             self._explained = True
             self._explain(model, range(self._dataset.num_clients))
@@ -133,7 +135,7 @@ class Evaluator:
             )
         return self._batch_size
 
-    def _fold(
+    def _over_rows(
         self,
         device: Callable[..., dict[str, AbstractMetric]],
         model: Model,
@@ -147,7 +149,7 @@ class Evaluator:
         total = None
         for start in range(0, num_examples, self._piece):
             rows = self._load(start, min(start + self._piece, num_examples))
-            part = fold(
+            part = over_rows(
                 *(device, self._metrics, model, rows),
                 *(num_clients, batch_size, key, mesh),
             )

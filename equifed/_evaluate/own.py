@@ -15,7 +15,7 @@ from .._metrics import AbstractMetric, masked_sum
 from .._tree import difference, tree_row
 from .._types import Measure, Model
 from .._words import shown
-from .fold import metrics_of, zero_metrics
+from .over_rows import metrics_of, zero_metrics
 from .rows import Rows
 
 
@@ -63,7 +63,7 @@ def _stack_leaves(*leaves: Any) -> Any:
     return jnp.asarray(np.stack(jax.device_get(leaves)))
 
 
-def fold_own(
+def own_models(
     metrics: Measure,
     models: Model,
     rows: Rows,

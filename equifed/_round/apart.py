@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._cohort import Cohort, Cohorts, NO_CLIENT
-from .._compiled import compiled, Flat
+from .._compiled import compiled, FlatTree
 from .._executor import Executor
 from .._executor.blocks import Pass, run_device
 from .._executor.in_order import in_order
@@ -59,7 +59,7 @@ def runs_apart(executor: Executor, mesh: Mesh | None, *trees: PyTree) -> bool:
 
 
 def one_round_apart(
-    fixed: Flat, state: Flat, *, donate: bool = False, options: Options = ()
+    fixed: FlatTree, state: FlatTree, *, donate: bool = False, options: Options = ()
 ) -> Callable[[list[Array], list[Array], Cohort], tuple[list[Array], dict]]:
     """What `compiled(one_round, fixed, state)` is to rounds of one program. With
     `donate` the memory of the clients' states is used again."""
@@ -94,13 +94,13 @@ def one_round_apart(
             scattered = _scatter_in_place if donate else _scatter
             slots = along(after.clients, mesh)
             clients = scattered(everyone, plan.index, slots, accept, mesh)
-        return Flat(dataclasses.replace(rest, clients=clients)).arrays, metrics
+        return FlatTree(dataclasses.replace(rest, clients=clients)).arrays, metrics
 
     return program
 
 
 def several_rounds_apart(
-    fixed: Flat, state: Flat, *, donate: bool = False, options: Options = ()
+    fixed: FlatTree, state: FlatTree, *, donate: bool = False, options: Options = ()
 ) -> Callable[..., tuple[list[Array], dict[str, Array], Array]]:
     """The same of several rounds, which are run one by one."""
     # An interrupt between two of them must find the state that was given usable.
@@ -209,7 +209,7 @@ def _capacity(index: Int[Array, "devices slots"], mesh: Mesh | None) -> int:
 
 
 def _call(function: Callable, *arguments: Any) -> Any:
-    flats = [Flat(x) for x in arguments]
+    flats = [FlatTree(x) for x in arguments]
     return compiled(function, *flats)(*(x.arrays for x in flats))
 
 
@@ -222,9 +222,9 @@ def _side_by_side(
     each device has a thread. It only compiles, the first time, and runs: JAX's settings
     are those of the thread that traces.
     """
-    flats = [Flat(x) for x in calls[0]]
+    flats = [FlatTree(x) for x in calls[0]]
     jitted: Any = compiled(function, *flats, options=options)
-    inputs = [[Flat(x).arrays for x in arguments] for arguments in calls]
+    inputs = [[FlatTree(x).arrays for x in arguments] for arguments in calls]
     if len(inputs) == 1:
         return [jitted(*inputs[0])]
     # After the first time this only looks them up.

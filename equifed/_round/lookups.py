@@ -18,7 +18,7 @@ import numpy as np
 
 from .._client import traced_loss
 from .._cohort import Cohort, NO_CLIENT
-from .._compiled import Flat
+from .._compiled import FlatTree
 from .._lookups import Lookups, Read
 from .._tree import is_here
 from .._types import Loss, Model
@@ -42,7 +42,7 @@ _KNOWN: weakref.WeakKeyDictionary[Any, dict[Hashable, _Seen]]
 _KNOWN = weakref.WeakKeyDictionary()
 
 
-def check_lookups(loss: Loss, model: Model, state: Flat, cohort: Cohort) -> None:
+def check_lookups(loss: Loss, model: Model, state: FlatTree, cohort: Cohort) -> None:
     """Refuses a cohort whose examples hold numbers that have no row in a table which
     the loss reads by them.
 

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
-from .._compiled import Flat, kept, Key
+from .._compiled import FlatTree, kept, Key
 from .._executor import Executor, Participants
 from .._executor.blocks import Pass, resized, run_device
 from .._types import ClientState
@@ -27,23 +27,23 @@ class Recorded:
     def __init__(
         self,
         key: Key,
-        flats: tuple[Flat, ...],
+        flats: tuple[FlatTree, ...],
         executor: Executor,
         capacity: int,
         options: tuple[tuple[str, str], ...],
     ):
         self._key, self._executor, self._capacity = key, executor, capacity
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _arrays(flats)]
-        self._flats, self._result = [f.weak(key) for f in flats], Flat(None)
+        self._flats, self._result = [f.weak(key) for f in flats], FlatTree(None)
         self._segments = Segments(self._round, shapes, options)
 
     def __call__(
         self, given: tuple[Any, ...], run_pass: Pass_, run_program: Callable
     ) -> Any:
-        def one_pass(flat: Flat, arrays: list[Array]) -> list[Array]:
-            return Flat(run_pass(*flat.strong().build(arrays))).arrays
+        def one_pass(flat: FlatTree, arrays: list[Array]) -> list[Array]:
+            return FlatTree(run_pass(*flat.strong().build(arrays))).arrays
 
-        arrays = _arrays(tuple(Flat(x) for x in given))
+        arrays = _arrays(tuple(FlatTree(x) for x in given))
         out = self._segments(arrays, one_pass, run_program)
         return self._result.strong().build(out)
 
@@ -54,7 +54,7 @@ class Recorded:
             parts.append(flat.strong().build(own))
         algorithm, state, cohort, key = parts
         clients = Participants(self._executor, cohort, state.round, self._pass)
-        result = Flat(guarded_step(algorithm, state, clients, key))
+        result = FlatTree(guarded_step(algorithm, state, clients, key))
         self._result = result.weak(self._key)
         return result.arrays
 
@@ -73,7 +73,7 @@ class Recorded:
         (encoded, metrics), _ = eqx.filter_eval_shape(one_device, work, cohort, states)
         axes = (self._capacity,) if work.aggregator.gathers else ()
         shapes = (resized(encoded, axes), resized(metrics, ())), states
-        given = Flat((work, cohort, states))
+        given = FlatTree((work, cohort, states))
         like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jtu.tree_leaves(shapes)]
         out = Call(given.weak(self._key), like)(*given.arrays)
         return jtu.tree_unflatten(jtu.tree_structure(shapes), out)
@@ -94,7 +94,7 @@ def recorded(
 
     `CannotCut` if its passes lie inside of a loop or a branch.
     """
-    flats = tuple(Flat(x) for x in (algorithm, state, cohort, key))
+    flats = tuple(FlatTree(x) for x in (algorithm, state, cohort, key))
     shapes = tuple((x.shape, x.dtype) for x in _arrays(flats))
 
     def make(key: Key) -> Recorded | CannotCut:
@@ -109,5 +109,5 @@ def recorded(
     return found
 
 
-def _arrays(flats: tuple[Flat, ...]) -> list[Array]:
+def _arrays(flats: tuple[FlatTree, ...]) -> list[Array]:
     return [x for flat in flats for x in flat.arrays]

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .._cohort import Cohort
-from .._compiled import Flat
+from .._compiled import FlatTree
 from .._contract import check_step
 from .._executor import Executor, Participants
 from .._metrics import add_metrics, compute_metrics, Sum
@@ -78,7 +78,7 @@ def one_round(
     """
     algorithm, key, executor, shardings = fixed
     new_state, metrics = round_step(algorithm, state, cohort, key, executor)
-    new = Flat(new_state)
+    new = FlatTree(new_state)
     if shardings is None:
         return new.arrays, metrics
     # Left where it was, or the next round would compile again.

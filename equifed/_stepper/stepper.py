@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort, Cohorts
-from .._compiled import compiled, Flat
+from .._compiled import compiled, FlatTree
 from .._executor import Executor
 from .._interrupt import uninterrupted
 from .._round.apart import one_round_apart, runs_apart, several_rounds_apart
@@ -42,7 +42,7 @@ def _several_rounds(
 ) -> tuple[list[Array], dict[str, Array], Int[Array, ""]]:
     """The first `count` of the stacked rounds; if `stop`, up to the first whose model
     is not finite."""
-    start = Flat(state)
+    start = FlatTree(state)
 
     def one(arrays, cohort):
         return one_round(fixed, start.build(arrays), cohort)
@@ -93,11 +93,11 @@ class Stepper:
         self._model = eqx.filter_eval_shape(algorithm.model, state)
         self._options: tuple[tuple[str, str], ...] | None = None
         self._programs: dict[Hashable, Callable] = {}
-        self._state = Flat(state)
+        self._state = FlatTree(state)
         shardings = None
         if mesh is not None:
             shardings = tuple(_sharding(x, mesh) for x in self._state.arrays)
-        self._fixed = Flat((algorithm, key, executor, shardings))
+        self._fixed = FlatTree((algorithm, key, executor, shardings))
         places = shardings or [None] * len(self._state.arrays)
         arrays = [
             jax.device_put(jnp.array(x, copy=True), place)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._client import traced_loss
 from .._cohort import Cohort
-from .._compiled import Flat
+from .._compiled import FlatTree
 from .._lookups import Lookups
 from .._round.lookups import check_lookups
 from .._types import Loss, Model
@@ -54,7 +54,7 @@ class MissingRows:
             # Whose examples these are, the cohort alone knows.
             one = model()
             if one is not None:
-                check_lookups(self._loss, one, Flat(one), cohort())
+                check_lookups(self._loss, one, FlatTree(one), cohort())
             return
         if self._whole or (self._lookups is not None and not self._lookups):
             return

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked, is_key_of_the_default_kind
 from .._cohort import Cohort
-from .._compiled import Flat
+from .._compiled import FlatTree
 from .._evaluate import ClientQuantiles, evaluator_of
 from .._history import Row, rows_of
 from .._round import State
@@ -211,7 +211,7 @@ def _ended(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
 
 def _kind(tree: PyTree) -> Any:
     """What trees have in common that differ in the numbers of their arrays alone."""
-    flat = Flat(tree)
+    flat = FlatTree(tree)
     shapes = tuple((x.shape, str(x.dtype)) for x in flat.arrays)
     rest = tuple((type(x), x) for x in flat.rest)
     return flat.treedef, rest, shapes

@@ -25,7 +25,7 @@ from ._placement import check_numeric, make_cohort, Placement
 from ._plan import make_plan
 from ._prefetch import prefetched
 from ._random import generator, shuffle_buffer, STREAM
-from ._read import arrow_batches, check_stream, Converter, Source, together
+from ._read import arrow_batches, check_stream, Converter, joined_chunks, Source
 from ._whose import check_alike, failed
 
 
@@ -114,7 +114,7 @@ class ClientStream:
             seen.add(client_id)
             # Lists of one length in one batch, and of another in the next, are ragged.
             examples = {
-                name: np.asarray(together([piece[name] for piece in pieces]))
+                name: np.asarray(joined_chunks([piece[name] for piece in pieces]))
                 for name in pieces[0]
             }
             if self.transform is not None:

@@ -9,7 +9,7 @@ This is the only place that touches `datasets` and `PIL`, and with `_write.py` a
 used: `import equifed` must stay cheap.
 """
 
-from .convert import Converter as Converter, together as together
+from .convert import Converter as Converter, joined_chunks as joined_chunks
 from .open import open_huggingface as open_huggingface
 from .parquet import open_parquet as open_parquet
 from .saved import Saved as Saved

@@ -141,7 +141,7 @@ def narrowed(chunk, local: np.ndarray):
     return chunk.take(pa.array(local)), slice(None)
 
 
-def together(chunks: list[np.ndarray]) -> Column:
+def joined_chunks(chunks: list[np.ndarray]) -> Column:
     """The converted chunks as one column."""
     chunks = [c for c in chunks if len(c) > 0] or chunks[:1]
     if len(chunks) == 0:

@@ -12,10 +12,10 @@ from .convert import (
     Converter,
     converter,
     has_nulls,
+    joined_chunks,
     narrowed,
     null_rows,
     shortened,
-    together,
 )
 from .saved import Saved
 
@@ -135,7 +135,7 @@ class Source:
                 raise _nulls(name, pieces, where)
             part = convert(chunk, numbers, where)[local]
             parts.append(self.saved.restored(name, part) if self.saved else part)
-        joined = together(parts)
+        joined = joined_chunks(parts)
         if back is None:
             return joined
         return joined.take(back) if isinstance(joined, ChunkedColumn) else joined[back]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._client.loss import check_loss, example_metrics
-from .._compiled import compiled, Flat
+from .._compiled import compiled, FlatTree
 from .._lookups import Lookups, traced
 from .._mesh import AXIS
 from .._metrics import AbstractMetric, as_metrics
@@ -31,7 +31,7 @@ def metrics_of(
     return example_metrics(lambda *_: out, model, example, key)[1]
 
 
-def fold(
+def over_rows(
     device: Callable[..., dict[str, AbstractMetric]],
     metrics: Measure,
     model: Model,
@@ -47,11 +47,11 @@ def fold(
 
     - `device`: what each device does with its share, a function of a module.
     """
-    fixed = Flat((device, metrics, model, num_clients, batch_size, key, mesh))
-    return compiled(_fold, fixed)(fixed.arrays, rows)
+    fixed = FlatTree((device, metrics, model, num_clients, batch_size, key, mesh))
+    return compiled(_over_rows, fixed)(fixed.arrays, rows)
 
 
-def _fold(fixed: tuple[Any, ...], rows: Rows) -> dict[str, AbstractMetric]:
+def _over_rows(fixed: tuple[Any, ...], rows: Rows) -> dict[str, AbstractMetric]:
     run, metrics, model, num_clients, batch_size, key, mesh = fixed
     arrays, static = eqx.partition((model, key), eqx.is_array)
 
@@ -90,7 +90,7 @@ def zero_metrics(
     return tree_zeros_like(zero)
 
 
-def fold_shared(
+def one_model(
     metrics: Measure,
     model: Model,
     rows: Rows,
