@@ -122,7 +122,6 @@ def fed_avg(loss, batching, rate=0.01):
 
 def main():
     eqf.testing.check_laws(fed_lin)
-    print("FedLin obeys all laws:", ", ".join(eqf.testing.LAWS))
 
     batching = eqf.data.Epochs(10, batch_size=150)  # all examples of any writer
     writers = eqf.data.digits()
@@ -130,7 +129,7 @@ def main():
     model = eqx.nn.MLP(64, 10, 64, 1, key=jr.key(0))
     for name, make, rate in ("FedAvg", fed_avg, 0.3), ("FedLin", fed_lin, 3.0):
         last = eqf.testing.run(make, num_rounds=100)[-1]
-        print(f"{name}  two clients whose minimum is at -0.600: {last:.3f}  ", end="")
+        print(f"{name}: two clients whose minimum is at -0.600 end at {last:.3f}")
         solution = eqf.train(
             make(loss, batching, rate),
             model,
@@ -141,7 +140,7 @@ def main():
             eval_every=10,
         )
         values = zip(*solution.values("digits/loss"), strict=True)
-        print("digits ", "  ".join(f"round {t}: {x:.3f}" for t, x in values))
+        print("  digits", *(f"  round {t}: {x:.3f}" for t, x in values))
 
 
 if __name__ == "__main__":

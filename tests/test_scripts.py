@@ -103,3 +103,72 @@ def test_shakespeare_needs_plays(tmp_path):
     ):
         with pytest.raises(SystemExit, match=told):
             script.plays(source)
+
+
+EXAMPLES = """\
+<!-- prints: python examples/one.py -->
+```text
+old
+```
+
+<!-- prints: python examples/two.py --data DIRECTORY (lines 2 to 3) -->
+```text
+old
+```
+
+```text
+left alone
+```
+"""
+
+
+def test_printed_outputs_take_the_place_of_the_old_ones():
+    script = load("examples_outputs")
+    ran = []
+
+    def run(command):
+        ran.append(command)
+        return "a \nb\nc\nd\n"
+
+    quick = script.replaced(EXAMPLES, [], run)
+    assert quick == EXAMPLES.replace("old", "a\nb\nc\nd", 1)
+    named = script.replaced(EXAMPLES, ["two"], run)
+    new = EXAMPLES.replace("old", "b\nc").replace("b\nc", "old", 1)
+    assert named == new
+    ones = ["python examples/one.py", "python examples/two.py --data DIRECTORY"]
+    assert ran == ones
+    with pytest.raises(SystemExit, match="'three' has no block"):
+        script.replaced(EXAMPLES, ["three"], run)
+
+
+def test_each_block_of_the_examples_says_what_prints_it():
+    script = load("examples_outputs")
+    page = script.PAGE.read_text("utf-8")
+    blocks = list(script.BLOCK.finditer(page))
+    assert len(blocks) == page.count("```text\n") >= 3
+    for block in blocks:
+        assert (ROOT / "examples" / f"{block['name']}.py").is_file()
+        if block["first"] is not None:
+            count = int(block["last"]) - int(block["first"]) + 1
+            assert block["text"].count("\n") == count
+
+
+def test_an_example_is_run_in_an_empty_folder(tmp_path, monkeypatch):
+    script = load("examples_outputs")
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "examples" / "x.py").write_text(
+        "import pathlib, sys\nprint(sys.argv[1:], [*pathlib.Path().iterdir()])\n"
+        "pathlib.Path('x.png').write_text('new')\npathlib.Path('y').touch()\n"
+    )
+    (tmp_path / "assets" / "x.png").write_text("old")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    monkeypatch.setattr(script, "ASSETS", tmp_path / "assets")
+    command = "python examples/x.py --data DIRECTORY"
+    assert script.run(command, tmp_path, False) == f"['--data', '{tmp_path}'] []\n"
+    assert (tmp_path / "assets" / "x.png").read_text() == "old"
+    script.run(command, tmp_path, True)
+    assert (tmp_path / "assets" / "x.png").read_text() == "new"
+    assert [file.name for file in (tmp_path / "assets").iterdir()] == ["x.png"]
+    with pytest.raises(SystemExit, match="needs `--data`"):
+        script.run(command, None, False)
