@@ -282,6 +282,19 @@ def test_a_dataset_that_is_streamed_is_looked_at_round_by_round(rounds_per_call)
     assert len(caught.value.solution.history) == 2  # pyright: ignore
 
 
+def test_so_is_that_of_a_sweep():
+    algorithm = eqf.FedAvg(loss_of(READS["a table"]), optax.sgd(0.1), BATCHING)
+    sampler = eqd.AllClients()
+    for rows, fails in (([0, 1, 2, MISSING], True), ([0, 1, 2, 3], False)):
+        loader = eqd.Loader(dataset_of(rows), sampler, BATCHING, resident=False)
+        arguments = {"num_rounds": 2, "keys": [KEY]}
+        if fails:
+            with pytest.raises(ValueError, match=WORDS):
+                eqf.sweep({"a": algorithm}, lambda key: MODEL, loader, **arguments)
+        else:
+            eqf.sweep({"a": algorithm}, lambda key: MODEL, loader, **arguments)
+
+
 def test_a_stream_is_looked_at_round_by_round(stream_of):
     ids = ["anna", "anna", "bert", "bert"]
     rows = [[0, 1, 2, 3]] * 3 + [[0, 1, 2, MISSING]]

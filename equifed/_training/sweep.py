@@ -4,6 +4,7 @@ Hyper-parameters are arrays, so that trainings that differ in them alone are one
 with one more axis. What comes out is what `train` gives, once for each.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -17,19 +18,30 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked, is_key_of_the_default_kind
 from .._cohort import Cohort
 from .._compiled import FlatTree
-from .._evaluate import ClientQuantiles, evaluator_of
+from .._evaluate import ClientQuantiles
 from .._history import Row, rows_of
 from .._round import State
 from .._tree import tree_row, tree_where
 from .._types import Measure, Model
 from .._words import shown
 from ..data import FederatedDataset, Loader
+from .evaluations import check_evaluations, Evaluations, evaluations_of
+from .missing_rows import MissingRows
 from .rounds import check_rounds
 from .solution import RESULTS, Solution
 from .watch import Watch
 
 
 _Run: TypeAlias = tuple[AbstractAlgorithm, State, PRNGKeyArray]
+
+
+@dataclasses.dataclass
+class _Group:
+    """Runs that differ in numbers alone."""
+
+    members: list[int]
+    evaluations: Evaluations
+    missing: MissingRows
 
 
 @checked(
@@ -92,6 +104,7 @@ def sweep(
     """
     check_count("num_rounds", num_rounds, least=0)
     check_count("eval_every", eval_every)
+    check_evaluations(evaluation, num_rounds)
     seeds = _several(keys)
     if not algorithms:
         raise ValueError("`algorithms` is empty: give at least one, with a label.")
@@ -106,27 +119,25 @@ def sweep(
             "call `train` for each run."
         )
     runs: list[_Run] = []
-    groups: dict[Any, list[int]] = {}
+    groups: dict[Any, _Group] = {}
     for algorithm in algorithms.values():
-        for key in seeds:
-            count = loader.num_clients
-            state = algorithm.init(model(key), num_clients=count, key=key)
-            if not runs or algorithm is not runs[-1][0]:
-                check_rounds(algorithm, state, loader, 1)
-            groups.setdefault(_kind((algorithm, state)), []).append(len(runs))
+        count = loader.num_clients
+        states = [algorithm.init(model(k), num_clients=count, key=k) for k in seeds]
+        reported, missing = check_rounds(algorithm, states[0], loader, 1)
+        for key, state in zip(seeds, states, strict=True):
+            kind = _kind((algorithm, state))
+            if kind not in groups:
+                trained = algorithm.model(state)
+                found = evaluations_of(evaluation, metrics, algorithm, trained, None)
+                found.check_distinct(reported)
+                groups[kind] = _Group([], found, missing)
+            groups[kind].members.append(len(runs))
             runs.append((algorithm, state, key))
-    evaluators: list[dict[str, Any]] = []
-    for algorithm, state, _ in (runs[members[0]] for members in groups.values()):
-        loss = algorithm.loss if metrics is None else metrics
-        evaluators.append({})
-        for name, dataset in (evaluation or {}).items():
-            evaluators[-1][name] = evaluator_of(dataset, loss, None)
-            evaluators[-1][name]._check(algorithm.model(state), f"{name!r}")
     solutions: dict[int, Solution] = {}
-    for members, measure in zip(groups.values(), evaluators, strict=True):
-        group = [runs[i] for i in members]
-        trained = _train(group, loader, num_rounds, measure, eval_every)
-        solutions |= dict(zip(members, trained, strict=True))
+    for group in groups.values():
+        those = [runs[i] for i in group.members]
+        trained = _train(those, group, loader, num_rounds, eval_every)
+        solutions |= dict(zip(group.members, trained, strict=True))
     each = iter(range(len(runs)))
     return {label: [solutions[next(each)] for _ in seeds] for label in algorithms}
 
@@ -144,9 +155,9 @@ def _several(keys: Array | Sequence[PRNGKeyArray]) -> list[PRNGKeyArray]:
 
 def _train(
     runs: list[_Run],
+    group: _Group,
     loader: Loader,
     num_rounds: int,
-    evaluators: Mapping[str, Callable[[Model], dict[str, Any]]],
     eval_every: int,
 ) -> Iterable[Solution]:
     """Runs that are alike, side by side."""
@@ -167,20 +178,16 @@ def _train(
     measured: list[dict[str, Array]] = []
     found: dict[tuple[int, int], Row] = {}
     for round, cohort in loader.cohorts(0, num_rounds):
+        group.missing(round, lambda: _first_model(stacked), lambda: cohort)  # noqa: B023
         before = going
         stacked, going, metrics = steps(stacked, going, cohort)
         measured.append(metrics)
         last = round + 1 == num_rounds
         due = last or (round + 1) % eval_every == 0
-        for i in range(len(runs) if evaluators else 0):
+        for i in range(len(runs) if group.evaluations else 0):
             if before[i] and (due or not going[i]):
                 algorithm, state, _ = tree_row(stacked, i)
-                model = algorithm.model(state)
-                found[round, i] = {
-                    f"{where}/{name}": value
-                    for where, evaluator in evaluators.items()
-                    for name, value in evaluator(model).items()
-                }
+                found[round, i] = group.evaluations(algorithm.model(state))
     histories: list[list[Row]] = [[] for _ in runs]
     for round, values in enumerate(jax.device_get(measured)):
         for i, history in enumerate(histories):
@@ -193,6 +200,12 @@ def _train(
         yield Solution(
             algorithm.model(state), state, _result(algorithm, loader, history), history
         )
+
+
+def _first_model(stacked: PyTree) -> Model | None:
+    """The first run's, of several that are stacked."""
+    algorithm, state, _ = tree_row(stacked, 0)
+    return algorithm.model(state)
 
 
 def _result(

@@ -3,7 +3,7 @@ save, and stop when the model is no longer finite.
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,17 +14,16 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked
 from .._checkpoint import Checkpointer
 from .._checkpoint.fingerprint import outlined
-from .._evaluate import ClientQuantiles, evaluator_of
+from .._evaluate import ClientQuantiles
 from .._executor import Executor
 from .._history import rows_of
 from .._logger import AbstractLogger, NoLogger
 from .._processes import is_first
 from .._tree import params_of
 from .._types import Measure, Model
-from .._warn import warn
-from .._words import shown
 from ..data import AbstractLoader, FederatedDataset
 from .best import Best
+from .evaluations import check_evaluations, evaluations_of
 from .reached import Keeping
 from .rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
 from .solution import RESULTS, Solution
@@ -104,43 +103,20 @@ def train(
     check_count("num_rounds", num_rounds, least=0)
     check_count("eval_every", eval_every)
     check_count("rounds_per_call", rounds_per_call)
-    for name in evaluation or {}:
-        if not isinstance(name, str) or not name:
-            raise ValueError(
-                "`evaluation` must name its datasets by text that is not empty, got "
-                f"{shown(name)}. Give `{{'test': dataset}}`."
-            )
-    if evaluation and num_rounds == 0:
-        warn(
-            "`num_rounds` is 0, so that the model is not evaluated: that is done after "
-            "rounds. Write `equifed.evaluate(model, dataset, metrics)`."
-        )
+    check_evaluations(evaluation, num_rounds)
     mesh = loader.mesh
     if not is_first(mesh):
         logger = NoLogger()
-    metrics = algorithm.loss if metrics is None else metrics
-    evaluators = {
-        name: evaluator_of(dataset, metrics, mesh)
-        for name, dataset in (evaluation or {}).items()
-    }
     count = _num_clients(algorithm, model, loader, key)
     state = algorithm.init(model, num_clients=count, key=key, trains=trains)
     model = algorithm.model(state)
-    if model is None and evaluators:
-        raise ValueError(
-            f"`{type(algorithm).__name__}` trains several models, none of which is the "
-            "one to evaluate. Leave `evaluation` out, and evaluate those of "
-            "`solution.state`."
-        )
+    evaluations = evaluations_of(evaluation, metrics, algorithm, model, mesh)
     history: list[dict[str, Any]] = []
     name, made_with = type(algorithm).__name__, None
-    measured: dict[str, list[str]] = {}
-    for where in evaluators:
-        measured[where] = list(evaluators[where]._check(model, f"{where!r}"))
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
-    _check_distinct(reported, measured)
+    evaluations.check_distinct(reported)
     best = Best(stop, eval_every, model)
-    best.check_evaluations(measured)
+    best.check_evaluations(evaluations.names)
     with contextlib.ExitStack() as stack:  # nothing on disk is touched before
         if checkpointer is not None:
             stack.enter_context(checkpointer)
@@ -163,7 +139,7 @@ def train(
         held = stack.pop_all()
     watch = Watch(loader, algorithm.loss, history, reported)
     result = watch.result if history else RESULTS.successful
-    breaks = [eval_every] if evaluators or stop is not None else []
+    breaks = [eval_every] if evaluations or stop is not None else []
     if checkpointer is not None:
         breaks.append(checkpointer.every)
     # A restored one may be one that had ended.
@@ -190,15 +166,13 @@ def train(
             number += len(rows)
             row = rows[-1]
             if first:  # A client of the user's own may report what its loss does not.
-                _check_distinct(row, measured)
-                best.check(row, measured)
+                evaluations.check_distinct(row)
+                best.check(row, evaluations.names)
                 first = False
             ended = bool(row["nonfinite_model"])
             finished = number == num_rounds or ended
             if number % eval_every == 0 or finished:
-                for dataset, evaluator in evaluators.items():
-                    for metric, value in evaluator(model).items():
-                        row[f"{dataset}/{metric}"] = value
+                row |= evaluations(model)
             for row in rows:
                 history.append(row)
                 result = watch(row, model)
@@ -237,19 +211,3 @@ def _num_clients(
     if jtu.tree_leaves(begun.clients):
         raise stateful_on_a_stream(algorithm)
     return 1
-
-
-def _check_distinct(
-    reported: Iterable[str], measured: Mapping[str, Iterable[str]]
-) -> None:
-    """Refuses evaluations whose metrics would overwrite others in the history."""
-    whose = dict.fromkeys(reported, "a metric of the training")
-    for where, metrics in measured.items():
-        for metric in metrics:
-            name, this = f"{where}/{metric}", f"{metric!r} of the evaluation {where!r}"
-            if name in whose:
-                raise ValueError(
-                    f"Two metrics would be called {name!r} in the history: "
-                    f"{whose[name]}, and {this}. Give one of them another name."
-                )
-            whose[name] = this

@@ -180,6 +180,27 @@ TABLE = {
             TypeError,
             ("`evaluation`", "{'test': dataset}"),
         ),
+        "a number for a name": (
+            lambda: sweep(evaluation={1: DATASET}),
+            ValueError,
+            "`evaluation` must name its datasets by text",
+        ),
+        "an empty name": (
+            lambda: sweep(evaluation={"": DATASET}),
+            ValueError,
+            ("`evaluation` must name its datasets", "{'test': dataset}"),
+        ),
+        "two metrics of one name": (
+            lambda: sweep(
+                evaluation={"a": DATASET, "a/b": DATASET},
+                metrics=lambda model, example, key: {
+                    "b/c": jnp.zeros(()),
+                    "c": jnp.zeros(()),
+                },
+            ),
+            ValueError,
+            "Two metrics would be called 'a/b/c'",
+        ),
         **counts(lambda x: sweep(num_rounds=x), name="num_rounds", least=0),
         **counts(lambda x: sweep(eval_every=x), name="eval_every", least=1),
     },

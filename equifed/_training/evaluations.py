@@ -1,0 +1,92 @@
+"""The evaluations of a training: what is measured on which data, under which names."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+from jax.sharding import Mesh
+
+from .._algorithm import AbstractAlgorithm
+from .._evaluate import ClientQuantiles, Evaluator, evaluator_of
+from .._evaluate.quantiles import QuantileEvaluator
+from .._types import Measure, Model
+from .._warn import warn
+from .._words import shown
+from ..data import FederatedDataset
+
+
+class Evaluations(eqx.Module):
+    """What a training measures of its model, by the names of the data sets."""
+
+    evaluators: dict[str, Evaluator | QuantileEvaluator]
+    names: dict[str, list[str]]
+    """Of each of them the metrics."""
+
+    def __call__(self, model: Model) -> dict[str, Any]:
+        """What the history has of them: `"test/accuracy"`, say."""
+        return {
+            f"{where}/{metric}": value
+            for where, evaluator in self.evaluators.items()
+            for metric, value in evaluator(model).items()
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self.evaluators)
+
+    def check_distinct(self, reported: Iterable[str]) -> None:
+        """Refuses what would overwrite other metrics in the history."""
+        whose = dict.fromkeys(reported, "a metric of the training")
+        for where, metrics in self.names.items():
+            for metric in metrics:
+                name = f"{where}/{metric}"
+                this = f"{metric!r} of the evaluation {where!r}"
+                if name in whose:
+                    raise ValueError(
+                        f"Two metrics would be called {name!r} in the history: "
+                        f"{whose[name]}, and {this}. Give one of them another name."
+                    )
+                whose[name] = this
+
+
+def check_evaluations(evaluation: Mapping[str, Any] | None, num_rounds: int) -> None:
+    """Looks at their names, and whether there is a round to make them after."""
+    for name in evaluation or {}:
+        if not isinstance(name, str) or not name:
+            raise ValueError(
+                "`evaluation` must name its datasets by text that is not empty, got "
+                f"{shown(name)}. Give `{{'test': dataset}}`."
+            )
+    if evaluation and num_rounds == 0:
+        warn(
+            "`num_rounds` is 0, so that the model is not evaluated: that is done after "
+            "rounds. Write `equifed.evaluate(model, dataset, metrics)`."
+        )
+
+
+def evaluations_of(
+    evaluation: Mapping[str, FederatedDataset | ClientQuantiles] | None,
+    metrics: Measure | None,
+    algorithm: AbstractAlgorithm,
+    model: Model | None,
+    mesh: Mesh | None,
+) -> Evaluations:
+    """Those of an algorithm whose model is like this one.
+
+    **Raises:**
+
+    `ValueError` if the algorithm has no one model, and what the metrics raise of the
+    model and an example.
+    """
+    if model is None and evaluation:
+        raise ValueError(
+            f"`{type(algorithm).__name__}` trains several models, none of which is the "
+            "one to evaluate. Leave `evaluation` out, and evaluate those of "
+            "`solution.state`."
+        )
+    metrics = algorithm.loss if metrics is None else metrics
+    evaluators = {
+        where: evaluator_of(dataset, metrics, mesh)
+        for where, dataset in (evaluation or {}).items()
+    }
+    names = {x: list(e._check(model, f"{x!r}")) for x, e in evaluators.items()}
+    return Evaluations(evaluators, names)
