@@ -155,7 +155,7 @@ def show(row: dict) -> None:
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:
-    """One group of bars for each workload: how many times our time a side takes."""
+    """A line for each workload: how many times our time each side takes."""
     try:
         import matplotlib
     except ModuleNotFoundError:
@@ -165,30 +165,36 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(s["name"] for r in rows for s in r["sides"]))[1:]
-    figure, axes = plt.subplots(figsize=(4 + 1.6 * len(rows), 4), layout="constrained")
-    width = 0.8 / max(1, len(names))
+    figure, axes = plt.subplots(
+        figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained"
+    )
+    axes.axvline(1, color="black", linewidth=1, label=rows[0]["sides"][0]["name"])
     for i, name in enumerate(names):
-        places, heights, below, above = [], [], [], []
-        for j, row in enumerate(rows):
-            sides = {side["name"]: side for side in row["sides"]}
-            if name not in sides:
-                continue
-            median, low, high = ratios(sides[name], row["sides"][0], "round_s")
-            places.append(j + (i - (len(names) - 1) / 2) * width)
-            heights.append(median)
-            below.append(max(0.0, median - low))
-            above.append(max(0.0, high - median))
-        bars = axes.bar(places, heights, width, yerr=(below, above), label=name)
-        axes.bar_label(bars, fmt="%.2f", fontsize=7)
-    axes.axhline(1, color="black", linewidth=1)
-    labels = [f"{row['work']}\n{row['clients']} clients" for row in rows]
-    axes.set_xticks(range(len(rows)), labels, fontsize=8)
-    axes.set_yscale("log", subs=[2, 5])
-    axes.set_ylim(bottom=0.5)
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_ylabel("time of a round / equifed's")
-    figure.legend(fontsize=8, loc="outside upper center", ncols=4)
+        # Each side a little below the one before, so that none is hidden.
+        shift = 0.12 * (i - (len(names) - 1) / 2)
+        found = [
+            (j + shift, *ratios(side, row["sides"][0], "round_s"))
+            for j, row in enumerate(rows)
+            for side in row["sides"]
+            if side["name"] == name
+        ]
+        places, medians, low, high = zip(*found, strict=True)
+        axes.hlines(places, low, high, color=f"C{i}", linewidth=1.5)
+        axes.scatter(
+            medians, places, s=28, marker="osD^vPX"[i % 7], label=name, zorder=3
+        )
+    for j in range(1, len(rows)):
+        axes.axhline(j - 0.5, color="0.9", linewidth=0.8)
+    labels = [f"{row['work']}, {row['clients']} clients" for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xscale("log", subs=[2, 5])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.set_xlabel("time of a round / equifed's")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(fontsize=9, loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -172,3 +172,24 @@ def test_an_example_is_run_in_an_empty_folder(tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "assets").iterdir()] == ["x.png"]
     with pytest.raises(SystemExit, match="needs `--data`"):
         script.run(command, None, False)
+
+
+def test_the_figure_of_the_benchmarks_has_every_side(tmp_path, monkeypatch):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import compare  # pyright: ignore[reportMissingImports]
+
+    ours = {"name": "equifed-2", "round_s": [1.0, 1.0, 1.0]}
+    slow = {"name": "slow", "round_s": [2.0, 3.0, 4.0]}
+    fast = {"name": "fast", "round_s": [0.4, 0.5, 0.6]}
+    sides = [[ours, slow, fast], [ours, fast]]
+    rows = [{"work": f"w{i}", "clients": 5, "sides": s} for i, s in enumerate(sides)]
+    compare.plot(rows, tmp_path / "compare.png")
+    assert (tmp_path / "compare.png").stat().st_size > 1000
+    figure = plt.gcf()
+    dots = {c.get_label(): c.get_offsets() for c in figure.axes[0].collections}
+    assert np.allclose(dots["slow"][:, 0], [3.0])
+    assert np.allclose(dots["fast"][:, 0], [0.5, 0.5])
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["w0, 5 clients", "w1, 5 clients"]
+    plt.close(figure)

@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -49,6 +50,17 @@ def test_nothing_comes_from_another_host(check_site):
     for style in styles:
         for url in check_site.URL.findall(style.read_text("utf-8")):
             assert check_site.wrong(DOCS, style, url) is None
+
+
+def test_figures_suit_the_dark():
+    style = (DOCS / "stylesheets" / "extra.css").read_text("utf-8")
+    rule = re.search(r"slate\"\] \.md-typeset img:is\((.*)\) \{([^}]*)\}", style)
+    assert rule is not None
+    # White becomes the page behind it, and a hue stays what it is.
+    assert "invert(1) hue-rotate(180deg)" in rule[2]
+    assert "mix-blend-mode: screen" in rule[2]
+    kinds = {path.suffix for path in (DOCS / "assets").iterdir()} - {".svg"}
+    assert all(f'[src$="{kind}"]' in rule[1] for kind in kinds)
 
 
 def test_what_is_vendored_has_its_licence():
