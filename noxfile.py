@@ -7,6 +7,7 @@ import os
 import tempfile
 
 import nox
+from nox.command import CommandFailed
 
 
 nox.needs_version = ">=2025.2.9"
@@ -20,11 +21,36 @@ def group(name: str) -> list[str]:
     return nox.project.dependency_groups(PROJECT, name)
 
 
+# Compiling takes most of the time of the tests, and with these a third of it. What is
+# computed is the same but for last bits: the tests marked `exact` hold those.
+QUICK = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+
+
+def run_tests(session: nox.Session) -> None:
+    pytest = ("pytest", "-n", "auto", "--dist", "worksteal")
+    if session.posargs:
+        session.run(*pytest, *session.posargs)
+        return
+    quick = {"XLA_FLAGS": QUICK}
+    # XLA ends a process that gives it a flag which it does not know.
+    ask = ("python", "-c", "import jax; jax.devices()")
+    try:
+        session.run(*ask, env=quick, silent=True)
+    except CommandFailed:
+        session.warn("This XLA does not know all of the flags that compile quickly.")
+        quick = {}
+    session.run(*pytest, "-m", "not exact", env=quick)
+    session.run(*pytest, "-m", "exact")
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite, on all cores."""
     session.install(".", *group("tests"))
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    run_tests(session)
 
 
 @nox.session
@@ -55,7 +81,7 @@ def examples(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """The test suite on the oldest supported versions of everything in `pyproject`."""
     session.install("--resolution=lowest-direct", ".", *group("tests"))
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    run_tests(session)
 
 
 @nox.session

@@ -23,6 +23,7 @@ import equifed as eqf
 import equifed.posterior as eqp
 
 
+pytestmark = pytest.mark.exact
 BATCHING = eqf.data.Epochs(2, batch_size=3)
 SGD = optax.sgd(0.01)
 SIZES = (5, 0, 1, 12, 3, 7, 9, 2)

@@ -190,9 +190,13 @@ def test_dtypes_are_kept(name):
         np.testing.assert_allclose(single, double, rtol=1e-4)
 
 
+# What promotes, or changes a dtype, is seen when a round is traced. These are run too.
+RUN = {"FedAvg-adam", "Scaffold-1", "FedDyn", "Mime", "HypCluster", "FedPA", "FedEP"}
+
+
 @pytest.mark.parametrize("dtype", ("bfloat16", "float64"))
-@pytest.mark.parametrize("make", ALGORITHMS.values(), ids=ALGORITHMS.keys())
-def test_a_round_is_strict(make, dtype):
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_round_is_strict(name, dtype):
     batching = eqf.data.Epochs(2, batch_size=4)
     with contextlib.ExitStack() as stack:
         if dtype == "float64":
@@ -200,15 +204,20 @@ def test_a_round_is_strict(make, dtype):
         stack.enter_context(jax.numpy_dtype_promotion("strict"))
         stack.enter_context(jax.numpy_rank_promotion("raise"))
         cohort = eqf.data.cohort(testing.ragged_clients((5, 0, 3)), batching)
-        algorithm = make(testing.noisy_loss, batching)
+        algorithm = ALGORITHMS[name](testing.noisy_loss, batching)
         model = jtu.tree_map(lambda x: x.astype(dtype), testing.Linear())
         state = algorithm.init(model, num_clients=3, key=jr.key(1))
-        new, metrics = algorithm.round(state, cohort, key=jr.key(0))
+        run = algorithm.round
+        if name not in RUN:
+            run = functools.partial(eqx.filter_eval_shape, run)
+        new, metrics = run(state, cohort, key=jr.key(0))
         for before, after in zip(
             jtu.tree_leaves(state), jtu.tree_leaves(new), strict=True
         ):
             assert (before.dtype, before.shape) == (after.dtype, after.shape)
         assert new.params.bias.dtype == jnp.dtype(dtype)
+        if name not in RUN:
+            return
         assert (new.params.bias != state.params.bias).any()
         assert metrics["loss"] > 0
         assert metrics["clients"] == 2
