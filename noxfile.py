@@ -4,6 +4,7 @@ What follows `--` is given on: `nox -s tests -- tests/test_laws.py -k permuting`
 """
 
 import os
+import pathlib
 import tempfile
 
 import nox
@@ -34,6 +35,8 @@ def run_tests(session: nox.Session) -> None:
     if session.posargs:
         session.run(*pytest, *session.posargs)
         return
+    # Tests start many processes, and each would compile all sources again.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     quick = {"XLA_FLAGS": QUICK}
     # XLA ends a process that gives it a flag which it does not know.
     ask = ("python", "-c", "import jax; jax.devices()")
@@ -43,7 +46,9 @@ def run_tests(session: nox.Session) -> None:
         session.warn("This XLA does not know all of the flags that compile quickly.")
         quick = {}
     session.run(*pytest, "-m", "not exact", env=quick)
-    session.run(*pytest, "-m", "exact")
+    files = pathlib.Path("tests").rglob("test_*.py")
+    exact = [str(f) for f in files if "mark.exact" in f.read_text("utf-8")]
+    session.run(*pytest, "-m", "exact", *sorted(exact))
 
 
 @nox.session

@@ -385,7 +385,7 @@ def in_turns(key, i, batch_size):
     return step_keys(key, i % 2, batch_size)
 
 
-# Where it goes wrong, and the first law to see it.
+# Where it goes wrong, and the law that sees it.
 BROKEN = {
     "plain mean": (own(mean=mean), "empty_places"),
     "over the batch size": (own(mean=mean_over_the_batch_size), "empty_places"),

@@ -77,6 +77,7 @@ def messages(make, *args, block_size=1, **kwargs):
     return [payload]
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("block_size", (1, 4))
 def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
     sampler = eqp.IASG(MOMENTUM, burnin=5)
@@ -86,6 +87,7 @@ def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
     assert_same(run(fedpa(STEPS, sampler))[0], run(fedavg(STEPS))[0], 1e-6)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("batching", (STEPS, EPOCHS), ids=("steps", "epochs"))
 @pytest.mark.parametrize("burnin", (0, 2))
 def test_burn_in_rounds_are_fedavg_to_the_bit(batching, burnin):
