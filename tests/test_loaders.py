@@ -54,8 +54,7 @@ def train(loader, **options):
     return eqf.train(algorithm(), model, loader, num_rounds=5, key=KEY, **options)
 
 
-@pytest.mark.parametrize("rounds_per_call", (1, 2))
-@pytest.mark.parametrize("count", (1, 2))
+@pytest.mark.parametrize(("rounds_per_call", "count"), [(1, 2), (2, 1)])
 def test_a_loader_of_ones_own_trains_as_the_librarys(rounds_per_call, count):
     mesh = None if count == 1 else mesh_of(count)
     loader = eqf.data.Loader(DATASET, SAMPLER, BATCHING, mesh=mesh)

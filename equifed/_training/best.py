@@ -11,6 +11,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._check import check_choice, check_kind
+from .._checkpoint.fingerprint import Fingerprint, outlined
 from .._history import check_known, names_in, ROUND, Row
 from .._processes import any_process
 from .._round import State
@@ -48,6 +49,13 @@ class Best:
             check_choice("stop.mode", stop.mode, ("max", "min"))
         self._stop, self._every = stop, every
         self._model = None if stop is None else _copy(model)
+
+    @property
+    def made_with(self) -> Fingerprint:
+        """What makes another experiment of a training that has a `stop`."""
+        if self._stop is None:
+            return {}
+        return outlined("stop", self._stop, eval_every=self._every)
 
     def with_state(self, state: State) -> PyTree:
         """What a checkpoint saves."""

@@ -2,7 +2,6 @@
 save, and stop when the model is no longer finite.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +12,8 @@ from jaxtyping import PRNGKeyArray
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked
 from .._checkpoint import Checkpointer
-from .._checkpoint.fingerprint import outlined
 from .._evaluate import ClientQuantiles
 from .._executor import Executor
-from .._history import rows_of
 from .._logger import AbstractLogger, NoLogger
 from .._processes import is_first
 from .._tree import params_of
@@ -25,7 +22,9 @@ from ..data import AbstractLoader, FederatedDataset
 from .best import Best
 from .evaluations import check_evaluations, evaluations_of
 from .reached import Keeping
-from .rounds import Calls, check_ahead, check_rounds, stateful_on_a_stream
+from .record import Record
+from .rounds import Calls, check_rounds, stateful_on_a_stream
+from .saving import Saving
 from .solution import RESULTS, Solution
 from .stop import AbstractStop
 from .watch import Watch
@@ -111,87 +110,50 @@ def train(
     state = algorithm.init(model, num_clients=count, key=key, trains=trains)
     model = algorithm.model(state)
     evaluations = evaluations_of(evaluation, metrics, algorithm, model, mesh)
-    history: list[dict[str, Any]] = []
-    name, made_with = type(algorithm).__name__, None
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     evaluations.check_distinct(reported)
     best = Best(stop, eval_every, model)
     best.check_evaluations(evaluations.names)
-    with contextlib.ExitStack() as stack:  # nothing on disk is touched before
-        if checkpointer is not None:
-            stack.enter_context(checkpointer)
-            made_with = checkpointer.fingerprint(
-                algorithm, state.model, loader, key=key
-            )
-            if stop is not None:
-                made_with |= outlined("stop", stop, eval_every=eval_every)
-            restored = checkpointer.restore(
-                best.with_state(state), algorithm=name, fingerprint=made_with
-            )
-            if restored is not None:
-                number, saved, history = restored
-                state = best.state_of(saved)
-                what = f"`{checkpointer.directory}` has a checkpoint"
-                check_ahead(num_rounds, number, what, ", or another directory")
-                del restored
+    looks = [eval_every] if evaluations or stop is not None else []
+    saving = Saving(checkpointer, algorithm, best)
+    with saving:  # nothing on disk is touched before
+        state, history = saving.restored(state, loader, key, num_rounds)
         number = int(state.round)
         logger.start(num_rounds, number)
-        held = stack.pop_all()
-    watch = Watch(loader, algorithm.loss, history, reported)
-    result = watch.result if history else RESULTS.successful
-    breaks = [eval_every] if evaluations or stop is not None else []
-    if checkpointer is not None:
-        breaks.append(checkpointer.every)
-    # A restored one may be one that had ended.
-    stopped = best.ends(history, finished=number == num_rounds)
-    calls = Calls(
-        algorithm,
-        state,
-        loader,
-        num_rounds=number if stopped else num_rounds,
-        key=key,
-        executor=executor,
-        rounds_per_call=rounds_per_call,
-        missing=missing,
-        breaks=breaks,
-        stop_nonfinite=True,
-    )
-    first = True
-    keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
-    with keeping, held, logger:
-        for state, values, ran in calls:
-            model = algorithm.model(state)
-            count = int(ran) if rounds_per_call > 1 else None
-            rows = rows_of(number, jax.device_get(values), count)
-            number += len(rows)
-            row = rows[-1]
-            if first:  # A client of the user's own may report what its loss does not.
-                evaluations.check_distinct(row)
-                best.check(row, evaluations.names)
-                first = False
-            ended = bool(row["nonfinite_model"])
-            finished = number == num_rounds or ended
-            if number % eval_every == 0 or finished:
-                row |= evaluations(model)
-            for row in rows:
-                history.append(row)
-                result = watch(row, model)
-                numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
-                logger.log(row["round"], numbers)
-            if ended:
-                break
-            best.see(history, model)
-            stopped = best.ends(history, finished=finished)
-            if checkpointer is not None and (
-                checkpointer.should_save(number) or finished or stopped
-            ):
-                checkpointer.save(
-                    *(number, best.with_state(state), history),
-                    algorithm=name,
-                    fingerprint=made_with,
-                )
-            if stopped:
-                break
+        record = Record(
+            *(history, number, num_rounds),
+            evaluations=evaluations,
+            eval_every=eval_every,
+            best=best,
+            watch=Watch(loader, algorithm.loss, history, reported),
+            logger=logger,
+        )
+        # A restored one may be one that had ended.
+        stopped = best.ends(history, finished=record.finished)
+        calls = Calls(
+            *(algorithm, state, loader),
+            num_rounds=number if stopped else num_rounds,
+            key=key,
+            executor=executor,
+            rounds_per_call=rounds_per_call,
+            missing=missing,
+            breaks=[*looks, *saving.breaks],
+            stop_nonfinite=True,
+        )
+        keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
+        with keeping, logger:
+            for state, values, ran in calls:
+                model = algorithm.model(state)
+                record.add(values, int(ran) if rounds_per_call > 1 else None, model)
+                if record.diverged:
+                    break
+                best.see(history, model)
+                stopped = best.ends(history, finished=record.finished)
+                last = stopped or record.finished
+                saving.after(record.number, state, history, last=last)
+                if stopped:
+                    break
+    result = record.result
     if stopped and result == RESULTS.successful:
         result = RESULTS.stopped
     chosen, best_round = best.choose(history, algorithm.model(state))

@@ -1,0 +1,82 @@
+"""The history of a training as it grows: a round is evaluated, watched and logged."""
+
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from .._history import Row, rows_of
+from .._logger import AbstractLogger
+from .._types import Model
+from .best import Best
+from .evaluations import Evaluations
+from .solution import RESULTS
+from .watch import Watch
+
+
+class Record:
+    """What is known of the rounds of a training.
+
+    **Arguments:**
+
+    - `history`: the rows of a checkpoint, or none.
+    - `number`: how many rounds they are.
+    - `num_rounds`: how many there are to be.
+    """
+
+    def __init__(
+        self,
+        history: list[Row],
+        number: int,
+        num_rounds: int,
+        *,
+        evaluations: Evaluations,
+        eval_every: int,
+        best: Best,
+        watch: Watch,
+        logger: AbstractLogger,
+    ):
+        self.history, self.number = history, number
+        self._num_rounds = num_rounds
+        self._evaluations, self._every = evaluations, eval_every
+        self._best, self._watch, self._logger = best, watch, logger
+        self._first = True
+        self.result = watch.result if history else RESULTS.successful
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.history and self.history[-1]["nonfinite_model"])
+
+    @property
+    def finished(self) -> bool:
+        return self.number == self._num_rounds or self.diverged
+
+    def add(
+        self, values: dict[str, Array], count: int | None, model: Model | None
+    ) -> None:
+        """The rows of a call's rounds.
+
+        **Arguments:**
+
+        - `values`: the metrics of the rounds.
+        - `count`: how many rounds these are, if they are stacked.
+        - `model`: that of the last of them.
+        """
+        rows = rows_of(self.number, jax.device_get(values), count)
+        self.number += len(rows)
+        row = rows[-1]
+        if self._first:  # A client of the user's own may report what its loss does not.
+            self._evaluations.check_distinct(row)
+            self._best.check(row, self._evaluations.names)
+            self._first = False
+        last = self.number == self._num_rounds or bool(row["nonfinite_model"])
+        if self.number % self._every == 0 or last:
+            row |= self._evaluations(model)
+        for row in rows:
+            self.history.append(row)
+            self.result = self._watch(row, model)
+            self._logger.log(row["round"], _numbers(row))
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    return {name: x for name, x in row.items() if isinstance(x, int | float)}
