@@ -37,7 +37,7 @@ def run_tests(session: nox.Session) -> None:
         return
     # Tests start many processes, and each would compile all sources again.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    quick = {"XLA_FLAGS": QUICK}
+    quick = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()}
     # XLA ends a process that gives it a flag which it does not know.
     ask = ("python", "-c", "import jax; jax.devices()")
     try:

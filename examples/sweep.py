@@ -2,8 +2,8 @@
 
 Hyper-parameters are arrays, so trainings that differ in them alone are one program
 with one more axis: `equifed.sweep` trains 8 client learning rates x 4 seeds side by
-side. The same runs are then made one after another; both end in the same models, and
-both times are printed.
+side. The same runs are then made one after another; both end in the same models where
+training is stable, and both times are printed.
 
     python examples/sweep.py [--rounds 30] [--output sweep.png]
 """

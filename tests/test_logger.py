@@ -12,6 +12,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
@@ -28,6 +29,7 @@ from equifed._logger import (
     TensorBoard,
     WandB,
 )
+from equifed._logger.compiling import Compiling
 
 
 def train(logger, num_rounds, first_round=0, stop=None, scale=1.0):
@@ -448,6 +450,37 @@ def test_progress_bar(capsys):
     assert "rounds/s" in shown
     assert "loss=0.08333" in shown
     assert "test/accuracy=0.1" in shown  # of round 10
+
+
+def test_all_that_compiles_is_told():
+    def loss(model, example, key):
+        return testing.noisy_loss(model, example, key)
+
+    dataset = testing.ragged_clients((3, 5))
+    batching = eqf.data.Epochs(1, batch_size=4)
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), batching)
+    loader = eqf.data.Loader(dataset, eqf.data.AllClients(), batching)
+    given = {"num_rounds": 2, "key": jr.key(0)}
+    start = lambda: algorithm.init(testing.Linear(), num_clients=2)  # noqa: E731
+    for run in (
+        lambda: eqf.evaluate(testing.Linear(), dataset, loss),
+        lambda: list(eqf.rounds(algorithm, start(), loader, **given)),
+        lambda: list(
+            eqf.rounds(algorithm, start(), loader, rounds_per_call=2, **given)
+        ),
+        lambda: eqf.sweep(
+            {"a": algorithm},
+            lambda k: testing.Linear(),
+            loader,
+            num_rounds=1,
+            keys=[jr.key(0)],
+        ),
+    ):
+        told = []
+        listening = Compiling(lambda: told.append(1))  # noqa: B023
+        run()
+        listening.close()
+        assert told
 
 
 def test_the_progress_bar_says_when_it_compiles(capsys):

@@ -282,6 +282,21 @@ def test_a_dataset_that_is_streamed_is_looked_at_round_by_round(rounds_per_call)
     assert len(caught.value.solution.history) == 2  # pyright: ignore
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_so_is_what_several_models_read(resident):
+    loss = loss_of(READS["a table"])
+    algorithm = eqf.IFCA(loss, optax.sgd(0.1), BATCHING, num_clusters=2)
+    dataset = dataset_of([0, 1, 2, MISSING])
+    loader = eqd.Loader(dataset, eqd.AllClients(), BATCHING, resident=resident)
+    for some in (algorithm, eqf.OverRounds(lambda t: algorithm)):
+        with pytest.raises(ValueError, match=WORDS):
+            eqf.train(some, MODEL, loader, num_rounds=1, key=KEY)
+        state = some.init(MODEL, num_clients=len(dataset), key=KEY)
+        assert len(some.models(state)) == 2
+        with pytest.raises(ValueError, match=f"holds {MISSING}"):
+            some.round(state, loader(0), key=KEY)
+
+
 def test_so_is_that_of_a_sweep():
     algorithm = eqf.FedAvg(loss_of(READS["a table"]), optax.sgd(0.1), BATCHING)
     sampler = eqd.AllClients()

@@ -1,9 +1,16 @@
 """A sweep is the same trainings one by one, in fewer programs."""
 
+# Fields may be given as properties.
+# pyright: reportAssignmentType=false, reportCallIssue=false
+
+import contextlib
+import gc
 import importlib
+import weakref
 
 import equinox as eqx
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -66,6 +73,21 @@ def assert_as_trained(got, algorithm, key, num_rounds=5):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
+@contextlib.contextmanager
+def count_compilations():
+    found = []
+
+    def listen(event, duration_secs, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(about)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def test_as_one_training_after_another():
     some = algorithms()
     got = sweep(some)
@@ -90,6 +112,47 @@ def test_numbers_alone_are_one_program():
         assert rounds
         counts.append(sum(rounds))
     assert counts[0] == counts[1] > 0
+
+
+def test_the_same_sweep_is_not_compiled_again():
+    some = algorithms()
+    sweep(some, num_rounds=1)
+    with count_compilations() as compiled:
+        sweep(some, num_rounds=1)
+    assert compiled == []
+
+
+def test_a_loss_goes_and_its_programs_with_it():
+    def loss(model, example, key):
+        return testing.noisy_loss(model, example, key)
+
+    gone = weakref.ref(loss)
+    sweep({"a": eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)}, num_rounds=1)
+    del loss
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_clients_own_metric_overwrites_none():
+    class Reports(eqf.AbstractClient):
+        client: eqf.LocalSGD
+        loss = property(lambda self: self.client.loss)
+        batching = property(lambda self: self.client.batching)
+
+        def init(self, params):
+            return self.client.init(params)
+
+        def payload(self, params):
+            return self.client.payload(params)
+
+        def round(self, broadcast, data, state, *, key):
+            message, state, metrics = self.client.round(broadcast, data, state, key=key)
+            return message, state, {**metrics, "all/loss": metrics["loss"]}
+
+    client = Reports(eqf.LocalSGD(testing.noisy_loss, optax.sgd(0.1), BATCHING))
+    server = eqf.OptaxServer(optax.sgd(1.0))
+    with pytest.raises(ValueError, match="Two metrics would be called 'all/loss'"):
+        sweep({"a": eqf.Algorithm(client, eqf.WeightedMean(), server)})
 
 
 def test_other_structure_is_another_program(monkeypatch):

@@ -90,6 +90,12 @@ class AbstractAlgorithm(eqx.Module):
         """The model that was trained, which is evaluated; `None` if there are several,
         none of which is the one."""
 
+    def models(self, state: State) -> list[Model]:
+        """All models that are trained: that of `model`, or those of an algorithm of
+        several, which gives them here."""
+        one = self.model(state)
+        return [] if one is None else [one]
+
     @checked()
     def init(
         self,
@@ -180,9 +186,10 @@ class AbstractAlgorithm(eqx.Module):
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
         fixed, old = FlatTree((self, key, executor, None)), FlatTree(state)
-        model = self.model(state)
-        if model is not None:
-            check_lookups(self.loss, model, old, cohort)
+        # Of several that are alike one tells what is read of all.
+        check_lookups(
+            self.loss, lambda: next(iter(self.models(state)), None), old, cohort
+        )
         if runs_apart(executor, cohort.mesh, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:

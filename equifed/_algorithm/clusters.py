@@ -13,8 +13,14 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
-from .._aggregator import AbstractAggregator
-from .._check import checked
+from .._aggregator import (
+    AbstractAggregator,
+    Clip,
+    DropNonfinite,
+    UniformMean,
+    WeightedMean,
+)
+from .._check import check_kind, checked
 from .._client import AbstractWrapper, full_metrics, LocalSGD
 from .._client.reach import only, reached
 from .._metrics import add_metrics, Sum
@@ -23,21 +29,39 @@ from .._round import Beginning, State
 from .._server import OptaxServer
 from .._tree import safe_divide, tree_row
 from .._types import Loss, Model
-from .._wire import Broadcast, Message
+from .._wire import Broadcast, CHANGE, Message
+from .._words import shown
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
 
 
 class PicksBest(AbstractWrapper):
-    """A client that trains that of several models, stacked in the broadcast, whose loss
-    on its examples is the least, and says in the message's `stats` which it was: 1 for
-    that one, 0 for the others."""
+    """A client that trains that of several models whose mean loss on its examples is
+    the least.
+
+    The broadcast's params have a leading axis of models, and so has what it sends: the
+    change of the one that it trained, and zeros. In the message's `stats` is a vector
+    with 1 for that one, and 0 for the others.
+
+    **Arguments:**
+
+    - `client`: how the model is trained, with a correction that remembers nothing.
+    """
 
     client: LocalSGD
 
     @checked()
     def __init__(self, client: LocalSGD):
         self.client = client
+
+    def __check_init__(self):
+        if self.client.sends and CHANGE not in self.client.sends:
+            raise ValueError(
+                "`PicksBest` takes `NoCorrection`, `Proximal` or another correction "
+                "that remembers nothing, got "
+                f"`{type(self.client.correction).__name__}`: whose memory would it be, "
+                "of several models?"
+            )
 
     def init(self, params):
         return None
@@ -75,12 +99,12 @@ class AbstractClusters(AbstractAlgorithm):
 
     A client measures the loss on its examples under each of the models, trains the one
     of the least, and sends which it was. The server takes, for each model, the mean of
-    the changes of those who trained it,
+    the changes $\\Delta_i$ of those who trained it,
 
     $$\overline\Delta_j = \frac{\sum_i w_i [j_i = j]\, \Delta_i}{\sum_i w_i
     [j_i = j]},$$
 
-    with weights of the aggregator's, a mean, and makes a step along it with an
+    weighted as the aggregator weighs, which is a mean, and steps along it with an
     optimiser of that model's own. A model that nobody trained stays as it is, and so
     does the state of its optimiser.
 
@@ -93,6 +117,21 @@ class AbstractClusters(AbstractAlgorithm):
     server: eqx.AbstractVar[OptaxServer]
     num_clusters: eqx.AbstractVar[int]
     spread: eqx.AbstractVar[Float[Array, ""]]
+
+    def __check_init__(self):
+        check_kind("client", self.client, PicksBest)
+        check_kind("aggregator", self.aggregator, AbstractAggregator)
+        check_kind("server", self.server, OptaxServer)
+        inner = self.aggregator
+        while isinstance(inner, Clip | DropNonfinite):
+            inner = inner.aggregator
+        if not isinstance(inner, WeightedMean | UniformMean):
+            raise TypeError(
+                f"`aggregator` must be a mean, since `{type(self).__name__}` divides "
+                "what comes of it by the share of each model's clients, got "
+                f"{shown(self.aggregator)}. Give `WeightedMean()` or `UniformMean()`, "
+                "or one of them in `Clip` or `DropNonfinite`."
+            )
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -161,6 +200,6 @@ class AbstractClusters(AbstractAlgorithm):
         return None
 
     def models(self, state: State) -> list[Model]:
-        """The models, each as the user's own."""
+        """The $k$ models, each as the user's own."""
         several = range(self.num_clusters)
         return [eqx.combine(tree_row(state.params, k), state.rest) for k in several]

@@ -31,11 +31,14 @@ class HypCluster(AbstractClusters):
 
     **Arguments:**
 
-    - `loss`, `client_optim`, `batching`, `server_optim`, `aggregator`: as in
-        [`equifed.FedAvg`][]; `aggregator` must be a mean.
+    - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][].
+    - `server_optim`: the optimiser of each model at the server; the paper's is
+        `optax.sgd(1.0)`, which is it if not given.
+    - `aggregator`: a mean; [`equifed.WeightedMean`][] if not given, as in the paper.
     - `num_clusters`: $k$.
     - `spread`: the models begin around the one that `init` is given, with independent
-        normal noise of this standard deviation on every number. `init` needs a key.
+        normal noise of this standard deviation on every number that is trained (give
+        `init` its `trains=` for what is not to differ). `init` needs a key.
 
     ??? cite "Reference"
 

@@ -33,7 +33,8 @@ class IFCA(AbstractClusters):
     - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][].
     - `num_clusters`: $k$.
     - `spread`: the models begin around the one that `init` is given, with independent
-        normal noise of this standard deviation on every number. `init` needs a key.
+        normal noise of this standard deviation on every number that is trained (give
+        `init` its `trains=` for what is not to differ). `init` needs a key.
     - `aggregator`: a mean; [`equifed.UniformMean`][] if not given, as in the paper.
 
     ??? cite "Reference"

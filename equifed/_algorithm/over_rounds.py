@@ -62,3 +62,6 @@ class OverRounds(AbstractAlgorithm):
 
     def model(self, state):
         return self.first.model(state)
+
+    def models(self, state):
+        return self.first.models(state)

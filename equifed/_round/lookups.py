@@ -8,7 +8,7 @@ which all is in order is not looked at again.
 
 import operator
 import weakref
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -42,12 +42,15 @@ _KNOWN: weakref.WeakKeyDictionary[Any, dict[Hashable, _Seen]]
 _KNOWN = weakref.WeakKeyDictionary()
 
 
-def check_lookups(loss: Loss, model: Model, state: FlatTree, cohort: Cohort) -> None:
+def check_lookups(
+    loss: Loss, model: Callable[[], Model], state: FlatTree, cohort: Cohort
+) -> None:
     """Refuses a cohort whose examples hold numbers that have no row in a table which
     the loss reads by them.
 
     **Arguments:**
 
+    - `model`: gives it, if what it reads is not known yet.
     - `state`: the model's, taken apart: models of one structure read alike.
     """
     pool = cohort.examples
@@ -64,7 +67,7 @@ def check_lookups(loss: Loss, model: Model, state: FlatTree, cohort: Cohort) -> 
     key = (state.treedef, tuple(kinds), tuple(shapes))
     lookups = None
     if key not in seen:
-        lookups = _traced(loss, model, cohort)
+        lookups = _traced(loss, model(), cohort)
         seen[key] = _Seen(set() if lookups is None else lookups.reads)
     known = seen[key]
     columns = [pool[read.column] for read in known.reads]
@@ -73,9 +76,9 @@ def check_lookups(loss: Loss, model: Model, state: FlatTree, cohort: Cohort) -> 
     if all(_fit(read, pool[read.column]) for read in known.reads):
         known.remember(columns)
         return
-    lookups = _traced(loss, model, cohort) if lookups is None else lookups
+    lookups = _traced(loss, model(), cohort) if lookups is None else lookups
     if lookups is not None:
-        lookups.check(list(_clients(cohort)), lambda: model)
+        lookups.check(list(_clients(cohort)), model)
         known.reads &= lookups.reads
 
 

@@ -47,6 +47,12 @@ class Best:
         if stop is not None:
             check_kind("stop.metric", stop.metric, str)
             check_choice("stop.mode", stop.mode, ("max", "min"))
+            if model is None:
+                raise ValueError(
+                    "`stop` keeps the best model, and an algorithm that trains several "
+                    "has none that is the one. Leave it out, and end a loop over "
+                    "`equifed.rounds` where you like."
+                )
         self._stop, self._every = stop, every
         self._model = None if stop is None else _copy(model)
 

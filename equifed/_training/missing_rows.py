@@ -54,7 +54,7 @@ class MissingRows:
             # Whose examples these are, the cohort alone knows.
             one = model()
             if one is not None:
-                check_lookups(self._loss, one, FlatTree(one), cohort())
+                check_lookups(self._loss, lambda: one, FlatTree(one), cohort())
             return
         if self._whole or (self._lookups is not None and not self._lookups):
             return

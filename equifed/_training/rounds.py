@@ -170,7 +170,8 @@ class Calls:
 
     @property
     def _model(self) -> Model | None:
-        return self._algorithm.model(self.reached()[0])
+        """One of those that are trained: they are alike."""
+        return next(iter(self._algorithm.models(self.reached()[0])), None)
 
     def reached(self) -> tuple[State, dict[str, Array] | None, int | Array | None]:
         """The state after the last call, that call's metrics, if there was one, and
@@ -221,14 +222,14 @@ def check_rounds(
             "`algorithm.init(model, num_clients=loader.num_clients)`."
         )
     check_state(algorithm, state)
-    loss, model = algorithm.loss, eqx.filter_eval_shape(algorithm.model, state)
-    if not isinstance(loader, Loader) or model is None:
+    loss, models = algorithm.loss, eqx.filter_eval_shape(algorithm.models, state)
+    if not isinstance(loader, Loader) or not models:
         return (), MissingRows(loader, loss, None)
     # By shape alone, so that the error can name the client.
     client, example = loader.dataset.client_ids[0], loader.dataset.example
-    reported, lookups = traced_loss(loss, model, example, f"client {client!r}")
+    reported, lookups = traced_loss(loss, models[0], example, f"client {client!r}")
     missing = MissingRows(loader, loss, lookups)
-    missing.before(algorithm.model(state))
+    missing.before(algorithm.models(state)[0])
     return reported, missing
 
 

@@ -12,15 +12,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked, is_key_of_the_default_kind
 from .._cohort import Cohort
-from .._compiled import FlatTree
+from .._compiled import compiled, FlatTree
 from .._evaluate import ClientQuantiles
+from .._executor import Executor
 from .._history import Row, rows_of
 from .._round import State
+from .._round.step import round_step
 from .._tree import tree_row, tree_where
 from .._types import Measure, Model
 from .._words import shown
@@ -69,7 +72,8 @@ def sweep(
     is a program more. Each run gives what
     `train(algorithm, model(key), loader, num_rounds=num_rounds, key=key)` gives, up to
     the last bits. All of them see the same clients in the same rounds. One that
-    diverges ends there, without a warning: its `result` says so.
+    diverges ends there, without a warning: its `result` says so. What was reached when
+    an error or Ctrl-C ends a sweep is lost.
 
     **Arguments:**
 
@@ -161,33 +165,34 @@ def _train(
     eval_every: int,
 ) -> Iterable[Solution]:
     """Runs that are alike, side by side."""
-
-    def step(run: _Run, going: Bool[Array, ""], cohort: Cohort) -> Any:
-        algorithm, old, key = run
-        new, metrics = algorithm.round(old, cohort, key=key)
-        # `train` stops where a model is no longer finite.
-        state = tree_where(going, new, old)
-        return (algorithm, state, key), going & ~_ended(metrics), metrics
-
-    axes = (eqx.if_array(0), 0, None)
-    steps = eqx.filter_jit(eqx.filter_vmap(step, in_axes=axes))
-    stacked = jtu.tree_map(
-        lambda *x: jnp.stack(x) if eqx.is_array(x[0]) else x[0], *runs
+    flat = FlatTree(
+        jtu.tree_map(lambda *x: jnp.stack(x) if eqx.is_array(x[0]) else x[0], *runs)
     )
+    steps, arrays = compiled(_side_by_side, flat), flat.arrays
     going = jnp.ones(len(runs), bool)
     measured: list[dict[str, Array]] = []
     found: dict[tuple[int, int], Row] = {}
+
+    def first_model() -> Model | None:
+        algorithm, state, _ = tree_row(flat.build(arrays), 0)
+        return next(iter(algorithm.models(state)), None)
+
     for round, cohort in loader.cohorts(0, num_rounds):
-        group.missing(round, lambda: _first_model(stacked), lambda: cohort)  # noqa: B023
+        group.missing(round, first_model, lambda: cohort)  # noqa: B023
         before = going
-        stacked, going, metrics = steps(stacked, going, cohort)
+        arrays, going, metrics = steps(arrays, going, cohort)
+        if not measured:
+            # A client of the user's own may report what its loss does not.
+            group.evaluations.check_distinct(metrics)
         measured.append(metrics)
         last = round + 1 == num_rounds
         due = last or (round + 1) % eval_every == 0
-        for i in range(len(runs) if group.evaluations else 0):
-            if before[i] and (due or not going[i]):
-                algorithm, state, _ = tree_row(stacked, i)
+        if group.evaluations:
+            ran, goes_on = jax.device_get((before, going))
+            for i in np.flatnonzero(ran if due else ran & ~goes_on).tolist():
+                algorithm, state, _ = tree_row(flat.build(arrays), i)
                 found[round, i] = group.evaluations(algorithm.model(state))
+    stacked = flat.build(arrays)
     histories: list[list[Row]] = [[] for _ in runs]
     for round, values in enumerate(jax.device_get(measured)):
         for i, history in enumerate(histories):
@@ -202,10 +207,21 @@ def _train(
         )
 
 
-def _first_model(stacked: PyTree) -> Model | None:
-    """The first run's, of several that are stacked."""
-    algorithm, state, _ = tree_row(stacked, 0)
-    return algorithm.model(state)
+def _side_by_side(
+    runs: PyTree, going: Bool[Array, " runs"], cohort: Cohort
+) -> tuple[list[Array], Bool[Array, " runs"], dict[str, Array]]:
+    """A round of runs that are stacked, of which only the arrays are computed."""
+
+    def step(run: _Run, going: Bool[Array, ""]) -> Any:
+        algorithm, old, key = run
+        new, metrics = round_step(algorithm, old, cohort, key, Executor())
+        # `train` stops where a model is no longer finite.
+        state = tree_where(going, new, old)
+        return (algorithm, state, key), going & ~_ended(metrics), metrics
+
+    axes = (eqx.if_array(0), 0)
+    runs, going, metrics = eqx.filter_vmap(step, in_axes=axes)(runs, going)
+    return FlatTree(runs).arrays, going, metrics
 
 
 def _result(

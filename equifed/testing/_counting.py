@@ -119,8 +119,7 @@ class _Spoiled(AbstractAlgorithm):
     def step(self, state, clients, *, key):
         def run(work: Pass, *rest: Any) -> tuple[PyTree, PyTree]:
             aggregator = _SpoilsAbsent(work.aggregator)
-            work = eqx.tree_at(lambda w: w.aggregator, work, aggregator)
-            return run_pass(work, *rest)
+            return run_pass(dataclasses.replace(work, aggregator=aggregator), *rest)
 
         return self.algorithm.step(
             state, dataclasses.replace(clients, _run=run), key=key
@@ -131,6 +130,8 @@ class _Spoiled(AbstractAlgorithm):
 
 
 class _SpoilsAbsent(AbstractAggregator):
+    """Makes NaN of what is in a message of weight 0, before another sees it."""
+
     aggregator: AbstractAggregator
 
     @property

@@ -74,6 +74,21 @@ def clusters(kind):
             ValueError,
             (f"`{kind.__name__}` begins with random", "key=jax.random.key(0)"),
         ),
+        "a median": (
+            lambda: make(aggregator=eqf.Clip(eqf.Median(), max_norm=1.0)),
+            TypeError,
+            (f"since `{kind.__name__}` divides", "Give `WeightedMean()` or"),
+        ),
+        "a mean of other numbers": (
+            lambda: make(aggregator=eqf.NonzeroMean()),
+            TypeError,
+            ("`aggregator` must be a mean", "got `NonzeroMean`"),
+        ),
+        "a stop": (
+            lambda: train(algorithm=make(), stop=eqf.Target("loss", 0.1, mode="min")),
+            ValueError,
+            ("`stop` keeps the best model", "Leave it out"),
+        ),
         "an evaluation of several models": (
             lambda: train(
                 algorithm=make(), evaluation={"test": eqf.data.digits().select([0])}
@@ -114,6 +129,13 @@ TABLE = {
     "IFCA": clusters(eqf.IFCA),
     "PicksBest": {
         "a loss": (lambda: eqf.PicksBest(LOSS), TypeError, "`client` must be"),  # pyright: ignore
+        "a correction that remembers": (
+            lambda: eqf.PicksBest(
+                eqf.LocalSGD(LOSS, SGD, BATCHING, eqf.ControlVariate())
+            ),
+            ValueError,
+            ("takes `NoCorrection`, `Proximal`", "got `ControlVariate`"),
+        ),
     },
     "HypCluster": {
         **clusters(eqf.HypCluster),
