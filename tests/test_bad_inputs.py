@@ -90,7 +90,6 @@ PROTOCOLS = {
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
 METHODS_WITHOUT = {
-    "AbstractClusters.models": "It takes a state, which is checked when it is used.",
     "Broadcast.of": "Any tree is a model: what can be trained of it is.",
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",
     "ClientData.fold": "A client calls it in a round: JAX's errors name the function.",

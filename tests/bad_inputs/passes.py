@@ -82,7 +82,7 @@ def clusters(kind):
         "a mean of other numbers": (
             lambda: make(aggregator=eqf.NonzeroMean()),
             TypeError,
-            ("`aggregator` must be a mean", "got `NonzeroMean`"),
+            ("`aggregator` must be a mean", "NonzeroMean"),
         ),
         "a stop": (
             lambda: train(algorithm=make(), stop=eqf.Target("loss", 0.1, mode="min")),
