@@ -77,11 +77,15 @@ def test_a_loader_of_ones_own_trains_as_the_librarys(rounds_per_call, count):
         (Own(make=DATASET), "must give a `Cohort`"),
         (Own(batching=None), "`loader.batching`"),
         (
+            Own(make=eqf.data.cohort(testing.ragged_clients((3,) * 9), BATCHING)),
+            "gave a client number 8 in round 0, but the loader's `num_clients` is 4",
+        ),
+        (
             Own(make=eqf.data.cohort(DATASET, BATCHING, mesh=mesh_of(2))),
             "another mesh than the loader's",
         ),
     ),
-    ids=("ends", "numbers", "kind", "batching", "mesh"),
+    ids=("ends", "numbers", "kind", "batching", "clients", "mesh"),
 )
 @pytest.mark.parametrize("rounds_per_call", (1, 2))
 def test_a_loader_that_breaks_its_promise_is_refused(loader, words, rounds_per_call):

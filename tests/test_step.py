@@ -1,5 +1,9 @@
 """What a step can do: which leaves it trains, whom it asks, what it accepts."""
 
+# Fields may be given as properties.
+# pyright: reportAssignmentType=false, reportCallIssue=false
+
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -206,3 +211,42 @@ def test_a_rejected_round_keeps_what_clients_keep():
         assert bool(metrics["nonfinite_model"]) == (not moved)
         assert bool((after.clients.weight != before.clients.weight).any()) == moved
         assert after.round == 1
+
+
+class Chooses(eqf.AbstractAlgorithm):
+    """FedAvg of some of the clients."""
+
+    algorithm: eqf.FedAvg
+    choose: Callable = eqx.field(static=True)
+    loss = property(lambda self: self.algorithm.loss)
+    batching = property(lambda self: self.algorithm.batching)
+
+    def begin(self, params, *, num_clients, key):
+        return self.algorithm.begin(params, num_clients=num_clients, key=key)
+
+    def step(self, state, clients, *, key):
+        return self.algorithm.step(state, clients.only(self.choose(clients)), key=key)
+
+    def model(self, state):
+        return state.model
+
+
+@contextlib.contextmanager
+def as_users_have_it():
+    """Without the checks of types that only the tests switch on."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    "choose",
+    (lambda c: c.index, lambda c: c.present[0], lambda c: c.index.astype(float)),
+    ids=("numbers", "another shape", "scores"),
+)
+def test_only_takes_a_truth_for_each_slot(choose):
+    fedavg = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING)
+    with as_users_have_it(), pytest.raises(TypeError, match="takes a boolean for each"):
+        run(Chooses(fedavg, choose))

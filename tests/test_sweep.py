@@ -114,6 +114,26 @@ def test_numbers_alone_are_one_program():
     assert counts[0] == counts[1] > 0
 
 
+class Weighted(eqx.Module):
+    """A loss with a number of its own."""
+
+    weight: jax.Array
+
+    def __call__(self, model, example, key):
+        value, metrics = testing.noisy_loss(model, example, key)
+        return self.weight * value, metrics
+
+
+def test_each_run_is_evaluated_by_its_own_loss():
+    some = {
+        str(w): eqf.FedAvg(Weighted(jnp.array(w)), optax.sgd(0.1), BATCHING)
+        for w in (1.0, 3.0)
+    }
+    got = sweep(some)
+    for label, algorithm in some.items():
+        assert_as_trained(got[label][0], algorithm, KEYS[0])
+
+
 def test_the_same_sweep_is_not_compiled_again():
     some = algorithms()
     sweep(some, num_rounds=1)

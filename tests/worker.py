@@ -35,6 +35,7 @@ CASES = {
     "FedAvg, in any order": (eqf.FedAvg, True, False, 1),
     "Scaffold": (eqf.Scaffold, True, True, 1),
     "Scaffold, streamed": (eqf.Scaffold, False, True, 2),
+    "Mime": (eqf.Mime, True, True, 1),  # two passes
 }
 
 

@@ -159,7 +159,16 @@ class AbstractClusters(AbstractAlgorithm):
         server = jax.vmap(lambda x: self.server.init(x, num_clients=num_clients))
         return Beginning(models, server(models), self.aggregator.init(models))
 
+    def _check_number(self, state: State) -> None:
+        sizes = {x.shape[:1] for x in jtu.tree_leaves(state.params)}
+        if sizes != {(self.num_clusters,)}:
+            raise ValueError(
+                f"The state is not of {self.num_clusters} models, got params of "
+                f"{shown(state.params)}. Take the one that `algorithm.init` returned."
+            )
+
     def step(self, state, clients, *, key):
+        self._check_number(state)
         client_key, server_key = jr.split(key)
         models = Broadcast(state.params, state.rest)
         out = clients(
@@ -200,6 +209,12 @@ class AbstractClusters(AbstractAlgorithm):
         return None
 
     def models(self, state: State) -> list[Model]:
-        """The $k$ models, each as the user's own."""
+        """The $k$ models, each as the user's own.
+
+        **Raises:**
+
+        `ValueError` if the state is of another number of them.
+        """
+        self._check_number(state)
         several = range(self.num_clusters)
         return [eqx.combine(tree_row(state.params, k), state.rest) for k in several]

@@ -70,7 +70,23 @@ class Participants(eqx.Module):
         return self.cohort.example
 
     def only(self, chosen: Bool[Array, "devices slots"]) -> "Participants":
-        """Some of them: the others' slots count as empty, and are not trained."""
+        """Some of them: the others' slots count as empty, and are not trained.
+
+        **Arguments:**
+
+        - `chosen`: which, as `present` says who is there.
+
+        **Raises:**
+
+        `TypeError` for numbers, or another shape.
+        """
+        array = jnp.asarray(chosen)
+        if array.dtype != bool or array.shape != self.index.shape:
+            raise TypeError(
+                "`clients.only` takes a boolean for each slot, of the shape "
+                f"{self.index.shape}, got {array.dtype} of the shape {array.shape}. "
+                "Compare with something, or take a rank: `clients.index < 10`."
+            )
         cohort = self.cohort
         cohort = dataclasses.replace(
             cohort,

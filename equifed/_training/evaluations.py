@@ -18,6 +18,7 @@ from ..data import FederatedDataset
 class Evaluations(eqx.Module):
     """What a training measures of its model, by the names of the data sets."""
 
+    metrics: Measure
     evaluators: dict[str, Evaluator | QuantileEvaluator]
     names: dict[str, list[str]]
     """Of each of them the metrics."""
@@ -29,6 +30,10 @@ class Evaluations(eqx.Module):
             for where, evaluator in self.evaluators.items()
             for metric, value in evaluator(model).items()
         }
+
+    def measures(self, metrics: Measure) -> bool:
+        """Whether it measures just this, numbers and all."""
+        return metrics is self.metrics or bool(eqx.tree_equal(metrics, self.metrics))
 
     def __bool__(self) -> bool:
         return bool(self.evaluators)
@@ -89,4 +94,4 @@ def evaluations_of(
         for where, dataset in (evaluation or {}).items()
     }
     names = {x: list(e._check(model, f"{x!r}")) for x, e in evaluators.items()}
-    return Evaluations(evaluators, names)
+    return Evaluations(metrics, evaluators, names)

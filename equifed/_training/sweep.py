@@ -43,7 +43,8 @@ class _Group:
     """Runs that differ in numbers alone."""
 
     members: list[int]
-    evaluations: Evaluations
+    evaluations: list[Evaluations]
+    """That of each of them; the same one where they measure the same."""
     missing: MissingRows
 
 
@@ -129,13 +130,18 @@ def sweep(
         states = [algorithm.init(model(k), num_clients=count, key=k) for k in seeds]
         reported, missing = check_rounds(algorithm, states[0], loader, 1)
         for key, state in zip(seeds, states, strict=True):
-            kind = _kind((algorithm, state))
-            if kind not in groups:
+            group = groups.setdefault(
+                _kind((algorithm, state)), _Group([], [], missing)
+            )
+            # A loss may have numbers of its own, by which it is evaluated too.
+            measure = algorithm.loss if metrics is None else metrics
+            found = next((e for e in group.evaluations if e.measures(measure)), None)
+            if found is None:
                 trained = algorithm.model(state)
-                found = evaluations_of(evaluation, metrics, algorithm, trained, None)
+                found = evaluations_of(evaluation, measure, algorithm, trained, None)
                 found.check_distinct(reported)
-                groups[kind] = _Group([], found, missing)
-            groups[kind].members.append(len(runs))
+            group.members.append(len(runs))
+            group.evaluations.append(found)
             runs.append((algorithm, state, key))
     solutions: dict[int, Solution] = {}
     for group in groups.values():
@@ -183,15 +189,15 @@ def _train(
         arrays, going, metrics = steps(arrays, going, cohort)
         if not measured:
             # A client of the user's own may report what its loss does not.
-            group.evaluations.check_distinct(metrics)
+            group.evaluations[0].check_distinct(metrics)
         measured.append(metrics)
         last = round + 1 == num_rounds
         due = last or (round + 1) % eval_every == 0
-        if group.evaluations:
+        if any(group.evaluations):
             ran, goes_on = jax.device_get((before, going))
             for i in np.flatnonzero(ran if due else ran & ~goes_on).tolist():
                 algorithm, state, _ = tree_row(flat.build(arrays), i)
-                found[round, i] = group.evaluations(algorithm.model(state))
+                found[round, i] = group.evaluations[i](algorithm.model(state))
     stacked = flat.build(arrays)
     histories: list[list[Row]] = [[] for _ in runs]
     for round, values in enumerate(jax.device_get(measured)):

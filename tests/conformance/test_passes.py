@@ -176,6 +176,11 @@ def test_ifca():
     assert [float(m.x) for m in algorithm.models(state)] == list(state.params.x)
     with pytest.raises(ValueError, match="needs a key, got None"):
         algorithm.init(testing.Point(1.0), num_clients=3)
+    other = eqf.IFCA(testing.quadratic_loss, optax.sgd(ETA), BATCHING, num_clusters=3)
+    with pytest.raises(ValueError, match="The state is not of 3 models"):
+        other.models(state)
+    with pytest.raises(ValueError, match="The state is not of 3 models"):
+        other.round(state, loader(0), key=jr.key(0))
 
 
 def test_hyp_cluster():
