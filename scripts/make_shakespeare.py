@@ -18,7 +18,7 @@ import zipfile
 import datasets
 
 
-ROLE = re.compile(r"\*\*(.+?)\*\*\s*$")
+ROLE = re.compile(r"\*\*([^*]+)\*\*\s*$")
 # In italics, which may go over several lines of a paragraph, or in brackets.
 DIRECTION = re.compile(
     r"^_(?:[^_\n]|\n(?!\n))+_ *$|_[^_\n]+_|\\?\[[^\]\n]*\]|(?<!\*)\*[^*\n]+\*(?!\*)",
@@ -30,18 +30,23 @@ MARKS = re.compile(r"\\(?=[^\w\s])|[_*]")  # of Markdown, the rest of them
 def plays(source: pathlib.Path) -> dict[str, str]:
     """The text of each play by its name, sorted."""
     if source.is_dir():
-        files = {f.stem: f.read_text("utf-8") for f in source.rglob("*.md")}
+        files = [(f.stem, f.read_text("utf-8")) for f in source.rglob("*.md")]
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
-            files = {
-                pathlib.PurePosixPath(name).stem: archive.read(name).decode("utf-8")
+            files = [
+                (pathlib.PurePosixPath(name).stem, archive.read(name).decode("utf-8"))
                 for name in archive.namelist()
                 if name.endswith(".md")
-            }
+            ]
     else:
         raise SystemExit(f"{source} is neither a folder nor an archive.")
-    # A README beside the plays has no roles.
-    found = {name: text for name, text in sorted(files.items()) if speeches(text)}
+    found: dict[str, str] = {}
+    for name, text in sorted(files):
+        if not speeches(text):
+            continue  # A README beside the plays has no roles.
+        if name in found:
+            raise SystemExit(f"{source} has two plays called {name!r}.")
+        found[name] = text
     if not found:
         raise SystemExit(f"{source} has no `.md` file with roles, as `**HAMLET**`.")
     return found

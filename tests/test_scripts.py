@@ -105,6 +105,15 @@ def test_shakespeare_needs_plays(tmp_path):
             script.plays(source)
 
 
+def test_of_two_plays_of_one_name_none_is_lost(tmp_path):
+    script = load("make_shakespeare")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lear.md").write_text("**LEAR**\nNothing.\n")
+    with pytest.raises(SystemExit, match="two plays called 'lear'"):
+        script.plays(tmp_path)
+
+
 EXAMPLES = """\
 <!-- prints: python examples/one.py -->
 ```text

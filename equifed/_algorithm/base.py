@@ -131,9 +131,11 @@ class AbstractAlgorithm(eqx.Module):
         params, rest = split_params(model, trains)
         check_real(params)
         if not jtu.tree_leaves(params):
+            named = "" if trains is None else " that `trains` names"
             raise ValueError(
-                "The model has no floating-point array, so there is nothing to train, "
-                f"got {shown(model)}. Integer arrays and Python floats are not trained."
+                f"The model has no floating-point array{named}, so there is nothing to "
+                f"train, got {shown(model)}. Integer arrays and Python floats are not "
+                "trained."
             )
         check_finite(params)
         if key is not None:

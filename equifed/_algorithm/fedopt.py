@@ -78,7 +78,18 @@ class Adaptive(eqx.Module):
 def server_adagrad(
     learning_rate: ArrayLike, *, b1: ArrayLike = 0.0, tau: ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
-    r"""FedAdagrad's server: $v_t = v_{t-1} + \Delta_t^2$."""
+    r"""FedAdagrad's server, as an Optax optimiser: $v_t = v_{t-1} + \Delta_t^2$.
+
+    The step is $x \leftarrow x + \eta\, m_t / (\sqrt{v_t} + \tau)$ with $m_t = \beta_1
+    m_{t-1} + (1 - \beta_1) \Delta_t$, of the mean change $\Delta_t$, and $v_0 = \tau^2$
+    ([Reddi et al., 2021](https://arxiv.org/abs/2003.00295), Algorithm 2).
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta \ge 0$.
+    - `b1`: $\beta_1$, in $[0, 1)$.
+    - `tau`: $\tau > 0$, how adaptive it is: the less, the more.
+    """
     return Adaptive("adagrad", learning_rate, b1, 0.0, tau).transformation()
 
 
@@ -89,7 +100,20 @@ def server_adam(
     b2: ArrayLike = 0.99,
     tau: ArrayLike = 1e-3,
 ) -> optax.GradientTransformation:
-    r"""FedAdam's server: $v_t = \beta_2 v_{t-1} + (1 - \beta_2) \Delta_t^2$."""
+    r"""FedAdam's server, as an Optax optimiser: $v_t = \beta_2 v_{t-1} + (1 - \beta_2)
+    \Delta_t^2$.
+
+    The step is $x \leftarrow x + \eta\, m_t / (\sqrt{v_t} + \tau)$ with $m_t = \beta_1
+    m_{t-1} + (1 - \beta_1) \Delta_t$, of the mean change $\Delta_t$, and $v_0 = \tau^2$
+    ([Reddi et al., 2021](https://arxiv.org/abs/2003.00295), Algorithm 2).
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta \ge 0$.
+    - `b1`: $\beta_1$, in $[0, 1)$.
+    - `b2`: $\beta_2$, in $[0, 1)$.
+    - `tau`: $\tau > 0$, how adaptive it is: the less, the more.
+    """
     return Adaptive("adam", learning_rate, b1, b2, tau).transformation()
 
 
@@ -100,8 +124,19 @@ def server_yogi(
     b2: ArrayLike = 0.99,
     tau: ArrayLike = 1e-3,
 ) -> optax.GradientTransformation:
-    r"""FedYogi's server:
-    $v_t = v_{t-1} - (1 - \beta_2) \Delta_t^2 \,\mathrm{sign}(v_{t-1} - \Delta_t^2)$.
+    r"""FedYogi's server, as an Optax optimiser: $v_t = v_{t-1} - (1 - \beta_2)
+    \Delta_t^2 \,\mathrm{sign}(v_{t-1} - \Delta_t^2)$.
+
+    The step is $x \leftarrow x + \eta\, m_t / (\sqrt{v_t} + \tau)$ with $m_t = \beta_1
+    m_{t-1} + (1 - \beta_1) \Delta_t$, of the mean change $\Delta_t$, and $v_0 = \tau^2$
+    ([Reddi et al., 2021](https://arxiv.org/abs/2003.00295), Algorithm 2).
+
+    **Arguments:**
+
+    - `learning_rate`: $\eta \ge 0$.
+    - `b1`: $\beta_1$, in $[0, 1)$.
+    - `b2`: $\beta_2$, in $[0, 1)$.
+    - `tau`: $\tau > 0$, how adaptive it is: the less, the more.
     """
     return Adaptive("yogi", learning_rate, b1, b2, tau).transformation()
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from .._check import check_kind, checked
 from .._types import Loss
+from .._words import shown
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
 
@@ -44,6 +47,7 @@ class OverRounds(AbstractAlgorithm):
         self.make = make
         first = make(jnp.zeros((), jnp.int32))
         check_kind("make(0)", first, AbstractAlgorithm)
+        _check_traced(make)
         self.first = first
 
     @property
@@ -65,3 +69,16 @@ class OverRounds(AbstractAlgorithm):
 
     def models(self, state):
         return self.first.models(state)
+
+
+def _check_traced(make: Callable[[Int[Array, ""]], AbstractAlgorithm]) -> None:
+    """Refuses a function that asks for the number of the round."""
+    try:
+        eqx.filter_eval_shape(make, jnp.zeros((), jnp.int32))
+    except jax.errors.JAXTypeError:
+        raise TypeError(
+            f"`make` asks for the number of the round, got {shown(make)}, but a round "
+            "is compiled once for all numbers: write `jnp.where(t < 10, 0.1, 0.01)` "
+            "for `0.1 if t < 10 else 0.01`, and functions of `jax.numpy` for those of "
+            "NumPy and for `float`."
+        ) from None

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import equifed as eqf
@@ -184,6 +185,20 @@ TABLE = {
             TypeError,
             ("`make(0)` must be an `AbstractAlgorithm`", "GradientTransformation"),
         ),
+        **{
+            f"a schedule by {how}": (
+                lambda rate=rate: eqf.OverRounds(
+                    lambda t: eqf.FedAvg(LOSS, optax.sgd(rate(t)), BATCHING)
+                ),
+                TypeError,
+                ("asks for the number of the round", "jnp.where"),
+            )
+            for how, rate in {
+                "if": lambda t: 0.1 if t < 2 else 0.01,
+                "float": lambda t: 0.1 * 0.9 ** float(t),
+                "NumPy": lambda t: np.power(0.9, t),
+            }.items()
+        },
     },
     "AbstractAlgorithm.step": {
         "nothing": (
@@ -232,7 +247,7 @@ TABLE = {
         "nothing trains": (
             lambda: initialised(trains=False),
             ValueError,
-            "nothing to train",
+            ("that `trains` names", "nothing to train"),
         ),
         "a seed for a key": (
             lambda: initialised(key=0),
