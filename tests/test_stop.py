@@ -190,11 +190,11 @@ def test_another_stop_is_another_experiment(tmp_path):
         train(4, stop=other, checkpointer=make())
     with pytest.raises(ValueError, match="`stop.eval_every` 2 -> 3"):
         train(4, stop=stop, eval_every=3, checkpointer=make())
-    with pytest.raises(ValueError, match="it has `.best.weight`, which is not known"):
+    with pytest.raises(ValueError, match="of a training with a `stop`. Give the same"):
         train(4, checkpointer=make())
     shutil.rmtree(tmp_path)
     train(2, checkpointer=make())
-    with pytest.raises(ValueError, match="it has no `.best.weight`"):
+    with pytest.raises(ValueError, match="of a training without a `stop`. Give no"):
         train(4, stop=stop, checkpointer=make())
 
 

@@ -40,6 +40,14 @@ def check_same(
             f"{other}: it is of `{about['algorithm']}`, not `{algorithm}`. {remedy}"
         )
     saved = {where: (dtype, shape) for where, dtype, shape in about["leaves"]}
+    # A training with a `stop` keeps its best model beside the state.
+    stops, stop = (any(x.startswith(".best") for x in has) for has in (saved, leaves))
+    if stops != stop:
+        with_, give = ("with", "the same") if stops else ("without", "no")
+        raise ValueError(
+            f"The checkpoint `{path}` is of a training {with_} a `stop`. Give {give} "
+            "`stop`, or another directory."
+        )
     for has, expected in zip_longest(saved, leaves):
         if has != expected:
             if expected is not None and expected not in saved:
