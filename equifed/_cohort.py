@@ -105,6 +105,16 @@ class Cohort(eqx.Module):
         )
 
 
+def last_client(cohort: Cohort) -> int:
+    """The greatest number of a client in it; -1 if there is none, or if that is not
+    known here: while it is traced, or where each process has its own."""
+    index = cohort.index
+    if isinstance(index, jax.core.Tracer) or not index.is_fully_addressable:
+        return -1
+    numbers = np.asarray(index)
+    return int(np.max(numbers, initial=-1, where=numbers != NO_CLIENT))
+
+
 class Cohorts(eqx.Module):
     """The cohorts of successive rounds, stacked, for one call that runs them all.
 

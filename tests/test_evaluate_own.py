@@ -12,6 +12,8 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
+from .shared import compilations
+
 
 SIZES = (5, 0, 1, 12, 3, 0, 40)
 DATASET = testing.ragged_clients(SIZES)
@@ -96,20 +98,11 @@ def test_sixty_models_are_one_program():
         traces += 1
         return loss(model, example, key)
 
-    programs = []
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event.endswith("backend_compile_duration"):
-            programs.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with compilations() as programs:
         evaluator = eqf.Evaluator(dataset, counted)
         evaluator.own(models)
         first, compiled = traces, len(programs)
         evaluator.own(models[::-1])
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert traces == first <= 8  # The shapes are tried, and the program is traced.
     assert len(programs) == compiled
     # One is the evaluation; the others (to take the first model's arrays, to divide

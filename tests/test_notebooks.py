@@ -4,7 +4,6 @@ They run in a kernel of their own, as a reader's do; so `test_docs.py` leaves th
 of these pages to this file.
 """
 
-import importlib.util
 import pathlib
 import re
 
@@ -12,6 +11,7 @@ import nbclient
 import nbformat
 import pytest
 
+from .shared import script
 from .test_docs import assert_prints, BLOCK
 
 
@@ -28,16 +28,7 @@ _laws.LAWS = {name: _laws.LAWS[name] for name in ("permutation", "sweep")}
 """
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-notebooks = load("notebooks")
+notebooks = script("notebooks")
 
 
 @pytest.mark.parametrize("name", notebooks.PAGES)

@@ -1,7 +1,5 @@
 """The scripts that make the examples' data, and their printed outputs."""
 
-import importlib.util
-import pathlib
 import zipfile
 
 import numpy as np
@@ -10,17 +8,7 @@ from datasets import load_dataset
 
 import equifed as eqf
 
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from .shared import ROOT, script as load
 
 
 PLAY = """\

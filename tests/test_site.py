@@ -1,7 +1,6 @@
 """The documentation as a site: what it loads, and what a page can be reached from."""
 
 import gzip
-import importlib.util
 import pathlib
 import re
 
@@ -11,6 +10,8 @@ import yaml
 
 import equifed as eqf
 
+from .shared import script
+
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -19,13 +20,7 @@ CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
 
 @pytest.fixture(scope="module")
 def check_site():
-    path = ROOT / "scripts" / "check_site.py"
-    spec = importlib.util.spec_from_file_location("check_site", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("check_site")
 
 
 def pages(nav):
@@ -109,13 +104,7 @@ def test_the_version_is_told_everywhere():
 
 
 def test_mnist_by_writer_is_made_of_qmnist(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location(
-        "make_mnist_by_writer", ROOT / "scripts" / "make_mnist_by_writer.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    maker = script("make_mnist_by_writer")
     images = np.arange(4 * 784, dtype=np.uint8).reshape(4, 28, 28)
     labels = np.zeros((4, 8), ">i4")
     labels[:, 0], labels[:, 2] = [3, 1, 4, 1], [70, 8, 70, 8]
@@ -132,7 +121,7 @@ def test_mnist_by_writer_is_made_of_qmnist(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "sys.argv", ["x", "--source", str(tmp_path), "--output", f"{out}"]
     )
-    script.main()
+    maker.main()
     made = eqf.data.FederatedDataset.from_parquet(
         str(out / "train.parquet"), by="client_id"
     )

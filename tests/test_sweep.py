@@ -3,14 +3,12 @@
 # Fields may be given as properties.
 # pyright: reportAssignmentType=false, reportCallIssue=false
 
-import contextlib
 import gc
 import importlib
 import weakref
 
 import equinox as eqx
 import jax
-import jax.monitoring
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -19,6 +17,8 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
+
+from .shared import compilations
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -73,21 +73,6 @@ def assert_as_trained(got, algorithm, key, num_rounds=5):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
-@contextlib.contextmanager
-def count_compilations():
-    found = []
-
-    def listen(event, duration_secs, **about):
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(about)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def test_as_one_training_after_another():
     some = algorithms()
     got = sweep(some)
@@ -137,7 +122,7 @@ def test_each_run_is_evaluated_by_its_own_loss():
 def test_the_same_sweep_is_not_compiled_again():
     some = algorithms()
     sweep(some, num_rounds=1)
-    with count_compilations() as compiled:
+    with compilations() as compiled:
         sweep(some, num_rounds=1)
     assert compiled == []
 

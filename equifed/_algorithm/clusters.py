@@ -99,7 +99,7 @@ class AbstractClusters(AbstractAlgorithm):
 
     A client measures the loss on its examples under each of the models, trains the one
     of the least, and sends which it was. The server takes, for each model, the mean of
-    the changes $\\Delta_i$ of those who trained it,
+    the changes $\Delta_i$ of those who trained it,
 
     $$\overline\Delta_j = \frac{\sum_i w_i [j_i = j]\, \Delta_i}{\sum_i w_i
     [j_i = j]},$$

@@ -103,16 +103,12 @@ def server_adam(
     r"""FedAdam's server, as an Optax optimiser: $v_t = \beta_2 v_{t-1} + (1 - \beta_2)
     \Delta_t^2$.
 
-    The step is $x \leftarrow x + \eta\, m_t / (\sqrt{v_t} + \tau)$ with $m_t = \beta_1
-    m_{t-1} + (1 - \beta_1) \Delta_t$, of the mean change $\Delta_t$, and $v_0 = \tau^2$
-    ([Reddi et al., 2021](https://arxiv.org/abs/2003.00295), Algorithm 2).
+    For the step and the other numbers see [`equifed.server_adagrad`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\eta \ge 0$.
-    - `b1`: $\beta_1$, in $[0, 1)$.
+    - `learning_rate`, `b1`, `tau`: as there.
     - `b2`: $\beta_2$, in $[0, 1)$.
-    - `tau`: $\tau > 0$, how adaptive it is: the less, the more.
     """
     return Adaptive("adam", learning_rate, b1, b2, tau).transformation()
 
@@ -127,16 +123,12 @@ def server_yogi(
     r"""FedYogi's server, as an Optax optimiser: $v_t = v_{t-1} - (1 - \beta_2)
     \Delta_t^2 \,\mathrm{sign}(v_{t-1} - \Delta_t^2)$.
 
-    The step is $x \leftarrow x + \eta\, m_t / (\sqrt{v_t} + \tau)$ with $m_t = \beta_1
-    m_{t-1} + (1 - \beta_1) \Delta_t$, of the mean change $\Delta_t$, and $v_0 = \tau^2$
-    ([Reddi et al., 2021](https://arxiv.org/abs/2003.00295), Algorithm 2).
+    For the step and the other numbers see [`equifed.server_adagrad`][].
 
     **Arguments:**
 
-    - `learning_rate`: $\eta \ge 0$.
-    - `b1`: $\beta_1$, in $[0, 1)$.
+    - `learning_rate`, `b1`, `tau`: as there.
     - `b2`: $\beta_2$, in $[0, 1)$.
-    - `tau`: $\tau > 0$, how adaptive it is: the less, the more.
     """
     return Adaptive("yogi", learning_rate, b1, b2, tau).transformation()
 

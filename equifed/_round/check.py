@@ -11,7 +11,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
-from .._cohort import Cohort, NO_CLIENT
+from .._cohort import Cohort, last_client
 from .._executor import Executor
 from .._tree import difference, is_here, leaves_by_path, wide_dtype
 from .._types import ClientState, Model, Params
@@ -41,14 +41,7 @@ def check_model(model: Model) -> None:
 def check_population(states: ClientState, cohort: Cohort) -> None:
     """Whether each client of the cohort has a state; looks at the numbers."""
     sizes = {x.shape[0] for x in jtu.tree_leaves(states)}
-    index = cohort.index
-    if not sizes or isinstance(index, jax.core.Tracer):
-        return
-    if not index.is_fully_addressable:
-        return  # Each process has its own.
-    numbers = np.asarray(index)
-    last = int(np.max(numbers, initial=-1, where=numbers != NO_CLIENT))
-    if last >= min(sizes):
+    if sizes and (last := last_client(cohort)) >= min(sizes):
         raise ValueError(
             f"The cohort has a client number {last}, but the state is of "
             f"{min(sizes)} clients. Make it with `algorithm.init(model, "

@@ -1,7 +1,5 @@
 """The checkpoints of a training: from which it goes on, and which it leaves."""
 
-from types import TracebackType
-
 from jaxtyping import PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
@@ -14,7 +12,7 @@ from .rounds import check_ahead
 
 
 class Saving:
-    """A context in which a training has its checkpoints for its own, if it has any."""
+    """Restores a training and saves it, if it has a checkpointer."""
 
     def __init__(
         self,
@@ -29,19 +27,6 @@ class Saving:
     def breaks(self) -> list[int]:
         """After every so many rounds one is saved, so that a call ends there."""
         return [] if self._checkpointer is None else [self._checkpointer.every]
-
-    def __enter__(self) -> None:
-        if self._checkpointer is not None:
-            self._checkpointer.__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._checkpointer is not None:
-            self._checkpointer.__exit__(kind, error, traceback)
 
     def restored(
         self,

@@ -2,6 +2,7 @@
 save, and stop when the model is no longer finite.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,7 +117,7 @@ def train(
     best.check_evaluations(evaluations.names)
     looks = [eval_every] if evaluations or stop is not None else []
     saving = Saving(checkpointer, algorithm, best)
-    with saving:  # nothing on disk is touched before
+    with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before
         state, history = saving.restored(state, loader, key, num_rounds)
         number = int(state.round)
         logger.start(num_rounds, number)

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
-from .._cohort import Cohort, Cohorts, NO_CLIENT
+from .._cohort import Cohort, Cohorts, last_client
 from .._words import shown
 from ._cohorts import AbstractLoader
 from ._loader import Loader
@@ -46,26 +44,18 @@ def cohorts_of(
                 f"{round}. Give both the same: `data.cohort(..., mesh=self.mesh)`."
             )
         if not isinstance(loader, Loader) and loader.num_clients is not None:
-            _check_clients(name, round, cohort, loader.num_clients)
+            last = last_client(cohort)
+            if last >= loader.num_clients:  # its state would be another's
+                raise ValueError(
+                    f"{name} gave a client number {last} in round "
+                    f"{round}, but the loader's `num_clients` is {loader.num_clients}."
+                )
         yield round, cohort
         expected += 1
     if expected < stop:
         raise ValueError(
             f"{name} ended before round {expected}, but rounds up to {stop - 1} are "
             "asked for. Make as many, or train for fewer."
-        )
-
-
-def _check_clients(name: str, round: int, cohort: Cohort, num_clients: int) -> None:
-    """Their states are looked up by their numbers."""
-    if not cohort.index.is_fully_addressable:
-        return  # Each process has its own.
-    numbers = np.asarray(cohort.index)
-    last = int(np.max(numbers, initial=-1, where=numbers != NO_CLIENT))
-    if last >= num_clients:
-        raise ValueError(
-            f"{name} gave a client number {last} in round {round}, but the loader's "
-            f"`num_clients` is {num_clients}."
         )
 
 

@@ -1,0 +1,36 @@
+"""What several test files use: the repository's scripts, and a count of programs."""
+
+import contextlib
+import importlib.util
+import pathlib
+
+import jax.monitoring
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def script(name):
+    """A module of `scripts/`, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that has an entry for each program that is compiled inside."""
+    found = []
+
+    def listen(event: str, duration_secs: float, **about: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            found.append(about)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
