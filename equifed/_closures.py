@@ -107,6 +107,9 @@ class _Method(eqx.Module):
         return types.MethodType(self.function, self.owner.build())
 
 
+_OPEN = (Closure, _Partial, _Object, _Method)
+
+
 def opened(tree: Any, inside: frozenset[int] = frozenset()) -> Any:
     """Turns the functions in a tree into trees of what they hold."""
     return jtu.tree_map(lambda x: _opened(x, inside), tree)
@@ -151,9 +154,7 @@ def _contents(cell: types.CellType, inside: frozenset[int]) -> Any:
 def closed(tree: Any) -> Any:
     """Turns what `opened` made back into functions."""
     return jtu.tree_map(
-        lambda x: x.build() if _is_open(x) else x, tree, is_leaf=_is_open
+        lambda x: x.build() if isinstance(x, _OPEN) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, _OPEN),
     )
-
-
-def _is_open(x: Any) -> bool:
-    return isinstance(x, Closure | _Partial | _Object | _Method)

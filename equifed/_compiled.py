@@ -132,23 +132,31 @@ def compiled(
 
     A function that takes lists of arrays in place of the trees.
     """
+    return kept(
+        lambda key: _jitted(function, key.flats, donate, options),
+        function,
+        flats,
+        (donate, options),
+    )
 
-    def make(key: Key) -> Callable:
-        weak = key.flats
 
-        def traced(*args: Any) -> Any:
-            trees = [
-                flat.strong().build(arrays)
-                for flat, arrays in zip(weak, args[: len(weak)], strict=True)
-            ]
-            return function(*trees, *args[len(weak) :])
+def _jitted(
+    function: Callable,
+    weak: list[FlatTree],
+    donate: tuple[int, ...],
+    options: tuple[tuple[str, str], ...],
+) -> Callable:
+    def traced(*args: Any) -> Any:
+        trees = [
+            flat.strong().build(arrays)
+            for flat, arrays in zip(weak, args[: len(weak)], strict=True)
+        ]
+        return function(*trees, *args[len(weak) :])
 
-        traced.__name__ = function.__name__  # In profiles.
-        return jax.jit(
-            traced, donate_argnums=donate, compiler_options=dict(options) or None
-        )
-
-    return kept(make, function, flats, (donate, options))
+    traced.__name__ = function.__name__  # In profiles.
+    return jax.jit(
+        traced, donate_argnums=donate, compiler_options=dict(options) or None
+    )
 
 
 def kept(

@@ -165,12 +165,12 @@ def check_free(who: str, names: Iterable[str], taken: Iterable[str]) -> None:
 
 def masked_sum(metrics: Any, mask: Array) -> Any:
     """Sums metrics with a leading axis of examples, leaving out those masked."""
+    return jtu.tree_map(lambda x: _masked_sum(x, mask), metrics)
 
-    def total(x):
-        keep = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-        return jnp.sum(jnp.where(keep, x, jnp.zeros_like(x)), axis=0)
 
-    return jtu.tree_map(total, metrics)
+def _masked_sum(x: Array, mask: Array) -> Array:
+    keep = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(keep, x, jnp.zeros_like(x)), axis=0)
 
 
 def compute_metrics(metrics: dict[str, AbstractMetric]) -> dict[str, Array]:

@@ -5,6 +5,7 @@ same seed wherever it is made: every client would draw the same noise in every r
 such keys are marked, and made to follow from the client's or the round's key as well.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -32,10 +33,6 @@ def looks_like_a_raw_key(x: Any) -> bool:
     return dtype == jnp.uint32 and len(shape) == 1 and shape[0] in (2, 4)
 
 
-def _is_marked(x: Any) -> bool:
-    return isinstance(x, NoiseKey)
-
-
 def marked(tree: PyTree) -> PyTree:
     """Every key in it as a `NoiseKey`."""
     return jtu.tree_map(lambda x: NoiseKey(x) if is_key(x) else x, tree)
@@ -43,26 +40,30 @@ def marked(tree: PyTree) -> PyTree:
 
 def bare(tree: PyTree) -> PyTree:
     """Every `NoiseKey` in it as the key alone."""
-    return jtu.tree_map(
-        lambda x: x.key if _is_marked(x) else x, tree, is_leaf=_is_marked
-    )
+    return _map_marked(lambda x: x.key, tree)
 
 
 def reseed_noise(tree: PyTree, key: PRNGKeyArray) -> PyTree:
     """Makes every `NoiseKey` in it follow from this key too."""
-
-    def one(x: Any) -> Any:
-        if not _is_marked(x):
-            return x
-        # All of its bits: 32 would give two of many clients the same noise.
-        words = jr.key_data(key).reshape(-1)
-        new = jax.vmap(lambda old: _reseed(old, words))(x.key.reshape(-1))
-        return NoiseKey(new.reshape(x.key.shape))
-
-    return jtu.tree_map(one, tree, is_leaf=_is_marked)
+    return _map_marked(lambda x: _reseed(x, key), tree)
 
 
-def _reseed(key: Array, words: Array) -> Array:
+def _map_marked(function: Callable[[NoiseKey], Any], tree: PyTree) -> PyTree:
+    return jtu.tree_map(
+        lambda x: function(x) if isinstance(x, NoiseKey) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, NoiseKey),
+    )
+
+
+def _reseed(x: NoiseKey, key: PRNGKeyArray) -> NoiseKey:
+    # All of its bits: 32 would give two of many clients the same noise.
+    words = jr.key_data(key).reshape(-1)
+    new = jax.vmap(lambda old: _fold_in_all(old, words))(x.key.reshape(-1))
+    return NoiseKey(new.reshape(x.key.shape))
+
+
+def _fold_in_all(key: Array, words: Array) -> Array:
     for i in range(words.size):
         key = jr.fold_in(key, words[i])
     return key

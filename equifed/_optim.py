@@ -110,29 +110,20 @@ class Optim(eqx.Module):
         """
         # In float32 at least: a second moment in bfloat16 could not decay by 0.999.
         wide = tree_wide((grads, bare(state), params))
-
-        def step(t: Any, grads: Any, value: Any, *rest: Any) -> Any:
-            try:
-                return t.update(grads, *rest)
-            except TypeError as error:
-                if value is None or missing_in(error) != ("value",):
-                    raise
-                return t.update(grads, *rest, value=value)
-
-        updates, new_state = self._run(lambda t: step(t, wide[0], value, *wide[1:]))
+        updates, new_state = self._run(lambda t: _step(t, wide[0], value, *wide[1:]))
         if not self.looked_at:
-            self._check_noise(step, wide, value)
+            self._check_noise(wide, value)
         self._check_like("updates", updates, params)
         new_state = marked(jtu.tree_map(self._state_leaf, new_state))
         self._check_like("state", new_state, state)
         return tree_cast_like(updates, params), tree_cast_like(new_state, state)
 
-    def _check_noise(self, step: Callable, args: tuple[Any, ...], value: Any) -> None:
+    def _check_noise(self, args: tuple[Any, ...], value: Any) -> None:
         """For the few that take only params of a certain structure."""
 
         def update(given: Any, numbers: PyTree, *rest: Any) -> Any:
             optim = eqx.tree_at(lambda optim: optim.numbers, self, numbers)
-            return optim._run(lambda t: step(t, *given, *rest))
+            return optim._run(lambda t: _step(t, *given, *rest))
 
         given = (args[0], value)
         if draws_alike(update, given, self.numbers, *args[1:]):
@@ -186,6 +177,15 @@ class Optim(eqx.Module):
 
 # What is taken wherever an optimiser is asked for.
 OptimLike: TypeAlias = optax.GradientTransformation | optax.MultiSteps | Optim
+
+
+def _step(transformation: Any, grads: Any, value: Any, *rest: Any) -> Any:
+    try:
+        return transformation.update(grads, *rest)
+    except TypeError as error:
+        if value is None or missing_in(error) != ("value",):
+            raise
+        return transformation.update(grads, *rest, value=value)
 
 
 def _shapes(tree: PyTree) -> PyTree:

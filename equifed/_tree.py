@@ -152,12 +152,9 @@ def tree_row(x: PyTree, i: int | Array) -> PyTree:
 
 def tree_shapes(x: PyTree) -> PyTree:
     """The shapes and dtypes of arrays, without how they are spread over devices."""
-
-    def shape(a):
-        known = eqx.is_array(a)
-        return jax.ShapeDtypeStruct(a.shape, a.dtype) if known else a
-
-    return jtu.tree_map(shape, x)
+    return jtu.tree_map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype) if eqx.is_array(a) else a, x
+    )
 
 
 def tree_zeros_like(x: PyTree) -> PyTree:
@@ -174,30 +171,26 @@ def wide_dtype(dtype: Any) -> Any:
 
 def tree_wide(x: PyTree) -> PyTree:
     """The floating-point leaves in a dtype that sums may be kept in."""
-
-    def wide(a):
-        return a.astype(wide_dtype(a.dtype)) if eqx.is_inexact_array(a) else a
-
-    return jtu.tree_map(wide, x)
+    return jtu.tree_map(
+        lambda a: a.astype(wide_dtype(a.dtype)) if eqx.is_inexact_array(a) else a, x
+    )
 
 
 def tree_cast_like(x: PyTree, like: PyTree) -> PyTree:
     """The arrays of `x` in the dtypes of those of `like`."""
-
-    def cast(a, b):
-        return a.astype(b.dtype) if eqx.is_array(a) and a.dtype != b.dtype else a
-
-    return jtu.tree_map(cast, x, like)
+    return jtu.tree_map(
+        lambda a, b: a.astype(b.dtype) if eqx.is_array(a) and a.dtype != b.dtype else a,
+        x,
+        like,
+    )
 
 
 def tree_where(condition: Bool[Array, ""], x: PyTree, y: PyTree) -> PyTree:
     """`x` if the condition holds, else `y`, leaf by leaf; leaves that are not arrays
     are `x`'s."""
-
-    def select(a, b):
-        return jnp.where(condition, a, b) if eqx.is_array(a) else a
-
-    return jtu.tree_map(select, x, y)
+    return jtu.tree_map(
+        lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, x, y
+    )
 
 
 def tree_isfinite(x: PyTree) -> Bool[Array, ""]:

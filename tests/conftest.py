@@ -5,6 +5,7 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 4)
 
+import gc  # noqa: E402
 import pathlib  # noqa: E402
 
 import jax.random as jr  # noqa: E402
@@ -67,3 +68,11 @@ def shared_data():
     if not path.exists():
         pytest.skip("The folder of shared datasets is absent.")
     return path
+
+
+def pytest_collection_finish():
+    """Leaves what is there by now alone, for Python looks through all objects again and
+    again while JAX traces: a quarter of the time of the tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)

@@ -55,12 +55,10 @@ class BatchLoss(eqx.Module):
     def __call__(self, params: Params) -> tuple[Float[Array, ""], Metrics]:
         model = eqx.combine(params, self.rest)
         mask = self.mask
-
-        def one(example, key):
-            return example_metrics(self.loss, model, example, key)
-
         keys = jr.split(self.key, mask.shape[0])
-        values, metrics = jax.vmap(one)(self.examples, keys)
+        values, metrics = jax.vmap(
+            lambda example, key: example_metrics(self.loss, model, example, key)
+        )(self.examples, keys)
         value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
         if self.mean:
             count = jnp.maximum(jnp.sum(mask), 1)

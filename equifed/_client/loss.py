@@ -46,11 +46,8 @@ class _Stateful(Exception):
 
 def _stateless(loss: Loss, model: Model, example: Example, key: PRNGKeyArray) -> Any:
     """The loss; an error if it updates a state, for the update would be lost."""
-
-    def is_state(x: Any) -> bool:
-        return isinstance(x, eqx.nn.State)
-
-    states = [x for x in jax.tree.leaves(model, is_leaf=is_state) if is_state(x)]
+    leaves = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, eqx.nn.State))
+    states = [x for x in leaves if isinstance(x, eqx.nn.State)]
     out = loss(model, example, key)
     try:
         jax.tree.leaves(states)

@@ -8,7 +8,7 @@ program, before any number is computed: their tangents are not used in it.
 """
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import equinox as eqx
@@ -42,33 +42,37 @@ def reached(loss: Loss, at: Broadcast, example: Example) -> PyTree[bool]:
     shapes = _shapes(leaves), _shapes([others[i] for i in arrays])
     fixed = [None if _has_shape(x) else x for x in others]
 
-    def found() -> tuple[bool, ...]:
-        def slope(params: list[Array], tangents: list[Array], given: list[Array]):
-            def value(leaves: list[Array]) -> Array:
-                whole = list(fixed)
-                for i, x in zip(arrays, given, strict=True):
-                    whole[i] = x
-                rest, example = jtu.tree_unflatten(static, whole)
-                model = eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
-                out: Any = loss(model, example, jr.key(0))
-                return out[0] if isinstance(out, tuple) else out
-
-            return jax.jvp(value, (params,), (tangents,))[1]
-
-        try:
-            program = jax.make_jaxpr(slope)(shapes[0], shapes[0], shapes[1])
-        except Exception:  # noqa: BLE001 (it will be raised where it is computed)
-            return (True,) * len(leaves)
-        _, used = dce_jaxpr(program.jaxpr, [True])
-        return tuple(used[len(leaves) : 2 * len(leaves)])
+    def value(leaves: list[Array], given: list[Array]) -> Array:
+        whole = list(fixed)
+        for i, x in zip(arrays, given, strict=True):
+            whole[i] = x
+        rest, example = jtu.tree_unflatten(static, whole)
+        model = eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
+        out: Any = loss(model, example, jr.key(0))
+        return out[0] if isinstance(out, tuple) else out
 
     try:
         known = _KNOWN.setdefault(loss, {})
         what = (Static(fixed), static, treedef, *map(_key, shapes))
-        answer = known[what] if what in known else known.setdefault(what, found())
+        if what not in known:
+            known[what] = _reached(value, *shapes)
+        answer = known[what]
     except TypeError:  # A loss that is not hashable, as one that holds arrays.
-        answer = found()
+        answer = _reached(value, *shapes)
     return jtu.tree_unflatten(treedef, answer)
+
+
+def _reached(value: Callable, params: list[Any], given: list[Any]) -> tuple[bool, ...]:
+    try:
+        program = jax.make_jaxpr(
+            lambda params, tangents, given: jax.jvp(
+                lambda params: value(params, given), (params,), (tangents,)
+            )[1]
+        )(params, params, given)
+    except Exception:  # noqa: BLE001 (it will be raised where it is computed)
+        return (True,) * len(params)
+    _, used = dce_jaxpr(program.jaxpr, [True])
+    return tuple(used[len(params) : 2 * len(params)])
 
 
 def only(where: PyTree[bool], new: Params, old: Params) -> Params:
