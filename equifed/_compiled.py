@@ -201,10 +201,14 @@ def _weak(x: Any, key: Key) -> Any:
     return x
 
 
-def _forget(key_reference: weakref.ref, _: Any) -> None:
+def _forget(
+    key_reference: weakref.ref,
+    _: Any,
+    programs: collections.OrderedDict[Key, Any] = _PROGRAMS,  # Also when Python exits.
+) -> None:
     key = key_reference()
     if key is not None:
-        _PROGRAMS.pop(key, None)
+        programs.pop(key, None)
 
 
 def _equals_nothing_else(x: Any) -> bool:

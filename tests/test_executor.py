@@ -80,7 +80,6 @@ MESHES = {
 }
 
 
-@pytest.mark.exact
 @pytest.mark.parametrize("name", MESHES)
 def test_any_mesh_with_a_clients_axis(name):
     mesh = MESHES[name]()

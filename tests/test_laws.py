@@ -56,18 +56,21 @@ def like(request):
 DOES_NOT_HOLD = {("PowerOfChoice", "metrics_are_means")}
 
 
-# This law holds bits, of what is compiled as users' programs are.
-EXACT = pytest.param("devices", marks=pytest.mark.exact)
-ALL = [EXACT if law == "devices" else law for law in testing.LAWS]
-
-
-@pytest.mark.parametrize("law", ALL)
+@pytest.mark.parametrize("law", testing.LAWS)
 def test_law(name, law):
     if (name, law) in DOES_NOT_HOLD:
         with pytest.raises(AssertionError, match=law):
             testing.LAWS[law](ALGORITHMS[name])
     else:
         testing.LAWS[law](ALGORITHMS[name])
+
+
+# Two passes, kept messages and several models, compiled as users' programs are (the
+# others without XLA's optimisation); `test_bits.py` has more of the common kind.
+@pytest.mark.exact
+@pytest.mark.parametrize("name", ("Mime", "FedEP", "HypCluster"), indirect=True)
+def test_bits_of_what_is_optimised(name):
+    testing.LAWS["devices"](ALGORITHMS[name])
 
 
 @pytest.mark.parametrize(
