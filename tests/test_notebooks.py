@@ -1,7 +1,8 @@
 """The notebooks are their pages, and run from the first cell to the last.
 
-They run in a kernel of their own, as a reader's do; so `test_docs.py` leaves the blocks
-of these pages to this file.
+They run in a kernel, as a reader's do; so `test_docs.py` leaves the blocks of these pages
+to this file. It is one kernel, which forgets all names between two notebooks: what it
+imports and compiles for one it need not for the next.
 """
 
 import pathlib
@@ -19,12 +20,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Before the first cell: what pytest does to the tests that run in it, and only a few
 # laws of all, through which `test_laws.py` puts every algorithm.
 SETUP = """
+import gc
 import warnings
 warnings.simplefilter("error")
 import jaxtyping
 with jaxtyping.install_import_hook("equifed", "beartype.beartype"):
     import equifed.testing._laws as _laws
 _laws.LAWS = {name: _laws.LAWS[name] for name in ("permutation", "sweep")}
+gc.freeze()  # as in `conftest.py`
+gc.set_threshold(100_000, 20, 50)
 """
 
 
@@ -90,24 +94,27 @@ def test_what_becomes_of_a_page():
     assert end.source == "## The end of it"
 
 
-@pytest.mark.parametrize("name", notebooks.PAGES)
-def test_notebooks_run(name, tmp_path):
-    read = nbformat.read(notebooks.path(name), as_version=4)
-    shown = {
-        cell.id: cell.outputs[0].text
-        for cell in read.cells
-        if cell.cell_type == "code" and cell.outputs
-    }
-    read.cells.insert(0, nbformat.v4.new_code_cell(SETUP))
-    resources = {"metadata": {"path": str(tmp_path)}}
+def test_notebooks_run(tmp_path):
+    cells, shown = [nbformat.v4.new_code_cell(SETUP)], [None]
+    for name in notebooks.PAGES:
+        for cell in nbformat.read(notebooks.path(name), as_version=4).cells:
+            if cell.cell_type == "code":
+                cells.append(nbformat.v4.new_code_cell(cell.source))
+                shown.append(cell.outputs[0].text if cell.outputs else None)
+        cells.append(nbformat.v4.new_code_cell("%reset -f"))
+        shown.append(None)
     client = nbclient.NotebookClient(
-        read, timeout=300, kernel_name="python3", resources=resources
+        nbformat.v4.new_notebook(cells=cells),
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+        shutdown_kernel="immediate",
     )
     client.execute()
-    for cell in read.cells:
-        if cell.id in shown:
+    for cell, expected in zip(cells, shown, strict=True):
+        if expected is not None:
             out = [output.text for output in cell.outputs if output.name == "stdout"]
-            assert_prints("".join(out), shown[cell.id])
+            assert_prints("".join(out), expected)
 
 
 def test_every_block_of_the_pages_is_in_a_notebook():
