@@ -1,8 +1,8 @@
 """The notebooks are their pages, and run from the first cell to the last.
 
-They run in a kernel, as a reader's do; so `test_docs.py` leaves the blocks of these pages
-to this file. It is one kernel, which forgets all names between two notebooks: what it
-imports and compiles for one it need not for the next.
+They run in a kernel, as a reader's do; so `test_docs.py` leaves the blocks of these
+pages to this file. It is one kernel, which forgets all names between two notebooks:
+what it imports and compiles for one it need not for the next.
 """
 
 import pathlib
