@@ -54,8 +54,9 @@ class State(eqx.Module):
 def repeat(x: Array, count: int) -> Array:
     """Stacks copies of `x`, each spread over devices as `x` is."""
     stacked = jnp.broadcast_to(x, (count, *x.shape)).copy()
-    if isinstance(x.sharding, NamedSharding):
-        place = NamedSharding(x.sharding.mesh, PartitionSpec(None, *x.sharding.spec))
+    sharding = getattr(x, "sharding", None)  # what is traced by `jax.jit` has none
+    if isinstance(sharding, NamedSharding):
+        place = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
         stacked = jax.device_put(stacked, place)
     return stacked
 
