@@ -51,6 +51,23 @@ ALGORITHMS = {
     "MimeLite": lambda loss, batching: eqf.MimeLite(loss, optax.adam(0.01), batching),
     "FedSAM": lambda loss, batching: eqf.FedSAM(loss, SGD, batching, rho=0.1),
     "FedExP": lambda loss, batching: eqf.FedExP(loss, SGD, batching),
+    "FedCM": lambda loss, batching: eqf.FedCM(
+        loss, SGD, batching, server_optim=optax.sgd(0.1), alpha=0.3
+    ),
+    "MoFedSAM": lambda loss, batching: eqf.MoFedSAM(
+        loss, SGD, batching, server_optim=optax.sgd(0.1), alpha=0.3, rho=0.1
+    ),
+    "FedVARP": lambda loss, batching: eqf.FedVARP(loss, SGD, batching),
+    "MIFA": lambda loss, batching: eqf.MIFA(loss, 0.05, batching),
+    "FedACG": lambda loss, batching: eqf.FedACG(
+        loss, SGD, batching, momentum=0.5, beta=0.1
+    ),
+    "FedSpeed": lambda loss, batching: eqf.FedSpeed(
+        loss, SGD, batching, lam=2.0, rho=0.1
+    ),
+    "FedDC": lambda loss, batching: eqf.FedDC(loss, SGD, batching, alpha=0.2),
+    "FedLESAM": lambda loss, batching: eqf.FedLESAM(loss, SGD, batching, rho=0.1),
+    "DiLoCo": lambda loss, batching: eqf.DiLoCo(loss, optax.adam(0.01), batching),
     "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
     "HypCluster": lambda loss, batching: eqf.HypCluster(
         loss, SGD, batching, num_clusters=2, server_optim=optax.adam(0.05)

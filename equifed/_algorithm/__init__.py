@@ -1,7 +1,11 @@
 from .base import AbstractAlgorithm as AbstractAlgorithm
 from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
+from .diloco import DiLoCo as DiLoCo
+from .fedacg import FedACG as FedACG
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
+from .fedcm import FedCM as FedCM
+from .feddc import FedDC as FedDC
 from .feddyn import (
     DynamicRegularizer as DynamicRegularizer,
     DynServer as DynServer,
@@ -9,6 +13,7 @@ from .feddyn import (
 )
 from .fedep import FedEP as FedEP
 from .fedexp import FedExP as FedExP
+from .fedlesam import FedLESAM as FedLESAM
 from .fednova import (
     FedNova as FedNova,
     Normalized as Normalized,
@@ -26,9 +31,13 @@ from .fedpa import FedPA as FedPA
 from .fedprox import FedProx as FedProx
 from .fedsam import FedSAM as FedSAM, SharpnessAware as SharpnessAware
 from .fedsgd import FedSGD as FedSGD
+from .fedspeed import FedSpeed as FedSpeed
+from .fedvarp import FedVARP as FedVARP
 from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
+from .mifa import MIFA as MIFA
 from .mime import Mime as Mime, MimeLite as MimeLite
+from .mofedsam import MoFedSAM as MoFedSAM
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
 from .over_rounds import OverRounds as OverRounds
 from .power_of_choice import PowerOfChoice as PowerOfChoice
