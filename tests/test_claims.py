@@ -263,6 +263,26 @@ def test_one_word_or_one_argument_away():
     assert eqx.tree_equal(changed, robust)
 
 
+def usual_mean(kind):
+    """The aggregator of an algorithm that is given what it must have, and no more."""
+    given = {
+        "client_optim": SGD,
+        "server_optim": SGD,
+        "optim": SGD,
+        "sampler": eqp.IASG(SGD, burnin=0),
+        "batching": BATCHING,
+        "loss": plain,
+        "num_clusters": 2,
+    }
+    must = {
+        name: given.get(name, 0.5)
+        for name, x in inspect.signature(kind).parameters.items()
+        if x.default is inspect.Parameter.empty
+    }
+    aggregator = kind(**must).aggregator
+    return None if kind is eqf.FedEP else aggregator
+
+
 def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     algorithms = [
         thing
@@ -272,14 +292,24 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice")
     ]
-    assert len(algorithms) == 18
+    assert len(algorithms) == 27
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP"}
     server = ("server_optim", "server_learning_rate")
-    # That of Mime is the clients' too.
+    # Those of Mime and MIFA are the clients' too.
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
-    assert none - {"Mime", "MimeLite"} == {"FedDyn", "FedEP", "FedExP", "IFCA"}
+    without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
+    assert none == {"Mime", "MimeLite", "MIFA"} | without
+    # As docs/choosing.md has it.
+    weighted = {"FedSGD", "FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"}
+    weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
+    means = {x.__name__: usual_mean(x) for x in algorithms}
+    kinds = {name: type(mean) for name, mean in means.items() if mean is not None}
+    assert kinds == {
+        name: eqf.WeightedMean if name in weighted else eqf.UniformMean
+        for name in takes.keys() - {"FedEP"}
+    }
 
 
 def test_an_algorithm_can_be_read():

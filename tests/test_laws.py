@@ -18,7 +18,9 @@ from .broken import BROKEN
 # not see; that row is put through all. Server optimisers come after the clients, and
 # FedAvg-adam has a state to carry along; IFCA is HypCluster with other means; MimeLite
 # leaves out a part of what Mime computes, and SCAFFOLD's second option of the first;
-# a median gathers messages as the trimmed mean of the wrappers does.
+# MoFedSAM is FedCM with FedSAM's gradient; MIFA keeps what FedVARP keeps before it is
+# scaled; FedLESAM remembers, and looks uphill, as FedSpeed does; a median gathers
+# messages as the trimmed mean of the wrappers does.
 LIKE = {
     "FedAvgM": "FedAvg",
     "FedAdagrad": "FedAvg",
@@ -27,6 +29,9 @@ LIKE = {
     "IFCA": "HypCluster",
     "MimeLite": "Mime",
     "Scaffold-2": "Scaffold-1",
+    "MoFedSAM": "FedCM",
+    "MIFA": "FedVARP",
+    "FedLESAM": "FedSpeed",
     "Median": "wrappers",
 }
 OF_CLIENTS_AND_RUNS = {

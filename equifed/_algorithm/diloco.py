@@ -21,8 +21,8 @@ class _KeepsOptimizer(AbstractClient):
     """Local steps of an optimiser whose state the client keeps from round to round."""
 
     loss: Loss
-    optim: Optim
     batching: AbstractBatching
+    optim: Optim
     sends = (CHANGE,)
     follows_loss = True
 
@@ -100,7 +100,7 @@ class DiLoCo(AbstractOnePass):
         server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
     ):
-        self.client = _KeepsOptimizer(loss, as_optim(client_optim), batching)
+        self.client = _KeepsOptimizer(loss, batching, as_optim(client_optim))
         self.aggregator = UniformMean() if aggregator is None else aggregator
         if server_optim is None:
             server_optim = optax.sgd(0.7, momentum=0.9, nesterov=True)

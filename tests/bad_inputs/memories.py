@@ -1,0 +1,70 @@
+"""What is wrong with the methods that keep something from round to round."""
+
+import optax
+
+import equifed as eqf
+
+from .algorithms import MOMENT, numbers, POSITIVE, RATE
+from .passes import PARTS
+from .shared import BATCHING, LOSS, SGD
+
+
+SHARE = {**RATE, 1.5: "at most 1, got 1.5"}
+KINDS = {
+    eqf.FedCM: ({"server_optim": SGD}, {"alpha": SHARE}),
+    eqf.MoFedSAM: ({"server_optim": SGD}, {"alpha": SHARE, "rho": RATE}),
+    eqf.FedVARP: ({}, {}),
+    eqf.FedACG: (
+        {"momentum": 0.5, "beta": 0.1},
+        {"momentum": MOMENT, "beta": RATE},
+    ),
+    eqf.FedDC: ({"alpha": 0.1}, {"alpha": RATE}),
+    eqf.FedSpeed: (
+        {"lam": 1.0, "rho": 0.1},
+        {"lam": POSITIVE, "rho": RATE, "alpha": SHARE},
+    ),
+    eqf.FedLESAM: ({"rho": 0.1}, {"rho": RATE}),
+    eqf.DiLoCo: ({}, {}),
+}
+
+
+def cases(kind, others, bad):
+    found = {
+        case: (lambda call=call: call(lambda *x: kind(*x, **others)), TypeError, words)
+        for case, (call, words) in PARTS.items()
+    }
+    for name, values in bad.items():
+
+        def call(x, name=name):
+            return kind(LOSS, SGD, BATCHING, **{**others, name: x})
+
+        found |= numbers(call, values, name=name)
+    for name in others:
+        rest = {other: x for other, x in others.items() if other != name}
+        found[f"no {name}"] = (
+            lambda rest=rest: kind(LOSS, SGD, BATCHING, **rest),
+            TypeError,
+            (f"`{kind.__name__}`", f"missing a required argument: '{name}'"),
+        )
+    return found
+
+
+TABLE = {kind.__name__: cases(kind, *how) for kind, how in KINDS.items()}
+TABLE["MIFA"] = {
+    "a number for the loss": (
+        lambda: eqf.MIFA(1.0, 0.1, BATCHING),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        "`loss`",
+    ),
+    "a size for the batching": (
+        lambda: eqf.MIFA(LOSS, 0.1, 8),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        "`batching` must be",
+    ),
+    "an optimiser for the rate": (
+        lambda: eqf.MIFA(LOSS, optax.sgd(0.1), BATCHING),
+        TypeError,
+        "`learning_rate` must be",
+    ),
+    **numbers(lambda x: eqf.MIFA(LOSS, x, BATCHING), POSITIVE, name="learning_rate"),
+}
