@@ -31,7 +31,6 @@ PROMOTE = {"test_lookups"}
 PROMOTE |= {  # their references and losses promote
     "test_claims",
     "test_memory",
-    "test_nn_lstm",
     "test_plot",
     "test_posterior_delta",
     "test_posterior_mcmc",

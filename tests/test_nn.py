@@ -3,6 +3,8 @@
 Everything is compared in float64: another convolution kernel adds up in another order.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -49,10 +51,17 @@ def _float64():
         yield
 
 
-def _layers(name, key):
+@functools.cache
+def _layers(name):
+    """The layers of both libraries, made with the same key."""
     in_channels, out_channels, kernel_size, options = convs[name]
     args = (in_channels, out_channels, kernel_size)
-    return Conv2d(*args, **options, key=key), eqx.nn.Conv2d(*args, **options, key=key)
+
+    @eqx.filter_jit
+    def make(key):
+        return [C(*args, **options, key=key) for C in (Conv2d, eqx.nn.Conv2d)]
+
+    return make(jr.key(0))
 
 
 def _first(x):
@@ -76,8 +85,8 @@ def _with_params(layer, params):
 class _Pair:
     """The same function of (weight, bias, x) by either library, in our layout."""
 
-    def __init__(self, name, key):
-        ours, theirs = _layers(name, key)
+    def __init__(self, name):
+        ours, theirs = _layers(name)
         self.in_channels = ours.in_channels
         self.params = (ours.weight, ours.bias)
 
@@ -98,12 +107,14 @@ class _Pair:
             for conv in self.convs
         )
 
-    def image(self, key, *batch):
-        return jr.normal(key, (*batch, 9, 10, self.in_channels))
+    def image(self, *batch):
+        rng = np.random.default_rng(0)
+        return rng.normal(size=(*batch, 9, 10, self.in_channels))
 
-    def clients(self, key, num_clients):
+    def clients(self, num_clients):
+        rng = np.random.default_rng(1)
         return jtu.tree_map(
-            lambda x: jr.normal(key, (num_clients, *x.shape)), self.params
+            lambda x: rng.normal(size=(num_clients, *x.shape)), self.params
         )
 
 
@@ -116,24 +127,36 @@ def _assert_close(ours, theirs):
 
 def _assert_same(transform, functions, *args):
     """`transform(f)(*args)`, compiled, is the same for both functions."""
-    ours, theirs = (jax.jit(transform(function))(*args) for function in functions)
+    both = [transform(function) for function in functions]
+    ours, theirs = jax.jit(lambda *args: [f(*args) for f in both])(*args)
     _assert_close(ours, theirs)
 
 
+@functools.cache
+def _values_and_gradients(name):
+    pair = _Pair(name)
+
+    @jax.jit
+    def run(*args):
+        values = [f(*args) for f in pair.convs]
+        return values, [jax.grad(f, (0, 1))(*args) for f in pair.losses()]
+
+    return run(pair.params, pair.image())
+
+
 @pytest.mark.parametrize("name", convs)
-def test_same_key_same_layer(name, getkey):
-    ours, theirs = _layers(name, getkey())
-    x = jr.normal(getkey(), (9, 10, ours.in_channels))
-    _assert_close(ours(x), _last(theirs(_first(x))))
-    _assert_close(eqx.filter_jit(ours)(x), ours(x))
+def test_same_key_same_layer(name):
+    ours, theirs = _layers(name)
+    mine, reference = _values_and_gradients(name)[0]
+    _assert_close(mine, reference)
+    x = jnp.asarray(_Pair(name).image())
+    _assert_close(ours(x), mine)  # not compiled as a whole
     assert (ours.bias is None) == (theirs.bias is None)
 
 
 @pytest.mark.parametrize("name", convs)
-def test_gradients(name, getkey):
-    pair = _Pair(name, getkey())
-    x = pair.image(getkey())
-    _assert_same(lambda f: jax.grad(f, (0, 1)), pair.losses(), pair.params, x)
+def test_gradients(name):
+    _assert_close(*_values_and_gradients(name)[1])
 
 
 def _sum_over(axes):
@@ -206,22 +229,22 @@ transforms = {
 
 @pytest.mark.parametrize("name", few)
 @pytest.mark.parametrize("transform", transforms)
-def test_transformations(transform, name, getkey):
+def test_transformations(transform, name):
     transform, many_clients, many_examples = transforms[transform]
-    pair = _Pair(name, getkey())
-    params = pair.clients(getkey(), 3) if many_clients else pair.params
+    pair = _Pair(name)
+    params = pair.clients(3) if many_clients else pair.params
     batch = (2,) if many_examples else ()
     batch = (3, *batch) if many_clients and many_examples else batch
-    _assert_same(transform, pair.losses(), params, pair.image(getkey(), *batch))
+    _assert_same(transform, pair.losses(), params, pair.image(*batch))
 
 
 @pytest.mark.parametrize("transform", ["loop", "clients-loop", "clients-vmap-grad"])
-def test_every_convolution_is_canonical(transform, getkey):
+def test_every_convolution_is_canonical(transform):
     # What makes it fast: no other layout reaches the compiler, gradients included.
-    pair = _Pair("strided", getkey())
+    pair = _Pair("strided")
     transform, many_clients, _ = transforms[transform]
-    params = pair.clients(getkey(), 3) if many_clients else pair.params
-    x = pair.image(getkey(), *([3, 2] if many_clients else [2]))
+    params = pair.clients(3) if many_clients else pair.params
+    x = pair.image(*([3, 2] if many_clients else [2]))
     text = jax.jit(transform(pair.losses()[0])).lower(params, x).as_text()
     convolutions = [s for s in text.splitlines() if "stablehlo.convolution(" in s]
     assert len(convolutions) >= 2
@@ -230,19 +253,22 @@ def test_every_convolution_is_canonical(transform, getkey):
 
 
 @pytest.mark.parametrize("name", few)
-def test_jacobians(name, getkey):
+def test_jacobians(name):
     # The cotangents are batched, and the images are not.
-    pair = _Pair(name, getkey())
-    x = pair.image(getkey())[:7, :6]
-    _assert_same(lambda f: jax.jacrev(f, (0, 1)), pair.convs, pair.params, x)
-    _assert_same(lambda f: jax.jacfwd(f, (0, 1)), pair.convs, pair.params, x)
+    pair = _Pair(name)
+    x = pair.image()[:7, :6]
+
+    def both(f):
+        return lambda *args: [d(f, (0, 1))(*args) for d in (jax.jacrev, jax.jacfwd)]
+
+    _assert_same(both, pair.convs, pair.params, x)
 
 
 @pytest.mark.parametrize("name", few)
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map(check_vma, name, getkey):
-    pair = _Pair(name, getkey())
-    x = pair.image(getkey(), 4, 2)
+def test_shard_map(check_vma, name):
+    pair = _Pair(name)
+    x = pair.image(4, 2)
     mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
 
     def descend(f):
@@ -269,10 +295,10 @@ def test_shard_map(check_vma, name, getkey):
     )
 
 
-def test_shard_map_with_a_replicated_kernel(getkey):
+def test_shard_map_with_a_replicated_kernel():
     # The images vary over the devices and the kernel does not: its gradient is summed.
-    pair = _Pair("groups", getkey())
-    x = pair.image(getkey(), 4)
+    pair = _Pair("groups")
+    x = pair.image(4)
     mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
     ours, theirs = pair.losses()
     sharded = jax.shard_map(
@@ -304,25 +330,27 @@ def test_any_shape(size, kernel_size, stride, padding, dilation, groups, channel
     with jax.enable_x64(True):  # noqa: FBT003
         in_channels, out_channels = (groups * c for c in channels)
         options = (kernel_size, stride, padding, dilation, groups)
-        theirs = eqx.nn.Conv2d(in_channels, out_channels, *options, key=jr.key(0))
-        ours = Conv2d.from_equinox(theirs)
-        x = jr.normal(jr.key(1), (2, *size, in_channels))
+        x = np.random.default_rng(0).normal(size=(2, *size, in_channels))
 
+        @eqx.filter_value_and_grad
         def loss(layer, x):
             return jnp.sum(jnp.sin(jax.vmap(layer)(x)))
 
-        value, grads = eqx.filter_jit(eqx.filter_value_and_grad(loss))(ours, x)
-        value_, grads_ = eqx.filter_jit(eqx.filter_value_and_grad(loss))(
-            theirs, _first(x)
-        )
+        @eqx.filter_jit
+        def both(x):
+            theirs = eqx.nn.Conv2d(in_channels, out_channels, *options, key=jr.key(0))
+            ours = Conv2d.from_equinox(theirs)
+            return loss(ours, x), loss(theirs, _first(x))
+
+        (value, grads), (value_, grads_) = both(x)
         _assert_close(value, value_)
-        _assert_close(grads.weight, jnp.transpose(grads_.weight, (2, 3, 1, 0)))
-        _assert_close(grads.bias, grads_.bias[:, 0, 0])
+        _assert_close(grads.weight, np.transpose(grads_.weight, (2, 3, 1, 0)))
+        _assert_close(grads.bias, np.asarray(grads_.bias)[:, 0, 0])
 
 
 @pytest.mark.parametrize("name", convs)
-def test_from_equinox(name, getkey):
-    ours, theirs = _layers(name, getkey())
+def test_from_equinox(name):
+    ours, theirs = _layers(name)
     assert eqx.tree_equal(ours, Conv2d.from_equinox(theirs))
 
 
@@ -344,7 +372,8 @@ def test_in_sequential(getkey):
             eqx.nn.Lambda(jnp.ravel),
         ]
     )
-    assert jax.vmap(model)(jnp.ones((3, 10, 10, 1))).shape == (3, 16)
+    run = jax.jit(lambda x: jax.vmap(model)(x))
+    assert run(np.ones((3, 10, 10, 1))).shape == (3, 16)
 
 
 @settings(max_examples=10, deadline=None, derandomize=True)
@@ -357,9 +386,9 @@ def test_pooling(window, size, kind):
     with jax.enable_x64(True):  # noqa: FBT003
         ours = {"MaxPool2d": MaxPool2d, "AvgPool2d": AvgPool2d}[kind](window)
         theirs = getattr(eqx.nn, kind)(window, window)
-        x = jr.normal(jr.key(0), (*size, 2))
+        x = np.random.default_rng(0).normal(size=(*size, 2))
         both = (ours, lambda x: _last(theirs(_first(x))))
-        _assert_close(*(jax.jit(_value_and_grad(pool))(x) for pool in both))
+        _assert_same(_value_and_grad, both, x)
 
 
 def _value_and_grad(f):

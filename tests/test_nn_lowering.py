@@ -3,7 +3,7 @@
 The reference is Equinox's layer, whose gradients are JAX's own.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from equifed.nn._lowering import grouped, im2col, one_by_one
 
 
 LOWERINGS = ["auto", "grouped", "one-by-one", "im2col"]
+WAYS = [grouped, im2col, one_by_one]
 CLIENTS, EXAMPLES = 3, 2
 # Arguments of a layer that takes 4 channels, of an image of 9 x 10 pixels.
 convs = {
@@ -131,13 +132,21 @@ class _First(eqx.Module):
         return jnp.moveaxis(self.conv(jnp.moveaxis(x, -1, 0)), 0, -1)
 
 
-def _layers(name, lowering, key):
-    """Equinox's layer, one for each client, and ours."""
-    theirs = eqx.filter_vmap(lambda key: eqx.nn.Conv2d(4, 8, **convs[name], key=key))(
-        jr.split(key, CLIENTS)
+@cache
+def _equinox(name):
+    """Equinox's layer, one for each client, and images of each."""
+
+    def make(key):
+        return eqx.nn.Conv2d(4, 8, **convs[name], key=key)
+
+    layers = eqx.filter_jit(eqx.filter_vmap(make))(jr.split(jr.key(0), CLIENTS))
+    return layers, np.random.default_rng(0).normal(size=(CLIENTS, EXAMPLES, 9, 10, 4))
+
+
+def _ours(layers, lowering):
+    return eqx.filter_vmap(lambda conv: Conv2d.from_equinox(conv, lowering=lowering))(
+        layers
     )
-    ours = eqx.filter_vmap(lambda conv: Conv2d.from_equinox(conv, lowering=lowering))
-    return ours(theirs), _First(theirs)
 
 
 def _in_our_layout(tree):
@@ -153,21 +162,34 @@ def _in_our_layout(tree):
     return jtu.tree_map(convert, tree, is_leaf=lambda x: isinstance(x, _First))
 
 
-@pytest.mark.parametrize("name", convs)
+@cache
+def _by_every_way(name):
+    """What each transformation gives: Equinox's layer, then ours; in one program."""
+
+    @eqx.filter_jit
+    def run(theirs, x):
+        ours = [_ours(theirs, lowering) for lowering in LOWERINGS[1:]]
+        layers = (_First(theirs), *ours)
+        return {
+            name: [f(layer, x) for layer in layers] for name, f in transforms.items()
+        }
+
+    return {name: _in_our_layout(got) for name, got in run(*_equinox(name)).items()}
+
+
 @pytest.mark.parametrize("transform", transforms)
-def test_agrees_with_equinox(transform, name, getkey):
-    key, f = getkey(), eqx.filter_jit(transforms[transform])
-    x = jr.normal(getkey(), (CLIENTS, EXAMPLES, 9, 10, 4))
-    expected = _in_our_layout(f(_layers(name, "auto", key)[1], x))
-    for lowering in ("grouped", "one-by-one", "im2col"):
-        _assert_close(f(_layers(name, lowering, key)[0], x), expected)
+@pytest.mark.parametrize("name", convs)
+def test_agrees_with_equinox(name, transform):
+    expected, *others = _by_every_way(name)[transform]
+    for ours in others:
+        _assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_without_jit(lowering, getkey):
-    ours, theirs = _layers("plain", lowering, getkey())
-    x = jr.normal(getkey(), (CLIENTS, EXAMPLES, 9, 10, 4))
-    _assert_close(_vmap_grad(ours, x), _in_our_layout(_vmap_grad(theirs, x)))
+def test_without_jit(lowering):
+    layers, x = _equinox("plain")
+    expected = _by_every_way("plain")["vmap-grad"][0]
+    _assert_close(_vmap_grad(_ours(layers, lowering), jnp.asarray(x)), expected)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -187,24 +209,22 @@ def test_without_jit(lowering, getkey):
 def test_any_shape(size, kernel_size, groups, channels, **params):
     with jax.enable_x64(True):  # noqa: FBT003
         in_channels, out_channels = channels
-        x = jr.normal(jr.key(0), (2, *size, groups * in_channels))
-        shape = (*kernel_size, in_channels, groups * out_channels)
-        kernel = jr.normal(jr.key(1), shape)
-        plain = partial(grouped, groups=groups, **params)
-        if 0 in jax.eval_shape(plain, x, kernel).shape:
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(2, *size, groups * in_channels))
+        kernel = rng.normal(size=(*kernel_size, in_channels, groups * out_channels))
+        ways = [partial(way, groups=groups, **params) for way in WAYS]
+        if 0 in jax.eval_shape(ways[0], x, kernel).shape:
             return
-        expected, *others = (
-            jax.jit(partial(way, groups=groups, **params))(x, kernel)
-            for way in (grouped, im2col, one_by_one)
+        expected, *others = jax.jit(lambda *args: [way(*args) for way in ways])(
+            x, kernel
         )
         for other in others:
             _assert_close(other, expected)
 
 
-def _text(lowering, getkey):
-    layers, _ = _layers("plain", lowering, getkey())
-    x = jr.normal(getkey(), (CLIENTS, EXAMPLES, 9, 10, 4))
-    params, static = eqx.partition(layers, eqx.is_inexact_array)
+def _text(lowering):
+    layers, x = _equinox("plain")
+    params, static = eqx.partition(_ours(layers, lowering), eqx.is_inexact_array)
 
     def f(params, x):
         return eqx.filter(_vmap_grad(eqx.combine(params, static), x), eqx.is_array)
@@ -212,11 +232,11 @@ def _text(lowering, getkey):
     return jax.jit(f).lower(params, x).as_text()
 
 
-def test_each_way_is_the_one_asked_for(getkey):
+def test_each_way_is_the_one_asked_for():
     # Gradients included: the choice is handed on to them.
     counts = {}
     for lowering in LOWERINGS:
-        text = _text(lowering, getkey)
+        text = _text(lowering)
         convolutions = [s for s in text.splitlines() if "stablehlo.convolution(" in s]
         plain = sum("feature_group_count = 1 " in s for s in convolutions)
         several = len(convolutions) - plain
@@ -230,11 +250,12 @@ def test_each_way_is_the_one_asked_for(getkey):
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map(check_vma, lowering, getkey):
-    layers, _ = _layers("plain", lowering, getkey())
-    layers = jtu.tree_map(lambda x: jnp.concatenate([x, x[:1]]), layers)
-    x = jr.normal(getkey(), (CLIENTS + 1, EXAMPLES, 9, 10, 4))
+def test_shard_map(check_vma, lowering):
+    layers, x = _equinox("plain")
+    layers = _ours(layers, lowering)
     params, static = eqx.partition(layers, eqx.is_inexact_array)
+    # One more, for two devices: the first client once again.
+    params, x = jtu.tree_map(lambda x: np.concatenate([x, x[:1]]), (params, x))
     mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
 
     def f(params, x):
@@ -247,15 +268,18 @@ def test_shard_map(check_vma, lowering, getkey):
         out_specs=P("clients"),
         check_vma=check_vma,
     )
-    _assert_close(jax.jit(sharded)(params, x), jax.jit(f)(params, x))
+    expected = _by_every_way("plain")["local-steps"][0]
+    got = jtu.tree_leaves(jax.jit(sharded)(params, x))
+    _assert_close([x[:CLIENTS] for x in got], expected)
+    _assert_close([x[CLIENTS] for x in got], [x[0] for x in got])
 
 
-def test_without_examples(getkey):
-    x, kernel = jnp.ones((0, 5, 5, 4)), jnp.ones((3, 3, 2, 6))
+def test_without_examples():
+    x, kernel = np.ones((0, 5, 5, 4)), np.ones((3, 3, 2, 6))
     params = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "groups": 2}
     params |= {"x_dilation": (1, 1), "kernel_dilation": (1, 1)}
-    for way in (grouped, one_by_one, im2col):
-        assert way(x, kernel, **params).shape == (0, 3, 3, 6)
+    for out in jax.jit(lambda *args: [way(*args, **params) for way in WAYS])(x, kernel):
+        assert out.shape == (0, 3, 3, 6)
 
 
 def test_it_is_part_of_the_layer(getkey):

@@ -2,6 +2,8 @@
 its derivatives, in whatever order they are mapped, differentiated and compiled.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -64,24 +66,25 @@ def _with_params(layer, params):
     )
 
 
-def _outputs(key, use_bias):
+@functools.cache
+def _outputs(use_bias):
     """The same function of (params, (x, state)) by either, and its params."""
-    ours, cell = _layers(key, use_bias)
+    ours, cell = _layers(jr.key(0), use_bias)
     functions = (
         lambda params, data: _with_params(ours, params)(*data),
         lambda params, data: _scan(_with_params(cell, params), *data),
     )
-    return functions, _params(ours)
+    return functions, jax.device_get(_params(ours))
 
 
-def _losses(key, use_bias):
+def _losses(use_bias):
     """Losses that depend on every output, each in its own way."""
-    functions, params = _outputs(key, use_bias)
+    functions, params = _outputs(use_bias)
 
     def loss_of(function):
         def loss(params, data):
             hidden, (h, c) = function(params, data)
-            weight = jnp.cos(jnp.arange(hidden.size)).reshape(hidden.shape)
+            weight = np.cos(np.arange(hidden.size)).reshape(hidden.shape)
             return jnp.sum(jnp.sin(hidden) * weight) + jnp.sum(h * c + c**3)
 
         return loss
@@ -89,19 +92,21 @@ def _losses(key, use_bias):
     return tuple(loss_of(f) for f in functions), params
 
 
-def _data(key, *batch):
-    keys = jr.split(key, 3)
-    x = jr.normal(keys[0], (*batch, LENGTH, INPUT))
-    return x, tuple(jr.normal(k, (*batch, HIDDEN)) for k in keys[1:])
+def _data(*batch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(*batch, LENGTH, INPUT))
+    return x, tuple(rng.normal(size=(*batch, HIDDEN)) for _ in range(2))
 
 
-def _clients(key, params):
-    return jtu.tree_map(lambda x: x + 0.3 * jr.normal(key, (3, *x.shape)), params)
+def _clients(params):
+    rng = np.random.default_rng(1)
+    return jtu.tree_map(lambda x: x + 0.3 * rng.normal(size=(3, *x.shape)), params)
 
 
 def _assert_same(transform, functions, *args):
     """`transform(f)(*args)`, compiled, is the same for both functions."""
-    ours, theirs = (jax.jit(transform(function))(*args) for function in functions)
+    both = [transform(function) for function in functions]
+    ours, theirs = jax.jit(lambda *args: [f(*args) for f in both])(*args)
     _assert_close(ours, theirs)
 
 
@@ -177,50 +182,57 @@ transforms = {
     "transform, use_bias",
     [(name, True) for name in transforms] + [("clients-grad-vmap", False)],
 )
-def test_transformations(transform, use_bias, getkey):
+def test_transformations(transform, use_bias):
     transform, many_clients, many_examples = transforms[transform]
-    losses, params = _losses(getkey(), use_bias)
+    losses, params = _losses(use_bias)
     batch = (2,) if many_examples else ()
     if many_clients:
-        params = _clients(getkey(), params)
+        params = _clients(params)
         batch = (3, *batch) if many_examples else ()
-    _assert_same(transform, losses, params, _data(getkey(), *batch))
+    _assert_same(transform, losses, params, _data(*batch))
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_outputs(use_bias, getkey):
-    functions, params = _outputs(getkey(), use_bias)
-    data = _data(getkey())
-    _assert_same(lambda f: f, functions, params, data)
-    # All the cotangents of all the outputs, batched; the sequence is not.
-    _assert_same(lambda f: jax.jacrev(f, (0, 1)), functions, params, data)
-    _assert_same(lambda f: jax.jacfwd(f, (0, 1)), functions, params, data)
-    ours, theirs = functions
-    _assert_close(ours(params, data), theirs(params, data))
+def test_outputs(use_bias):
+    functions, params = _outputs(use_bias)
+    data = _data()
+
+    def all_of(function):
+        # All the cotangents of all the outputs, batched; the sequence is not.
+        backwards, forwards = (d(function, (0, 1)) for d in (jax.jacrev, jax.jacfwd))
+        return lambda *args: [f(*args) for f in (function, backwards, forwards)]
+
+    ours, theirs = (jax.jit(all_of(function))(params, data) for function in functions)
+    _assert_close(ours, theirs)
+    alone = functions[0](*jtu.tree_map(jnp.asarray, (params, data)))
+    _assert_close(alone, theirs[0])  # not compiled as a whole
 
 
-def test_gradient_is_a_finite_difference(getkey):
-    (loss, _), params = _losses(getkey(), True)
-    data = _data(getkey())
-    grad = jax.grad(loss)(params, data)["hh"]
+def test_gradient_is_a_finite_difference():
+    (loss, _), params = _losses(True)
+    data = _data()
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    grad = value_and_grad(params, data)[1]["hh"]
     for row, column in ((0, 0), (7, 3), (12, 1), (19, 4)):
+        step = np.zeros_like(params["hh"])
+        step[row, column] = 1e-5
         plus, minus = (
-            loss({**params, "hh": params["hh"].at[row, column].add(d)}, data)
-            for d in (1e-5, -1e-5)
+            value_and_grad({**params, "hh": params["hh"] + d}, data)[0]
+            for d in (step, -step)
         )
         np.testing.assert_allclose(grad[row, column], (plus - minus) / 2e-5, 1e-6)
 
 
 def test_same_key_same_layer(getkey):
     ours, cell = _layers(getkey())
-    x = jr.normal(getkey(), (LENGTH, INPUT))
+    x = jnp.asarray(_data()[0])
     _assert_close(ours(x), _scan(cell, x))
     _assert_close(eqx.filter_jit(ours)(x), ours(x))
 
 
 def test_a_sequence_can_be_continued(getkey):
     lstm, _ = _layers(getkey())
-    x = jr.normal(getkey(), (LENGTH, INPUT))
+    x = jnp.asarray(_data()[0])
     first, state = lstm(x[:3])
     second, state = lstm(x[3:], state)
     _assert_close((jnp.concatenate([first, second]), state), lstm(x))
@@ -239,10 +251,10 @@ def _made_in_scans(jaxpr, inside):
     return shapes
 
 
-def test_no_gradient_of_the_weight_inside_the_time_loop(getkey):
+def test_no_gradient_of_the_weight_inside_the_time_loop():
     # What makes it fast. The plain scan shows that the test would see it.
-    losses, params = _losses(getkey(), True)
-    data = _data(getkey(), 2)
+    losses, params = _losses(True)
+    data = _data(2)
     weight = params["hh"].shape
 
     def made(loss):
@@ -256,9 +268,9 @@ def test_no_gradient_of_the_weight_inside_the_time_loop(getkey):
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map(check_vma, getkey):
-    losses, params = _losses(getkey(), True)
-    data = _data(getkey(), 4, 2)
+def test_shard_map(check_vma):
+    losses, params = _losses(True)
+    data = _data(4, 2)
     mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
 
     def descend(f):
@@ -287,7 +299,7 @@ def test_shard_map(check_vma, getkey):
 def test_shard_map_from_the_zero_state(getkey):
     # The sequences vary over the devices; the weights, and the zeros, do not.
     lstm, cell = _layers(getkey())
-    x = jr.normal(getkey(), (4, LENGTH, INPUT))
+    x = _data(4)[0]
     mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
 
     def grad(params, x):
@@ -318,17 +330,20 @@ def test_shard_map_from_the_zero_state(getkey):
 )
 def test_any_shape(length, input_size, hidden_size, batch):
     with jax.enable_x64(True):  # noqa: FBT003
-        cell = eqx.nn.LSTMCell(input_size, hidden_size, key=jr.key(0))
-        x = jr.normal(jr.key(1), (batch, length, input_size))
+        x = np.random.default_rng(0).normal(size=(batch, length, input_size))
 
+        @eqx.filter_value_and_grad
         def loss(layer, x):
             call = layer if isinstance(layer, LSTM) else lambda x: _scan(layer, x)
             hidden, (h, c) = jax.vmap(call)(x)
             return jnp.sum(jnp.sin(hidden)) + jnp.sum(h + c)
 
-        both = eqx.filter_jit(eqx.filter_value_and_grad(loss))
-        value, grads = both(LSTM.from_equinox(cell), x)
-        value_, grads_ = both(cell, x)
+        @eqx.filter_jit
+        def both(x):
+            cell = eqx.nn.LSTMCell(input_size, hidden_size, key=jr.key(0))
+            return loss(LSTM.from_equinox(cell), x), loss(cell, x)
+
+        (value, grads), (value_, grads_) = both(x)
         _assert_close((value, _params(grads)), (value_, _params(grads_)))
 
 
@@ -342,7 +357,7 @@ def test_from_equinox(use_bias, getkey):
 
 def test_bfloat16(getkey):
     ours, cell = _layers(getkey(), dtype=jnp.bfloat16)
-    x = jr.normal(getkey(), (2, LENGTH, INPUT), jnp.bfloat16)
+    x = jnp.asarray(_data(2)[0], jnp.bfloat16)
 
     def loss(layer, x):
         call = layer if isinstance(layer, LSTM) else lambda x: _scan(layer, x)
@@ -361,7 +376,8 @@ def test_strict_promotion(getkey):
     lstm, _ = _layers(getkey(), dtype=jnp.float32)
     x = jnp.ones((LENGTH, INPUT), jnp.float32)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        grads = eqx.filter_grad(lambda lstm: jnp.sum(lstm(x)[0]))(lstm)
+        grad = eqx.filter_grad(lambda lstm: jnp.sum(lstm(x)[0]))
+        grads = eqx.filter_eval_shape(grad, lstm)
     assert grads.weight_hh.dtype == jnp.float32
 
 
