@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from .bad_inputs import TABLE
@@ -101,15 +102,25 @@ METHODS_WITHOUT = {
 }
 
 
-@pytest.fixture(scope="module")
-def outcomes():
+def run() -> str:
     root = pathlib.Path(__file__).parents[1]
     command = [sys.executable, "-m", "tests.bad_inputs"]
     env = {**os.environ, "MPLBACKEND": "agg", "JAX_NUM_CPU_DEVICES": "2"}
-    out = subprocess.run(
+    return subprocess.run(
         command, cwd=root, env=env, capture_output=True, text=True, check=True
-    )
-    rows = map(json.loads, out.stdout.splitlines())
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers: one runs it, and the others read
+    file = folder / "bad_inputs.jsonl"
+    with filelock.FileLock(file.with_suffix(".lock")):
+        if not file.exists():
+            file.write_text(run(), "utf-8")
+    rows = map(json.loads, file.read_text("utf-8").splitlines())
     return {row["name"]: row for row in rows}
 
 

@@ -1,6 +1,7 @@
 """Makes every call, in an empty folder. Where something was compiled it is made once
 more: JAX then has all the small programs that make the arguments."""
 
+import gc
 import json
 import os
 import pathlib
@@ -35,6 +36,8 @@ def outcome(call) -> tuple[list[str], str]:
 
 jax.monitoring.register_event_duration_secs_listener(count)
 warnings.simplefilter("ignore")
+gc.freeze()  # as in `conftest.py`
+gc.set_threshold(100_000, 20, 50)
 with tempfile.TemporaryDirectory() as folder:
     os.chdir(folder)
     pathlib.Path("taken").write_text("not ours\n")

@@ -1,5 +1,7 @@
 """Layers, objectives, figures, and what tests algorithms."""
 
+import functools
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,18 @@ LINES = [[1.0, 2.0], [3.0, 4.0]]
 IDENTITY = np.eye(2)
 TWO_OPTIMA = objectives.Quadratic(IDENTITY, np.ones(2))
 PAIR = testing.Quadratics((1.0, 4.0), (1.0, -1.0), (4, 4))
-LSTM = nn.LSTM(3, 2, key=KEY)
+
+
+# What is computed is made when it is asked for: each process that collects the tests
+# imports this.
+@functools.cache
+def lstm():
+    return nn.LSTM(3, 2, key=KEY)
+
+
+@functools.cache
+def solution():
+    return train(num_rounds=0)
 
 
 def conv(*sizes, key=KEY, **kwargs):
@@ -137,13 +150,13 @@ TABLE = {
     "nn.LSTM": {
         **counts(lambda x: nn.LSTM(x, 2, key=KEY), name="input_size", least=1),
         **counts(lambda x: nn.LSTM(2, x, key=KEY), name="hidden_size", least=1),
-        "a batch": (lambda: LSTM(image(2, 5, 3)), ValueError, "jax.vmap"),
+        "a batch": (lambda: lstm()(image(2, 5, 3)), ValueError, "jax.vmap"),
         "another dtype": (
-            lambda: LSTM(image(5, 3, dtype=jnp.float16)),
+            lambda: lstm()(image(5, 3, dtype=jnp.float16)),
             ValueError,
             "float16",
         ),
-        "a list": (lambda: LSTM([1.0]), TypeError, "`x`"),
+        "a list": (lambda: lstm()([1.0]), TypeError, "`x`"),
         "no key": (
             lambda: nn.LSTM(2, 2),
             TypeError,
@@ -398,7 +411,7 @@ TABLE = {
     },
     "plot.learning_curves": {
         "a solution alone": (
-            lambda: plot.learning_curves(SOLUTION, "loss"),
+            lambda: plot.learning_curves(solution(), "loss"),
             TypeError,
             ("`runs` must be a dictionary", "{'FedAvg': solution}"),
         ),
@@ -413,22 +426,22 @@ TABLE = {
             ("'a'", "equifed.Solution"),
         ),
         "no such metric": (
-            lambda: plot.learning_curves({"a": SOLUTION}, "acc"),
+            lambda: plot.learning_curves({"a": solution()}, "acc"),
             ValueError,
             "'acc'",
         ),
         "no such band": (
-            lambda: plot.learning_curves({"a": SOLUTION}, "loss", band="iqr"),
+            lambda: plot.learning_curves({"a": solution()}, "loss", band="iqr"),
             ValueError,
             ("`band`", "'iqr'"),
         ),
         **counts(
-            lambda x: plot.learning_curves({"a": SOLUTION}, "loss", smooth=x),
+            lambda x: plot.learning_curves({"a": solution()}, "loss", smooth=x),
             name="smooth",
             least=1,
         ),
         "a number for a flag": (
-            lambda: plot.learning_curves({"a": SOLUTION}, "loss", log=1),
+            lambda: plot.learning_curves({"a": solution()}, "loss", log=1),
             TypeError,
             "`log` must be True or False, got 1",
         ),
@@ -592,6 +605,3 @@ def average(loss, batching):
     import optax
 
     return eqf.FedAvg(loss, optax.sgd(0.1), batching)
-
-
-SOLUTION = train(num_rounds=0)
