@@ -297,10 +297,9 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP"}
     server = ("server_optim", "server_learning_rate")
-    # Those of Mime and MIFA are the clients' too.
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
-    assert none == {"Mime", "MimeLite", "MIFA"} | without
+    assert none == {"MIFA"} | without
     # As docs/choosing.md has it.
     weighted = {"FedSGD", "FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"}
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
-from .._check import checked
+from .._check import as_number, checked
 from .._client import (
     AbstractClient,
     batch_gradient,
@@ -19,7 +20,7 @@ from .._client.reach import only, reached
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._round import Beginning
-from .._tree import tree_add, tree_cast_like, tree_sub
+from .._tree import tree_add, tree_add_scaled, tree_cast_like, tree_sub
 from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
@@ -88,10 +89,12 @@ class _AbstractMime(AbstractAlgorithm):
 
     optim: eqx.AbstractVar[Optim]
     aggregator: eqx.AbstractVar[AbstractAggregator]
+    gradient_aggregator: eqx.AbstractVar[AbstractAggregator]
+    server_learning_rate: eqx.AbstractVar[Float[Array, ""]]
     corrects: eqx.AbstractClassVar[bool]
 
     def begin(self, params, *, num_clients, key):
-        each = (self.aggregator.init(params), self.aggregator.init(params))
+        each = (self.gradient_aggregator.init(params), self.aggregator.init(params))
         return Beginning(params, self.optim.init(params), each)
 
     def step(self, state, clients, *, key):
@@ -100,9 +103,8 @@ class _AbstractMime(AbstractAlgorithm):
         at_full, at_local = state.aggregator
         client = _Full(self.loss, self.batching)
         sent = Broadcast(x, state.rest)
-        full = clients(
-            client, self.aggregator, sent, aggregator_state=at_full, key=full_key
-        )
+        mean_of = self.gradient_aggregator
+        full = clients(client, mean_of, sent, aggregator_state=at_full, key=full_key)
         mean = tree_cast_like(full.aggregate.payload, x)
 
         client = _Local(self.loss, self.batching, self.optim, self.corrects)
@@ -114,7 +116,9 @@ class _AbstractMime(AbstractAlgorithm):
         _, s = optim.update(mean, folded, x)
         state = dataclasses.replace(
             state,
-            params=tree_add(x, local.aggregate.payload),
+            params=tree_add_scaled(
+                x, self.server_learning_rate, local.aggregate.payload
+            ),
             server=s,
             aggregator=(full.aggregator, local.aggregator),
         )
@@ -144,8 +148,11 @@ class Mime(_AbstractMime):
         `optax.adam(1e-3)`. Its learning rate is the clients'. With a state that the
         paper writes as $m \leftarrow \beta m + (1 - \beta) g$, use
         `optax.chain(optax.ema(0.9, debias=False), optax.sgd(0.1))`.
-    - `aggregator`: of both passes; [`equifed.UniformMean`][] if not given, as in the
-        paper.
+    - `server_learning_rate`: by how much of their mean change $x$ moves; 1, as in the
+        paper, if not given.
+    - `aggregator`: of the clients' changes; [`equifed.UniformMean`][] if not given, as
+        in the paper. `Clip(UniformMean(), max_norm)` bounds how far each may go.
+    - `gradient_aggregator`: of the first pass's gradients; `aggregator` if not given.
 
     ??? cite "Reference"
 
@@ -169,6 +176,8 @@ class Mime(_AbstractMime):
     batching: AbstractBatching
     optim: Optim
     aggregator: AbstractAggregator
+    gradient_aggregator: AbstractAggregator
+    server_learning_rate: Float[Array, ""]
     corrects: ClassVar[bool] = True
 
     @checked()
@@ -178,12 +187,19 @@ class Mime(_AbstractMime):
         optim: OptimLike,
         batching: AbstractBatching,
         *,
+        server_learning_rate: ArrayLike = 1.0,
         aggregator: AbstractAggregator | None = None,
+        gradient_aggregator: AbstractAggregator | None = None,
     ):
         self.loss = loss
         self.optim = as_optim(optim)
         self.batching = batching
         self.aggregator = UniformMean() if aggregator is None else aggregator
+        same = gradient_aggregator is None
+        self.gradient_aggregator = self.aggregator if same else gradient_aggregator
+        self.server_learning_rate = as_number(
+            "server_learning_rate", server_learning_rate, least=0
+        )
 
 
 class MimeLite(_AbstractMime):
@@ -198,7 +214,8 @@ class MimeLite(_AbstractMime):
 
     **Arguments:**
 
-    - `loss`, `optim`, `batching`, `aggregator`: as in [`equifed.Mime`][].
+    - `loss`, `optim`, `batching`, `server_learning_rate`, `aggregator`,
+        `gradient_aggregator`: as in [`equifed.Mime`][].
 
     ??? cite "Reference"
 
@@ -210,6 +227,8 @@ class MimeLite(_AbstractMime):
     batching: AbstractBatching
     optim: Optim
     aggregator: AbstractAggregator
+    gradient_aggregator: AbstractAggregator
+    server_learning_rate: Float[Array, ""]
     corrects: ClassVar[bool] = False
 
     @checked()
@@ -219,9 +238,16 @@ class MimeLite(_AbstractMime):
         optim: OptimLike,
         batching: AbstractBatching,
         *,
+        server_learning_rate: ArrayLike = 1.0,
         aggregator: AbstractAggregator | None = None,
+        gradient_aggregator: AbstractAggregator | None = None,
     ):
         self.loss = loss
         self.optim = as_optim(optim)
         self.batching = batching
         self.aggregator = UniformMean() if aggregator is None else aggregator
+        same = gradient_aggregator is None
+        self.gradient_aggregator = self.aggregator if same else gradient_aggregator
+        self.server_learning_rate = as_number(
+            "server_learning_rate", server_learning_rate, least=0
+        )

@@ -122,8 +122,13 @@ def parts(kind):
 
 
 TABLE = {
-    "Mime": parts(eqf.Mime),
-    "MimeLite": parts(eqf.MimeLite),
+    **{
+        kind.__name__: {
+            **parts(kind),
+            **with_number(kind, "server_learning_rate", RATE),
+        }
+        for kind in (eqf.Mime, eqf.MimeLite)
+    },
     "FedSAM": {**parts(eqf.FedSAM), **with_number(eqf.FedSAM, "rho", RATE)},
     "FedExP": {**parts(eqf.FedExP), **with_number(eqf.FedExP, "epsilon", RATE)},
     "SharpnessAware": numbers(eqf.SharpnessAware, RATE, name="rho"),

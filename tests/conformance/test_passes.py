@@ -17,7 +17,7 @@ from equifed import testing
 from .test_papers import A, B, BATCHING, check, COHORTS, ETA, local, N, PROBLEM, STEPS
 
 
-def mime(beta, *, lite):
+def mime(beta, *, lite, rate=1.0, most=np.inf):
     x, m = [3.0], 0.0
     for cohort in COHORTS:
         full = np.mean([A[i] * (x[-1] - B[i]) for i in cohort])
@@ -31,7 +31,8 @@ def mime(beta, *, lite):
                 y -= ETA * (beta * m + (1 - beta) * g)
             ends.append(y)
         m = beta * m + (1 - beta) * full
-        x.append(float(np.mean(ends)))
+        changes = np.clip(np.subtract(ends, x[-1]), -most, most)
+        x.append(x[-1] + rate * float(np.mean(changes)))
     return x
 
 
@@ -39,6 +40,27 @@ def mime(beta, *, lite):
 def test_mime(kind):
     momentum = optax.chain(optax.ema(0.8, debias=False), optax.sgd(ETA))
     check(lambda f, b: kind(f, momentum, b), mime(0.8, lite=kind is eqf.MimeLite))
+
+
+@pytest.mark.parametrize("kind", (eqf.Mime, eqf.MimeLite))
+def test_mime_with_changes_that_are_clipped(kind):
+    # As FedJAX has it: the changes, not the gradients of the first pass.
+    momentum = optax.chain(optax.ema(0.8, debias=False), optax.sgd(ETA))
+    rate, most = 0.5, 0.3
+
+    def make(f, b):
+        return kind(
+            f,
+            momentum,
+            b,
+            server_learning_rate=rate,
+            aggregator=eqf.Clip(eqf.UniformMean(), max_norm=most),
+            gradient_aggregator=eqf.UniformMean(),
+        )
+
+    expected = mime(0.8, lite=kind is eqf.MimeLite, rate=rate, most=most)
+    assert not np.allclose(expected, mime(0.8, lite=kind is eqf.MimeLite, rate=rate))
+    check(make, expected)
 
 
 def test_mime_with_plain_sgd_reaches_the_optimum_and_mimelite_is_fedavg():
