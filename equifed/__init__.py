@@ -15,6 +15,7 @@ from ._algorithm import (
     AbstractAlgorithm as AbstractAlgorithm,
     AbstractClusters as AbstractClusters,
     AbstractOnePass as AbstractOnePass,
+    AgnosticFedAvg as AgnosticFedAvg,
     Algorithm as Algorithm,
     ControlVariate as ControlVariate,
     DiLoCo as DiLoCo,

@@ -28,6 +28,10 @@ class Decaying(eqx.Module):
         return eqf.FedProx(self.loss, optax.sgd(rate), self.batching, mu=mu)
 
 
+def parity(example):
+    return example["id"] % 2
+
+
 ALGORITHMS = {
     "FedSGD": lambda loss, batching: eqf.FedSGD(loss, optax.sgd(0.05), batching),
     "FedAvg": lambda loss, batching: eqf.FedAvg(loss, SGD, batching),
@@ -68,6 +72,9 @@ ALGORITHMS = {
     "FedDC": lambda loss, batching: eqf.FedDC(loss, SGD, batching, alpha=0.2),
     "FedLESAM": lambda loss, batching: eqf.FedLESAM(loss, SGD, batching, rho=0.1),
     "DiLoCo": lambda loss, batching: eqf.DiLoCo(loss, optax.adam(0.01), batching),
+    "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
+        loss, SGD, batching, num_domains=2, domain=parity, domain_learning_rate=0.1
+    ),
     "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
     "HypCluster": lambda loss, batching: eqf.HypCluster(
         loss, SGD, batching, num_clusters=2, server_optim=optax.adam(0.05)

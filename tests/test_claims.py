@@ -273,6 +273,7 @@ def usual_mean(kind):
         "batching": BATCHING,
         "loss": plain,
         "num_clusters": 2,
+        "num_domains": 2,
     }
     must = {
         name: given.get(name, 0.5)
@@ -292,7 +293,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice")
     ]
-    assert len(algorithms) == 27
+    assert len(algorithms) == 28
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP"}
@@ -301,8 +302,17 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
     assert none == {"MIFA"} | without
     # As docs/choosing.md has it.
-    weighted = {"FedSGD", "FedAvg", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"}
+    weighted = {
+        "AgnosticFedAvg",
+        "FedSGD",
+        "FedAvg",
+        "FedAvgM",
+        "FedAdagrad",
+        "FedAdam",
+        "FedYogi",
+    }
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
+    weighted |= {"AgnosticFedAvg"}
     means = {x.__name__: usual_mean(x) for x in algorithms}
     kinds = {name: type(mean) for name, mean in means.items() if mean is not None}
     assert kinds == {

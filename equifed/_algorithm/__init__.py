@@ -1,3 +1,4 @@
+from .agnostic import AgnosticFedAvg as AgnosticFedAvg
 from .base import AbstractAlgorithm as AbstractAlgorithm
 from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
 from .diloco import DiLoCo as DiLoCo

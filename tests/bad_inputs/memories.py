@@ -1,5 +1,6 @@
 """What is wrong with the methods that keep something from round to round."""
 
+import numpy as np
 import optax
 
 import equifed as eqf
@@ -25,6 +26,10 @@ KINDS = {
     ),
     eqf.FedLESAM: ({"rho": 0.1}, {"rho": RATE}),
     eqf.DiLoCo: ({}, {}),
+    eqf.AgnosticFedAvg: (
+        {"num_domains": 2, "domain_learning_rate": 0.1},
+        {"domain_learning_rate": RATE},
+    ),
 }
 
 
@@ -49,7 +54,44 @@ def cases(kind, others, bad):
     return found
 
 
+def agnostic(**kwargs):
+    given = {"num_domains": 2, "domain_learning_rate": 0.1, **kwargs}
+    return eqf.AgnosticFedAvg(LOSS, SGD, BATCHING, **given)
+
+
 TABLE = {kind.__name__: cases(kind, *how) for kind, how in KINDS.items()}
+TABLE["AgnosticFedAvg"] |= {
+    "no domain": (
+        lambda: agnostic(num_domains=0),
+        ValueError,
+        "`num_domains` must be at least 1, got 0",
+    ),
+    "no round in the window": (
+        lambda: agnostic(window=0),
+        ValueError,
+        "`window` must be at least 1, got 0",
+    ),
+    "a number for the column": (
+        lambda: agnostic(domain=3),
+        TypeError,
+        "`domain` must be",
+    ),
+    "weights of another number": (
+        lambda: agnostic(domain_weights=[0.2, 0.3, 0.5]),
+        (TypeError, ValueError),
+        "`domain_weights` must be",
+    ),
+    "weights of more than all": (
+        lambda: agnostic(domain_weights=np.array([0.6, 0.5])),
+        ValueError,
+        ("`domain_weights` must be at least 0 and sum to 1, got",),
+    ),
+    "a negative weight": (
+        lambda: agnostic(domain_weights=np.array([1.5, -0.5])),
+        ValueError,
+        ("`domain_weights` must be at least 0 and sum to 1, got",),
+    ),
+}
 TABLE["MIFA"] = {
     "a number for the loss": (
         lambda: eqf.MIFA(1.0, 0.1, BATCHING),  # pyright: ignore[reportArgumentType]
