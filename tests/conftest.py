@@ -41,7 +41,6 @@ PROMOTE |= {  # their references and losses promote
     "test_posterior_delta",
     "test_posterior_mcmc",
     "test_ragged",
-    "test_train",
 }
 PROMOTE |= {"test_bits", "test_docs", "test_laws", "test_processes"}  # not tried
 
