@@ -62,7 +62,9 @@ class _Other:
     def __contains__(self, equation: JaxprEqn) -> bool:
         return id(equation) in self._equations
 
-    def __call__(self, equation: JaxprEqn, inputs: list[Array], out: Array) -> Array:
+    def __call__(
+        self, equation: JaxprEqn, inputs: list[Array | np.ndarray], out: Array
+    ) -> Array:
         if self._shift == 0 or out.dtype == bool:
             return out
         shape, params = inputs[0].shape, equation.params
