@@ -40,7 +40,6 @@ PROMOTE |= {  # their references and losses promote
     "test_plot",
     "test_posterior_delta",
     "test_posterior_mcmc",
-    "test_ragged",
 }
 PROMOTE |= {"test_bits", "test_docs", "test_laws", "test_processes"}  # not tried
 
