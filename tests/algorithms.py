@@ -28,8 +28,8 @@ class Decaying(eqx.Module):
         return eqf.FedProx(self.loss, optax.sgd(rate), self.batching, mu=mu)
 
 
-def parity(example):
-    return example["id"] % 2
+def sign(example):
+    return (example["y"] > 0).astype(int)
 
 
 ALGORITHMS = {
@@ -73,7 +73,7 @@ ALGORITHMS = {
     "FedLESAM": lambda loss, batching: eqf.FedLESAM(loss, SGD, batching, rho=0.1),
     "DiLoCo": lambda loss, batching: eqf.DiLoCo(loss, optax.adam(0.01), batching),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
-        loss, SGD, batching, num_domains=2, domain=parity, domain_learning_rate=0.1
+        loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1
     ),
     "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
     "HypCluster": lambda loss, batching: eqf.HypCluster(
