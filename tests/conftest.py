@@ -38,7 +38,6 @@ PROMOTE |= {  # their references and losses promote
     "test_claims",
     "test_memory",
     "test_plot",
-    "test_posterior_delta",
     "test_posterior_mcmc",
 }
 PROMOTE |= {"test_bits", "test_laws", "test_processes"}  # not tried

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 import pytest
@@ -19,12 +18,15 @@ LENGTHS = (1, 2, 5, 20)
 RHOS = (0.0, 1e-3, 0.01, 0.1, 1.0, 10.0)
 
 
-def random_samples(length, sizes=((7,), (3, 4), (2, 1, 5), ()), seed=0):
+def random_samples(
+    length, sizes=((7,), (3, 4), (2, 1, 5), ()), seed=0, dtype=np.float32
+):
     """A tree of samples whose mean is not small beside their spread."""
-    keys = jr.split(jr.key(seed), 2 * len(sizes))
+    rng = np.random.default_rng(seed)
     return {
-        f"leaf{i}": jr.normal(keys[2 * i], (length, *size))
-        + jr.normal(keys[2 * i + 1], size)
+        f"leaf{i}": (rng.normal(size=(length, *size)) + rng.normal(size=size)).astype(
+            dtype
+        )
         for i, size in enumerate(sizes)
     }
 
@@ -71,7 +73,7 @@ def test_the_definition(method):
 def test_the_definition_in_double_precision(method):
     with jax.enable_x64(True):  # noqa: FBT003
         for length in LENGTHS:
-            samples = random_samples(length, seed=length)
+            samples = random_samples(length, seed=length, dtype=np.float64)
             for rho in RHOS:
                 got = vector(solve(samples, rho, method))
                 assert distance(got, reference(samples, rho)) < 1e-12
@@ -82,9 +84,10 @@ def test_nothing_is_promoted(length):
     samples = random_samples(length)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         for method in METHODS:
-            solve(samples, 0.1, method)
+            jax.eval_shape(eqp.Shrinkage(0.1, method=method), samples)
         for covariance in ("diagonal", "dense"):
-            eqp.GaussianMoments(0.1, covariance=covariance)(samples)
+            moments = eqp.GaussianMoments(0.1, covariance=covariance)
+            jax.eval_shape(moments, samples)
 
 
 def test_fewer_params_than_samples():
@@ -106,7 +109,7 @@ def test_many_params():
 
 def test_samples_close_together_and_far_away():
     # As on a path that drifts: their spread is a hundredth of their distance.
-    samples = jtu.tree_map(lambda x: 1 + 0.01 * x, random_samples(10))
+    samples = jtu.tree_map(lambda x: 1 + 0.01 * x, random_samples(20))
     for method in METHODS:
         for rho in RHOS:
             got = vector(solve(samples, rho, method))
@@ -123,35 +126,42 @@ def test_two_leaves(length, rho):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_shrinkage_or_with_one_sample_it_is_the_mean(method):
-    samples = random_samples(6)
-    for rho, kept in ((0.0, samples), (3.0, jtu.tree_map(lambda x: x[:1], samples))):
+    samples = random_samples(5)
+    for rho, kept in ((0.0, samples), (3.0, random_samples(1))):
         got = vector(solve(kept, rho, method))
         np.testing.assert_allclose(got, flat(kept).mean(0), rtol=2e-6, atol=1e-6)
-    # Not only nearly: these are FedAvg's bits.
-    got = eqp.Shrinkage(0.0)(samples)
-    mean = jtu.tree_map(lambda x: x.mean(0), samples)
-    assert all(map(np.array_equal, jtu.tree_leaves(got), jtu.tree_leaves(mean)))
+
+
+@jax.jit
+def mean(samples):
+    return jtu.tree_map(lambda x: x.mean(0), samples)
+
+
+def test_without_shrinkage_it_has_fedavgs_bits():
+    samples = random_samples(5)
+    pair = solve(samples, 0.0), mean(samples)
+    assert all(map(np.array_equal, *map(jtu.tree_leaves, pair)))
 
 
 def test_many_samples_and_little_shrinkage_give_the_inverse_covariance():
     root = np.array([[2.0, 0.0], [1.0, 0.5]])
     noise = np.random.default_rng(0).normal(size=(4000, 2))
     centre = np.array([1.0, -1.0])
-    samples = jnp.asarray(noise @ root.T + centre, jnp.float32)
-    got = eqp.Shrinkage(1e3, method="dense")(samples)
+    samples = (noise @ root.T + centre).astype(np.float32)
+    got = solve(samples, 1e3, "dense")
     expected = np.linalg.solve(root @ root.T, centre)
     np.testing.assert_allclose(got, expected, rtol=0.15)
 
 
 def test_joint_and_by_leaf():
     samples = random_samples(5)
-    apart = eqp.Shrinkage(1.0, joint=False)(samples)
+    apart = jax.jit(lambda s: eqp.Shrinkage(1.0, joint=False)(s))(samples)
     for name, leaf in samples.items():
         np.testing.assert_allclose(
             vector({name: apart[name]}), reference({name: leaf}, 1.0), rtol=1e-4
         )
     # Another estimator, and not by a little.
-    joint = vector(eqp.Shrinkage(1.0)(samples))
+    joint = vector(solve(samples, 1.0))
     assert distance(vector(apart), joint) > 0.01
 
 
@@ -160,10 +170,9 @@ def test_rho_may_depend_on_the_samples():
         return jnp.stack([x.var(0).sum() for x in jtu.tree_leaves(samples)]).sum()
 
     samples = random_samples(5)
-    got = vector(eqp.Shrinkage(spread)(samples))
-    np.testing.assert_allclose(
-        got, reference(samples, float(spread(samples))), rtol=1e-4, atol=1e-6
-    )
+    got = vector(jax.jit(eqp.Shrinkage(spread))(samples))
+    rho = sum(x.var(0).sum() for x in samples.values())
+    np.testing.assert_allclose(got, reference(samples, rho), rtol=1e-4, atol=1e-6)
 
 
 def test_nothing_of_size_d_squared_is_made():
@@ -176,21 +185,19 @@ def test_nothing_of_size_d_squared_is_made():
 
 def test_it_is_swept_and_differentiated():
     samples = random_samples(4)
-    rhos = jnp.array([0.0, 0.5, 2.0])
-    swept = jax.vmap(lambda rho: eqp.Shrinkage(rho)(samples))(rhos)
-    for i, rho in enumerate(rhos):
-        one = jtu.tree_map(lambda x: x[i], swept)  # noqa: B023
-        np.testing.assert_allclose(
-            vector(one), reference(samples, float(rho)), rtol=1e-4, atol=1e-5
-        )
+    rhos = np.array([0.0, 0.5, 2.0], np.float32)
 
-    def norm(rho):
+    def norm(rho, samples):
         out = eqp.Shrinkage(rho)(samples)
-        return sum(jnp.sum(x**2) for x in jtu.tree_leaves(out))
+        return sum(jnp.sum(x**2) for x in jtu.tree_leaves(out)), out
 
-    slope = jax.grad(norm)(jnp.asarray(0.5))
-    numbers = [(reference(samples, r) ** 2).sum() for r in (0.49, 0.51)]
-    np.testing.assert_allclose(slope, (numbers[1] - numbers[0]) / 0.02, rtol=1e-2)
+    sweep = jax.vmap(jax.grad(norm, has_aux=True), (0, None))
+    slopes, swept = jax.jit(sweep)(rhos, samples)
+    for rho, slope, one in zip(rhos.tolist(), slopes, flat(swept), strict=True):
+        expected = reference(samples, rho)
+        np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+        numbers = [(reference(samples, rho + h) ** 2).sum() for h in (-1e-5, 1e-5)]
+        np.testing.assert_allclose(slope, (numbers[1] - numbers[0]) / 2e-5, rtol=1e-3)
 
 
 def test_gaussian_moments():
@@ -198,11 +205,12 @@ def test_gaussian_moments():
     s = flat(samples)
     shrink = 1 / (1 + 5 * 0.5)
     dense = shrink * np.eye(s.shape[1]) + (1 - shrink) * np.cov(s.T)
-    got = eqp.GaussianMoments(0.5, covariance="dense")(samples)
+    kinds = [eqp.GaussianMoments(0.5, covariance=c) for c in ("dense", "diagonal")]
+    got, diagonal = jax.jit(lambda s: [moments(s) for moments in kinds])(samples)
     np.testing.assert_allclose(got.covariance, dense, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(vector(got.mean), s.mean(0), rtol=1e-5, atol=1e-6)
-    got = eqp.GaussianMoments(0.5)(samples)
-    np.testing.assert_allclose(vector(got.covariance), np.diag(dense), rtol=1e-4)
+    np.testing.assert_allclose(vector(diagonal.covariance), np.diag(dense), rtol=1e-4)
+    assert eqp.GaussianMoments(0.5).covariance == "diagonal"
 
 
 def test_errors():
@@ -215,38 +223,42 @@ def test_errors():
         eqp.Shrinkage(1.0, method="lu")  # pyright: ignore[reportArgumentType]
     with pytest.raises(errors, match="'full'"):
         eqp.GaussianMoments(1.0, covariance="full")  # pyright: ignore[reportArgumentType]
-    unequal = {"a": jnp.zeros((3, 2)), "b": jnp.zeros((4, 2))}
-    for samples in (unequal, jnp.zeros((0, 2)), jnp.zeros(())):
+    unequal = {"a": np.zeros((3, 2)), "b": np.zeros((4, 2))}
+    for samples in (unequal, np.zeros((0, 2)), np.zeros(())):
         with pytest.raises(errors, match="samples"):
-            eqp.Shrinkage(1.0)(samples)
+            eqp.Shrinkage(1.0)(jtu.tree_map(jnp.asarray, samples))
+
+
+size_and_grad = jax.jit(jax.value_and_grad(eqp.effective_sample_size))
 
 
 def test_effective_sample_size():
-    weights = np.array([0.5, 0.2, 0.2, 0.1])
-    got = eqp.effective_sample_size(jnp.log(jnp.asarray(weights)) - 300)
-    np.testing.assert_allclose(got, 1 / (weights**2).sum(), rtol=1e-4)
-    assert abs(float(eqp.effective_sample_size(jnp.zeros(7))) - 7) < 1e-4
-    one = eqp.effective_sample_size(jnp.array([0.0, -1e4, -1e5]))
-    assert abs(float(one) - 1) < 1e-6
-    size_and_grad = jax.jit(jax.value_and_grad(eqp.effective_sample_size))
+    weights = np.array([0.5, 0.3, 0.2])
+    for logs, size in (
+        (np.log(weights) - 300, 1 / (weights**2).sum()),
+        (np.zeros(3), 3),
+        (np.array([0.0, -1e4, -1e5]), 1),
+    ):
+        got, _ = size_and_grad(logs.astype(np.float32))
+        np.testing.assert_allclose(got, size, rtol=1e-4)
     # Energies of many examples: large, and far from 0 compared with their differences.
     for offset in (0, -1e4, -1e5, -1e6, -1e7, 1e7):
         logs = (4 * np.sin(np.arange(50)) + offset).astype(np.float32)
         weights = np.exp(logs.astype(np.float64) - logs.max())
         expected = weights.sum() ** 2 / (weights**2).sum()
         assert 1.5 < expected < 45
-        got, gradient = size_and_grad(jnp.asarray(logs))
+        got, gradient = size_and_grad(logs)
         np.testing.assert_allclose(got, expected, rtol=1e-5)
     # The gradient, by the quotient rule.
     shares = weights / weights.sum()
     by_hand = 2 * expected * (shares - expected * shares**2)
     np.testing.assert_allclose(gradient, by_hand, rtol=1e-3, atol=1e-4)
     # Samples without weight do not count; where there are no others, the size is 0.
-    got, gradient = size_and_grad(jnp.array([-jnp.inf, -1e6, -1e6]))
+    got, gradient = size_and_grad(np.array([-np.inf, -1e6, -1e6], np.float32))
     assert got == 2
     assert np.isfinite(gradient).all()
-    for none in (jnp.full(3, -jnp.inf), jnp.zeros(0)):
+    for none in (np.full(3, -np.inf, np.float32), np.zeros(0, np.float32)):
         got, gradient = size_and_grad(none)
         assert got == 0
         assert (np.asarray(gradient) == 0).all()
-    assert np.isnan(size_and_grad(jnp.array([0.0, 0.0, jnp.nan]))[0])
+    assert np.isnan(size_and_grad(np.array([0.0, 0.0, np.nan], np.float32))[0])
