@@ -55,8 +55,8 @@ def value_and_grad(f, x):
 
 
 @eqx.filter_jit
-def value_and_optimum(objective, x):
-    return objective(x), objective.optimum()
+def values_and_optima(objectives, x):
+    return eqx.filter_vmap(lambda f: (f(x), f.optimum()))(objectives)
 
 
 @eqx.filter_jit
@@ -161,12 +161,18 @@ def test_a_vector_may_be_of_integers_or_a_list(name):
     vectors = [numbers, tuple(numbers), floating, ints, ints.astype(jnp.int8)]
     vectors += [np.array(numbers), np.array(floating), np.array(floating, np.float32)]
     got = [objective(vector) for vector in vectors]
-    got += [eqx.filter_jit(objective)(ints)]
-    got += [*jax.vmap(objective)(np.array([numbers, numbers]))]
+    two = np.array([numbers, numbers])
+    jitted, mapped, *slopes = jax.jit(
+        lambda ints, two, *floats: (
+            objective(ints),
+            jax.vmap(objective)(two),
+            *map(jax.grad(objective), floats),
+        )
+    )(ints, two, floating, np.array(floating))
+    got += [jitted, *mapped]
     for one in got:
         assert one.dtype == jnp.float32
         np.testing.assert_allclose(one, expected, rtol=1e-6)
-    slopes = jax.grad(objective)(floating), jax.grad(objective)(np.array(floating))
     for slope in slopes:
         np.testing.assert_allclose(slope, gradient, rtol=1e-5, atol=1e-6)
 
@@ -211,15 +217,15 @@ def test_the_value_is_the_mean_loss_of_the_examples(name):
 @cases
 @pytest.mark.usefixtures("x64")
 def test_under_jit_and_vmap(name):
-    objective = CASES[name][0]()
-    x = jnp.asarray(X)
-    jitted = value_and_optimum(objective, x)
-    np.testing.assert_allclose(jitted[0], objective(x), rtol=1e-12)
-    np.testing.assert_allclose(jitted[1], objective.optimum(), rtol=1e-9, atol=1e-11)
-    two = jax.tree.map(lambda a: jnp.stack([a, a]), objective)
-    values, optima = eqx.filter_vmap(value_and_optimum, in_axes=(0, None))(two, x)
-    np.testing.assert_allclose(values, jitted[0], rtol=1e-12)
-    np.testing.assert_allclose(optima[1], jitted[1], rtol=1e-9, atol=1e-11)
+    make, value, _, optimum = CASES[name]
+    objective = make()
+    two = jax.tree.map(lambda a: jnp.asarray(np.stack([a, a])), objective)
+    values, optima = values_and_optima(two, jnp.asarray(X))
+    np.testing.assert_allclose(values, [value] * 2, rtol=1e-12)
+    np.testing.assert_allclose(optima, [optimum] * 2, rtol=1e-9, atol=1e-11)
+    if not isinstance(objective, eqo.LogisticRegression):  # see below for its own
+        got = compiled_optimum(objective)
+        np.testing.assert_allclose(got, optimum, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.usefixtures("x64")
@@ -321,8 +327,9 @@ def test_logistic_without_a_minimum(rows, labels, scale, x64):
         # Nothing can be raised there.
         assert np.isnan(compiled_optimum(objective)).all()
         regular = eqo.LogisticRegression(rows, labels, l2=0.01)
-        _, gradient = value_and_grad(regular, regular.optimum())
-        np.testing.assert_allclose(gradient / np.abs(rows).max(), 0, atol=1e-5)
+        for optimum in (regular.optimum(), compiled_optimum(regular)):
+            _, gradient = value_and_grad(regular, optimum)
+            np.testing.assert_allclose(gradient / np.abs(rows).max(), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("x64", [False, True])
@@ -433,7 +440,7 @@ def test_the_global_objective_of_weighted_rows(weighted):
 
 
 def same(a, b):
-    return bool(eqx.tree_equal(*jax.device_get((a, b))))
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 RANDOM = {
@@ -472,9 +479,9 @@ def test_random_problems_depend_on_the_key_alone(name):
 @pytest.mark.parametrize("dim", [3, 4])
 def test_the_eigenvalues_of_random_quadratics(dim):
     problem = eqo.random_quadratics(
-        2, dim, min_eigenvalue=0.5, max_eigenvalue=20, key=KEY
+        300, dim, min_eigenvalue=0.5, max_eigenvalue=20, key=KEY
     )
-    objectives: Any = problem.objectives
+    objectives: Any = problem.objectives[:2]
     for objective in objectives:
         assert objective.matrix.dtype == jnp.float64
         values = np.linalg.eigvalsh(objective.matrix)
@@ -499,13 +506,17 @@ def test_diagonal_and_one_dimensional_quadratics():
 def test_heterogeneity():
     def optima(heterogeneity):
         make = eqo.random_quadratics
-        problem = make(500, 3, heterogeneity=heterogeneity, key=KEY)
-        return np.stack([o.optimum() for o in problem.objectives])
+        problem = make(300, 3, heterogeneity=heterogeneity, key=KEY)
+        objectives: Any = problem.objectives
+        matrices = np.stack([o.matrix for o in objectives])
+        linears = np.stack([o.linear for o in objectives])
+        return np.linalg.solve(matrices, linears[..., None])[..., 0]
 
     same = optima(0)
-    np.testing.assert_allclose(same, same[:1].repeat(500, 0), rtol=1e-10)
-    np.testing.assert_allclose((optima(2.0) - same).std(0), 2, rtol=0.1)
-    np.testing.assert_allclose((optima(2.0) - same).mean(0), 0, atol=0.3)
+    np.testing.assert_allclose(same, same[:1].repeat(300, 0), rtol=1e-10)
+    apart = optima(2.0) - same
+    np.testing.assert_allclose(apart.std(0), 2, rtol=0.1)
+    np.testing.assert_allclose(apart.mean(0), 0, atol=0.3)
 
 
 @pytest.mark.usefixtures("x64")
@@ -523,12 +534,14 @@ def test_random_least_squares():
     assert isinstance(a, eqo.LeastSquares)
     assert isinstance(b, eqo.LeastSquares)
     for o in (a, b):
-        values, _ = np.linalg.eigh(np.cov(o.features.T))
+        x, y = np.asarray(o.features), np.asarray(o.targets)
+        values, _ = np.linalg.eigh(np.cov(x.T))
         np.testing.assert_allclose(values[[0, -1]], [2, 8], rtol=0.05)
-        errors = o.targets - o.features @ o.optimum()
+        errors = y - x @ np.asarray(o.optimum())
         np.testing.assert_allclose(errors.std(), 0.5, rtol=0.05)
     # A rotation of its own.
-    assert np.abs(np.cov(a.features.T) - np.cov(b.features.T)).max() > 0.5
+    one, other = (np.cov(np.asarray(o.features).T) for o in (a, b))
+    assert np.abs(one - other).max() > 0.5
 
 
 @pytest.mark.usefixtures("x64")
@@ -551,7 +564,7 @@ def test_intercept_and_informative_weights():
 def test_numbers_of_examples_and_l2(make):
     problem = make(4, 3, num_examples=40, l2=0.5, key=KEY)
     assert problem.weights.tolist() == [40, 40, 40, 40]
-    assert [o.l2 for o in problem.objectives] == [0.5] * 4
+    assert [float(o.l2) for o in problem.objectives] == [0.5] * 4
     problem = make(20, 3, num_examples=(37, 40), key=KEY)
     assert set(problem.weights.tolist()) == {37, 38, 39, 40}
     np.testing.assert_array_equal(problem.dataset().client_sizes, problem.weights)
@@ -592,7 +605,7 @@ def problem_of(name):
 
 def train(problem, algorithm, batching, num_rounds):
     loader = eqf.data.Loader(problem.dataset(), eqf.data.AllClients(), batching)
-    model = jnp.zeros(problem.dim)
+    model = jnp.asarray(np.zeros(problem.dim, np.float32))
     return eqf.train(algorithm, model, loader, num_rounds=num_rounds, key=KEY).model
 
 
@@ -632,12 +645,13 @@ def test_fedsgd_reaches_the_optimum(name, weighted):
     problem = problem_of(name)
     mean = eqf.WeightedMean() if weighted else eqf.UniformMean()
     algorithm = eqf.FedSGD(problem.loss, optax.sgd(0.5), FULL, aggregator=mean)
-    optimum = problem.optimum(weighted=weighted)
-    model = train(problem, algorithm, FULL, 150)
+    optimum = np.asarray(problem.optimum(weighted=weighted))
+    model = train(problem, algorithm, FULL, 150 if name == "logistic" else 40)
     np.testing.assert_allclose(model, optimum, rtol=1e-3, atol=1e-4)
     # The two optima differ, or the mean would not matter.
     if name != "quadratics":
-        assert jnp.abs(optimum - problem.optimum(weighted=not weighted)).max() > 2e-3
+        other = np.asarray(problem.optimum(weighted=not weighted))
+        assert np.abs(optimum - other).max() > 2e-3
 
 
 def test_fedavg_drifts_only_if_clients_differ():
@@ -647,7 +661,7 @@ def test_fedavg_drifts_only_if_clients_differ():
         problem = eqo.random_quadratics(4, 3, heterogeneity=heterogeneity, key=KEY)
         algorithm = eqf.FedAvg(problem.loss, optax.sgd(0.1), batching)
         model = train(problem, algorithm, batching, 60)
-        return float(jnp.linalg.norm(model - problem.optimum()))
+        return np.linalg.norm(np.asarray(model) - np.asarray(problem.optimum()))
 
     assert error(0) < 1e-5
     assert error(3) > 0.05
@@ -681,9 +695,11 @@ def test_the_dataset():
 
 
 def test_many_clients_keep_their_order():
-    clients = [eqo.Quadratic([[1.0]], [float(i)]) for i in range(1002)]
-    column = eqo.FederatedProblem(clients).dataset().columns["linear"]
-    np.testing.assert_array_equal(np.asarray(column)[:, 0], np.arange(1002))
+    seven = [eqo.Quadratic([[1.0]], [float(i)]) for i in range(7)]
+    numbers = np.arange(1002) % 7
+    problem = eqo.FederatedProblem([seven[i] for i in numbers])
+    column = problem.dataset().columns["linear"]
+    np.testing.assert_array_equal(np.asarray(column)[:, 0], numbers)
 
 
 # Errors.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
@@ -77,9 +78,7 @@ class LeastSquares(AbstractObjective):
         The [`equifed.objectives.Quadratic`][] with $A = X^\top X / n + \lambda I$,
         $b = X^\top y / n$ and $c = y^\top y / 2n$.
         """
-        x, y, n = self.features, self.targets, self.num_examples
-        ridge = self.l2.astype(x.dtype) * jnp.eye(self.dim, dtype=x.dtype)
-        return Quadratic(dot(x.T, x) / n + ridge, dot(x.T, y) / n, dot(y, y) / (2 * n))
+        return Quadratic(*_parts(self.features, self.targets, self.l2))
 
     def optimum(self) -> Float[Array, " dim"]:
         quadratic = self.quadratic()
@@ -105,6 +104,18 @@ class LeastSquares(AbstractObjective):
             jnp.concatenate([o.targets for o in objectives]),
             l2=objectives[0].l2,
         )
+
+
+@jax.jit
+def _parts(
+    x: Float[Array, "examples dim"],
+    y: Float[Array, " examples"],
+    l2: Float[Array, ""],
+) -> tuple[Float[Array, "dim dim"], Float[Array, " dim"], Float[Array, ""]]:
+    """The matrix, the vector and the number of the quadratic."""
+    n, dim = x.shape
+    ridge = l2.astype(x.dtype) * jnp.eye(dim, dtype=x.dtype)
+    return dot(x.T, x) / n + ridge, dot(x.T, y) / n, dot(y, y) / (2 * n)
 
 
 class SquaredError(eqx.Module):

@@ -112,9 +112,8 @@ class LogisticRegression(AbstractObjective):
         dtype = self.features.dtype
         weights = self.weights
         weights = jnp.ones(self.num_examples, dtype) if weights is None else weights
-        signed = _signs(self.labels, dtype)[:, None] * self.features
         return check_optimum(
-            newton(signed, weights / self.num_examples, self.l2.astype(dtype)),
+            _minimum(self.features, self.labels.astype(dtype), weights, self.l2),
             f"Logistic regression with {self.num_examples} examples of {self.dim} "
             "features has no single minimum that Newton's method could find. The "
             "classes may be separated by a hyperplane, or the features linearly "
@@ -163,6 +162,17 @@ class LogisticLoss(eqx.Module):
         if "weight" in example:
             loss = example["weight"].astype(model.dtype) * loss
         return loss + self.l2.astype(model.dtype) / 2 * dot(model, model)
+
+
+@jax.jit
+def _minimum(
+    features: Float[Array, "examples dim"],
+    labels: Float[Array, " examples"],
+    weights: Float[Array, " examples"],
+    l2: Float[Array, ""],
+) -> Float[Array, " dim"]:
+    signed = _signs(labels, features.dtype)[:, None] * features
+    return newton(signed, weights / len(features), l2.astype(features.dtype))
 
 
 def _log_loss(z: Array, labels: Array) -> Array:

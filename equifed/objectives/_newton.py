@@ -12,7 +12,6 @@ MAX_STEPS = 60
 MAX_HALVINGS = 30
 
 
-@jax.jit
 def newton(
     signed: Float[Array, "examples dim"],
     weights: Float[Array, " examples"],

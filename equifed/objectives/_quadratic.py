@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
@@ -167,15 +168,24 @@ def mean_quadratic(
                 "`weights` must be finite and at least 0, and one of them more than "
                 f"0, got {known.tolist()}."
             )
+    return Quadratic(
+        *_means(
+            w,
+            [q.matrix for q in quadratics],
+            [q.linear for q in quadratics],
+            [q.constant for q in quadratics],
+        )
+    )
+
+
+@jax.jit
+def _means(w: Float[Array, " quadratics"], *kinds: list[Array]) -> list[Array]:
+    """The weighted mean of each list of arrays."""
     w = w / w.sum()
 
-    def mean(parts: Sequence[Array]) -> Array:
+    def mean(parts: list[Array]) -> Array:
         stack = jnp.stack([part.astype(parts[0].dtype) for part in parts])
         shares = w.astype(stack.dtype)
         return dot(shares, stack.reshape(len(parts), -1)).reshape(stack.shape[1:])
 
-    return Quadratic(
-        mean([q.matrix for q in quadratics]),
-        mean([q.linear for q in quadratics]),
-        mean([q.constant for q in quadratics]),
-    )
+    return [mean(parts) for parts in kinds]

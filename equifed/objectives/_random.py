@@ -1,9 +1,11 @@
 """Random problems, with the curvature and the heterogeneity that one asks for."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, PRNGKeyArray
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_count, check_number, checked
 from .._linalg import dot
@@ -55,10 +57,34 @@ def random_quadratics(
 
     The problem, of [`equifed.objectives.Quadratic`][]s.
     """
-    check_count("dim", dim)
+    dim = check_count("dim", dim)
     check_spectrum(min_eigenvalue, max_eigenvalue)
     check_number("heterogeneity", heterogeneity, least=0, strict=False)
-    low, high = in_default(min_eigenvalue), in_default(max_eigenvalue)
+    drawn = _quadratics(
+        check_count("num_clients", num_clients),
+        dim,
+        in_default(min_eigenvalue),
+        in_default(max_eigenvalue),
+        heterogeneity=in_default(heterogeneity),
+        diagonal=bool(diagonal),
+        key=key,
+    )
+    pairs = zip(*jax.device_get(drawn), strict=True)
+    return FederatedProblem([Quadratic(matrix, linear) for matrix, linear in pairs])
+
+
+@eqx.filter_jit
+def _quadratics(
+    num_clients: int,
+    dim: int,
+    low: Float[Array, ""],
+    high: Float[Array, ""],
+    *,
+    heterogeneity: Float[Array, ""],
+    diagonal: bool,
+    key: PRNGKeyArray,
+) -> tuple[Array, Array]:
+    """The matrices and vectors of all clients."""
     common_key, clients_key = jr.split(key)
     common = jr.normal(common_key, (dim,))
 
@@ -70,13 +96,10 @@ def random_quadratics(
             values, vectors = spectrum(matrix_key, dim, low, high)
             half = vectors * jnp.sqrt(values)[None, :]
             matrix = dot(half, half.T)
-        shift = jr.normal(optimum_key, (dim,))
-        optimum = common + in_default(heterogeneity) * shift
+        optimum = common + heterogeneity * jr.normal(optimum_key, (dim,))
         return matrix, dot(matrix, optimum)
 
-    matrices, linears = each_client(draw, num_clients, clients_key)
-    pairs = zip(matrices, linears, strict=True)
-    return FederatedProblem([Quadratic(matrix, linear) for matrix, linear in pairs])
+    return each_client(draw, num_clients, clients_key)
 
 
 @checked()
@@ -123,10 +146,6 @@ def random_least_squares(
     The problem, of [`equifed.objectives.LeastSquares`][].
     """
     check_number("noise", noise, least=0, strict=False)
-
-    def target(key: PRNGKeyArray, z: Array) -> Array:
-        return z + in_default(noise) * jr.normal(key, z.shape)
-
     rows = linear_clients(
         num_clients,
         dim,
@@ -135,10 +154,14 @@ def random_least_squares(
         num_informative,
         intercept=intercept,
         heterogeneity=heterogeneity,
-        target=target,
+        target=jtu.Partial(_noisy, in_default(noise)),
         key=key,
     )
     return FederatedProblem([LeastSquares(x, y, l2=l2) for x, y in rows])
+
+
+def _noisy(noise: Float[Array, ""], key: PRNGKeyArray, z: Array) -> Array:
+    return z + noise * jr.normal(key, z.shape)
 
 
 @checked()
@@ -171,10 +194,6 @@ def random_logistic(
 
     The problem, of [`equifed.objectives.LogisticRegression`][]s.
     """
-
-    def target(key: PRNGKeyArray, z: Array) -> Array:
-        return jr.bernoulli(key, jax.nn.sigmoid(z)).astype(jnp.int32)
-
     rows = linear_clients(
         num_clients,
         dim,
@@ -183,7 +202,11 @@ def random_logistic(
         num_informative,
         intercept=intercept,
         heterogeneity=heterogeneity,
-        target=target,
+        target=_labels,
         key=key,
     )
     return FederatedProblem([LogisticRegression(x, y, l2=l2) for x, y in rows])
+
+
+def _labels(key: PRNGKeyArray, z: Array) -> Array:
+    return jr.bernoulli(key, jax.nn.sigmoid(z)).astype(jnp.int32)
