@@ -150,7 +150,7 @@ def test_without_rho_the_message_is_the_mean_of_the_samples(name):
     def both(sent, data, key):
         message, _, metrics = client.round(sent, data, None, key=key)
         samples, _ = sampler.sample(testing.noisy_loss, sent, data, batching, key=key)
-        return message, metrics["correction_norm"].total, samples.values
+        return message, metrics["correction_norm"].compute(), samples.values
 
     sent = eqf.Broadcast.of(testing.Linear())
     for slot in range(2):

@@ -19,7 +19,7 @@ RHOS = (0.0, 1e-3, 0.01, 0.1, 1.0, 10.0)
 
 
 def random_samples(
-    length, sizes=((7,), (3, 4), (2, 1, 5), ()), seed=0, dtype=np.float32
+    length, sizes=((7,), (3, 4), (2, 1, 5), ()), seed=0, dtype: type = np.float32
 ):
     """A tree of samples whose mean is not small beside their spread."""
     rng = np.random.default_rng(seed)
