@@ -9,7 +9,6 @@ from jax.sharding import AxisType
 
 import equifed as eqf
 from equifed import testing
-from equifed.data._given import _GivenClients
 from equifed.data._room import Needs
 
 
@@ -53,11 +52,26 @@ def reference(model, cohort):
     return start + total / max(weight, 1), mean_loss
 
 
+class These(eqf.data.AbstractSampler):
+    """The same clients in every round, of whom there might be more."""
+
+    clients: tuple[int, ...]
+    seed: int
+
+    def __init__(self, clients):
+        self.clients, self.seed = tuple(clients), 0
+
+    def __call__(self, round, num_clients):
+        return np.array(self.clients, np.int64)
+
+    def max_clients(self, num_clients):
+        return 16
+
+
 def cohort_of(dataset, clients, batching, room, *, round=0, **options):
     """A cohort of these clients with room for all that are drawn here: each shape is
     compiled, and a loader, too, makes the same room in all rounds."""
-    sampler = _GivenClients(clients=np.asarray(clients), seed=0)
-    loader = eqf.data.Loader(dataset, sampler, batching, **options)
+    loader = eqf.data.Loader(dataset, These(clients), batching, **options)
     loader._room = room
     return loader(round)
 
