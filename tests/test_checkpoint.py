@@ -319,48 +319,65 @@ def test_bad_numbers_are_refused(tmp_path, name):
         Checkpointer(tmp_path, **{name: 0})  # pyright: ignore
 
 
+# Imports once, and saves in a process that it forks for each line that it is given.
 _SAVE_FOR_EVER = """
-    import sys
+    import os, sys
     import jax.numpy as jnp
     from equifed._checkpoint import Checkpointer
 
-    checkpointer = Checkpointer(sys.argv[1], keep=int(sys.argv[2]))
-    restored = checkpointer.restore(jnp.zeros(50_000))
-    round = 0 if restored is None else restored[0]
-    while True:
-        round += 1
-        checkpointer.save(round, jnp.full(50_000, float(round)), [{"round": round}])
-        print(round, flush=True)
+    def save_for_ever(directory, keep):
+        print(os.getpid(), flush=True)
+        checkpointer = Checkpointer(directory, keep=int(keep))
+        restored = checkpointer.restore(jnp.zeros(50_000))
+        round = 0 if restored is None else restored[0]
+        while True:
+            round += 1
+            checkpointer.save(round, jnp.full(50_000, float(round)), [{"round": round}])
+            print(round, flush=True)
+
+    for line in sys.stdin:
+        if os.fork() == 0:
+            save_for_ever(*line.split())
+        os.wait()
+        print("killed", flush=True)
 """
 
 
-@pytest.mark.parametrize("keep", [1, 3])
-def test_survives_sigkill_at_any_moment(tmp_path, keep):
-    directory = tmp_path / "run"
-    rng = np.random.default_rng(keep)
+def test_survives_sigkill_at_any_moment(tmp_path):
     script = textwrap.dedent(_SAVE_FOR_EVER)
-    saved = 0
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, directory, str(keep)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=pathlib.Path(__file__).parents[1],
-        )
-        assert process.stdout is not None
-        process.stdout.readline()  # one is complete
-        time.sleep(rng.uniform(0.05, 0.4))
-        process.send_signal(signal.SIGKILL)
-        printed = process.communicate()[0].split()
-        previous, saved = saved, int(printed[-1]) if printed else saved + 1
-        restored = Checkpointer(directory).restore(jnp.zeros(50_000))
-        assert restored is not None
-        round, state, history = restored
-        assert round in (saved, saved + 1) or not printed
-        assert round > previous
-        saved = round
-        assert (state == round).all()
-        assert history == [{"round": round}]
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[1],
+    ) as process:
+        for keep in (1, 3):
+            rng = np.random.default_rng(keep)
+            directory, saved = tmp_path / f"run{keep}", 0
+            for _ in range(3):
+                printed = kill(process, f"{directory} {keep}", rng.uniform(0.05, 0.4))
+                previous, saved = saved, printed[-1]
+                restored = Checkpointer(directory).restore(np.zeros(50_000, np.float32))
+                assert restored is not None
+                round, state, history = restored
+                assert round in (saved, saved + 1)
+                assert round > previous
+                saved = round
+                assert (np.asarray(state) == round).all()
+                assert history == [{"round": round}]
+
+
+def kill(process, line, seconds):
+    """Starts to save, and kills what saves so long after one is complete; what it
+    printed."""
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+    number = int(process.stdout.readline())
+    first = process.stdout.readline()
+    time.sleep(seconds)
+    os.kill(number, signal.SIGKILL)
+    return [int(x) for x in [first, *iter(process.stdout.readline, "killed\n")]]
 
 
 def test_killed_at_every_step_of_a_save(tmp_path, monkeypatch):
