@@ -194,6 +194,10 @@ def test_images_of_parquet_files_are_decoded_alike(tmp_path):
 def test_images_that_do_not_fit_together_are_named(names, parts):
     images = [IMAGES[name] for name in names]
     source = table_of([images[0], *images], datasets.Image())
+    try:
+        _ = source[:]
+    except OSError:
+        pytest.skip("This Pillow decodes no such image.")
     way_out = "map" if "sizes" in parts[0] else "Image(mode='RGB')"
     places = ("row 0 of client 'c0'", "row 2 of client 'c2'")
     refused(lambda: read(source), "'x'", *parts, *places, way_out)
@@ -263,6 +267,7 @@ def test_encoded_sound_is_refused_by_name():
     refused(lambda: read(source), "'x'", "datasets.Audio", "columns=...")
 
 
+@pytest.mark.skipif(not hasattr(datasets, "Json"), reason="Later ones have it.")
 def test_what_datasets_decodes_otherwise_is_refused_by_name():
     for feature in (datasets.Json(), datasets.List(datasets.Json())):
         values = [{"a": 1}] if isinstance(feature, datasets.Json) else [[{"a": 1}]]

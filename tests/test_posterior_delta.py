@@ -104,7 +104,8 @@ def test_many_params():
     for rho in (0.01, 10.0):
         one = vector(solve(samples, rho))
         other = vector(solve(samples, rho, "dynamic"))
-        assert distance(one, other) < 1e-5
+        # 2e-5 with JAX 0.10.0, which sums in another order.
+        assert distance(one, other) < 3e-5
 
 
 def test_samples_close_together_and_far_away():
