@@ -70,12 +70,10 @@ def test_law(name, law):
         testing.LAWS[law](ALGORITHMS[name])
 
 
-# Two passes, kept messages and several models, compiled as users' programs are (the
-# others without XLA's optimisation); `test_bits.py` has more of the common kind.
+# Two passes, compiled as users' programs are; `test_bits.py` has those of one.
 @pytest.mark.exact
-@pytest.mark.parametrize("name", ("Mime", "FedEP", "HypCluster"), indirect=True)
-def test_bits_of_what_is_optimised(name):
-    testing.LAWS["devices"](ALGORITHMS[name])
+def test_bits_of_what_is_optimised():
+    testing.LAWS["devices"](ALGORITHMS["Mime"])
 
 
 @pytest.mark.parametrize(
