@@ -32,7 +32,10 @@ class Executor(eqx.Module):
         is summed in that order too, but is one program, which the compiler may round
         differently in the last bit.
     - `differentiable`: make the round reverse-mode differentiable, by checkpointing
-        its loops.
+        its loops. In blocks of more than one client, one that has fewer steps than
+        another takes steps of gradient 0 that do not count; where an optimiser takes
+        a square root of those, as Adam does, derivatives become NaN: use blocks of
+        one, or `optax.adam(..., eps_root=1e-8)`.
     """
 
     block_size: int | Literal["auto"]
