@@ -74,9 +74,8 @@ class _Measures(AbstractClient):
             hot = jnp.where(mask[:, None], hot, jnp.zeros_like(hot))
             return losses + values.astype(hot.dtype) @ hot, counts + hot.sum(0)
 
-        size = self.batching.batch_size
         carry = self.payload(broadcast.params)
-        sums = data.fold_examples(step, carry, batch_size=size)
+        sums = data.fold_examples(step, carry, batch_size=self.batching.batch_size)
         return Message(sums, (data.weight > 0).astype(data.weight.dtype)), state, {}
 
 
@@ -246,13 +245,9 @@ class AgnosticFedAvg(AbstractAlgorithm):
     def step(self, state, clients, *, key):
         measure_key, train_key, server_key = jr.split(key, 3)
         at = state.server
-        parts = (self.loss, self.batching)
-        measured = clients(
-            _Measures(*parts, self.domain, self.num_domains),
-            UniformMean(),
-            Broadcast(state.params, state.rest),
-            key=measure_key,
-        ).aggregate
+        parts, sent = (self.loss, self.batching), Broadcast(state.params, state.rest)
+        measures = _Measures(*parts, self.domain, self.num_domains)
+        measured = clients(measures, UniformMean(), sent, key=measure_key).aggregate
         losses, counts = tree_scale(measured.count, measured.payload)
 
         seen = at.window.mean(0)
@@ -266,6 +261,8 @@ class AgnosticFedAvg(AbstractAlgorithm):
         )
         server, inner = reseed_noise((self.server, at.server), server_key)
         x, inner = server.round(state.params, out.aggregate, inner, key=server_key)
+        # The server does not move what the clients do not train either.
+        x = only(reached(self.loss, sent, clients.example), x, state.params)
         weights = self._reweighted(at.weights, losses, counts)
         at = DomainState(inner, weights, jnp.stack([*at.window[1:], counts]))
         state = dataclasses.replace(

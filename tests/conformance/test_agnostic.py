@@ -155,3 +155,24 @@ def test_a_column_that_is_not_there():
     state = algorithm.init(jnp.asarray(3.0), num_clients=3)
     with pytest.raises(ValueError, match="no 'language' in"):
         algorithm.round(state, eqf.data.cohort(DATASET, batching), key=jr.key(0))
+
+
+def test_the_server_leaves_alone_what_the_loss_does_not_reach():
+    def of_part(model, example, key):
+        return loss(model["used"], example, key)
+
+    batching = eqf.data.Epochs(1, batch_size=2)
+    algorithm = eqf.AgnosticFedAvg(
+        of_part,
+        optax.sgd(ETA),
+        batching,
+        num_domains=3,
+        domain_learning_rate=0.1,
+        server_optim=optax.adamw(0.1, weight_decay=0.5),
+    )
+    start = {"used": jnp.asarray(3.0), "unused": jnp.asarray(2.0)}
+    state = algorithm.init(start, num_clients=3)
+    cohort = eqf.data.cohort(DATASET, batching)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0))
+    assert state.model["used"] != 3
+    assert state.model["unused"] == 2
