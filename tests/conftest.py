@@ -74,7 +74,7 @@ def shared_data():
 
 def pytest_collection_finish():
     """Leaves what is there by now alone, for Python looks through all objects again and
-    again while JAX traces: a quarter of the time of the tests."""
+    again while JAX traces: a tenth to a fifth of the time of the tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)

@@ -2,18 +2,19 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import checked, number
 from .._client import AbstractCorrection, LocalSGD, NoCorrection
+from .._client.correction import mean_of_steps
 from .._optim import OptimLike
 from .._server import AbstractServer, OptaxServer
 from .._tree import (
     tree_add,
     tree_add_scaled,
     tree_cast_like,
-    tree_divide,
     tree_scale,
     tree_wide,
     tree_zeros_like,
@@ -53,8 +54,8 @@ class ClientMomentum(AbstractCorrection):
     def end(self, delta, num_steps, carry):
         _, total, inner = carry
         _, state = self.of.end(delta, num_steps, inner)
-        steps = jnp.maximum(num_steps, 1).astype(jnp.result_type(float))
-        return tree_cast_like(tree_divide(total, -steps), delta), state
+        mean = mean_of_steps(total, num_steps, delta)
+        return jtu.tree_map(jnp.negative, mean), state
 
 
 class MomentumState(eqx.Module):
@@ -78,7 +79,7 @@ class MomentumServer(AbstractServer):
 
     def round(self, params, aggregate, state, *, key):
         moved, inner = self.server.round(params, aggregate, state.server, key=key)
-        momentum = tree_scale(-jnp.ones(()), aggregate.payload)
+        momentum = jtu.tree_map(jnp.negative, aggregate.payload)
         return moved, MomentumState(inner, tree_cast_like(momentum, params))
 
 

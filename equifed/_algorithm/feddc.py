@@ -3,19 +3,18 @@
 from typing import ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import checked, number
 from .._client import AbstractCorrection, LocalSGD
+from .._client.correction import mean_of_steps
 from .._optim import OptimLike
 from .._server import AbstractServer
 from .._tree import (
     tree_add,
     tree_add_scaled,
     tree_cast_like,
-    tree_divide,
     tree_sub,
     tree_where,
     tree_wide,
@@ -62,8 +61,7 @@ class _Drift(AbstractCorrection):
     def end(self, delta, num_steps, carry):
         *_, total, (drift, last) = carry
         drift = tree_add(drift, delta)
-        steps = jnp.maximum(num_steps, 1).astype(jnp.result_type(float))
-        step = tree_cast_like(tree_divide(total, steps), last)
+        step = mean_of_steps(total, num_steps, last)
         step = tree_where(num_steps > 0, step, last)
         return _Payload(tree_add(delta, drift), step), (drift, step)
 

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float, PyTree
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import check_choice, check_kind, checked
 from .._client import AbstractCorrection, LocalSGD
+from .._client.correction import mean_of_steps
 from .._optim import OptimLike
 from .._server import AbstractServer, OptaxServer
 from .._tree import (
     tree_add,
     tree_add_scaled,
     tree_cast_like,
-    tree_divide,
     tree_sub,
     tree_where,
     tree_wide,
@@ -85,7 +85,7 @@ class ControlVariate(AbstractCorrection):
     def end(self, delta, num_steps, carry):
         _, seen, state = carry
         if self.option == 2:
-            seen = tree_divide(seen, num_steps.astype(jnp.result_type(float)))
+            seen = mean_of_steps(seen, num_steps, state)
         seen = tree_cast_like(seen, state)
         # A client that took no step has seen nothing.
         new = tree_where(num_steps > 0, seen, state)

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._check import number
 from .._overrides import inherit_types
-from .._tree import tree_add_scaled, tree_sub
+from .._tree import tree_add_scaled, tree_cast_like, tree_divide, tree_sub
 from .._types import ClientState, Params
 from .._wire import CHANGE
 
@@ -71,6 +72,12 @@ class AbstractCorrection(eqx.Module):
         self, delta: Params, num_steps: Int[Array, ""], carry: PyTree
     ) -> tuple[PyTree, ClientState]:
         """The end of a round, `delta` later: what to send, and what to remember."""
+
+
+def mean_of_steps(total: Params, num_steps: Int[Array, ""], like: Params) -> Params:
+    """What was summed over the client's steps, by their number; of no step it is 0."""
+    steps = jnp.maximum(num_steps, 1).astype(jnp.result_type(float))
+    return tree_cast_like(tree_divide(total, steps), like)
 
 
 class AbstractMemoryless(AbstractCorrection):
