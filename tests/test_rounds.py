@@ -1,5 +1,6 @@
 """Several rounds in one call, and the block size found by trying."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -13,7 +14,12 @@ import pytest
 import equifed as eqf
 from equifed import testing
 from equifed._stepper import tune
-from equifed._stepper.compile import _known, _NO_YNN, compiler_options
+from equifed._stepper.compile import (
+    _known,
+    _LARGE,
+    _NO_YNN,
+    compiler_options,
+)
 from equifed._stepper.stepper import Stepper
 
 
@@ -193,11 +199,21 @@ class Image(eqx.Module):
         return self.layer(image[..., None].astype(jnp.float32))
 
 
-def test_only_convolutions_are_compiled_otherwise():
-    conv = eqx.filter_jit(eqf.nn.Conv2d)(1, 2, 3, key=KEY)
-    dense = eqx.nn.Lambda(lambda x: x.sum())
+def test_only_large_convolutions_are_compiled_otherwise():
+    small, large = (
+        Image(eqx.filter_jit(eqf.nn.Conv2d)(1, channels, 3, key=KEY))
+        for channels in (2, math.ceil(_LARGE / (6 * 6 * 3 * 3)))
+    )
     # A version of XLA that does not have the option is not asked for it.
+    without = _NO_YNN if _known() else {}
+    assert options_for(large) == without
+    assert options_for(large, several=True) == without
+    assert options_for(small) == options_for(small, several=True) == {}
+    assert options_for(Image(eqx.nn.Lambda(lambda x: x.sum()))) == {}
+
+
+def test_a_convolution_counts_for_the_whole_batch():
+    # None of the four examples of a batch is large alone.
+    channels = math.ceil(_LARGE / (4 * 6 * 6 * 3 * 3))
+    conv = eqx.filter_jit(eqf.nn.Conv2d)(1, channels, 3, key=KEY)
     assert options_for(Image(conv)) == (_NO_YNN if _known() else {})
-    assert options_for(Image(dense)) == {}
-    several = options_for(Image(conv), several=True)
-    assert several == (_NO_YNN if _known() else {})

@@ -1,11 +1,13 @@
 """What a round is compiled with, beyond XLA's defaults.
 
 On a CPU, XLA may hand fused groups of operations to the YNN library. That makes dense
-and recurrent models up to a fifth faster, but convolutions up to half slower. So it is
-turned off where the loss convolves with `equifed.nn.Conv2d`, for that program alone.
+and recurrent models up to a fifth faster, and small convolutions up to two thirds, but
+large ones up to a third slower. So it is turned off where the loss convolves with
+`equifed.nn.Conv2d` in batches that are large enough, for that program alone.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from .._cohort import Cohort
 from .._types import Loss
@@ -21,6 +24,10 @@ from ..nn._conv import conv2d_p
 
 # No library to fuse for: nothing is handed over.
 _NO_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+# Multiplications in the largest convolution of a step, from which on YNN is slower: at
+# 2 and 6 million it took 0.6 to 0.9 of the time, at 7 million and more 1.05 to 1.3.
+_LARGE = 6_500_000
 
 
 def compiler_options(
@@ -37,10 +44,23 @@ def compiler_options(
     if device.platform != "cpu" or not _known():
         return {}
     if model is None:
-        jaxpr = trace()
+        batch_size, jaxpr = 1, trace()  # The batch is in it.
     else:
+        batch_size = cohort.order.shape[-1]
         jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, cohort.example, jr.key(0))
-    return _NO_YNN if conv2d_p.name in str(jaxpr) else {}
+    return _NO_YNN if batch_size * _largest(jaxpr.jaxpr) >= _LARGE else {}
+
+
+def _largest(jaxpr: Jaxpr) -> int:
+    """How many multiplications the largest convolution of a program makes."""
+    found = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive is conv2d_p:
+            kernel: Any = equation.invars[1].aval
+            made: Any = equation.outvars[0].aval
+            found = max(found, made.size * math.prod(kernel.shape[:3]))
+        found = max([found, *map(_largest, jaxprs_in_params(equation.params))])
+    return found
 
 
 @functools.cache
