@@ -14,10 +14,17 @@ from ._loader import Loader as Loader
 from ._partition import (
     AbstractPartition as AbstractPartition,
     ColumnPartition as ColumnPartition,
+    ContinuousPartition as ContinuousPartition,
     DirichletPartition as DirichletPartition,
+    DistributionPartition as DistributionPartition,
+    GroupedPartition as GroupedPartition,
     IIDPartition as IIDPartition,
+    InnerDirichletPartition as InnerDirichletPartition,
+    PathologicalPartition as PathologicalPartition,
     QuantityPartition as QuantityPartition,
     ShardPartition as ShardPartition,
+    SharesPartition as SharesPartition,
+    SizePartition as SizePartition,
 )
 from ._sampler import (
     AbstractSampler as AbstractSampler,

@@ -16,18 +16,26 @@ from ._arrays import as_array, as_arrays, as_numbers, check_columns
 from ._column import check_names, Column
 from ._ids import client_codes, natural_key
 from ._layout import by_codes, by_rows, Layout
-from ._partition import AbstractPartition
-from ._read import Source
+from ._partition import (
+    AbstractPartition,
+    is_foreign,
+    Partitioner,
+    ROW,
+    rows_by_partition,
+)
+from ._read import numbered, numbered_arrays, Source
 
 
 Parts: TypeAlias = tuple[Mapping[str, Column], Int[np.ndarray, " bounds"], list[str]]
 
 
 def from_source(
-    source: Source, by: str | AbstractPartition, names: Sequence[str] | None
+    source: Source,
+    by: str | AbstractPartition | Partitioner,
+    names: Sequence[str] | None,
 ) -> Parts:
     """Builds from a table on disk."""
-    if not isinstance(by, str | AbstractPartition):
+    if not isinstance(by, str | AbstractPartition) and not is_foreign(by):
         raise TypeError(
             f"`by` must be the name of a column or a partition, got {shown(by)}."
         )
@@ -37,8 +45,11 @@ def from_source(
     if isinstance(by, AbstractPartition):
         read = {n: np.asarray(source.read(n)) for n in by.column_names}
         layout = by_rows(by(read, len(source)), len(source))
-    else:
+    elif isinstance(by, str):
         layout = by_codes(*source.codes(by))
+    else:
+        rows = rows_by_partition(by, numbered(source, ROW))
+        layout = by_rows(rows, len(source))
     if names is None:
         names = [n for n in source.shown if n != by]
     return layout.read(source, names), layout.offsets, layout.client_ids
@@ -46,7 +57,11 @@ def from_source(
 
 def from_arrays(
     columns: Mapping[str, Shaped[np.ndarray, "..."]],
-    by: str | AbstractPartition | Shaped[np.ndarray, " examples"] | Sequence,
+    by: str
+    | AbstractPartition
+    | Partitioner
+    | Shaped[np.ndarray, " examples"]
+    | Sequence,
 ) -> Parts:
     """Builds from a table in memory."""
     arrays = as_arrays(columns, "`columns`")
@@ -54,8 +69,8 @@ def from_arrays(
     if rows == 0:
         raise ValueError("The dataset is empty: its columns have no rows.")
     check_names(names_in(by), arrays)
-    if isinstance(by, AbstractPartition):
-        layout = by_rows(by(arrays, rows), rows)
+    if isinstance(by, AbstractPartition) or is_foreign(by):
+        layout = dealt(arrays, rows, by)
     elif isinstance(by, str):
         layout = by_codes(*client_codes(arrays.pop(by), by))
     else:
@@ -76,6 +91,9 @@ def from_arrays(
 
 def dealt(columns: Mapping[str, Column], rows: int, partition: Any) -> Layout:
     """The layout of the rows of a dataset, as a partition gives them to clients."""
+    if is_foreign(partition):
+        table = numbered_arrays(columns, rows, ROW)
+        return by_rows(rows_by_partition(partition, table), rows)
     remedy = "Write one such as `IIDPartition(10, seed=0)`."
     check_kind("partition", partition, AbstractPartition, remedy)
     check_names(partition.column_names, columns)
@@ -162,7 +180,8 @@ def wanted(columns: Any, by: object) -> tuple[list[str] | None, list[str] | None
     if columns is None:
         return None, None
     columns = check_columns("columns", columns)
-    return columns, [*columns, *names_in(by)]
+    # What a partitioner of another library reads it does not say.
+    return columns, None if is_foreign(by) else [*columns, *names_in(by)]
 
 
 def mapped_clients(

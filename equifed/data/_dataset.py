@@ -16,7 +16,7 @@ from . import _build
 from ._column import Column, protect
 from ._concatenate import joined
 from ._derive import AbstractDataset
-from ._partition import AbstractPartition
+from ._partition import AbstractPartition, Partitioner
 from ._read import open_huggingface, open_parquet
 from ._write import write_parquet
 
@@ -35,7 +35,8 @@ class FederatedDataset(AbstractDataset):
     Build one with `from_huggingface`, `from_parquet`, `from_mapping` or `from_arrays`.
     Clients are numbered from 0 in the natural order of their ids (`"writer2"` comes
     before `"writer10"`), whatever the order of the rows, and keep the rows' order
-    among their own.
+    among their own. Where a partition is meant, a partitioner of `flwr_datasets` will
+    do that has no dataset yet: its partitions are the clients.
 
     !!! example
 
@@ -73,7 +74,7 @@ class FederatedDataset(AbstractDataset):
         cls,
         dataset: "datasets.Dataset | datasets.IterableDataset",
         *,
-        by: str | AbstractPartition,
+        by: str | AbstractPartition | Partitioner,
         columns: Sequence[str] | None = None,
     ) -> "FederatedDataset":
         """Builds from a dataset of the Hugging Face `datasets` library.
@@ -112,7 +113,7 @@ class FederatedDataset(AbstractDataset):
         cls,
         files: str | os.PathLike | Sequence[str | os.PathLike],
         *,
-        by: str | AbstractPartition,
+        by: str | AbstractPartition | Partitioner,
         columns: Sequence[str] | None = None,
     ) -> "FederatedDataset":
         """Builds from parquet files, read into memory.
@@ -159,7 +160,11 @@ class FederatedDataset(AbstractDataset):
     def from_arrays(
         cls,
         columns: Mapping[str, Shaped[np.ndarray, "..."]],
-        by: str | AbstractPartition | Shaped[np.ndarray, " examples"] | Sequence,
+        by: str
+        | AbstractPartition
+        | Partitioner
+        | Shaped[np.ndarray, " examples"]
+        | Sequence,
     ) -> "FederatedDataset":
         """Builds from arrays that hold the examples of all clients.
 

@@ -18,7 +18,7 @@ from ._arrays import check_columns, check_function
 from ._chosen import chosen_clients
 from ._clients import AbstractClients, Selection
 from ._column import check_names, Column, gather, take
-from ._partition import AbstractPartition
+from ._partition import AbstractPartition, Partitioner
 from ._split import random_clients, random_fraction, random_rows
 
 
@@ -136,7 +136,9 @@ class AbstractDataset(AbstractClients):
         counts = np.minimum(self.client_sizes, limit)
         return self._keep(random_rows(self, counts, seed))
 
-    def repartition(self: Dataset, partition: AbstractPartition) -> Dataset:
+    def repartition(
+        self: Dataset, partition: AbstractPartition | Partitioner
+    ) -> Dataset:
         """Deals the examples of all clients to new ones.
 
         All columns are kept. Where the partition gives each client rows that are

@@ -13,6 +13,7 @@ from . import (
     methods,
     more_data,
     others,
+    partitions,
     parts,
     passes,
     running,
@@ -22,7 +23,7 @@ from . import (
 
 TABLE: dict[str, dict[str, tuple]] = {}
 _PARTS = (algorithms, passes, parts, running, data, more_data, data_made, others)
-for _part in (*_PARTS, memories, methods, stops):
+for _part in (*_PARTS, memories, methods, partitions, stops):
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
         assert not _known.keys() & _cases, f"{_name}: two cases of one name."

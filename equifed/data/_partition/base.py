@@ -2,12 +2,16 @@
 
 import abc
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from ..._check import check_count
 from ..._overrides import inherit_types
+from ..._words import shown
+from .._arrays import as_numbers
 
 
 class AbstractPartition(eqx.Module):
@@ -51,4 +55,31 @@ def check_enough(num_examples: int, needed: int, name: str) -> None:
         raise ValueError(
             f"`{name}` is {needed}, but there are only {num_examples} examples. Ask "
             "for fewer clients."
+        )
+
+
+def as_sizes(sizes: Any) -> tuple[int, ...]:
+    """The sizes of clients, if they are some."""
+    numbers = as_numbers(sizes)
+    if numbers is None or len(numbers) == 0:
+        raise TypeError(
+            "`sizes` must be a list of integers, the number of examples of each "
+            f"client, got {shown(sizes)}. Write `[600] * 100`, for example."
+        )
+    return tuple(check_count("sizes", size, least=0) for size in numbers)
+
+
+def check_sum(sizes: tuple[int, ...], num_examples: int) -> None:
+    """Refuses sizes of other numbers of examples than there are."""
+    total = sum(sizes)
+    if total < num_examples:
+        raise ValueError(
+            f"`sizes` add up to {total}, but there are {num_examples} examples, and "
+            f"each is given to somebody. Add a client of {num_examples - total}, and "
+            "leave it out of the dataset (`dataset[:-1]`) if nobody is to have them."
+        )
+    if total > num_examples:
+        raise ValueError(
+            f"`sizes` add up to {total}, but there are only {num_examples} examples. "
+            "Ask for fewer or smaller clients."
         )

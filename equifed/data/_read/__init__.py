@@ -10,6 +10,7 @@ used: `import equifed` must stay cheap.
 """
 
 from .convert import Converter as Converter, joined_chunks as joined_chunks
+from .numbered import numbered as numbered, numbered_arrays as numbered_arrays
 from .open import open_huggingface as open_huggingface
 from .parquet import open_parquet as open_parquet
 from .saved import Saved as Saved

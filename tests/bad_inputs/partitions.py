@@ -1,0 +1,141 @@
+"""Partitions by sizes, by numbers of labels and by groups."""
+
+import numpy as np
+
+import equifed as eqf
+
+from .data import arrays, LOOKUP, seeds, shares
+from .parts import counts
+from .running import EITHER
+from .shared import NAN
+
+
+data = eqf.data
+
+TABLE = {
+    "data.SizePartition": {
+        "sizes of fractions": (
+            lambda: data.SizePartition([1.5, 2.0]),
+            TypeError,
+            "`sizes` must be a list of integers",
+        ),
+        "no sizes": (lambda: data.SizePartition([]), TypeError, "`sizes`"),
+        "a negative size": (
+            lambda: data.SizePartition([7, -1]),
+            ValueError,
+            "`sizes` must be at least 0, got -1",
+        ),
+        "sizes of fewer than all": (
+            lambda: arrays(data.SizePartition([2, 3])),
+            ValueError,
+            ("`sizes` add up to 5", "6 examples", "client of 1"),
+        ),
+        **seeds(lambda x: data.SizePartition([6], seed=x)),
+    },
+    "data.SharesPartition": {
+        **counts(data.SharesPartition, name="num_clients", least=1),
+        "share='cubic'": (
+            lambda: data.SharesPartition(2, "cubic"),
+            ValueError,
+            ("`share`", "'square'", "'cubic'"),
+        ),
+        "share=2.0": (lambda: data.SharesPartition(2, 2.0), TypeError, "`share`"),
+        "a share of 0": (
+            lambda: arrays(data.SharesPartition(2, lambda i: 0 * i)),
+            ValueError,
+            ("`share`", "positive"),
+        ),
+        **seeds(lambda x: data.SharesPartition(2, seed=x)),
+    },
+    "data.InnerDirichletPartition": {
+        "inner sizes": (
+            lambda: data.InnerDirichletPartition("66", 1.0),
+            TypeError,
+            "`sizes`",
+        ),
+        **{
+            f"inner alpha={x!r}": (
+                lambda x=x: data.InnerDirichletPartition([6], x),
+                EITHER,
+                "`alpha`",
+            )
+            for x in (0.0, NAN, "1", None, [1.0, -1.0], [], [[1.0]])
+        },
+        "an alpha for each of others": (
+            lambda: arrays(data.InnerDirichletPartition([6], [1.0, 1.0, 1.0])),
+            ValueError,
+            ("`alpha` has 3", "'label' has 2"),
+        ),
+    },
+    "data.PathologicalPartition": {
+        **counts(data.PathologicalPartition, name="num_clients", least=1),
+        **counts(
+            lambda x: data.PathologicalPartition(2, x),
+            name="labels_per_client",
+            least=1,
+        ),
+        "choice='first'": (
+            lambda: data.PathologicalPartition(2, choice="first"),
+            ValueError,
+            ("`choice`", "'first-deterministic'", "'first'"),
+        ),
+        "more labels than there are": (
+            lambda: arrays(data.PathologicalPartition(2, 3)),
+            ValueError,
+            ("`labels_per_client` is 3", "2 labels"),
+        ),
+    },
+    "data.DistributionPartition": {
+        "shares in a list": (
+            lambda: data.DistributionPartition([[1.0, 1.0]]),
+            TypeError,
+            "`shares`",
+        ),
+        "a row of zeros": (
+            lambda: data.DistributionPartition(np.array([[1.0, 1], [0, 0]])),
+            ValueError,
+            "`shares`",
+        ),
+        "shares that are NaN": (
+            lambda: data.DistributionPartition(np.full((2, 2), NAN)),
+            ValueError,
+            "`shares`",
+        ),
+        "columns that do not suit": (
+            lambda: data.DistributionPartition(np.ones((2, 3)), 2),
+            ValueError,
+            ("`labels_per_client` is 2", "3 columns"),
+        ),
+        **counts(
+            lambda x: data.DistributionPartition(np.ones((2, 2)), min_size=x),
+            name="min_size",
+            least=0,
+        ),
+    },
+    "data.ContinuousPartition": {
+        **counts(
+            lambda x: data.ContinuousPartition(x, "x", 1.0),
+            name="num_clients",
+            least=1,
+        ),
+        **shares(lambda x: data.ContinuousPartition(2, "x", x), name="strictness"),
+        "nothing to sort by": (
+            lambda: arrays(data.ContinuousPartition(2, "who", 1.0)),
+            ValueError,
+            ("'who'", "sorted"),
+        ),
+    },
+    "data.GroupedPartition": {
+        **counts(lambda x: data.GroupedPartition("who", x), name="group_size", least=1),
+        "remainder='keep'": (
+            lambda: data.GroupedPartition("who", 2, remainder="keep"),
+            ValueError,
+            ("`remainder`", "'drop'", "'keep'"),
+        ),
+        "no such column of groups": (
+            lambda: arrays(data.GroupedPartition("whom", 2)),
+            LOOKUP,
+            ("'whom'", "who"),
+        ),
+    },
+}
