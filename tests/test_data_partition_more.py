@@ -1,5 +1,7 @@
 """Partitions by sizes, by numbers of labels, by groups, and those of flwr-datasets."""
 
+from typing import Any
+
 import datasets
 import numpy as np
 import pytest
@@ -328,7 +330,7 @@ def build(form, by, tmp_path, **kwargs):
     if form == "repartitioned":
         whole = eqd.FederatedDataset.from_arrays(columns, np.zeros(12, int))
         return whole.repartition(by)
-    rows = datasets.Dataset.from_dict(columns)
+    rows: Any = datasets.Dataset.from_dict(columns)
     if form == "stream":
         rows = rows.to_iterable_dataset()
     if form == "selected":
