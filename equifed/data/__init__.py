@@ -34,4 +34,8 @@ from ._sampler import (
     UniformSampler as UniformSampler,
     WeightedSampler as WeightedSampler,
 )
+from ._sqlite import (
+    from_fedjax_sqlite as from_fedjax_sqlite,
+    from_tff_sqlite as from_tff_sqlite,
+)
 from ._stream import ClientStream as ClientStream, StreamLoader as StreamLoader

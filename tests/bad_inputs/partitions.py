@@ -1,4 +1,4 @@
-"""Partitions by sizes, by numbers of labels and by groups."""
+"""Partitions by sizes, by numbers of labels and by groups, and files of others."""
 
 import numpy as np
 
@@ -136,6 +136,50 @@ TABLE = {
             lambda: arrays(data.GroupedPartition("whom", 2)),
             LOOKUP,
             ("'whom'", "who"),
+        ),
+    },
+    "data.from_fedjax_sqlite": {
+        "no such file of FedJAX": (
+            lambda: data.from_fedjax_sqlite("no.sqlite"),
+            ValueError,
+            ("`path`", "'no.sqlite'", "no file"),
+        ),
+        "a number for a file of FedJAX": (
+            lambda: data.from_fedjax_sqlite(3),
+            TypeError,
+            "`path`",
+        ),
+        "a name for features of FedJAX": (
+            lambda: data.from_fedjax_sqlite("no.sqlite", columns="x"),
+            TypeError,
+            ("`columns`", "['x']"),
+        ),
+        "no database for FedJAX": (
+            lambda: data.from_fedjax_sqlite(__file__),
+            ValueError,
+            ("partitions.py", "SQLite"),
+        ),
+    },
+    "data.from_tff_sqlite": {
+        "no such file of TFF": (
+            lambda: data.from_tff_sqlite("no.sqlite"),
+            ValueError,
+            ("`path`", "'no.sqlite'", "no file"),
+        ),
+        "shapes in a list": (
+            lambda: data.from_tff_sqlite("no.sqlite", shapes=[(28, 28)]),
+            TypeError,
+            ("`shapes`", "{'pixels': (28, 28)}"),
+        ),
+        "a shape of a number": (
+            lambda: data.from_tff_sqlite("no.sqlite", shapes={"x": 28}),
+            TypeError,
+            ("`shapes`", "'x'", "28"),
+        ),
+        "no database for TFF": (
+            lambda: data.from_tff_sqlite(__file__, split="train"),
+            ValueError,
+            ("partitions.py", "SQLite"),
         ),
     },
 }
