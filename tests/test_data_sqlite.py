@@ -4,6 +4,7 @@ import sqlite3
 import struct
 import sys
 import zlib
+from typing import Any
 
 import jax.numpy as jnp
 import msgpack
@@ -16,18 +17,22 @@ import equifed.data as eqd
 # FedJAX's layout.
 
 
+def pack(tree: Any, **kwargs: Any) -> Any:
+    return msgpack.packb(tree, **kwargs)
+
+
 def packed(tree):
     def default(x):
         if isinstance(x, np.ndarray) and x.dtype == object:
             content = (x.shape, x.ravel().tolist())
-            return msgpack.ExtType(4, msgpack.packb(content, use_bin_type=True))
+            return msgpack.ExtType(4, pack(content, use_bin_type=True))
         if isinstance(x, complex):
-            return msgpack.ExtType(2, msgpack.packb((x.real, x.imag)))
+            return msgpack.ExtType(2, pack((x.real, x.imag)))
         content = (x.shape, x.dtype.name, x.tobytes("C"))
         code = 1 if isinstance(x, np.ndarray) else 3
-        return msgpack.ExtType(code, msgpack.packb(content, use_bin_type=True))
+        return msgpack.ExtType(code, pack(content, use_bin_type=True))
 
-    return zlib.compress(msgpack.packb(tree, default=default, strict_types=True))
+    return zlib.compress(pack(tree, default=default, strict_types=True))
 
 
 def fedjax_file(path, clients):
@@ -101,26 +106,20 @@ GOOD = packed({"x": np.arange(2.0)})
         (zlib.compress(b"\xc1"), 2, "cannot be unpacked"),
         (zlib.compress(zlib.decompress(GOOD)[:-3]), 2, "cannot be unpacked"),
         (zlib.compress(zlib.decompress(GOOD) + b"\x00"), 2, "cannot be unpacked"),
-        (zlib.compress(msgpack.packb([1, 2])), 2, "holds .1, 2., where"),
-        (zlib.compress(msgpack.packb({})), 2, "where examples by name belong"),
+        (zlib.compress(pack([1, 2])), 2, "holds .1, 2., where"),
+        (zlib.compress(pack({})), 2, "where examples by name belong"),
         (packed({"x": 2.5}), 2, "feature 'x' is 2.5, where an array belongs"),
         (packed({"x": np.float32(2.5)}), 2, "feature 'x' is 2.5"),
         (packed({"x": 1 + 2j}), 2, "feature 'x' is [(]1[+]2j[)]"),
         (packed({"x": np.arange(3.0)}), 2, "to have 2 examples, and has 3 of 'x'"),
         (
-            zlib.compress(msgpack.packb({"x": msgpack.ExtType(9, b"\x00")})),
+            zlib.compress(pack({"x": msgpack.ExtType(9, b"\x00")})),
             2,
             "cannot be unpacked .ValueError: extension 9 is unknown",
         ),
         (
             zlib.compress(
-                msgpack.packb(
-                    {
-                        "x": msgpack.ExtType(
-                            1, msgpack.packb(((2,), "object", b"0" * 16))
-                        )
-                    }
-                )
+                pack({"x": msgpack.ExtType(1, pack(((2,), "object", b"0" * 16)))})
             ),
             2,
             "cannot be unpacked",
