@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..._check import check_kind
@@ -44,7 +44,7 @@ class Database:
         self.connection = connection
         self.path = repr(path if len(path) <= 60 else f"...{path[-57:]}")
 
-    def check(self, whose: str, wanted: dict[str, Sequence[str]]) -> None:
+    def check(self, whose: str, wanted: Mapping[str, Sequence[str]]) -> None:
         """Refuses a file without these tables of these columns."""
         for table, columns in wanted.items():
             known = self.columns(table)
