@@ -39,3 +39,4 @@ from ._sqlite import (
     from_tff_sqlite as from_tff_sqlite,
 )
 from ._stream import ClientStream as ClientStream, StreamLoader as StreamLoader
+from ._vocabulary import Vocabulary as Vocabulary

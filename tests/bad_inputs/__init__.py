@@ -9,6 +9,7 @@ from . import (
     algorithms,
     data,
     data_made,
+    measures,
     memories,
     methods,
     more_data,
@@ -23,6 +24,7 @@ from . import (
 
 TABLE: dict[str, dict[str, tuple]] = {}
 _PARTS = (algorithms, passes, parts, running, data, more_data, data_made, others)
+_PARTS += (measures,)
 for _part in (*_PARTS, memories, methods, partitions, stops):
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
