@@ -1,5 +1,6 @@
 """The host's side: who takes part in a round, with which examples, in which order."""
 
+from ._batches import batches as batches
 from ._batching import (
     AbstractBatching as AbstractBatching,
     Epochs as Epochs,

@@ -153,6 +153,20 @@ class AbstractDataset(AbstractClients):
         columns = {n: layout.lay(c) for n, c in self.columns.items()}
         return self._with(columns, layout.offsets, layout.client_ids)
 
+    def pooled(self: Dataset, client_id: str = "all") -> Dataset:
+        """Gives all examples to one client, for a baseline without federation.
+
+        Nothing is copied. A round of `FedAvg` with this one client is then so many
+        steps of its optimiser over all examples, which come in a new order each epoch.
+        For a loop of your own over batches see [`equifed.data.batches`][].
+
+        **Arguments:**
+
+        - `client_id`: What the client is called.
+        """
+        check_kind("client_id", client_id, str, "Client ids are text.")
+        return self._with(self.columns, np.array([0, self.num_examples]), [client_id])
+
     def _keep(self: Dataset, keep: Bool[np.ndarray, " rows"]) -> Dataset:
         if keep.all():
             return self

@@ -24,6 +24,7 @@ SAMPLE = 2
 PARTITION = 3
 SPLIT = 4
 STREAM = 5
+POOL = 6
 
 
 def generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:

@@ -7,7 +7,7 @@ import equifed as eqf
 from .data import arrays, LOOKUP, seeds, shares
 from .parts import counts
 from .running import EITHER
-from .shared import NAN
+from .shared import DATASET, NAN
 
 
 data = eqf.data
@@ -136,6 +136,37 @@ TABLE = {
             lambda: arrays(data.GroupedPartition("whom", 2)),
             LOOKUP,
             ("'whom'", "who"),
+        ),
+    },
+    "data.batches": {
+        **counts(lambda x: data.batches(DATASET, x), name="batch_size", least=1),
+        "no data set for batches": (
+            lambda: data.batches({"x": np.ones(3)}, 2),
+            TypeError,
+            ("`dataset`", "from_arrays"),
+        ),
+        "no epochs of batches": (
+            lambda: data.batches(DATASET, 2, num_epochs=0),
+            ValueError,
+            "`num_epochs` must be at least 1",
+        ),
+        "last='fill' of batches": (
+            lambda: data.batches(DATASET, 2, last="fill"),
+            ValueError,
+            ("`last`", "'short' or 'drop'", "'fill'"),
+        ),
+        "no whole batch": (
+            lambda: data.batches(DATASET, 17, last="drop", num_epochs=None),
+            ValueError,
+            ("`batch_size` is 17", "16 examples"),
+        ),
+        **seeds(lambda x: data.batches(DATASET, 2, seed=x)),
+    },
+    "data.FederatedDataset.pooled": {
+        "a number for an id of all": (
+            lambda: DATASET.pooled(3),
+            TypeError,
+            "`client_id` must be text",
         ),
     },
     "data.from_fedjax_sqlite": {
