@@ -60,12 +60,6 @@ from ._algorithm import (
     SharpnessAware as SharpnessAware,
 )
 from ._checkpoint import Checkpointer as Checkpointer
-from ._classification import (
-    accuracy as accuracy,
-    ConfusionMatrix as ConfusionMatrix,
-    cross_entropy as cross_entropy,
-    top_k_accuracy as top_k_accuracy,
-)
 from ._client import (
     AbstractClient as AbstractClient,
     AbstractCorrection as AbstractCorrection,
@@ -101,6 +95,26 @@ from ._logger import (
     Table as Table,
     TensorBoard as TensorBoard,
     WandB as WandB,
+)
+from ._measures import (
+    accuracy as accuracy,
+    AUROC as AUROC,
+    ConfusionMatrix as ConfusionMatrix,
+    cross_entropy as cross_entropy,
+    F1 as F1,
+    oov_rate as oov_rate,
+    PerDomain as PerDomain,
+    Precision as Precision,
+    Recall as Recall,
+    sequence_count as sequence_count,
+    sequence_cross_entropy as sequence_cross_entropy,
+    sequence_length as sequence_length,
+    token_accuracy as token_accuracy,
+    token_count as token_count,
+    token_cross_entropy as token_cross_entropy,
+    token_top_k_accuracy as token_top_k_accuracy,
+    top_k_accuracy as top_k_accuracy,
+    truncation_rate as truncation_rate,
 )
 from ._metrics import (
     AbstractMetric as AbstractMetric,

@@ -37,7 +37,7 @@ LAYERS = (
     ("_closures", "_noise", "_wire", "_cohort", "_metrics", "_share"),
     ("_tried",),
     ("_optim",),
-    ("data", "nn", "_classification"),
+    ("data", "nn", "_measures"),
     ("objectives",),
     ("_lookups",),
     ("_client",),
