@@ -24,7 +24,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 PARTS = {"equifed": eqf, "equifed.data": eqf.data, "equifed.nn": eqf.nn}
 PARTS |= {"equifed.posterior": eqf.posterior}
 PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
-PARTS |= {"equifed.objectives": eqf.objectives}
+PARTS |= {"equifed.objectives": eqf.objectives, "equifed.data.sets": eqf.data.sets}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.

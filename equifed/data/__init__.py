@@ -1,5 +1,6 @@
 """The host's side: who takes part in a round, with which examples, in which order."""
 
+from . import sets as sets
 from ._batches import batches as batches
 from ._batching import (
     AbstractBatching as AbstractBatching,
@@ -21,6 +22,7 @@ from ._partition import (
     GroupedPartition as GroupedPartition,
     IIDPartition as IIDPartition,
     InnerDirichletPartition as InnerDirichletPartition,
+    PachinkoPartition as PachinkoPartition,
     PathologicalPartition as PathologicalPartition,
     QuantityPartition as QuantityPartition,
     ShardPartition as ShardPartition,

@@ -5,5 +5,11 @@ layers as fast, and leaves its channels first.
 
 from ._canonicalize import canonicalize as canonicalize
 from ._conv2d import Conv2d as Conv2d
+from ._images import (
+    center_crop as center_crop,
+    random_crop as random_crop,
+    random_flip as random_flip,
+    standardize as standardize,
+)
 from ._lstm import LSTM as LSTM
 from ._pool import AvgPool2d as AvgPool2d, MaxPool2d as MaxPool2d

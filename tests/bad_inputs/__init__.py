@@ -18,6 +18,7 @@ from . import (
     parts,
     passes,
     running,
+    sets,
     stops,
 )
 
@@ -25,7 +26,7 @@ from . import (
 TABLE: dict[str, dict[str, tuple]] = {}
 _PARTS = (algorithms, passes, parts, running, data, more_data, data_made, others)
 _PARTS += (measures,)
-for _part in (*_PARTS, memories, methods, partitions, stops):
+for _part in (*_PARTS, memories, methods, partitions, sets, stops):
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
         assert not _known.keys() & _cases, f"{_name}: two cases of one name."

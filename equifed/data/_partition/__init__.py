@@ -6,10 +6,10 @@ client. The same seed gives the same clients on every machine.
 The sizes and the labels of the clients are what makes federated learning hard, so
 they are what the partitions control: `IIDPartition` neither; `QuantityPartition`,
 `SharesPartition` and `SizePartition` the sizes; `ShardPartition`,
-`PathologicalPartition` and `DirichletPartition` the labels; `InnerDirichletPartition`
-and `DistributionPartition` both. `ContinuousPartition` sorts by a number.
-`ColumnPartition` follows the data's own clients, and `GroupedPartition` puts several of
-them together.
+`PathologicalPartition`, `DirichletPartition` and `PachinkoPartition` the labels;
+`InnerDirichletPartition` and `DistributionPartition` both. `ContinuousPartition` sorts
+by a number. `ColumnPartition` follows the data's own clients, and `GroupedPartition`
+puts several of them together.
 """
 
 from .base import AbstractPartition as AbstractPartition
@@ -26,6 +26,7 @@ from .foreign import (
 from .grouped import GroupedPartition as GroupedPartition
 from .iid import IIDPartition as IIDPartition
 from .inner import InnerDirichletPartition as InnerDirichletPartition
+from .pachinko import PachinkoPartition as PachinkoPartition
 from .pathological import PathologicalPartition as PathologicalPartition
 from .quantity import QuantityPartition as QuantityPartition
 from .shard import ShardPartition as ShardPartition

@@ -1,0 +1,177 @@
+"""Sets that others publish, and what is done to their images."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+import equifed as eqf
+
+from .data import seeds
+from .parts import counts
+from .running import EITHER
+from .shared import KEY, NAN
+
+
+sets, nn, data = eqf.data.sets, eqf.nn, eqf.data
+IID = data.IIDPartition(2)
+IMAGE = jnp.ones((4, 4, 1))
+FLAT = jnp.ones((4, 4))
+KEYS = jr.split(KEY, 2)
+
+
+def files(make):
+    """What is no file of a set."""
+    return {
+        "a number for files": (
+            lambda: make(data_files=3),
+            TypeError,
+            "`data_files`",
+        ),
+        "no files": (lambda: make(data_files=[]), ValueError, "`data_files` is empty"),
+        "files of another kind": (
+            lambda: make(data_files=["a.parquet", "a.zip"]),
+            ValueError,
+            ("`data_files`", ".parquet", "a.zip"),
+        ),
+        "streaming=1": (
+            lambda: make(data_files="a.csv", streaming=1),
+            TypeError,
+            "`streaming`",
+        ),
+    }
+
+
+def partitions(make):
+    return {
+        "a number for a partition": (
+            lambda: make(3),
+            TypeError,
+            ("`by`", "Partition("),
+        ),
+        "split='all'": (
+            lambda: make(IID, split="all"),
+            ValueError,
+            ("`split`", "'train'", "'all'"),
+        ),
+    }
+
+
+TABLE = {
+    "data.sets.cite": {
+        "a set that is unknown": (
+            lambda: sets.cite("mnist"),
+            ValueError,
+            ("`name`", "'emnist'", "'mnist'"),
+        ),
+    },
+    "data.sets.emnist": {
+        **files(sets.emnist),
+        "digits=1": (lambda: sets.emnist(only_digits=1), TypeError, "`only_digits`"),
+    },
+    "data.sets.emnist_domain": {
+        "no writer": (
+            lambda: sets.emnist_domain("writer3"),
+            ValueError,
+            ("`client_id`", "'f2100_45'", "'writer3'"),
+        ),
+        "bytes for a writer": (
+            lambda: sets.emnist_domain(b"f2100_45"),
+            TypeError,
+            "`client_id`",
+        ),
+    },
+    "data.sets.cifar10": {
+        **partitions(sets.cifar10),
+        **files(lambda **kwargs: sets.cifar10(IID, **kwargs)),
+    },
+    "data.sets.cifar100": {
+        **partitions(sets.cifar100),
+        **files(lambda **kwargs: sets.cifar100(**kwargs)),
+    },
+    "data.sets.fashion_mnist": {
+        **partitions(sets.fashion_mnist),
+        **files(lambda **kwargs: sets.fashion_mnist(IID, **kwargs)),
+    },
+    "data.sets.medmnist": {
+        **partitions(lambda *args, **kwargs: sets.medmnist("a.npz", *args, **kwargs)),
+        "no file of MedMNIST": (
+            lambda: sets.medmnist("no.npz", IID),
+            ValueError,
+            ("`file`", "'no.npz'"),
+        ),
+        "another file for MedMNIST": (
+            lambda: sets.medmnist(__file__, IID),
+            ValueError,
+            ("cannot be read", "Download it anew"),
+        ),
+    },
+    "data.PachinkoPartition": {
+        **counts(data.PachinkoPartition, name="num_clients", least=1),
+        **{
+            f"{name}={x!r}": (
+                lambda name=name, x=x: data.PachinkoPartition(2, **{name: x}),
+                EITHER,
+                f"`{name}`",
+            )
+            for name in ("coarse_alpha", "fine_alpha")
+            for x in (0.0, -1.0, NAN, "1", None)
+        },
+        "no coarse label": (
+            lambda: data.FederatedDataset.from_arrays(
+                {"fine_label": np.arange(4)}, data.PachinkoPartition(2)
+            ),
+            ValueError,
+            ("'coarse_label'", "fine_label"),
+        ),
+        **seeds(lambda x: data.PachinkoPartition(2, seed=x)),
+    },
+    "nn.standardize": {
+        "a batch to standardize": (
+            lambda: nn.standardize(FLAT),
+            TypeError,
+            ("`image`", "height width channels"),
+        ),
+    },
+    "nn.center_crop": {
+        "a crop of nothing": (
+            lambda: nn.center_crop(IMAGE, 0),
+            ValueError,
+            ("`size`", "got 0"),
+        ),
+        "a crop of more": (
+            lambda: nn.center_crop(IMAGE, 5),
+            ValueError,
+            ("`size`", "(4, 4)", "(5, 5)"),
+        ),
+        "an image without channels": (
+            lambda: nn.center_crop(FLAT, 2),
+            TypeError,
+            "`image`",
+        ),
+    },
+    "nn.random_crop": {
+        "a random crop of more": (
+            lambda: nn.random_crop(IMAGE, (4, 9), padding=2, key=KEY),
+            ValueError,
+            ("`size`", "(8, 8)", "(4, 9)"),
+        ),
+        **counts(
+            lambda x: nn.random_crop(IMAGE, 2, padding=x, key=KEY),
+            name="padding",
+            least=0,
+        ),
+        "keys for a crop": (
+            lambda: nn.random_crop(IMAGE, 2, key=KEYS),
+            TypeError,
+            "`key` must be one random key",
+        ),
+    },
+    "nn.random_flip": {
+        "no key to flip": (lambda: nn.random_flip(IMAGE, key=0), TypeError, "`key`"),
+        "no image to flip": (
+            lambda: nn.random_flip(FLAT, key=KEY),
+            TypeError,
+            "`image`",
+        ),
+    },
+}
