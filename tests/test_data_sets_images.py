@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
 
 
@@ -134,7 +134,8 @@ def test_cifar(tmp_path, streaming):
     dataset = sets.cifar100(eqd.PachinkoPartition(3), split="test", **kwargs)
     assert dataset.client_sizes.tolist() == [4, 4, 4]
     assert dataset.columns["x"].dtype == np.uint8
-    seen = {x.tobytes(): (y, c) for x, y, c in zip(*dataset.columns.values(), strict=1)}
+    rows = zip(*map(np.asarray, dataset.columns.values()), strict=True)
+    seen = {x.tobytes(): (y, coarse) for x, y, coarse in rows}
     for i in range(12):
         assert seen[pixels[i].tobytes()] == (fine[i], fine[i] // 2)
     whole = sets.cifar100(eqd.ColumnPartition("coarse_label"), **kwargs)
