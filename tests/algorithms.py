@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
 import optax
 
 import equifed as eqf
@@ -30,6 +32,20 @@ class Decaying(eqx.Module):
 
 def sign(example):
     return (example["y"] > 0).astype(int)
+
+
+def scores(model, example, key):
+    """Two logits, for the two signs."""
+    score = model.weight @ example["x"].astype(model.bias.dtype) + model.bias
+    return jnp.stack([-score, score])
+
+
+def noisy_scores(model, example, key):
+    noise = 0.1 * jr.normal(key, (2,), model.bias.dtype)
+    return scores(model, example, key) + noise
+
+
+SCORES = {"logits": scores, "label": sign}
 
 
 ALGORITHMS = {
@@ -71,6 +87,23 @@ ALGORITHMS = {
     ),
     "FedDC": lambda loss, batching: eqf.FedDC(loss, SGD, batching, alpha=0.2),
     "FedLESAM": lambda loss, batching: eqf.FedLESAM(loss, SGD, batching, rho=0.1),
+    "FedSMOO": lambda loss, batching: eqf.FedSMOO(
+        loss, SGD, batching, alpha=0.5, rho=0.1
+    ),
+    "FedLin": lambda loss, batching: eqf.FedLin(loss, 0.1, batching),
+    "Scaffnew": lambda loss, batching: eqf.Scaffnew(
+        loss, 0.05, batching, probability=0.5
+    ),
+    "FedNTD": lambda loss, batching: eqf.FedNTD(loss, SGD, batching, **SCORES),
+    "FedLC": lambda loss, batching: eqf.FedLC(
+        loss, SGD, batching, logits=noisy_scores, label=sign, tau=0.5
+    ),
+    "FedDecorr": lambda loss, batching: eqf.FedDecorr(
+        loss, SGD, batching, representation=noisy_scores
+    ),
+    "FedSophia": lambda loss, batching: eqf.FedSophia(
+        loss, 0.05, batching, logits=scores, rho=0.1, interval=2
+    ),
     "DiLoCo": lambda loss, batching: eqf.DiLoCo(loss, optax.adam(0.01), batching),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1

@@ -7,6 +7,7 @@ from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
 from .fedcm import FedCM as FedCM
 from .feddc import FedDC as FedDC
+from .feddecorr import Decorrelation as Decorrelation, FedDecorr as FedDecorr
 from .feddyn import (
     DynamicRegularizer as DynamicRegularizer,
     DynServer as DynServer,
@@ -14,12 +15,18 @@ from .feddyn import (
 )
 from .fedep import FedEP as FedEP
 from .fedexp import FedExP as FedExP
+from .fedlc import (
+    CalibratedCrossEntropy as CalibratedCrossEntropy,
+    FedLC as FedLC,
+)
 from .fedlesam import FedLESAM as FedLESAM
+from .fedlin import FedLin as FedLin
 from .fednova import (
     FedNova as FedNova,
     Normalized as Normalized,
     NovaServer as NovaServer,
 )
+from .fedntd import FedNTD as FedNTD, NotTrueDistillation as NotTrueDistillation
 from .fedopt import (
     FedAdagrad as FedAdagrad,
     FedAdam as FedAdam,
@@ -32,6 +39,8 @@ from .fedpa import FedPA as FedPA
 from .fedprox import FedProx as FedProx
 from .fedsam import FedSAM as FedSAM, SharpnessAware as SharpnessAware
 from .fedsgd import FedSGD as FedSGD
+from .fedsmoo import FedSMOO as FedSMOO
+from .fedsophia import FedSophia as FedSophia
 from .fedspeed import FedSpeed as FedSpeed
 from .fedvarp import FedVARP as FedVARP
 from .hyp_cluster import HypCluster as HypCluster
@@ -42,6 +51,7 @@ from .mofedsam import MoFedSAM as MoFedSAM
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
 from .over_rounds import OverRounds as OverRounds
 from .power_of_choice import PowerOfChoice as PowerOfChoice
+from .scaffnew import Scaffnew as Scaffnew
 from .scaffold import (
     ControlVariate as ControlVariate,
     Scaffold as Scaffold,

@@ -16,6 +16,7 @@ from .._aggregator import AbstractAggregator, UniformMean, WeightedMean
 from .._check import as_number, check_count, checked
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
 from .._client.loss import example_metrics
+from .._client.outputs import as_column
 from .._client.reach import only, reached
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
@@ -30,20 +31,6 @@ from .base import AbstractAlgorithm
 
 
 Domain = Callable[[Example], Int[Array, ""]]
-
-
-class _Column(eqx.Module):
-    """The column of this name."""
-
-    name: str
-
-    def __call__(self, example: Example) -> Int[Array, ""]:
-        if not isinstance(example, dict) or self.name not in example:
-            raise ValueError(
-                "`domain` must be the name of a column, or a function of one example, "
-                f"and there is no {self.name!r} in {shown(example)}."
-            )
-        return example[self.name]
 
 
 class _Measures(AbstractClient):
@@ -226,7 +213,7 @@ class AgnosticFedAvg(AbstractAlgorithm):
         server_optim = optax.sgd(1.0) if server_optim is None else server_optim
         self.server = OptaxServer(server_optim)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
-        self.domain = _Column(domain) if isinstance(domain, str) else domain
+        self.domain = as_column("domain", domain)
         self.num_domains = check_count("num_domains", num_domains)
         self.window = check_count("window", window)
         self.domain_weights = _weights(domain_weights, self.num_domains)

@@ -5,6 +5,10 @@ from .correction import (
     NoCorrection as NoCorrection,
     Proximal as Proximal,
 )
+from .criterion import (
+    AbstractCriterion as AbstractCriterion,
+    MeanLoss as MeanLoss,
+)
 from .gradient import (
     batch_gradient as batch_gradient,
     full_gradient as full_gradient,

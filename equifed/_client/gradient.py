@@ -8,13 +8,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._cohort import ClientData
 from .._metrics import masked_sum
 from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros_like
 from .._types import Example, Loss, Model, Params
 from .._wire import Broadcast
+from .criterion import AbstractCriterion, MeanLoss
 from .loss import check_loss, example_metrics, Metrics
 
 
@@ -51,6 +52,9 @@ class BatchLoss(eqx.Module):
     mask: Bool[Array, " batch"]
     key: PRNGKeyArray
     mean: bool = True
+    criterion: AbstractCriterion = MeanLoss()
+    """What is made of the mean."""
+    given: PyTree = None
 
     def __call__(self, params: Params) -> tuple[Float[Array, ""], Metrics]:
         model = eqx.combine(params, self.rest)
@@ -63,6 +67,8 @@ class BatchLoss(eqx.Module):
         if self.mean:
             count = jnp.maximum(jnp.sum(mask), 1)
             value = value / count.astype(value.dtype)
+            batch = (model, self.examples, mask, self.given)
+            value = self.criterion.value(value, *batch, keys=jr.clone(keys))
         return value, masked_sum(metrics, mask)
 
 

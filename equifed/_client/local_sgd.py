@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import jax
 import jax.random as jr
+from jaxtyping import PRNGKeyArray
 
 from .._check import checked
 from .._noise import reseed_noise
@@ -13,12 +15,8 @@ from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractClient
 from .correction import AbstractCorrection, NoCorrection
-from .gradient import (
-    batch_gradient,
-    full_gradient,
-    merge_metrics,
-    zero_metrics,
-)
+from .criterion import AbstractCriterion, MeanLoss
+from .gradient import BatchLoss, full_gradient, merge_metrics, zero_metrics
 from .reach import only, reached
 
 
@@ -30,13 +28,24 @@ class LocalSGD(AbstractClient):
     change $\theta_K - x$, weighted by the client's number of examples. The
     optimiser's own state starts afresh in every round; noise that it draws follows
     from the client's key. An optimiser that wants `value` (Optax's `polyak_sgd`) is
-    given the batch's mean loss, without what the correction adds.
+    given the batch's mean loss, without what the correction or the criterion adds.
+
+    **Arguments:**
+
+    - `loss`: of one example, `loss(model, example, key)`.
+    - `optim`: an Optax optimiser.
+    - `batching`: how the client's examples are visited.
+    - `correction`: what is added to each gradient against client drift.
+    - `criterion`: what is minimised over a batch, if not the mean loss. The gradient
+        over all its data that a correction may ask for at the start of a round
+        (SCAFFOLD's option I) stays that of the loss.
     """
 
     loss: Loss
     optim: Optim
     batching: AbstractBatching
     correction: AbstractCorrection
+    criterion: AbstractCriterion
     follows_loss = True
 
     @checked()
@@ -46,11 +55,13 @@ class LocalSGD(AbstractClient):
         optim: OptimLike,
         batching: AbstractBatching,
         correction: AbstractCorrection = NoCorrection(),  # noqa: B008 (no array)
+        criterion: AbstractCriterion = MeanLoss(),  # noqa: B008 (no array)
     ):
         self.loss = loss
         self.optim = as_optim(optim, gives=("value",))
         self.batching = batching
         self.correction = correction
+        self.criterion = criterion
 
     @property
     def sends(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -67,6 +78,13 @@ class LocalSGD(AbstractClient):
         where = reached(self.loss, broadcast, data.example)
         step_key, pass_key, noise_key = jr.split(key, 3)
         optim = reseed_noise(self.optim, noise_key)
+        given = self.criterion.begin(broadcast, data)
+
+        def gradient(at: Params, *batch: Any, key: PRNGKeyArray) -> Any:
+            f = BatchLoss(
+                self.loss, rest, *batch, key, criterion=self.criterion, given=given
+            )
+            return jax.grad(f, has_aux=True)(at)
 
         def of_all(at: Params) -> Params:
             batch_size = self.batching.batch_size
@@ -76,13 +94,10 @@ class LocalSGD(AbstractClient):
         def step(carry, examples, mask, i):
             params, optim_state, correction, metrics = carry
             key = jr.fold_in(step_key, i)
-
-            batch = (rest, examples, mask)
-            grads, new = batch_gradient(self.loss, params, *batch, key=key)
+            grads, new = gradient(params, examples, mask, key=key)
 
             def elsewhere(at: Params) -> Params:
-                again = jr.clone(key)
-                return batch_gradient(self.loss, at, *batch, key=again)[0]
+                return gradient(at, examples, mask, key=jr.clone(key))[0]
 
             grads, correction = self.correction.correct(
                 grads, params, correction, elsewhere
