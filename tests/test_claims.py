@@ -272,6 +272,8 @@ def usual_mean(kind):
         "sampler": eqp.IASG(SGD, burnin=0),
         "batching": BATCHING,
         "loss": plain,
+        "logits": plain,
+        "representation": plain,
         "num_clusters": 2,
         "num_domains": 2,
     }
@@ -292,13 +294,14 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice")
     ]
-    assert len(algorithms) == 28
+    assert len(algorithms) == 35
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP"}
     server = ("server_optim", "server_learning_rate")
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
+    without |= {"FedLin", "FedSMOO", "Scaffnew"}
     assert none == {"MIFA"} | without
     # As docs/choosing.md has it.
     weighted = {
@@ -311,7 +314,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         "FedYogi",
     }
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
-    weighted |= {"AgnosticFedAvg"}
+    weighted |= {"FedDecorr", "FedLC", "FedNTD"}
     algorithms.remove(eqf.FedEP)
     assert {x.__name__: type(usual_mean(x)) for x in algorithms} == {
         name: eqf.WeightedMean if name in weighted else eqf.UniformMean

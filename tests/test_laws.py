@@ -60,8 +60,8 @@ def like(request):
         yield request.param
 
 
-# Not all clients are trained, and the metrics are of those that are; labels are drawn by
-# the keys of their places in a batch, which more empty places change.
+# Not all clients are trained, and the metrics are of those that are; labels are drawn
+# by the keys of their places in a batch, which more empty places change.
 DOES_NOT_HOLD = {
     ("PowerOfChoice", "metrics_are_means"),
     ("FedSophia", "empty_places"),

@@ -47,6 +47,9 @@ class _UntilHeads(AbstractWrapper):
 
     client: LocalSGD
 
+    def __init__(self, client: LocalSGD):
+        self.client = client
+
     def init(self, params):
         return self.client.init(params)
 

@@ -7,14 +7,18 @@ either way, so that methods with different criteria can be compared.
 """
 
 import abc
+from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .._cohort import ClientData
 from .._overrides import inherit_types
 from .._types import Example, Model
 from .._wire import Broadcast
+from .._words import shown
 
 
 class AbstractCriterion(eqx.Module):
@@ -59,3 +63,14 @@ class MeanLoss(AbstractCriterion):
 
     def value(self, loss, model, examples, mask, given, *, keys):
         return loss
+
+
+def check_value(criterion: AbstractCriterion, value: Any) -> None:
+    """Refuses what cannot be minimised."""
+    is_number = isinstance(value, jax.Array) and value.shape == ()
+    if not (is_number and jnp.issubdtype(value.dtype, jnp.floating)):
+        raise TypeError(
+            f"`{type(criterion).__name__}.value` must return one floating-point "
+            f"number, got {shown(value)}. Take a mean over the examples that `mask` "
+            "keeps."
+        )

@@ -15,7 +15,7 @@ from .._metrics import masked_sum
 from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros_like
 from .._types import Example, Loss, Model, Params
 from .._wire import Broadcast
-from .criterion import AbstractCriterion, MeanLoss
+from .criterion import AbstractCriterion, check_value, MeanLoss
 from .loss import check_loss, example_metrics, Metrics
 
 
@@ -69,6 +69,7 @@ class BatchLoss(eqx.Module):
             value = value / count.astype(value.dtype)
             batch = (model, self.examples, mask, self.given)
             value = self.criterion.value(value, *batch, keys=jr.clone(keys))
+            check_value(self.criterion, value)
         return value, masked_sum(metrics, mask)
 
 

@@ -4,13 +4,12 @@ from typing import Any
 
 import jax
 import jax.random as jr
-from jaxtyping import PRNGKeyArray
 
 from .._check import checked
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._tree import safe_divide, tree_add, tree_sub
-from .._types import Loss, Params
+from .._types import Example, Loss, Params
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractClient
@@ -80,10 +79,9 @@ class LocalSGD(AbstractClient):
         optim = reseed_noise(self.optim, noise_key)
         given = self.criterion.begin(broadcast, data)
 
-        def gradient(at: Params, *batch: Any, key: PRNGKeyArray) -> Any:
-            f = BatchLoss(
-                self.loss, rest, *batch, key, criterion=self.criterion, given=given
-            )
+        def gradient(at: Params, examples: Example, mask: Any, key: Any) -> Any:
+            batch = (self.loss, rest, examples, mask, key)
+            f = BatchLoss(*batch, criterion=self.criterion, given=given)
             return jax.grad(f, has_aux=True)(at)
 
         def of_all(at: Params) -> Params:
@@ -94,10 +92,10 @@ class LocalSGD(AbstractClient):
         def step(carry, examples, mask, i):
             params, optim_state, correction, metrics = carry
             key = jr.fold_in(step_key, i)
-            grads, new = gradient(params, examples, mask, key=key)
+            grads, new = gradient(params, examples, mask, key)
 
             def elsewhere(at: Params) -> Params:
-                return gradient(at, examples, mask, key=jr.clone(key))[0]
+                return gradient(at, examples, mask, jr.clone(key))[0]
 
             grads, correction = self.correction.correct(
                 grads, params, correction, elsewhere

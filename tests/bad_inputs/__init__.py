@@ -7,6 +7,7 @@ would, and prints a line of JSON for each.
 
 from . import (
     algorithms,
+    criteria,
     data,
     data_made,
     measures,
@@ -23,10 +24,25 @@ from . import (
 )
 
 
+_PARTS = (
+    algorithms,
+    criteria,
+    data,
+    data_made,
+    measures,
+    memories,
+    methods,
+    more_data,
+    others,
+    partitions,
+    parts,
+    passes,
+    running,
+    sets,
+    stops,
+)
 TABLE: dict[str, dict[str, tuple]] = {}
-_PARTS = (algorithms, passes, parts, running, data, more_data, data_made, others)
-_PARTS += (measures,)
-for _part in (*_PARTS, memories, methods, partitions, sets, stops):
+for _part in _PARTS:
     for _name, _cases in _part.TABLE.items():
         _known = TABLE.setdefault(_name, {})
         assert not _known.keys() & _cases, f"{_name}: two cases of one name."
