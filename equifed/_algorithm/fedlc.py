@@ -11,9 +11,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import as_number, checked
-from .._classification import cross_entropy
 from .._client import AbstractCriterion, LocalSGD
 from .._client.outputs import as_column, labels_of, masked_mean, Outputs, outputs_of
+from .._measures import cross_entropy
 from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss

@@ -12,10 +12,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import as_number, check_count, checked
-from .._classification import cross_entropy
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
 from .._client.outputs import masked_mean, Outputs, outputs_of
 from .._client.reach import only, reached
+from .._measures import cross_entropy
 from .._optim import OptimLike
 from .._server import OptaxServer
 from .._tree import tree_scale, tree_sub, tree_zeros_like
