@@ -20,8 +20,10 @@ from .one_pass import AbstractOnePass
 
 
 class NotTrueDistillation(AbstractCriterion):
-    r"""The mean loss and $\beta$ times the not-true distillation from the model that
-    was sent: over all classes but the label's,
+    r"""The mean loss, and $\beta$ times the not-true distillation from the model that
+    was sent.
+
+    Over all classes but the label's, an example adds
 
     $$\sum_{c \ne y} q_x(c) \log \frac{q_x(c)}{q_\theta(c)}, \qquad q_\theta(c) =
     \frac{\exp(z_c(\theta) / \tau)}{\sum_{c' \ne y} \exp(z_{c'}(\theta) / \tau)},$$
