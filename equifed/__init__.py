@@ -160,7 +160,7 @@ from ._wire import (
 
 def __getattr__(name: str):
     # Loaded when first used: none belongs to training.
-    if name in ("objectives", "plot", "testing"):
+    if name in ("models", "objectives", "plot", "testing"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

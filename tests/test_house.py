@@ -25,6 +25,7 @@ PARTS = {"equifed": eqf, "equifed.data": eqf.data, "equifed.nn": eqf.nn}
 PARTS |= {"equifed.posterior": eqf.posterior}
 PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
 PARTS |= {"equifed.objectives": eqf.objectives, "equifed.data.sets": eqf.data.sets}
+PARTS |= {"equifed.models": eqf.models}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -38,7 +39,7 @@ LAYERS = (
     ("_tried",),
     ("_optim",),
     ("data", "nn", "_measures"),
-    ("objectives",),
+    ("models", "objectives"),
     ("_lookups",),
     ("_client",),
     ("_aggregator",),
@@ -334,13 +335,13 @@ def test_what_an_import_costs():
     slow = {"datasets", "orbax", "matplotlib", "tensorboard", "pyarrow", "tqdm"}
     slow |= {"blackjax", "wandb", "PIL", "pandas", "sklearn", "hypothesis"}
     assert loaded & slow == set()
-    assert "equifed.plot" not in out.stdout.split()
+    assert not {"equifed.plot", "equifed.models"} & set(out.stdout.split())
 
 
 def test_an_import_makes_no_array():
     # It would start a backend, before the program could choose one.
     program = (
-        "import equifed, equifed.testing, equifed.plot\n"
+        "import equifed, equifed.testing, equifed.plot, equifed.models\n"
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized())"
     )

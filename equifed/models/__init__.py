@@ -1,0 +1,15 @@
+"""Models of the literature on federated learning, with the numbers of parameters that
+are reported for them.
+
+Each is an Equinox module that is called on ONE example, `model(image, key=key)`, and
+uses the layers of `equifed.nn`. Images are `(height, width, channels)`, of
+floating-point numbers.
+"""
+
+from ._conv_net import ConvNet as ConvNet
+from ._dense import LogisticRegression as LogisticRegression, MLP as MLP
+from ._language import LanguageLSTM as LanguageLSTM
+from ._le_net import LeNet5 as LeNet5
+from ._res_net import ResNet as ResNet
+from ._toy import ToyRegression as ToyRegression
+from ._vit import ViT as ViT
