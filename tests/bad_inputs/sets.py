@@ -17,6 +17,10 @@ IID = data.IIDPartition(2)
 IMAGE = jnp.ones((4, 4, 1))
 FLAT = jnp.ones((4, 4))
 KEYS = jr.split(KEY, 2)
+WORDS = data.Vocabulary(["to", "be"])
+TALK = data.FederatedDataset.from_arrays(
+    {"text": np.array(["to be", "or"]), "y": np.arange(2)}, by=["a", "b"]
+)
 
 
 def files(make):
@@ -103,6 +107,104 @@ TABLE = {
             lambda: sets.medmnist(__file__, IID),
             ValueError,
             ("cannot be read", "Download it anew"),
+        ),
+    },
+    "data.sets.shakespeare": {
+        **files(sets.shakespeare),
+        "a vocabulary of words for Shakespeare": (
+            lambda: sets.shakespeare(vocabulary=WORDS),
+            ValueError,
+            ("`vocabulary`", "characters", "'to'"),
+        ),
+        "a list for a vocabulary": (
+            lambda: sets.shakespeare(vocabulary=["a", "b"]),
+            TypeError,
+            "`vocabulary`",
+        ),
+    },
+    "data.sets.character_chunks": {
+        **counts(
+            lambda x: sets.character_chunks(TALK, length=x, column="text"),
+            name="length",
+            least=1,
+        ),
+        "no snippets": (
+            lambda: sets.character_chunks(TALK),
+            ValueError,
+            ("'snippets'", "text"),
+        ),
+        "snippets of numbers": (
+            lambda: sets.character_chunks(TALK, column="y"),
+            ValueError,
+            ("'y'", "text", "int64"),
+        ),
+    },
+    "data.sets.stackoverflow": {
+        **files(
+            lambda data_files, **kwargs: sets.stackoverflow(data_files, WORDS, **kwargs)
+        ),
+        "a vocabulary of characters": (
+            lambda: sets.stackoverflow("a.parquet", data.Vocabulary.shakespeare()),
+            ValueError,
+            ("`vocabulary`", "words", "word_vocabulary"),
+        ),
+        "a size for a vocabulary": (
+            lambda: sets.stackoverflow("a.parquet", 10_000),
+            TypeError,
+            ("`vocabulary`", "word_vocabulary(dataset, 10_000"),
+        ),
+        **counts(
+            lambda x: sets.stackoverflow("a.parquet", WORDS, max_length=x),
+            name="max_length",
+            least=1,
+        ),
+    },
+    "data.sets.sent140": {
+        **files(sets.sent140),
+        "split='dev'": (
+            lambda: sets.sent140(split="dev"),
+            ValueError,
+            ("`split`", "'test'", "'dev'"),
+        ),
+    },
+    "data.sets.cornell_movie_dialogs": files(sets.cornell_movie_dialogs),
+    "data.sets.word_vocabulary": {
+        **counts(lambda x: sets.word_vocabulary(TALK, x), name="num_words", least=1),
+        "no such texts": (
+            lambda: sets.word_vocabulary(TALK, 3, column="tokens"),
+            ValueError,
+            ("'tokens'", "text"),
+        ),
+        "texts in a list": (
+            lambda: sets.word_vocabulary(["to be"], 3),
+            TypeError,
+            ("`dataset`", "from_huggingface"),
+        ),
+    },
+    "data.sets.next_words": {
+        **counts(
+            lambda x: sets.next_words(TALK, WORDS, max_length=x),
+            name="max_length",
+            least=1,
+        ),
+        "words of characters": (
+            lambda: sets.next_words(TALK, data.Vocabulary("tobe")),
+            ValueError,
+            ("`vocabulary`", "words", "4 symbols"),
+        ),
+    },
+    "data.sets.padded_words": {
+        **counts(
+            lambda x: sets.padded_words(TALK, WORDS, max_length=x),
+            name="max_length",
+            least=1,
+        ),
+        "words with spaces": (
+            lambda: sets.padded_words(
+                TALK, data.Vocabulary(["to be", "or"]), max_length=3
+            ),
+            ValueError,
+            ("`vocabulary`", "spaces", "'to be'"),
         ),
     },
     "data.PachinkoPartition": {

@@ -24,7 +24,7 @@ Files: TypeAlias = str | os.PathLike | Sequence[str | os.PathLike]
 _READERS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
 _READERS |= {".json": "json", ".jsonl": "json"}
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-_TEXTS = ("string", "large_string", "string_view")
+_TEXTS = ("string", "large_string", "string_view", "binary", "large_binary")
 
 
 def load(
@@ -34,20 +34,29 @@ def load(
     split: str,
     data_files: Files | None,
     streaming: bool,
-    **options: Any,
+    default_files: str | None = None,
+    csv: Mapping[str, Any] | None = None,
+    encoding: str | None = None,
+    revision: str | None = None,
 ) -> Any:
     """Loads a split; `wanted` are the columns and what they hold: `"image"`, `"text"`
-    or `"integers"`."""
+    or `"integers"`. The last four are of the set itself: which of its files are meant,
+    how those of CSV are read and those of text decoded, and which version it is."""
     import datasets
 
     check_kind("split", split, str)
     check_kind("streaming", streaming, bool)
-    name = source
+    name, options = source, dict(csv or {})
+    options |= {} if default_files is None else {"data_files": default_files}
+    options |= {} if encoding is None else {"encoding": encoding}
+    options |= {} if revision is None else {"revision": revision}
     if data_files is not None:
         # Files have no splits but those that one gives them.
         split, files = "train", _names(data_files)
-        name, options = _reader(files), {**options, "data_files": files}
-        options.pop("revision", None)
+        name = _reader(files)
+        of_text = {} if encoding is None else {"encoding": encoding}
+        options = {"csv": dict(csv or {}), "text": of_text}.get(name, {})
+        options["data_files"] = files
     try:
         table = datasets.load_dataset(name, split=split, streaming=streaming, **options)
     except Exception as error:
