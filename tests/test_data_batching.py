@@ -1,11 +1,17 @@
 """The order in which a client visits its examples."""
 
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings, strategies as st
 
+import equifed as eqf
 import equifed.data as eqd
 from equifed.data._random import generator, ORDER
+
+from .orders import FEDJAX
 
 
 sizes = st.integers(0, 40)
@@ -134,3 +140,22 @@ def test_an_unknown_rule_for_the_last_batch_is_refused():
 def test_a_fractional_batch_size_is_refused():
     with pytest.raises(TypeError, match="batch_size"):
         eqd.Epochs(1, batch_size=2.5)  # pyright: ignore
+
+
+def test_orders_can_be_given_row_by_row():
+    # FedJAX's numbers for FedProx, with its batches: 4 - (3 * 6.95 + 2 * 9) / 5.
+    x = np.array([2.0, 4, 6, 8, 10], np.float32)
+    dataset = eqd.FederatedDataset.from_arrays({"x": x}, by=[0, 0, 0, 1, 1])
+    cohort = eqd.cohort(dataset, FEDJAX)
+    rows = np.asarray(cohort.order)[0]
+    bounds = zip(np.asarray(cohort.start)[0], np.asarray(cohort.stop)[0], strict=True)
+    steps = [rows[a:b].tolist() for a, b in bounds]
+    assert steps == [[[2, 1], [0, 0]], [[4, 3]]]
+
+    def loss(w, example, key):
+        return example["x"] * w
+
+    algorithm = eqf.FedProx(loss, optax.sgd(1.0), FEDJAX, mu=0.01)
+    state = algorithm.init(jnp.array(4.0), num_clients=2)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0))
+    np.testing.assert_allclose(state.model, -3.77, rtol=1e-5)
