@@ -566,3 +566,29 @@ def test_an_error_of_map_clients_says_with_whom():
     with pytest.raises(ZeroDivisionError) as error:
         dataset.map_clients(lambda c, e: {"x": 1 // (c != "b") * e["x"]})
     assert error.value.__notes__ == ["This was in `map_clients`, with client 'b'."]
+
+
+@pytest.mark.parametrize("ids", [["a", "a\x00", "a"], [b"a", b"a\x00", b"a"]])
+def test_a_zero_at_the_end_of_an_id_is_a_part_of_it(ids, tmp_path):
+    # NumPy's arrays of text lose it, and two clients would have been one.
+    dataset = eqd.FederatedDataset.from_arrays({"x": np.arange(3)}, by=ids)
+    assert {c: e["x"].tolist() for c, e in dataset.items()} == {
+        "a": [0, 2],
+        "a\x00": [1],
+    }
+    columns = {"x": np.arange(3), "who": ids}
+    again = eqd.FederatedDataset.from_arrays(columns, by="who")
+    assert again.client_ids == ["a", "a\x00"]
+    dataset.to_parquet(tmp_path / "a.parquet")
+    saved = eqd.FederatedDataset.from_parquet(tmp_path / "a.parquet", by="client_id")
+    assert saved.client_ids == ["a", "a\x00"]
+    mapped = eqd.FederatedDataset.from_mapping(dict(dataset.items()))
+    assert mapped.client_ids == ["a", "a\x00"]
+
+
+def test_the_order_of_the_columns_does_not_matter():
+    one, two = np.arange(2), np.arange(3.0)
+    clients = {"a": {"x": one, "y": one * 2.0}, "b": {"y": two, "x": two.astype(int)}}
+    dataset = eqd.FederatedDataset.from_mapping(clients)
+    assert dataset["b"]["y"].tolist() == [0.0, 1.0, 2.0]
+    assert dataset["b"]["x"].tolist() == [0, 1, 2]

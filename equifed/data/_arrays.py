@@ -13,6 +13,9 @@ from .._check import check_kind
 from .._words import shown
 
 
+_ZEROS = ("\x00", b"\x00")
+
+
 def as_arrays(columns: Any, what: str, whose: str = "") -> dict[str, np.ndarray]:
     """The arrays of a dictionary of columns; `what` says where it comes from."""
     items = getattr(columns, "items", None)  # a table of Pandas has it too
@@ -36,6 +39,11 @@ def as_array(name: Any, column: Any, whose: str = "") -> np.ndarray:
         )
     if isinstance(column, list | tuple):
         check_one_type(f"Column {name!r}{whose}", column)
+        if any(isinstance(v, str | bytes) and v[-1:] in _ZEROS for v in column):
+            # An array of text of one width would lose a zero at the end of one.
+            out = np.empty(len(column), object)
+            out[:] = column
+            return out
     try:
         return np.asarray(column)
     except Exception as error:
