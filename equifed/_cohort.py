@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from ._check import check_count
+from ._debug import noted
 from ._loop import fold_range
 from ._types import Example
 
@@ -218,7 +219,8 @@ class ClientData(eqx.Module):
 
         def body(i, carry):
             rows = self.order[self.start + i]
-            return step(carry, self._take(rows), rows != NO_ROW, i)
+            with noted(lambda: f"It was raised in step {i} (the first is 0)."):
+                return step(carry, self._take(rows), rows != NO_ROW, i)
 
         bound = self.order.shape[0]
         return fold_range(

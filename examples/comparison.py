@@ -40,7 +40,7 @@ def start(key):
     return eqx.nn.MLP(784, 10, 100, 1, key=key)
 
 
-RATES = (0.03, 0.1, 0.3)
+RATES = (0.1, 0.3, 1.0)
 # What makes each algorithm of a client rate and of a number of its own; the values
 # to choose from; and what `--tune` chose.
 ALGORITHMS = {
@@ -65,14 +65,14 @@ ALGORITHMS = {
         lambda rate, momentum: eqf.Mime(
             loss, optax.sgd(rate, momentum=momentum), BATCHING
         ),
-        ((0.01, *RATES), (0.0, 0.9)),
+        ((0.03, *RATES), (0.0, 0.9)),
         (0.1, 0.0),
     ),
     "MimeLite": (
         lambda rate, momentum: eqf.MimeLite(
             loss, optax.sgd(rate, momentum=momentum), BATCHING
         ),
-        ((0.01, *RATES), (0.0, 0.9)),
+        ((0.03, *RATES), (0.0, 0.9)),
         (0.1, 0.0),
     ),
     "FedDyn": (

@@ -32,7 +32,7 @@ PARTS |= {"equifed.models": eqf.models}
 LAYERS = (
     (
         *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
-        *("_overrides", "_linalg"),
+        *("_overrides", "_linalg", "_debug"),
         *("_files", "_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
     ("_closures", "_noise", "_wire", "_cohort", "_metrics", "_share"),

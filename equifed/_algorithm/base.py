@@ -31,6 +31,7 @@ from .._round.check import (
     check_real,
     check_round,
 )
+from .._round.debugged import debugged_round
 from .._round.lookups import check_lookups
 from .._round.state import repeat
 from .._round.step import one_round
@@ -187,6 +188,8 @@ class AbstractAlgorithm(eqx.Module):
         check_round(self, cohort, executor)
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
+        if executor.debug:
+            return debugged_round(self, state, cohort, key, executor)
         fixed, old = FlatTree((self, key, executor, None)), FlatTree(state)
         # Of several that are alike one tells what is read of all.
         check_lookups(

@@ -11,8 +11,16 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._cohort import ClientData
+from .._debug import is_debugging, noted
 from .._metrics import masked_sum
-from .._tree import tree_add, tree_cast_like, tree_divide, tree_wide, tree_zeros_like
+from .._tree import (
+    tree_add,
+    tree_cast_like,
+    tree_divide,
+    tree_row,
+    tree_wide,
+    tree_zeros_like,
+)
 from .._types import Example, Loss, Model, Params
 from .._wire import Broadcast
 from .criterion import AbstractCriterion, check_value, MeanLoss
@@ -72,6 +80,20 @@ class BatchLoss(eqx.Module):
             check_value(self.criterion, value)
         return value, masked_sum(metrics, mask)
 
+    def gradient(self, params: Params) -> tuple[Params, Metrics]:
+        if is_debugging():
+            self._call_each(params)
+        return jax.grad(self, has_aux=True)(params)
+
+    def _call_each(self, params: Params) -> None:
+        """Calls the loss with plain values, so that it can be looked into."""
+        model = eqx.combine(params, self.rest)
+        for i, key in enumerate(jr.split(self.key, self.mask.shape[0])):
+            if self.mask[i]:
+                example = tree_row(self.examples, i)
+                with noted(lambda i=i: f"It was raised for example {i} of a batch."):
+                    example_metrics(self.loss, model, example, jr.clone(key))
+
 
 def batch_gradient(
     loss: Loss,
@@ -112,7 +134,7 @@ def batch_gradient(
         ```
     """
     batch = BatchLoss(loss, rest, examples, mask, key, mean)
-    return jax.grad(batch, has_aux=True)(params)
+    return batch.gradient(params)
 
 
 def full_gradient(

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.random as jr
 
 from .._check import checked
@@ -82,7 +81,7 @@ class LocalSGD(AbstractClient):
         def gradient(at: Params, examples: Example, mask: Any, key: Any) -> Any:
             batch = (self.loss, rest, examples, mask, key)
             f = BatchLoss(*batch, criterion=self.criterion, given=given)
-            return jax.grad(f, has_aux=True)(at)
+            return f.gradient(at)
 
         def of_all(at: Params) -> Params:
             batch_size = self.batching.batch_size

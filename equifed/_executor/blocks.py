@@ -20,6 +20,7 @@ from .._aggregator import AbstractAggregator
 from .._client import AbstractClient
 from .._cohort import ClientData, Cohort, NO_CLIENT
 from .._contract import check_client, check_encoded
+from .._debug import noted_in
 from .._loop import fold_range
 from .._metrics import add_metrics, Sum
 from .._tree import tree_isfinite, tree_where, tree_zeros_like
@@ -42,9 +43,11 @@ class Pass(eqx.Module):
         """What one client sends, encoded, with its metrics; and its new state."""
         present = index != NO_CLIENT
         train_key, encode_key = jr.split(jr.fold_in(self.key, index))
-        out = self.client.round(self.broadcast, data, state, key=train_key)
+        with noted_in(self.client, "round"):
+            out = self.client.round(self.broadcast, data, state, key=train_key)
         message, new_state, metrics = check_client(self.client, out, state)
-        out = self.aggregator.encode(message, self.state, key=encode_key)
+        with noted_in(self.aggregator, "encode"):
+            out = self.aggregator.encode(message, self.state, key=encode_key)
         encoded, measured = check_encoded(self.aggregator, out)
         # A client that diverged forgets this round, or it would never come back.
         finite = tree_isfinite((message, new_state))

@@ -36,11 +36,19 @@ class Executor(eqx.Module):
         another takes steps of gradient 0 that do not count; where an optimiser takes
         a square root of those, as Adam does, derivatives become NaN: use blocks of
         one, or `optax.adam(..., eps_root=1e-8)`.
+    - `debug`: to find a mistake. Nothing is compiled; clients are run one after
+        another by Python, and the loss is called for each example of a batch with
+        plain values before it is differentiated, so that `print`, `breakpoint` and a
+        debugger show numbers. (It is traced as well, for its shapes and gradients:
+        `isinstance(x, jax.core.Tracer)` tells.) Exceptions are raised as they are, with
+        notes on the round, the client, the part, the step and the example. It takes
+        hundreds of times the time; use few and small clients.
     """
 
     block_size: int | Literal["auto"]
     ordered: bool
     differentiable: bool
+    debug: bool
 
     @checked()
     def __init__(
@@ -49,14 +57,22 @@ class Executor(eqx.Module):
         block_size: int | Literal["auto"] = 1,
         ordered: bool = False,
         differentiable: bool = False,
+        debug: bool = False,
     ):
         self.block_size = block_size
         self.ordered = ordered
         self.differentiable = differentiable
+        self.debug = debug
 
     def __check_init__(self):
         if self.block_size != "auto":
             check_count("block_size", self.block_size, most=NO_CLIENT)
+        if self.debug and (self.block_size != 1 or self.ordered or self.differentiable):
+            raise ValueError(
+                "`debug=True` runs one client after another by Python, without "
+                f"`block_size`, `ordered` and `differentiable`, got {self!r}. Leave "
+                "these out while debugging."
+            )
 
     def check(self, cohort: Cohort) -> None:
         if self.block_size == "auto":

@@ -17,6 +17,7 @@ from .._aggregator import AbstractAggregator
 from .._client import AbstractClient
 from .._cohort import Cohort, NO_CLIENT
 from .._contract import check_decoded
+from .._debug import noted_in
 from .._metrics import AbstractMetric, add_metrics, Sum
 from .._types import AggregatorState, ClientState, Example
 from .._wire import Aggregate, Broadcast
@@ -125,7 +126,8 @@ class Participants(eqx.Module):
         )
         # No client has this number.
         decode_key = jr.fold_in(key, NO_CLIENT)
-        out = aggregator.decode(encoded, aggregator_state, key=decode_key)
+        with noted_in(aggregator, "decode"):
+            out = aggregator.decode(encoded, aggregator_state, key=decode_key)
         aggregate, new_state, measured = check_decoded(
             aggregator, out, aggregator_state
         )

@@ -15,6 +15,7 @@ from .._executor import Executor
 from .._interrupt import keep, where
 from .._round import State
 from .._round.check import check_state
+from .._round.debugged import DebuggedSteps
 from .._stepper.stepper import Stepper
 from .._stepper.tune import tuned
 from .._types import Model
@@ -127,11 +128,16 @@ class Calls:
         """
         self._algorithm, self._loader, self._key = algorithm, loader, key
         self._executor = Executor() if executor is None else executor
+        if self._executor.debug and rounds_per_call > 1:
+            raise ValueError(
+                "`Executor(debug=True)` runs one round in a call, got "
+                f"`rounds_per_call={rounds_per_call}`. Leave it out while debugging."
+            )
         self._num_rounds, self._size = num_rounds, rounds_per_call
         self._breaks, self._stop = breaks, stop_nonfinite
         self._missing = missing
         self._state: State | None = state
-        self._step: Stepper | None = None
+        self._step: Stepper | DebuggedSteps | None = None
 
     def __iter__(self) -> Iterator[tuple[State, dict[str, Array], int | Array]]:
         loader, state = self._loader, self._state
@@ -143,13 +149,13 @@ class Calls:
             executor = tuned(
                 self._algorithm, state, first, key=self._key, executor=executor
             )
-        step = Stepper(
-            self._algorithm,
-            state,
-            key=self._key,
-            executor=executor,
-            mesh=loader.mesh,
-        )
+        parts = {"key": self._key, "executor": executor}
+        if executor.debug:
+            step = DebuggedSteps(
+                self._algorithm, state, **parts, names=lambda i: _name(loader, i)
+            )
+        else:
+            step = Stepper(self._algorithm, state, **parts, mesh=loader.mesh)
         self._step = step
         self._state = None  # The caller may have let go of it.
         del state
@@ -158,6 +164,7 @@ class Calls:
                 self._missing(round, lambda: self._model, lambda: cohort)  # noqa: B023
                 yield *step(cohort), 1
             return
+        assert isinstance(step, Stepper)
         calls = _split(start, self._num_rounds, self._size, self._breaks)
         for call, cohorts in stacks(loader, calls, self._size):
             count = len(call)
@@ -181,6 +188,13 @@ class Calls:
             return self._state, None, None
         metrics, ran = (*self._step.last, None, None)[:2]
         return self._step.state, metrics, ran
+
+
+def _name(loader: AbstractLoader, number: int) -> str:
+    """A client's number, and its id where that is known."""
+    if isinstance(loader, Loader) and number < len(loader.dataset):
+        return f"client {number}, {loader.dataset.client_ids[number]!r}"
+    return f"client {number}"
 
 
 def _split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[range]:

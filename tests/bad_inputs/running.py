@@ -1,6 +1,7 @@
 """Training, rounds, evaluation, metrics, loggers, checkpoints and results."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -47,6 +48,13 @@ class Sampler(eqf.data.AbstractSampler):
 def loader_of(dataset=DATASET, batching=BATCHING, sampler=None, **kwargs):
     sampler = eqf.data.AllClients() if sampler is None else sampler
     return eqf.data.Loader(dataset, sampler, batching, **kwargs)
+
+
+def debugged(key):
+    algorithm = eqf.FedAvg(LOSS, SGD, BATCHING)
+    state = algorithm.init(MODEL, num_clients=len(DATASET))
+    cohort, executor = LOADER(0), eqf.Executor(debug=True)
+    return algorithm.round(state, cohort, key=key, executor=executor)[1]
 
 
 def labels_and_logits(function):
@@ -420,6 +428,28 @@ TABLE = {
             lambda: eqf.Executor(differentiable="no"),
             TypeError,
             "`differentiable` must be True or False, got 'no'",
+        ),
+        **{
+            f"{name} while debugging": (
+                lambda how=how: eqf.Executor(debug=True, **how),
+                ValueError,
+                ("without `block_size`, `ordered` and `differentiable`", *words),
+            )
+            for name, how, words in (
+                ("a block", {"block_size": 2}, ("block_size=2",)),
+                ("order", {"ordered": True}, ("ordered=True",)),
+                ("a derivative", {"differentiable": True}, ("Leave these out",)),
+            )
+        },
+        "several rounds in a call while debugging": (
+            lambda: list(rounds(executor=eqf.Executor(debug=True), rounds_per_call=2)),
+            ValueError,
+            ("runs one round in a call", "rounds_per_call=2"),
+        ),
+        "a traced round while debugging": (
+            lambda: jax.jit(debugged)(KEY),
+            ValueError,
+            ("cannot be traced", "outside of `jax.jit`"),
         ),
         "an option by position": (
             lambda: eqf.Executor(None),
