@@ -92,6 +92,7 @@ from ._evaluate import (
     evaluate as evaluate,
     evaluate_own as evaluate_own,
     Evaluator as Evaluator,
+    SampledClients as SampledClients,
 )
 from ._executor import (
     Executor as Executor,

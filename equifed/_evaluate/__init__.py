@@ -9,9 +9,12 @@ metric is a sum, so it does not matter how the rows are cut.
 """
 
 from .clients import ClientMetrics as ClientMetrics
-from .evaluator import Evaluator as Evaluator
-from .once import evaluate as evaluate, evaluate_own as evaluate_own
-from .quantiles import (
-    ClientQuantiles as ClientQuantiles,
+from .during import (
+    AnyEvaluator as AnyEvaluator,
+    Evaluated as Evaluated,
     evaluator_of as evaluator_of,
 )
+from .evaluator import Evaluator as Evaluator
+from .once import evaluate as evaluate, evaluate_own as evaluate_own
+from .quantiles import ClientQuantiles as ClientQuantiles
+from .sampled import SampledClients as SampledClients

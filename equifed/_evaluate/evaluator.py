@@ -99,6 +99,18 @@ class Evaluator:
             self._explain(tree_row(models, client), [client])
         return self._of_each(total)
 
+    def _on(self, dataset: FederatedDataset, model: Model) -> dict[str, Any]:
+        """The metrics over the examples of some of the clients, as a dataset."""
+        size = self._batch_size_for(eqx.nn.inference_mode(model))
+        mesh = self._placement.mesh
+        other = Evaluator(dataset, self._metrics, batch_size=size, mesh=mesh)
+        # All clients' examples were looked at, and one NaN is explained.
+        other._checked, other._names = self._checked, self._names
+        other._explained = self._explained
+        found = other(model)
+        self._explained = other._explained
+        return found
+
     def _both(self, model: Model) -> tuple[dict[str, Any], ClientMetrics]:
         """The metrics over all examples, and those of each client, by one pass."""
         total = self._total(model, ladder(self._dataset.num_clients), None)

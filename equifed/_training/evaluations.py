@@ -7,28 +7,32 @@ import equinox as eqx
 from jax.sharding import Mesh
 
 from .._algorithm import AbstractAlgorithm
-from .._evaluate import ClientQuantiles, Evaluator, evaluator_of
-from .._evaluate.quantiles import QuantileEvaluator
+from .._evaluate import AnyEvaluator, Evaluated, evaluator_of
 from .._types import Measure, Model
 from .._warn import warn
 from .._words import shown
-from ..data import FederatedDataset
 
 
 class Evaluations(eqx.Module):
     """What a training measures of its model, by the names of the data sets."""
 
     metrics: Measure
-    evaluators: dict[str, Evaluator | QuantileEvaluator]
+    evaluators: dict[str, AnyEvaluator]
     names: dict[str, list[str]]
     """Of each of them the metrics."""
 
-    def __call__(self, model: Model) -> dict[str, Any]:
-        """What the history has of them: `"test/accuracy"`, say."""
+    def __call__(self, model: Model, round: int) -> dict[str, Any]:
+        """What the history has of them: `"test/accuracy"`, say.
+
+        **Arguments:**
+
+        - `model`: that after a round.
+        - `round`: the number of that round, of which 0 is the first.
+        """
         return {
             f"{where}/{metric}": value
             for where, evaluator in self.evaluators.items()
-            for metric, value in evaluator(model).items()
+            for metric, value in evaluator(model, round).items()
         }
 
     def measures(self, metrics: Measure) -> bool:
@@ -69,7 +73,7 @@ def check_evaluations(evaluation: Mapping[str, Any] | None, num_rounds: int) -> 
 
 
 def evaluations_of(
-    evaluation: Mapping[str, FederatedDataset | ClientQuantiles] | None,
+    evaluation: Mapping[str, Evaluated] | None,
     metrics: Measure | None,
     algorithm: AbstractAlgorithm,
     model: Model | None,
@@ -93,5 +97,5 @@ def evaluations_of(
         where: evaluator_of(dataset, metrics, mesh)
         for where, dataset in (evaluation or {}).items()
     }
-    names = {x: list(e._check(model, f"{x!r}")) for x, e in evaluators.items()}
+    names = {x: list(e.check(model, f"{x!r}")) for x, e in evaluators.items()}
     return Evaluations(metrics, evaluators, names)

@@ -71,7 +71,7 @@ class Record:
             self._first = False
         last = self.number == self._num_rounds or bool(row["nonfinite_model"])
         if self.number % self._every == 0 or last:
-            row |= self._evaluations(model)
+            row |= self._evaluations(model, self.number - 1)
         for row in rows:
             self.history.append(row)
             self.result = self._watch(row, model)

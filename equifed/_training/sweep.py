@@ -19,7 +19,7 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked, is_key_of_the_default_kind
 from .._cohort import Cohort
 from .._compiled import compiled, FlatTree
-from .._evaluate import ClientQuantiles
+from .._evaluate import Evaluated
 from .._executor import Executor
 from .._history import Row, rows_of
 from .._round import State
@@ -27,7 +27,7 @@ from .._round.step import round_step
 from .._tree import tree_row, tree_where
 from .._types import Measure, Model
 from .._words import shown
-from ..data import FederatedDataset, Loader
+from ..data import Loader
 from .evaluations import check_evaluations, Evaluations, evaluations_of
 from .missing_rows import MissingRows
 from .rounds import check_rounds
@@ -62,7 +62,7 @@ def sweep(
     *,
     num_rounds: int,
     keys: Array | Sequence[PRNGKeyArray],
-    evaluation: Mapping[str, FederatedDataset | ClientQuantiles] | None = None,
+    evaluation: Mapping[str, Evaluated] | None = None,
     metrics: Measure | None = None,
     eval_every: int = 10,
 ) -> dict[str, list[Solution]]:
@@ -197,7 +197,7 @@ def _train(
             ran, goes_on = jax.device_get((before, going))
             for i in np.flatnonzero(ran if due else ran & ~goes_on).tolist():
                 algorithm, state, _ = tree_row(flat.build(arrays), i)
-                found[round, i] = group.evaluations[i](algorithm.model(state))
+                found[round, i] = group.evaluations[i](algorithm.model(state), round)
     stacked = flat.build(arrays)
     histories: list[list[Row]] = [[] for _ in runs]
     for round, values in enumerate(jax.device_get(measured)):

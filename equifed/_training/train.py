@@ -13,13 +13,13 @@ from jaxtyping import PRNGKeyArray
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, checked
 from .._checkpoint import Checkpointer
-from .._evaluate import ClientQuantiles
+from .._evaluate import Evaluated
 from .._executor import Executor
 from .._logger import AbstractLogger, NoLogger
 from .._processes import is_first
 from .._tree import params_of
 from .._types import Measure, Model
-from ..data import AbstractLoader, FederatedDataset
+from ..data import AbstractLoader
 from .best import Best
 from .evaluations import check_evaluations, evaluations_of
 from .reached import Keeping
@@ -43,7 +43,7 @@ def train(
     *,
     num_rounds: int,
     key: PRNGKeyArray,
-    evaluation: Mapping[str, FederatedDataset | ClientQuantiles] | None = None,
+    evaluation: Mapping[str, Evaluated] | None = None,
     metrics: Measure | None = None,
     eval_every: int = 10,
     stop: AbstractStop | None = None,
@@ -63,7 +63,8 @@ def train(
     - `num_rounds`: the number of rounds.
     - `key`: the experiment's root key.
     - `evaluation`: datasets to evaluate the model on, by name; as an
-        [`equifed.ClientQuantiles`][], with quantiles over the clients.
+        [`equifed.ClientQuantiles`][], with quantiles over the clients; as
+        [`equifed.SampledClients`][], some of the clients only: those of the round, say.
     - `metrics`: what to measure on them; the algorithm's loss if not given. See
         [`equifed.evaluate`][].
     - `eval_every`: evaluate after every so many rounds, and after the last one.

@@ -76,6 +76,33 @@ TABLE = {
             "1.5",
         ),
     },
+    "ClientMetrics.tail": {
+        "no such metric": (
+            lambda: client_metrics().tail("acc"),
+            ValueError,
+            ("'acc'", "loss"),
+        ),
+        "a percentage": (
+            lambda: client_metrics().tail("loss", 10),
+            ValueError,
+            "`share` must be at most 1, got 10",
+        ),
+        "no share": (
+            lambda: client_metrics().tail("loss", 0),
+            ValueError,
+            "`share` must be more than 0, got 0",
+        ),
+        "no such end": (
+            lambda: client_metrics().tail("loss", end="worst"),
+            ValueError,
+            ("`end` must be 'low' or 'high'", "'worst'"),
+        ),
+        "by='client'": (
+            lambda: client_metrics().tail("loss", by="client"),
+            ValueError,
+            ("`by` must be 'clients' or 'examples'", "'client'"),
+        ),
+    },
     "ClientMetrics.mean": {
         "no such metric": (
             lambda: client_metrics().mean("acc"),

@@ -134,6 +134,38 @@ TABLE = {
             ValueError,
             "`q` must be one or several different quantiles",
         ),
+        "a tail of nothing": (
+            lambda: eqf.ClientQuantiles(DATASET, tail=0),
+            ValueError,
+            "`tail` must be more than 0, got 0",
+        ),
+        "a tail of ten": (
+            lambda: eqf.ClientQuantiles(DATASET, tail=10),
+            ValueError,
+            "`tail` must be at most 1, got 10",
+        ),
+        "by='client'": (
+            lambda: eqf.ClientQuantiles(DATASET, by="client"),
+            ValueError,
+            ("`by` must be 'clients' or 'examples'", "'client'"),
+        ),
+    },
+    "SampledClients": {
+        "a model for a data set": (
+            lambda: eqf.SampledClients(MODEL, eqf.data.AllClients()),
+            TypeError,
+            ("`dataset`", "a `Linear`"),
+        ),
+        "a number for a sampler": (
+            lambda: eqf.SampledClients(DATASET, 10),
+            TypeError,
+            ("`sampler`", "UniformSampler(10, seed=0)", "got 10"),
+        ),
+        "more clients than there are": (
+            lambda: eqf.SampledClients(DATASET, eqf.data.UniformSampler(9, seed=0)),
+            ValueError,
+            "`cohort_size` is 9, but the population has only 4",
+        ),
     },
     "sweep": {
         "no algorithm": (
