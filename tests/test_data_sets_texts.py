@@ -9,6 +9,8 @@ import pytest
 import equifed.data as eqd
 from equifed.data import sets
 
+from .test_data_sqlite import example, tff_file
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
@@ -270,3 +272,19 @@ def test_every_set_is_cited():
         assert text.startswith("% https://")
         assert "% Licence: " in text
         assert callable(getattr(sets, name))
+
+
+def test_stackoverflow_of_tensorflow_federateds_file(tmp_path):
+    rows = [
+        ("train", "u7", example(tokens=[b"to be"], type=[b"answer"], score=[3])),
+        ("train", "u7", example(tokens=[b"be be"], type=[b"question"], score=[1])),
+        ("test", "u8", example(tokens=[b"be"], type=[b"answer"], score=[2])),
+    ]
+    file = tff_file(tmp_path / "s.sqlite", rows)
+    clients = eqd.from_tff_sqlite(file, split="train", columns=["tokens", "type"])
+    words = sets.word_vocabulary(clients, 1, column="tokens")
+    assert words.symbols == ("be",)
+    clients.to_parquet(tmp_path / "s.parquet", by="client_id")
+    dataset = sets.stackoverflow(tmp_path / "s.parquet", words, max_length=3)
+    assert dataset["u7"]["x"].tolist() == [[1, 4, 3], [1, 3, 3]]
+    assert dataset["u7"]["domain_id"].tolist() == [1, 0]
