@@ -364,6 +364,25 @@ def test_a_partitioner_reads_what_is_not_kept(form, tmp_path):
     assert [examples["x"].tolist() for _, examples in dataset.items()] == WANTED
 
 
+def test_a_row_that_was_selected_twice_is_two_rows():
+    rows = datasets.Dataset.from_dict(TABLE).select([0, 1, 0, 0, 1, 5])
+    dataset = eqd.FederatedDataset.from_huggingface(rows, by=Halves("y"))
+    assert [e["x"].tolist() for _, e in dataset.items()] == [
+        [1.0, 5.0],
+        [1.0],
+        [0.0, 0.0],
+        [0.0],
+    ]
+
+
+def test_a_table_of_shares_is_a_copy():
+    shares = np.ones((10, 2))
+    partition = eqd.DistributionPartition(shares)
+    before = sizes_of(partition)
+    shares[:] = [[1.0, 9.0]] * 10
+    assert sizes_of(partition) == before
+
+
 def test_what_a_partitioner_of_flwr_datasets_cannot_do_is_said(tmp_path):
     used = Halves("y")
     build("arrays", used, tmp_path)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 import equifed as eqf
@@ -276,3 +277,25 @@ def test_center_crop():
     assert eqf.nn.center_crop(image, (7, 2)).shape == (7, 2, 1)
     with pytest.raises(ValueError, match=r"`size` must be at most \(7, 6\).*\(7, 7\)"):
         eqf.nn.center_crop(image, 7)
+
+
+def test_each_image_of_a_batch_is_flipped_by_itself():
+    image = np.zeros((64, 1, 2, 1), np.uint8)
+    image[:, 0, 0] = 1
+    dataset = eqd.FederatedDataset.from_arrays({"x": image}, by=np.zeros(64, int))
+    batching = eqd.Steps(2, batch_size=64)
+
+    def loss(w, example, key):
+        left = eqf.nn.random_flip(example["x"], key=key)[0, 0, 0]
+        return w * left.astype(jnp.float32)
+
+    algorithm = eqf.FedAvg(loss, optax.sgd(1.0), batching)
+    state = algorithm.init(jnp.array(1.0), num_clients=1)
+    cohort = eqd.cohort(dataset, batching)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0))
+    # Two steps, each by the share of the images that are left as they are: all or none
+    # of them would make it a whole number.
+    moved = 64 * (1.0 - float(state.model))
+    assert moved == round(moved)
+    assert 40 < moved < 88
+    assert moved != 64

@@ -75,7 +75,8 @@ class DistributionPartition(AbstractPartition):
         self.label = label
         self.min_size = check_count("min_size", min_size, least=0)
         self.seed = check_seed(seed)
-        self.shares = np.asarray(shares, np.float64)
+        self.shares = np.array(shares, np.float64)
+        self.shares.flags.writeable = False
         positive = np.isfinite(self.shares).all() and (self.shares >= 0).all()
         if not positive or not (self.shares > 0).any(axis=1).all():
             raise ValueError(

@@ -10,20 +10,21 @@ from .source import Source
 
 
 def numbered(source: Source, name: str) -> Any:
-    """The rows of a table, none of which are copied."""
+    """The rows of a table, which are copied only if one of them comes twice."""
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     # Without what is said of the columns, which a further one would contradict: images
     # stay as they are stored.
-    table = source.table.replace_schema_metadata(None)
-    rows = np.arange(table.num_rows)
-    if source.rows is not None:
-        rows = np.full(table.num_rows, -1)
-        rows[source.rows] = np.arange(len(source.rows))
-    dataset = Dataset(InMemoryTable(table.append_column(name, pa.array(rows))))
-    return dataset if source.rows is None else dataset.select(source.rows)
+    table, chosen = source.table.replace_schema_metadata(None), source.rows
+    if chosen is not None and len(np.unique(chosen)) < len(chosen):
+        table, chosen = table.take(pa.array(chosen)), None
+    numbers = np.arange(table.num_rows)
+    if chosen is not None:
+        numbers[chosen] = np.arange(len(chosen))
+    dataset = Dataset(InMemoryTable(table.append_column(name, pa.array(numbers))))
+    return dataset if chosen is None else dataset.select(chosen)
 
 
 def numbered_arrays(columns: Mapping[str, Column], num_rows: int, name: str) -> Any:
