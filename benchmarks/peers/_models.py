@@ -1,7 +1,9 @@
-"""The workloads' models as Equinox modules: what equifed and the bare loop train.
+"""The workloads' models, of `equifed.models`: what equifed and the bare loop train.
 
 A model is of one example, as always in equifed.
 """
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,109 +13,80 @@ import numpy as np
 from _protocol import Work
 
 import equifed as eqf
+from equifed import models
 
 
-class CNN(eqx.Module):
-    conv1: eqf.nn.Conv2d
-    conv2: eqf.nn.Conv2d
-    pool: eqf.nn.MaxPool2d
-    dense1: eqx.nn.Linear
-    dense2: eqx.nn.Linear
-
-    def __init__(self, shapes, key):
-        self.conv1 = eqf.nn.Conv2d(*shapes["conv1/weight"][2:], 3, key=key)
-        self.conv2 = eqf.nn.Conv2d(*shapes["conv2/weight"][2:], 3, key=key)
-        self.pool = eqf.nn.MaxPool2d(2)
-        self.dense1, self.dense2 = _linears(shapes, key)
-
-    def __call__(self, x):
-        x = x.astype(jnp.float32) / 255
-        x = jax.nn.relu(self.conv1(x))
-        x = self.pool(jax.nn.relu(self.conv2(x)))
-        return self.dense2(jax.nn.relu(self.dense1(x.reshape(-1))))
+def _build(work: Work) -> Any:
+    shape, classes, key = work.input_shape, work.num_classes, jr.key(0)
+    if work.model == "lstm":
+        sizes = {"embed_size": work.embedding, "hidden_size": work.hidden}
+        return models.LanguageLSTM(
+            classes, **sizes, project=True, extra_tanh=False, key=key
+        )
+    if work.model == "cnn":
+        return models.ConvNet(shape, classes, dropout=(0.0, 0.0), key=key)
+    if work.model == "dense":
+        return models.MLP(shape, classes, key=key)
+    return models.LogisticRegression(shape, classes, key=key)
 
 
-class Dense(eqx.Module):
-    dense1: eqx.nn.Linear
-    dense2: eqx.nn.Linear
-    dense3: eqx.nn.Linear
-
-    def __init__(self, shapes, key):
-        self.dense1, self.dense2, self.dense3 = _linears(shapes, key)
-
-    def __call__(self, x):
-        x = x.reshape(-1).astype(jnp.float32) / 255
-        x = jax.nn.relu(self.dense1(x))
-        return self.dense3(jax.nn.relu(self.dense2(x)))
-
-
-class Logistic(eqx.Module):
-    dense1: eqx.nn.Linear
-
-    def __init__(self, shapes, key):
-        (self.dense1,) = _linears(shapes, key)
-
-    def __call__(self, x):
-        return self.dense1(x.reshape(-1).astype(jnp.float32) / 255)
-
-
-class LSTM(eqx.Module):
-    embed: eqx.nn.Embedding
-    lstm: eqf.nn.LSTM
-    dense1: eqx.nn.Linear
-    dense2: eqx.nn.Linear
-
-    def __init__(self, shapes, key):
-        self.embed = eqx.nn.Embedding(*shapes["embed/weight"], key=key)
-        embedding, hidden = shapes["embed/weight"][1], shapes["lstm/bias"][0] // 4
-        self.lstm = eqf.nn.LSTM(embedding, hidden, key=key)
-        self.dense1, self.dense2 = _linears(shapes, key)
-
-    def __call__(self, x):
-        x, _ = self.lstm(self.embed.weight[x])
-        return jax.vmap(lambda x: self.dense2(self.dense1(x)))(x)
+def _arrays(work: Work, model: Any) -> dict[str, Any]:
+    """The model's arrays, by the workload's names of its layers."""
+    if work.model == "lstm":
+        layers = {"dense1": model.projection, "dense2": model.output}
+    elif work.model == "cnn":
+        names = ("conv1", "conv2", "dense1", "dense2")
+        layers = {name: getattr(model, name) for name in names}
+    elif work.model == "dense":
+        layers = {f"dense{i}": layer for i, layer in enumerate(model.layers, 1)}
+    else:
+        layers = {"dense1": model.dense}
+    arrays = {
+        f"{name}/{kind}": getattr(layer, kind)
+        for name, layer in layers.items()
+        for kind in ("weight", "bias")
+    }
+    if work.model == "lstm":
+        (lstm,) = model.lstms
+        arrays["embed/weight"] = model.embedding
+        for kind in ("weight_ih", "weight_hh", "bias"):
+            arrays[f"lstm/{kind}"] = getattr(lstm, kind)
+    return arrays
 
 
-MODELS = {"cnn": CNN, "dense": Dense, "logistic": Logistic, "lstm": LSTM}
-
-
-def make_model(work: Work) -> eqx.Module:
+def make_model(work: Work) -> Any:
     """The workload's model with its first parameters."""
     # By shape alone: the first numbers come from the workload.
-    make = MODELS[work.model]
-    model = eqx.filter_eval_shape(make, work.shapes(), jr.key(0))
-    leaves = {}
+    model = eqx.filter_eval_shape(lambda: _build(work))
+    values = {}
     for name, value in work.params().items():
-        layer, kind = name.split("/")
-        if layer == "lstm":
-            leaves.update(_lstm_leaves(kind, value, work))
+        if name.startswith("lstm"):
+            values.update(_lstm_arrays(name, value, work))
         else:
-            leaves[layer, kind] = _turned(model, layer, value)
+            values[name] = _turned(name, value)
     return eqx.tree_at(
-        lambda model: [getattr(getattr(model, a), b) for a, b in leaves],
+        lambda model: list(_arrays(work, model).values()),
         model,
-        [jnp.asarray(value) for value in leaves.values()],
+        [jnp.asarray(values[name]) for name in _arrays(work, model)],
     )
 
 
-def params_of(work: Work, model: eqx.Module) -> dict[str, np.ndarray]:
+def params_of(work: Work, model: Any) -> dict[str, np.ndarray]:
     """The model's parameters by the workload's names and in its layouts."""
-    params = {}
-    for name in work.shapes():
-        layer, kind = name.split("/")
-        if layer == "lstm":
-            params[name] = _lstm_param(kind, model.lstm)
-        else:
-            value = np.array(getattr(getattr(model, layer), kind))
-            params[name] = _turned(model, layer, value)
-    return params
+    arrays = {name: np.array(x) for name, x in _arrays(work, model).items()}
+    return {
+        name: _lstm_param(name, arrays)
+        if name.startswith("lstm")
+        else _turned(name, arrays[name])
+        for name in work.shapes()
+    }
 
 
 def metrics_of(work: Work):
     """The loss of one example and its accuracy, for evaluation."""
 
     def image_loss(model, example, key):
-        logits = model(example["x"])
+        logits = model(example["x"].astype(jnp.float32) / 255)
         accuracy = eqf.accuracy(logits, example["y"])
         return eqf.cross_entropy(logits, example["y"]), {"accuracy": accuracy}
 
@@ -135,28 +108,26 @@ def loss_of(work: Work):
     return lambda model, example, key: metrics(model, example, key)[0]
 
 
-def _turned(model, layer: str, value: np.ndarray) -> np.ndarray:
+def _turned(name: str, value: np.ndarray) -> np.ndarray:
     """From the workload's layout to the model's, or back."""
-    is_linear = isinstance(getattr(model, layer), eqx.nn.Linear)
-    return value.T if is_linear and value.ndim == 2 else value
+    return value.T if name.startswith("dense") and value.ndim == 2 else value
 
 
-def _lstm_leaves(kind: str, value: np.ndarray, work: Work) -> dict:
+def _lstm_arrays(name: str, value: np.ndarray, work: Work) -> dict[str, np.ndarray]:
     value = _swapped(value)
-    if kind == "bias":
-        return {("lstm", "bias"): value + _forget(value)}
+    if name == "lstm/bias":
+        return {name: value + _forget(value)}
     return {
-        ("lstm", "weight_ih"): value[: work.embedding].T,
-        ("lstm", "weight_hh"): value[work.embedding :].T,
+        "lstm/weight_ih": value[: work.embedding].T,
+        "lstm/weight_hh": value[work.embedding :].T,
     }
 
 
-def _lstm_param(kind: str, lstm: eqf.nn.LSTM) -> np.ndarray:
-    if kind == "bias":
-        value = np.array(lstm.bias)
-        return _swapped(value - _forget(value))
-    both = np.concatenate([lstm.weight_ih, lstm.weight_hh], axis=1)
-    return _swapped(both.T)
+def _lstm_param(name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    if name == "lstm/bias":
+        return _swapped(arrays[name] - _forget(arrays[name]))
+    both = [arrays["lstm/weight_ih"], arrays["lstm/weight_hh"]]
+    return _swapped(np.concatenate(both, axis=1).T)
 
 
 def _swapped(value: np.ndarray) -> np.ndarray:
@@ -168,11 +139,3 @@ def _swapped(value: np.ndarray) -> np.ndarray:
 def _forget(bias: np.ndarray) -> np.ndarray:
     """What the workload adds to the forget gate, and Equinox does not: 1."""
     return np.repeat(np.array([0, 1, 0, 0], np.float32), len(bias) // 4)
-
-
-def _linears(shapes, key) -> list[eqx.nn.Linear]:
-    return [
-        eqx.nn.Linear(*shape, key=key)
-        for name, shape in shapes.items()
-        if name.startswith("dense") and name.endswith("weight")
-    ]
