@@ -73,14 +73,11 @@ class LSTM(eqx.Module):
 def loss(model, example, key):
     tokens = example["tokens"].astype(jnp.int32)
     inputs, targets = tokens[:-1], tokens[1:]
-    real = targets != PAD
     logits = model(inputs)
-    token_loss = jnp.where(real, eqf.cross_entropy(logits, targets), 0.0).sum()
-    right = (jnp.where(real, logits.argmax(-1) == targets, False)).sum()
-    count = real.sum()
-    return token_loss / jnp.maximum(count, 1), {
-        "token_loss": eqf.Average(token_loss, count),
-        "token_accuracy": eqf.Average(right, count),
+    token_loss = eqf.token_cross_entropy(logits, targets, masked=(PAD,))
+    return token_loss.total / jnp.maximum(token_loss.weight, 1), {
+        "token_loss": token_loss,
+        "token_accuracy": eqf.token_accuracy(logits, targets, masked=(PAD,)),
     }
 
 

@@ -274,6 +274,40 @@ def test_auroc():
     assert np.isnan(odd).all()
 
 
+def test_several_devices():
+    columns = {
+        "x": RNG.normal(size=(20, 3)).astype(np.float32),
+        "y": RNG.integers(0, 3, 20).astype(np.int32),
+        "domain": RNG.integers(0, 2, 20).astype(np.int32),
+    }
+    sizes = (7, 0, 12, 1)
+    ends = np.cumsum(sizes)
+    clients = eqf.data.FederatedDataset.from_mapping(
+        {
+            str(i): {name: x[end - size : end] for name, x in columns.items()}
+            for i, (size, end) in enumerate(zip(sizes, ends, strict=True))
+        }
+    )
+
+    def metrics(model, example, key):
+        logits, label = example["x"], example["y"]
+        f1 = eqf.F1(logits, label)
+        score = jax.nn.softmax(logits)[1]
+        return {
+            "f1": f1,
+            "f1 of domains": eqf.PerDomain(f1, example["domain"], num_domains=2),
+            "area": eqf.AUROC(score, label == 1, num_bins=11),
+        }
+
+    mesh = jax.make_mesh((2,), ("clients",))
+    one, two = (eqf.Evaluator(clients, metrics, mesh=m) for m in (None, mesh))
+    each, same = one.per_client(None).values, two.per_client(None).values
+    for name, value in each.items():
+        np.testing.assert_allclose(same[name], value, rtol=1e-6)
+        assert np.isnan(value[1]).all()
+    assert np.isfinite(one(None)["area"])
+
+
 @pytest.mark.parametrize(
     "make",
     (

@@ -117,6 +117,19 @@ def test_all_parameters_are_used():
             assert (np.abs(x).max() > 1e-6) or "key_proj.bias" in where, where
 
 
+def test_models_compute_in_the_dtype_of_their_parameters():
+    def run(key):
+        out = {}
+        for name, (model, x) in small(key).items():
+            arrays, rest = eqx.partition(model, eqx.is_array)
+            half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays)
+            out[name] = eqx.combine(half, rest)(x, key=key)
+        return out
+
+    shapes = jax.eval_shape(run, KEY)
+    assert {name: x.dtype for name, x in shapes.items() if x.dtype != "bfloat16"} == {}
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
