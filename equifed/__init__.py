@@ -142,6 +142,7 @@ from ._server import (
 )
 from ._training import (
     AbstractStop as AbstractStop,
+    farthest_first as farthest_first,
     Patience as Patience,
     RESULTS as RESULTS,
     rounds as rounds,

@@ -5,6 +5,7 @@ a cluster, and in what its server does with that mean.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -27,7 +28,7 @@ from .._metrics import add_metrics, Sum
 from .._noise import reseed_noise
 from .._round import Beginning, State
 from .._server import OptaxServer
-from .._tree import safe_divide, tree_row
+from .._tree import difference, safe_divide, tree_row
 from .._types import Loss, Model
 from .._wire import Broadcast, CHANGE, Message
 from .._words import shown
@@ -218,3 +219,42 @@ class AbstractClusters(AbstractAlgorithm):
         self._check_number(state)
         several = range(self.num_clusters)
         return [eqx.combine(tree_row(state.params, k), state.rest) for k in several]
+
+    @checked(models="Give a list of models like the one that `init` was given.")
+    def with_models(self, state: State, models: Sequence[Model]) -> State:
+        """The state with these models in place of its own, to begin with: those of
+        [`equifed.farthest_first`][], or independent ones,
+        `[make(key) for key in keys]`.
+
+        **Raises:**
+
+        `ValueError` if there are not $k$ of them, if they are not like the state's, or
+        differ in what is not trained.
+        """
+        self._check_number(state)
+        if len(models) != self.num_clusters:
+            raise ValueError(
+                f"`models` must be {self.num_clusters}, one for each cluster, got "
+                f"{len(models)}."
+            )
+        like = self.models(state)[0]
+        for i, model in enumerate(models):
+            apart = difference(f"models[{i}]", model, like)
+            if apart is not None:
+                raise ValueError(
+                    f"`models` must be like the state's, but {apart}. Make them as the "
+                    "model that `init` was given."
+                )
+        trains = jtu.tree_map(
+            lambda x: x is not None, state.params, is_leaf=lambda x: x is None
+        )
+        trained, rest = zip(*(eqx.partition(x, trains) for x in models), strict=True)
+        for i, other in enumerate(rest):
+            if not eqx.tree_equal(other, state.rest):
+                raise ValueError(
+                    f"`models` must have the same of what is not trained, but "
+                    f"`models[{i}]` has something else than the state. Name it in "
+                    "`init(..., trains=)`, or make it alike."
+                )
+        params = jtu.tree_map(lambda *x: jnp.stack(x), *trained)
+        return dataclasses.replace(state, params=params)

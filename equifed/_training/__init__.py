@@ -1,3 +1,4 @@
+from .farthest import farthest_first as farthest_first
 from .rounds import rounds as rounds
 from .solution import RESULTS as RESULTS, Solution as Solution
 from .stop import (

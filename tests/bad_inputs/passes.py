@@ -6,9 +6,20 @@ import numpy as np
 import optax
 
 import equifed as eqf
+from equifed import testing
 
 from .algorithms import numbers, RATE, with_number
-from .shared import BATCHING, fresh_loss, KEY, LOSS, MODEL, one_round, SGD, train
+from .shared import (
+    BATCHING,
+    DATASET,
+    fresh_loss,
+    KEY,
+    LOSS,
+    MODEL,
+    one_round,
+    SGD,
+    train,
+)
 
 
 class Steps(eqf.AbstractAlgorithm):
@@ -41,6 +52,12 @@ def initialised(**kwargs):
 
 def ifca(kind=eqf.IFCA, **kwargs):
     return kind(LOSS, SGD, BATCHING, **{"num_clusters": 2, **kwargs})
+
+
+def with_models(models, begun=MODEL):
+    algorithm = ifca()
+    state = algorithm.init(begun, num_clients=4, key=KEY)
+    return algorithm.with_models(state, models)
 
 
 def clusters(kind):
@@ -133,6 +150,48 @@ TABLE = {
     "FedExP": {**parts(eqf.FedExP), **with_number(eqf.FedExP, "epsilon", RATE)},
     "SharpnessAware": numbers(eqf.SharpnessAware, RATE, name="rho"),
     "IFCA": clusters(eqf.IFCA),
+    "AbstractClusters.with_models": {
+        "one too many": (
+            lambda: with_models([MODEL] * 3),
+            ValueError,
+            "`models` must be 2, one for each cluster, got 3",
+        ),
+        "one model": (
+            lambda: with_models(MODEL),
+            TypeError,
+            ("`models` must be", "Give a list of models"),
+        ),
+        "of another kind": (
+            lambda: with_models([MODEL, testing.Point(1.0)]),
+            ValueError,
+            ("like the state's", "`models[1]"),
+        ),
+        "with something else that is not trained": (
+            lambda: with_models(
+                [(np.arange(2), MODEL), (np.ones(2, int), MODEL)],
+                (np.arange(2), MODEL),
+            ),
+            ValueError,
+            ("the same of what is not trained", "`models[1]`"),
+        ),
+    },
+    "farthest_first": {
+        "another algorithm": (
+            lambda: eqf.farthest_first(fedavg(), MODEL, DATASET, key=KEY),
+            TypeError,
+            ("`algorithm` must be", "Give a `HypCluster`"),
+        ),
+        "a list for the dataset": (
+            lambda: eqf.farthest_first(ifca(), MODEL, [], key=KEY),
+            TypeError,
+            "`dataset` must be",
+        ),
+        "more models than clients": (
+            lambda: eqf.farthest_first(ifca(num_clusters=50), MODEL, DATASET, key=KEY),
+            ValueError,
+            ("`farthest_first` needs 50 clients", "Lower `num_clusters`"),
+        ),
+    },
     "PicksBest": {
         "a loss": (lambda: eqf.PicksBest(LOSS), TypeError, "`client` must be"),  # pyright: ignore
         "a correction that remembers": (
