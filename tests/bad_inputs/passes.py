@@ -54,6 +54,9 @@ def ifca(kind=eqf.IFCA, **kwargs):
     return kind(LOSS, SGD, BATCHING, **{"num_clusters": 2, **kwargs})
 
 
+ROWS = jnp.arange(2)
+
+
 def with_models(models, begun=MODEL):
     algorithm = ifca()
     state = algorithm.init(begun, num_clients=4, key=KEY)
@@ -167,10 +170,7 @@ TABLE = {
             ("like the state's", "`models[1]"),
         ),
         "with something else that is not trained": (
-            lambda: with_models(
-                [(np.arange(2), MODEL), (np.ones(2, int), MODEL)],
-                (np.arange(2), MODEL),
-            ),
+            lambda: with_models([(ROWS, MODEL), (ROWS + 1, MODEL)], (ROWS, MODEL)),
             ValueError,
             ("the same of what is not trained", "`models[1]`"),
         ),
