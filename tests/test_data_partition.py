@@ -83,6 +83,22 @@ def test_min_size_holds():
         sizes_of(eqd.DirichletPartition(10, 0.01, min_size=50), labels)
 
 
+def test_clients_that_have_enough_get_no_more():
+    labels = np.repeat(np.arange(10), 50)
+    for seed in range(20):
+        partition = eqd.DirichletPartition(10, 0.1, self_balancing=True, seed=seed)
+        clients = partition({"label": labels}, len(labels))
+        rows = np.concatenate(list(clients.values()))
+        assert sorted(rows) == list(range(500))
+        for own in clients.values():
+            # Of the labels before the last one it had less than its share, 50.
+            before = labels[own] < labels[own].max() if len(own) else np.zeros(0, bool)
+            assert before.sum() < 50
+    loose = np.max(sizes_of(eqd.DirichletPartition(10, 0.1, seed=0), labels))
+    tight = np.max(sizes_of(partition, labels))
+    assert tight < 100 < loose
+
+
 def test_dirichlet_has_the_right_moments():
     alphas = np.array([0.2, 1.0, 3.0, 0.0])
     draws = np.stack([dirichlet(generator(0, 9, i), alphas) for i in range(4000)])
@@ -121,6 +137,10 @@ def test_a_partition_is_that_of_all_time():
         (lambda: eqd.IIDPartition(0), "`num_clients` must be at least 1"),
         (lambda: eqd.IIDPartition(6)({}, 5), "`num_clients` is 6, but.* 5 examples"),
         (lambda: eqd.DirichletPartition(2, 0.0), "`alpha` must be more than 0"),
+        (
+            lambda: eqd.DirichletPartition(2, 1.0, balanced=True, self_balancing=True),
+            "`self_balancing` is for clients of different sizes",
+        ),
         (
             lambda: eqd.DirichletPartition(2, 1.0, min_size=-1),
             "`min_size` must be at le",

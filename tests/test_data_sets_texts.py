@@ -99,6 +99,38 @@ def test_character_chunks_are_fedjaxs():
     assert default["x"].shape == (1, 80)
 
 
+def test_numbers_that_fedjax_publishes():
+    # Those of its own tests.
+    both = sets.character_chunks(snippets(a=[b"hello", b"hi there"]), length=10)["a"]
+    assert both["x"].tolist() == [
+        [1, 4, 67, 5, 5, 26, 2, 1, 4, 68],
+        [16, 7, 4, 67, 48, 67, 0, 0, 0, 0],
+    ]
+    assert both["y"].tolist() == [
+        [4, 67, 5, 5, 26, 2, 1, 4, 68, 16],
+        [7, 4, 67, 48, 67, 2, 0, 0, 0, 0],
+    ]
+    texts = np.array([b"three four five", b"five three four five six"], object)
+    clients = eqd.FederatedDataset.from_arrays({"text": texts}, by=[0, 0])
+    vocabulary = eqd.Vocabulary(["three", "four", "five"])
+    for length, x, y in (
+        (2, [[1, 3], [1, 5]], [[3, 4], [5, 3]]),
+        (
+            5,
+            [[1, 3, 4, 5, 0], [1, 5, 3, 4, 5]],
+            [[3, 4, 5, 2, 0], [5, 3, 4, 5, 6]],
+        ),
+        (
+            7,
+            [[1, 3, 4, 5, 0, 0, 0], [1, 5, 3, 4, 5, 6, 0]],
+            [[3, 4, 5, 2, 0, 0, 0], [5, 3, 4, 5, 6, 2, 0]],
+        ),
+    ):
+        got = sets.next_words(clients, vocabulary, max_length=length)["0"]
+        assert got["x"].tolist() == x
+        assert got["y"].tolist() == y
+
+
 def test_texts_that_are_none_are_named():
     with pytest.raises(ValueError, match="no UTF-8 in example 1 of client 'b'"):
         sets.character_chunks(snippets(a=["x"], b=["y", b"\xff"]))
@@ -237,7 +269,8 @@ LINES = [
     "L1044 +++$+++ u2 +++$+++ m0 +++$+++ CAMERON +++$+++ They do to.",
     "L985 +++$+++ u0 +++$+++ m0 +++$+++ BIANCA +++$+++ ...",
     "L984 +++$+++ u2 +++$+++ m0 +++$+++ CAMERON +++$+++",
-    "L925 +++$+++ u0 +++$+++ m0 +++$+++ BIANCA +++$+++ a +++$+++ b",
+    "L925 +++$+++ u0 +++$+++ m0 +++$+++ BIANCA +++$+++ a +++$+++ <b>b</b>",
+    "L924 +++$+++ u0 +++$+++ m0 +++$+++ BIANCA +++$+++ 12 CONTINUED: (2)",
 ]
 
 

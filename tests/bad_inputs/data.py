@@ -140,6 +140,10 @@ TABLE = {
             ("'y'", "x"),
         ),
         **flags(lambda x: data.DirichletPartition(2, 1.0, balanced=x), name="balanced"),
+        **flags(
+            lambda x: data.DirichletPartition(2, 1.0, self_balancing=x),
+            name="self_balancing",
+        ),
     },
     "data.ShardPartition": {
         **counts(lambda x: data.ShardPartition(x), name="num_clients", least=1),

@@ -19,7 +19,9 @@ class DirichletPartition(AbstractPartition):
 
     - `balanced=False`: each label's examples are divided among the clients in
         proportions drawn from `Dirichlet(alpha, ..., alpha)`. The clients' sizes vary
-        too. The draw is repeated until every client has `min_size` examples.
+        too. The draw is repeated until every client has `min_size` examples. With
+        `self_balancing=True` a client that has its share of all examples, or more,
+        gets none of the labels that are divided after.
     - `balanced=True`: each client draws the distribution of its labels from
         `Dirichlet(alpha * p)`, where `p` is that of the whole set, and then as many
         examples as any other client. A label that has run out is left out, so the last
@@ -44,6 +46,7 @@ class DirichletPartition(AbstractPartition):
     alpha: float
     label: str
     balanced: bool
+    self_balancing: bool
     min_size: int
     seed: int
 
@@ -55,6 +58,7 @@ class DirichletPartition(AbstractPartition):
         *,
         label: str = "label",
         balanced: bool = False,
+        self_balancing: bool = False,
         min_size: int = 0,
         seed: int = 0,
     ):
@@ -64,6 +68,8 @@ class DirichletPartition(AbstractPartition):
         - `alpha`: The concentration; positive.
         - `label`: The column of labels.
         - `balanced`: Whether all clients have the same size (up to one example).
+        - `self_balancing`: Whether clients that have enough get no more of the labels
+            that come after; not with `balanced`.
         - `min_size`: The fewest examples that a client may have.
         - `seed`: The seed of the split.
         """
@@ -71,7 +77,13 @@ class DirichletPartition(AbstractPartition):
         self.num_clients = check_count("num_clients", num_clients)
         self.alpha = float(np.asarray(alpha))
         self.label = label
+        if balanced and self_balancing:
+            raise ValueError(
+                "`self_balancing` is for clients of different sizes, but `balanced` "
+                "gives all of them the same. Leave out one of the two."
+            )
         self.balanced = bool(balanced)
+        self.self_balancing = bool(self_balancing)
         self.min_size = check_count("min_size", min_size, least=0)
         self.seed = check_seed(seed)
 
@@ -104,8 +116,15 @@ class DirichletPartition(AbstractPartition):
 
     def _divide(self, pools, rng):
         clients = [[] for _ in range(self.num_clients)]
+        enough = sum(map(len, pools)) / self.num_clients
         for pool in pools:
             shares = dirichlet(rng, np.full(self.num_clients, float(self.alpha)))
+            if self.self_balancing:
+                sizes = np.array([sum(map(len, parts)) for parts in clients])
+                shares = np.where(sizes < enough, shares, 0.0)
+                # Of those who want more, none may have drawn a share that counts.
+                shares = shares if shares.any() else np.where(sizes < enough, 1.0, 0.0)
+                shares /= max(shares.sum(), np.finfo(float).tiny)
             cuts = np.rint(np.cumsum(shares)[:-1] * len(pool)).astype(np.int64)
             for client, part in zip(clients, np.split(pool, cuts), strict=True):
                 client.append(part)

@@ -41,7 +41,9 @@ def from_fedjax_sqlite(
 
         ```python
         clients = eqf.data.from_fedjax_sqlite("federated_emnist_train.sqlite")
-        clients = clients.map(lambda c: {"x": 1 - c["pixels"], "y": c["label"]})
+        clients = clients.map(
+            lambda c: {"x": 1 - c["pixels"][..., np.newaxis], "y": c["label"]}
+        )
         ```
 
     **Arguments:**

@@ -27,6 +27,7 @@ card(
 )
 
 _BETWEEN = " +++$+++ "
+_MARKUP = re.compile(r"</?[A-Za-z]+>")
 _NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
 _TOKENS = re.compile(r"NUMERIC|[^\W\d_]+(?:'[^\W\d_]+)*")
 
@@ -39,7 +40,7 @@ def cornell_movie_dialogs(
 
     Loads the corpus's `movie_lines.txt`, of which `spawn99/CornellMovieDialogCorpus`
     has a copy. Texts are in lower case, without punctuation, and with `NUMERIC` for
-    numbers; lines without a word are left out.
+    numbers; lines without a word, or with a script's `CONTINUED:`, are left out.
 
     !!! example
 
@@ -86,8 +87,9 @@ def cornell_movie_dialogs(
                 f"{shown(line['text'])}."
             )
         _, character, movie, name, said = parts
-        words = _TOKENS.findall(_NUMBER.sub(" NUMERIC ", said.lower()))
-        if words:
+        said = _MARKUP.sub(" ", said).lower()
+        words = _TOKENS.findall(_NUMBER.sub(" NUMERIC ", said))
+        if words and "CONTINUED:" not in parts[4]:
             owners.append(character.strip())
             columns["text"].append(" ".join(words))
             columns["name"].append(name.strip())
