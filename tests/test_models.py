@@ -258,3 +258,25 @@ def test_a_model_is_trained():
     )
     solution = eqf.train(algorithm, model, loader, num_rounds=6, key=KEY)
     assert solution.values("accuracy")[1][-1] > 0.8
+
+
+def test_a_vocabulary_other_than_the_models():
+    vocabulary = eqf.data.Vocabulary("abc")
+    text = vocabulary.encode("abcd")
+
+    def loss(model, example, key):
+        tokens = eqf.token_cross_entropy(model(example["x"]), example["y"])
+        return tokens.total / example["y"].size, {"token_loss": tokens}
+
+    def evaluated(size, targets):
+        columns = {"x": text[None, :-1], "y": targets[None]}
+        clients = eqf.data.FederatedDataset.from_mapping({"anna": columns})
+        model = models.LanguageLSTM(size, embed_size=2, hidden_size=2, key=KEY)
+        return eqf.evaluate(model, clients, loss)["token_loss"]
+
+    # A token that is read has no row: refused. One that is foretold has no logit: NaN.
+    with pytest.raises(ValueError, match="'x' of client 'anna' holds 5 in row 0.*5 ro"):
+        evaluated(vocabulary.size - 2, np.ones(3, np.int32))
+    with pytest.warns(UserWarning, match="y from 4 to 6, and a label without a logit"):
+        assert np.isnan(evaluated(vocabulary.size - 1, text[1:]))
+    assert np.isfinite(evaluated(vocabulary.size, text[1:]))

@@ -81,8 +81,11 @@ def _describe(columns: Columns, row: int) -> str:
             return f"its column {name!r} holds {bad}"
     whole = [
         f"{name} = {value.item()}"
+        if value.size == 1
+        else f"{name} from {value.min()} to {value.max()}"  # tokens
         for name, value in example.items()
-        if value.size == 1 and jnp.issubdtype(value.dtype, jnp.integer)
+        if jnp.issubdtype(value.dtype, jnp.integer)
+        if value.size == 1 or (value.ndim == 2 and value.size > 0)
     ]
     if not whole:
         return "its data is finite"
