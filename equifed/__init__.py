@@ -69,6 +69,7 @@ from ._algorithm import (
     server_yogi as server_yogi,
     SharpnessAware as SharpnessAware,
 )
+from ._bits import add_bits as add_bits, Bits as Bits
 from ._checkpoint import Checkpointer as Checkpointer
 from ._client import (
     AbstractClient as AbstractClient,

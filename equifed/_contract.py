@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._aggregator import AbstractAggregator
+from ._bits import Bits, SENT, UP
 from ._client import AbstractClient
 from ._metrics import AbstractMetric, check_free, RESERVED
 from ._server import AbstractServer
@@ -79,7 +80,9 @@ def _check_metrics(
         raise TypeError(
             f"{name} must return a dictionary of metrics last, got {shown(metrics)}."
         )
-    check_free(name, metrics, [x for x in taken if x != "loss"])
+    check_free(name, metrics, [x for x in taken if x not in ("loss", *SENT)])
+    if UP in metrics and not isinstance(metrics[UP], Bits):
+        raise TypeError(sentence("metrics['bits_up']", "a `Bits`", metrics[UP]))
     for key, value in metrics.items():
         if not isinstance(key, str):
             raise TypeError(f"{name} must name its metrics by text, got {shown(key)}.")
@@ -171,7 +174,7 @@ def check_step(algorithm: Any, out: Any, before: Any) -> tuple[Any, Metrics, Arr
         new, old = getattr(after, part), getattr(before, part)
         _check_like(algorithm, "step", f"state.{part}", new, old)
     metrics = _check_metrics(name, metrics, taken=("round", "nonfinite_model"))
-    for needed in ("loss", "clients", "nonfinite"):
+    for needed in ("loss", "clients", "nonfinite", "bits_up", "bits_down"):
         if needed not in metrics:
             raise ValueError(
                 f"{name} must report `{needed}` among its metrics: return those of a "

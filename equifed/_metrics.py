@@ -111,6 +111,7 @@ class Sum(AbstractMetric):
 
 
 RESERVED = ("loss", "round", "clients", "nonfinite", "nonfinite_model")
+RESERVED += ("bits_up", "bits_down", "bits_up_entropy", "bits_up_arithmetic")
 
 
 def as_metrics(loss: Array | None, values: dict[str, Any]) -> dict[str, AbstractMetric]:
@@ -173,5 +174,5 @@ def _masked_sum(x: Array, mask: Array) -> Array:
     return jnp.sum(jnp.where(keep, x, jnp.zeros_like(x)), axis=0)
 
 
-def compute_metrics(metrics: dict[str, AbstractMetric]) -> dict[str, Array]:
+def compute_metrics(metrics: dict[str, AbstractMetric]) -> dict[str, Any]:
     return {name: metric.compute() for name, metric in metrics.items()}

@@ -56,6 +56,7 @@ WITHOUT = {
     "posterior.PosteriorProduct": _PLAIN,
     "UniformMean": _PLAIN,
     "WeightedMean": _PLAIN,
+    "add_bits": "A step calls it, with the metrics of its passes.",
     "batch_gradient": _IN_ROUND,
     "full_gradient": _IN_ROUND,
     "full_metrics": _IN_ROUND,

@@ -36,6 +36,7 @@ LAYERS = (
         *("_files", "_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
     ("_closures", "_noise", "_wire", "_cohort", "_metrics", "_share"),
+    ("_bits",),
     ("_tried",),
     ("_optim",),
     ("data", "nn", "_measures"),

@@ -105,6 +105,7 @@ def test_the_history():
     assert got.result == eqf.RESULTS.successful
     assert [row["round"] for row in got.history] == [1, 2, 3, 4, 5, 6, 7]
     always = {"round", "loss", "error", "clients", "nonfinite", "nonfinite_model"}
+    always |= {"bits_up", "bits_down"}
     measured = {f"{name}/{m}" for name in evaluation for m in ("loss", "error")}
     for row in got.history:
         # After every third round, and after the last one.

@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._aggregator import AbstractAggregator, UniformMean, WeightedMean
+from .._bits import add_bits
 from .._check import as_number, check_count, checked
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
 from .._client.loss import example_metrics
@@ -234,7 +235,8 @@ class AgnosticFedAvg(AbstractAlgorithm):
         at = state.server
         parts, sent = (self.loss, self.batching), Broadcast(state.params, state.rest)
         measures = _Measures(*parts, self.domain, self.num_domains)
-        measured = clients(measures, UniformMean(), sent, key=measure_key).aggregate
+        first = clients(measures, UniformMean(), sent, key=measure_key)
+        measured = first.aggregate
         losses, counts = tree_scale(measured.count, measured.payload)
 
         seen = at.window.mean(0)
@@ -255,7 +257,8 @@ class AgnosticFedAvg(AbstractAlgorithm):
         state = dataclasses.replace(
             state, params=x, server=at, aggregator=out.aggregator
         )
-        return state, out.metrics, out.aggregate.accept
+        metrics = add_bits(out.metrics, first.metrics)
+        return state, metrics, out.aggregate.accept
 
     def model(self, state):
         return state.model

@@ -157,7 +157,7 @@ class AbstractAlgorithm(eqx.Module):
         *,
         key: PRNGKeyArray,
         executor: Executor = Executor(),  # noqa: B008 (holds no array)
-    ) -> tuple[State, dict[str, Array]]:
+    ) -> tuple[State, dict[str, Any]]:
         """Runs one round: broadcast, local work, aggregation, server step.
 
         It is compiled once for all cohorts of the same shape. If the new model or
@@ -178,7 +178,9 @@ class AbstractAlgorithm(eqx.Module):
         visited, as the clients moved, of those clients whose message is finite; NaN
         if there is none), whatever else the loss reports, `clients` (the number of
         messages aggregated), `nonfinite` (the number of clients whose message was not
-        finite), `nonfinite_model` (1 if that is why the round was rejected).
+        finite), `nonfinite_model` (1 if that is why the round was rejected), and
+        `bits_up` and `bits_down` (what the clients sent, and what was sent to them, in
+        all passes; each a [`equifed.Bits`][]).
 
         **Raises:**
 

@@ -21,6 +21,7 @@ from .._aggregator import (
     UniformMean,
     WeightedMean,
 )
+from .._bits import Bits, payload_bits, UP
 from .._check import check_kind, checked
 from .._client import AbstractWrapper, full_metrics, LocalSGD
 from .._client.reach import only, reached
@@ -92,6 +93,9 @@ class PicksBest(AbstractWrapper):
         )
         present = (message.weight > 0).astype(losses.dtype)
         metrics = add_metrics(metrics, {"clusters": Sum(present * own)})
+        # What travels is the one change, and a number that says of which model it is.
+        sent = payload_bits((message.payload, message.weight, best))
+        metrics = add_metrics(metrics, {UP: Bits(sent)})
         return Message(payload, message.weight, own), state, metrics
 
 

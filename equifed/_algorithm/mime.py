@@ -8,6 +8,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
+from .._bits import add_bits
 from .._check import as_number, checked
 from .._client import (
     AbstractClient,
@@ -122,7 +123,8 @@ class _AbstractMime(AbstractAlgorithm):
             server=s,
             aggregator=(full.aggregator, local.aggregator),
         )
-        return state, local.metrics, local.aggregate.accept
+        metrics = add_bits(local.metrics, full.metrics)
+        return state, metrics, local.aggregate.accept
 
     def model(self, state):
         return state.model

@@ -5,6 +5,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
 from .._aggregator import UniformMean
+from .._bits import add_bits
 from .._check import check_count, checked
 from .._client import AbstractClient, full_metrics
 from .._executor import Participants
@@ -105,7 +106,10 @@ class PowerOfChoice(AbstractAlgorithm):
             key=measure_key,
         )
         chosen = highest(measured.clients, clients, self.num_chosen)
-        return self.algorithm.step(state, clients.only(chosen), key=key)
+        state, metrics, accept = self.algorithm.step(
+            state, clients.only(chosen), key=key
+        )
+        return state, add_bits(metrics, measured.metrics), accept
 
     def model(self, state):
         return self.algorithm.model(state)

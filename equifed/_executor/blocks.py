@@ -17,6 +17,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
+from .._bits import Bits, DOWN, payload_bits, UP
 from .._client import AbstractClient
 from .._cohort import ClientData, Cohort, NO_CLIENT
 from .._contract import check_client, check_encoded
@@ -25,8 +26,11 @@ from .._loop import fold_range
 from .._metrics import add_metrics, Sum
 from .._tree import tree_isfinite, tree_where, tree_zeros_like
 from .._types import AggregatorState, ClientState
-from .._wire import Broadcast
+from .._wire import Broadcast, Message
 from .executor import Executor
+
+
+_CODED = ("bits_up_entropy", "bits_up_arithmetic")
 
 
 class Pass(eqx.Module):
@@ -49,14 +53,32 @@ class Pass(eqx.Module):
         with noted_in(self.aggregator, "encode"):
             out = self.aggregator.encode(message, self.state, key=encode_key)
         encoded, measured = check_encoded(self.aggregator, out)
+        metrics, bits = self._count(message, metrics, measured)
         # A client that diverged forgets this round, or it would never come back.
         finite = tree_isfinite((message, new_state))
         state = tree_where(present & finite, new_state, state)
         # Nor do its metrics count, or every mean over the cohort would be NaN.
-        metrics = _only_if(present & finite, add_metrics(metrics, measured))
+        metrics = _only_if(present & finite, metrics)
         nonfinite = Sum((present & ~finite).astype(jnp.float32))
         metrics = add_metrics(metrics, {"nonfinite": nonfinite})
+        metrics = add_metrics(metrics, _only_if(present, bits))
         return (_only_if(present, encoded), metrics), state
+
+    def _count(self, message: Message, metrics: Any, measured: Any) -> tuple[Any, Any]:
+        """The metrics of one client, and its bits up and down.
+
+        Whoever compresses says how many bits are left, the last one counts; what is not
+        compressed is sent as it is. Of `rest` a client has its copy.
+        """
+        plain = Bits(payload_bits((message.payload, message.stats, message.weight)))
+        up = measured.get(UP, metrics.get(UP, plain))
+        coded = [name for name in _CODED if name in measured]
+        metrics = {n: x for n, x in metrics.items() if n not in (UP, *coded)}
+        measured = {n: x for n, x in measured.items() if n != UP}
+        down = Bits(payload_bits((self.broadcast.params, self.broadcast.shared)))
+        # A message that counts as absent need not be sent; it was asked for.
+        up = _only_if(message.weight > 0, up)
+        return add_metrics(metrics, measured), {UP: up, DOWN: down}
 
 
 def run_device(
@@ -116,7 +138,7 @@ def run_device(
         if keep:
             kept = _write(kept, summand, b * size)
         else:
-            total = jtu.tree_map(lambda t, x: t + x.sum(0), total, summand)
+            total = jtu.tree_map(lambda t, x: t + x.sum(0, x.dtype), total, summand)
         return total, kept, _write(states, new_states, b * size)
 
     summand, _ = jax.eval_shape(block, jnp.zeros((), jnp.int32), states)

@@ -66,7 +66,7 @@ def one_round_apart(
 
     def program(
         numbers: list[Array], arrays: list[Array], cohort: Cohort
-    ) -> tuple[list[Array], dict[str, Array]]:
+    ) -> tuple[list[Array], dict[str, Any]]:
         algorithm, key, executor, _ = fixed.build(numbers)
         mesh, old = cohort.mesh, state.build(arrays)
         plan = along(cohort, mesh)
@@ -101,7 +101,7 @@ def one_round_apart(
 
 def several_rounds_apart(
     fixed: FlatTree, state: FlatTree, *, donate: bool = False, options: Options = ()
-) -> Callable[..., tuple[list[Array], dict[str, Array], Array]]:
+) -> Callable[..., tuple[list[Array], dict[str, Any], Array]]:
     """The same of several rounds, which are run one by one."""
     # An interrupt between two of them must find the state that was given usable.
     first = one_round_apart(fixed, state, options=options)
@@ -113,8 +113,8 @@ def several_rounds_apart(
         cohorts: Cohorts,
         count: Any,
         stop: Any,
-    ) -> tuple[list[Array], dict[str, Array], Array]:
-        done: list[dict[str, Array]] = []
+    ) -> tuple[list[Array], dict[str, Any], Array]:
+        done: list[dict[str, Any]] = []
         for i in range(int(count)):
             one = later if i > 0 else first
             arrays, metrics = one(numbers, arrays, cohorts[i])

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.tree_util as jtu
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .._cohort import Cohort
 from .._debug import debugging, noted
@@ -24,7 +24,7 @@ def debugged_round(
     key: PRNGKeyArray,
     executor: Executor,
     names: Callable[[int], str] | None = None,
-) -> tuple[State, dict[str, Array]]:
+) -> tuple[State, dict[str, Any]]:
     """One round, with notes on what is raised in it.
 
     **Arguments:**
@@ -78,7 +78,7 @@ class DebuggedSteps:
     def last(self) -> tuple[Any, ...]:
         return self._last[1:]
 
-    def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Array]]:
+    def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Any]]:
         algorithm, key, executor, names = self._round
         self._last = debugged_round(algorithm, self.state, cohort, key, executor, names)
         return self._last

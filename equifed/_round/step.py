@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
+from .._bits import Bits, carried
 from .._cohort import Cohort
 from .._compiled import FlatTree
 from .._contract import check_step
@@ -19,7 +20,7 @@ from .check import check_state
 from .state import gather, scatter, State
 
 
-Metrics = dict[str, Float[Array, "..."]]
+Metrics = dict[str, Any]
 
 
 def guarded_step(
@@ -50,7 +51,8 @@ def guarded_step(
     )
     nonfinite = Sum((~finite).astype(jnp.float32))
     metrics = add_metrics(metrics, {"nonfinite_model": nonfinite})
-    return after, compute_metrics(metrics), accept
+    exact = {n: carried(x) for n, x in metrics.items() if isinstance(x, Bits)}
+    return after, compute_metrics(metrics) | exact, accept
 
 
 def round_step(
@@ -70,7 +72,7 @@ Fixed = tuple[Any, PRNGKeyArray, Executor, tuple[NamedSharding, ...] | None]
 
 def one_round(
     fixed: Fixed, state: State, cohort: Cohort
-) -> tuple[list[Array], dict[str, Array]]:
+) -> tuple[list[Array], dict[str, Any]]:
     """One round, as it is compiled: of the new state only the arrays are computed.
 
     `fixed` is what is the same in all rounds: the algorithm, the key, the executor,

@@ -39,7 +39,7 @@ def _several_rounds(
     cohorts: Cohorts,
     count: Int[Array, ""],
     stop: Bool[Array, ""],
-) -> tuple[list[Array], dict[str, Array], Int[Array, ""]]:
+) -> tuple[list[Array], dict[str, Any], Int[Array, ""]]:
     """The first `count` of the stacked rounds; if `stop`, up to the first whose model
     is not finite."""
     start = FlatTree(state)
@@ -119,14 +119,14 @@ class Stepper:
         """What the last call returned beside the state, if there was one."""
         return self._last[-1][1:]
 
-    def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Array]]:
+    def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Any]]:
         """Runs one round."""
         program = self._prepare(one_round, cohort, cohort)
         return self._run(program, cohort)
 
     def several(
         self, cohorts: Cohorts, count: int, *, stop: bool
-    ) -> tuple[State, dict[str, Array], Array]:
+    ) -> tuple[State, dict[str, Any], Array]:
         """Runs the first `count` of several rounds; if `stop`, up to the first whose
         model is not finite.
 

@@ -1,6 +1,7 @@
 """What a training that did not come to its end had reached."""
 
 from types import TracebackType
+from typing import Any
 
 import jax
 from jaxtyping import Array
@@ -65,7 +66,7 @@ class Keeping:
         keep(error, note if number > 0 else "", solution=solution)
 
     def _add_rows(
-        self, number: int, metrics: dict[str, Array], ran: int | Array | None
+        self, number: int, metrics: dict[str, Any], ran: int | Array | None
     ) -> None:
         """The rows of rounds that were run but are not in the history yet."""
         behind = number - (self._history[-1][ROUND] if self._history else 0)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-from jaxtyping import Array
 
 from .._history import Row, rows_of
 from .._logger import AbstractLogger
@@ -52,7 +51,7 @@ class Record:
         return self.number == self._num_rounds or self.diverged
 
     def add(
-        self, values: dict[str, Array], count: int | None, model: Model | None
+        self, values: dict[str, Any], count: int | None, model: Model | None
     ) -> None:
         """The rows of a call's rounds.
 

@@ -3,6 +3,7 @@ own between rounds. [`equifed.train`][] is built on it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.tree_util as jtu
@@ -35,7 +36,7 @@ def rounds(
     key: PRNGKeyArray,
     executor: Executor | None = None,
     rounds_per_call: int = 1,
-) -> Iterator[tuple[State, dict[str, Array]]]:
+) -> Iterator[tuple[State, dict[str, Any]]]:
     """Runs rounds one after another, up to round `num_rounds`.
 
     The state that is yielded is used up by the next round: what you want to keep of
@@ -85,7 +86,7 @@ def rounds(
     return _pairs(calls)
 
 
-def _pairs(calls: "Calls") -> Iterator[tuple[State, dict[str, Array]]]:
+def _pairs(calls: "Calls") -> Iterator[tuple[State, dict[str, Any]]]:
     try:
         for state, metrics, _ in calls:
             yield state, metrics
@@ -139,7 +140,7 @@ class Calls:
         self._state: State | None = state
         self._step: Stepper | DebuggedSteps | None = None
 
-    def __iter__(self) -> Iterator[tuple[State, dict[str, Array], int | Array]]:
+    def __iter__(self) -> Iterator[tuple[State, dict[str, Any], int | Array]]:
         loader, state = self._loader, self._state
         assert state is not None
         start, executor = int(state.round), self._executor
@@ -180,7 +181,7 @@ class Calls:
         """One of those that are trained: they are alike."""
         return next(iter(self._algorithm.models(self.reached()[0])), None)
 
-    def reached(self) -> tuple[State, dict[str, Array] | None, int | Array | None]:
+    def reached(self) -> tuple[State, dict[str, Any] | None, int | Array | None]:
         """The state after the last call, that call's metrics, if there was one, and
         its number of rounds, if it ran several."""
         if self._step is None:

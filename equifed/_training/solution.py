@@ -47,7 +47,8 @@ class Solution(eqx.Module):
     `history` has one dictionary for each round: its number, its training metrics, and
     after the rounds that were evaluated `"<dataset>/<metric>"` for each dataset. It
     holds plain Python numbers, and NumPy arrays where a metric is more than a number. A
-    mean over nothing, as the loss of a round in which nobody took part, is NaN.
+    mean over nothing, as the loss of a round in which nobody took part, is NaN. What
+    was sent, `bits_up` and `bits_down`, is a whole number, exact to the last bit.
     """
 
     model: Model

@@ -176,7 +176,7 @@ def _train(
     )
     steps, arrays = compiled(_side_by_side, flat), flat.arrays
     going = jnp.ones(len(runs), bool)
-    measured: list[dict[str, Array]] = []
+    measured: list[dict[str, Any]] = []
     found: dict[tuple[int, int], Row] = {}
 
     def first_model() -> Model | None:
@@ -215,7 +215,7 @@ def _train(
 
 def _side_by_side(
     runs: PyTree, going: Bool[Array, " runs"], cohort: Cohort
-) -> tuple[list[Array], Bool[Array, " runs"], dict[str, Array]]:
+) -> tuple[list[Array], Bool[Array, " runs"], dict[str, Any]]:
     """A round of runs that are stacked, of which only the arrays are computed."""
 
     def step(run: _Run, going: Bool[Array, ""]) -> Any:
@@ -240,7 +240,7 @@ def _result(
     return Watch(loader, algorithm.loss, history).result
 
 
-def _ended(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
+def _ended(metrics: Mapping[str, Any]) -> Bool[Array, ""]:
     return metrics["nonfinite_model"] > 0
 
 

@@ -32,7 +32,7 @@ from ._problems import Linear, ragged_clients
 
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
 Change = Callable[[Cohort], Cohort]
-Result = tuple[State, dict[str, Array]]
+Result = tuple[State, dict[str, Any]]
 
 # Empty clients, one-example clients, and sizes that no batch size divides.
 SIZES = (5, 0, 1, 12, 3, 7)

@@ -7,6 +7,7 @@ would, and prints a line of JSON for each.
 
 from . import (
     algorithms,
+    compression,
     criteria,
     data,
     data_made,
@@ -27,6 +28,7 @@ from . import (
 
 _PARTS = (
     algorithms,
+    compression,
     criteria,
     data,
     data_made,

@@ -1,0 +1,126 @@
+"""What is sent, counted to the last bit.
+
+A round's bits pass 2^24 soon, from where on not every whole number is one of float32;
+and without 64 bits a device has no longer integers than of 32. So a count is three of
+those, digits to the base 2^11, and a sum of counts is the sums of their digits: exact
+for a million of counts, and up to 2^53 bits. On the host it is Python's integer.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from ._check import check_count
+from ._metrics import AbstractMetric
+from ._words import message
+
+
+_DIGIT = 11
+_BASE = 2**_DIGIT
+
+
+class Bits(AbstractMetric):
+    """A whole number of bits, exact however many are summed: the metrics `bits_up` and
+    `bits_down` of a round.
+
+    `int(metrics["bits_up"])` is the number; in a training's history it is one already.
+
+    **Arguments:**
+
+    - `total`: the number: Python's own, less than 2^53, or an array of integers, which
+        may be traced.
+    """
+
+    digits: Int[Array, "*axes 3"]
+
+    def __init__(self, total: int | Int[Array, "..."]):
+        if isinstance(total, jax.Array | np.ndarray) and jnp.issubdtype(
+            total.dtype, jnp.integer
+        ):
+            low = jnp.asarray(total)
+            parts = [low & (_BASE - 1), low >> _DIGIT & (_BASE - 1), low >> 2 * _DIGIT]
+            self.digits = jnp.stack(parts, -1).astype(jnp.int32)
+            return
+        if isinstance(total, jax.Array | np.ndarray):
+            raise TypeError(message("total", "an integer", total))
+        total = check_count("total", total, least=0, most=2**53 - 1)
+        digits = (total % _BASE, total // _BASE % _BASE, total // _BASE**2)
+        self.digits = jnp.asarray(digits, jnp.int32)
+
+    def compute(self) -> Array:
+        """The number as one of floating point, which is rounded where it is large."""
+        digits = self.digits.astype(jnp.result_type(float))
+        base = jnp.asarray([1, _BASE, _BASE**2], digits.dtype)
+        return jnp.vecdot(digits, jnp.broadcast_to(base, digits.shape))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.digits.shape[:-1]
+
+    @property
+    def ndim(self) -> int:
+        return self.digits.ndim - 1
+
+    def __getitem__(self, index: Any) -> "Bits":
+        return eqx.tree_at(lambda b: b.digits, self, self.digits[index])
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        digits = np.asarray(self.digits, np.int64)
+        return np.asarray(digits @ np.asarray([1, _BASE, _BASE**2]), dtype)
+
+    def __int__(self) -> int:
+        return int(np.asarray(self))
+
+    def __float__(self) -> float:
+        return float(int(self))
+
+
+def carried(bits: Bits) -> Bits:
+    """The same number, each of whose digits but the highest is less than the base."""
+    low, middle, high = jnp.moveaxis(bits.digits, -1, 0)
+    middle = middle + (low >> _DIGIT)
+    high = high + (middle >> _DIGIT)
+    parts = [low & (_BASE - 1), middle & (_BASE - 1), high]
+    return eqx.tree_at(lambda b: b.digits, bits, jnp.stack(parts, -1))
+
+
+def payload_bits(tree: PyTree) -> int:
+    """How many bits the arrays of a tree have, as they are."""
+    return sum(map(_array_bits, filter(eqx.is_array, jtu.tree_leaves(tree))))
+
+
+def _array_bits(x: Any) -> int:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = jax.eval_shape(jax.random.key_data, x)
+    return math.prod(x.shape) * (1 if x.dtype == bool else 8 * x.dtype.itemsize)
+
+
+UP, DOWN = "bits_up", "bits_down"
+
+
+def add_bits(metrics: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of a pass, whose bits are those of other passes too.
+
+    A step of several passes reports what all of them sent.
+
+    **Arguments:**
+
+    - `metrics`: those that the round reports.
+    - `others`: the metrics of its other passes, of which only the bits are taken.
+    """
+    total = dict(metrics)
+    for other in others:
+        for name in SENT:
+            if name in other:
+                known = total.get(name)
+                total[name] = other[name] if known is None else known.merge(other[name])
+    return total
+
+
+SENT = (UP, DOWN, "bits_up_entropy", "bits_up_arithmetic")
