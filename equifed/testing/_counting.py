@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
+from .._bits import DOWN
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
 from .._executor.blocks import Pass
 from .._executor.mapping import run_pass
@@ -71,8 +72,10 @@ def silent_clients(here: Setup) -> None:
         return eqx.tree_at(lambda c: c.index, cohort, index)
 
     def others(result: Result) -> PyTree:
-        """What a client keeps for itself is its own affair."""
+        """What a client keeps for itself is its own affair, and the model was sent to it
+        all the same."""
         s, metrics = result
+        metrics = {name: x for name, x in metrics.items() if name != DOWN}
         keep = jtu.tree_map(lambda x: jnp.delete(x, numbers, axis=0), s.clients)
         s = State(s.params, s.rest, s.server, s.aggregator, keep, s.round)
         return s, metrics
