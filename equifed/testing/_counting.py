@@ -72,7 +72,7 @@ def silent_clients(here: Setup) -> None:
         return eqx.tree_at(lambda c: c.index, cohort, index)
 
     def others(result: Result) -> PyTree:
-        """What a client keeps for itself is its own affair, and the model was sent to it
+        """What a client keeps for itself is its own affair; the model was sent to it
         all the same."""
         s, metrics = result
         metrics = {name: x for name, x in metrics.items() if name != DOWN}
