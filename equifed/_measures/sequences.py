@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from .._metrics import Average, Sum
 from .labels import among, check_ids
-from .tokens import averaged, counted, targets_of, token_cross_entropy
+from .tokens import averaged, counted, losses_of, targets_of
 
 
 def sequence_cross_entropy(
@@ -31,8 +31,9 @@ def sequence_cross_entropy(
 
     `ValueError` or `TypeError` if these are not logits and targets of one sequence.
     """
-    tokens = token_cross_entropy(logits, targets, masked=masked)
-    return Average(tokens.total, jnp.minimum(tokens.weight, 1))
+    losses, real = losses_of("sequence_cross_entropy", logits, targets, masked)
+    tokens = averaged(losses, real, per_position=False)
+    return Average(tokens.total, _one(real))
 
 
 def token_count(

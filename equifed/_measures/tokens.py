@@ -49,9 +49,7 @@ def token_cross_entropy(
 
     `ValueError` or `TypeError` if these are not logits and targets of one sequence.
     """
-    logits, targets = _tokens("token_cross_entropy", logits, targets)
-    real = counted(targets, masked)
-    losses = cross_entropy(_quiet(logits, real), targets)
+    losses, real = losses_of("token_cross_entropy", logits, targets, masked)
     return averaged(losses, real, per_position=per_position)
 
 
@@ -108,6 +106,15 @@ def token_top_k_accuracy(
     blocked, real = _blocked(blocked, logits.shape[-1]), counted(targets, masked)
     right = _among_best(_quiet(logits, real), targets, k, blocked)
     return averaged(right, real, per_position=per_position)
+
+
+def losses_of(
+    name: str, logits: Array, targets: ArrayLike, masked: Sequence[int]
+) -> tuple[Float[Array, " length"], Bool[Array, " length"]]:
+    """The cross-entropy of each token, and whether it counts."""
+    logits, targets = _tokens(name, logits, targets)
+    real = counted(targets, masked)
+    return cross_entropy(_quiet(logits, real), targets), real
 
 
 def _among_best(

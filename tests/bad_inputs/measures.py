@@ -16,12 +16,12 @@ WORDS = eqf.data.Vocabulary(("to", "be"))
 TARGETS = np.array([1, 2])
 SEQUENCE = np.ones((2, 3), np.float32)
 CLASSES = (eqf.Precision, eqf.Recall, eqf.F1)
-WITH_LOGITS = (
-    eqf.token_cross_entropy,
-    eqf.token_accuracy,
-    eqf.sequence_cross_entropy,
-    functools.partial(eqf.token_top_k_accuracy, k=1),
-)
+WITH_LOGITS = {
+    "token_cross_entropy": eqf.token_cross_entropy,
+    "token_accuracy": eqf.token_accuracy,
+    "sequence_cross_entropy": eqf.sequence_cross_entropy,
+    "token_top_k_accuracy": functools.partial(eqf.token_top_k_accuracy, k=1),
+}
 WITHOUT_LOGITS = {
     "token_count": eqf.token_count,
     "sequence_count": eqf.sequence_count,
@@ -48,14 +48,14 @@ def ids(make, *, name):
     }
 
 
-def sequences(make):
+def sequences(make, name):
     """What all that take the targets of a sequence refuse."""
     return {
         **ids(lambda x: make(TARGETS, masked=x), name="masked"),
         "one target": (
             lambda: make(1),
             ValueError,
-            ("is of ONE sequence", "of shape ()"),
+            (f"`{name}` is of ONE sequence", "of shape ()"),
         ),
         "a batch of targets": (
             lambda: make(np.ones((2, 2), int)),
@@ -71,13 +71,13 @@ def sequences(make):
     }
 
 
-def sequences_with_logits(make):
+def sequences_with_logits(make, name):
     return {
-        **sequences(lambda targets, **kwargs: make(SEQUENCE, targets, **kwargs)),
+        **sequences(lambda targets, **kwargs: make(SEQUENCE, targets, **kwargs), name),
         "one vector of logits": (
             lambda: make(LOGITS, TARGETS),
             ValueError,
-            ("is of ONE sequence", "have shape (3,)"),
+            (f"`{name}` is of ONE sequence", "have shape (3,)"),
         ),
         "a target too many": (
             lambda: make(SEQUENCE, np.ones(3, int)),
@@ -112,9 +112,8 @@ def blocked(function):
 
 
 TABLE = {
-    **{f.__name__: sequences_with_logits(f) for f in WITH_LOGITS[:3]},
-    "token_top_k_accuracy": sequences_with_logits(WITH_LOGITS[3]),
-    **{name: sequences(make) for name, make in WITHOUT_LOGITS.items()},
+    **{name: sequences_with_logits(f, name) for name, f in WITH_LOGITS.items()},
+    **{name: sequences(make, name) for name, make in WITHOUT_LOGITS.items()},
     **{
         kind.__name__: {
             **labels_and_logits(kind),
@@ -232,7 +231,7 @@ TABLE = {
 
 TABLE["token_accuracy"] |= blocked(eqf.token_accuracy)
 TABLE["token_top_k_accuracy"] |= {
-    **blocked(WITH_LOGITS[3]),
+    **blocked(WITH_LOGITS["token_top_k_accuracy"]),
     "k=4": (
         lambda: eqf.token_top_k_accuracy(SEQUENCE, TARGETS, k=4),
         ValueError,
