@@ -71,6 +71,11 @@ ALGORITHMS = {
         3 * 2 * (PARAMS + WEIGHT),
         4 * (2 * PARAMS + PARAMS),
     ),
+    "FedLin": (
+        lambda: eqf.FedLin(loss, 0.1, BATCHING),
+        3 * 2 * (PARAMS + WEIGHT),
+        4 * (2 * PARAMS + PARAMS),
+    ),
     # All are measured, one number each, and two train.
     "PowerOfChoice": (
         lambda: eqf.PowerOfChoice(eqf.FedAvg(loss, SGD, BATCHING), num_chosen=2),

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
+from .._bits import add_bits
 from .._check import as_number, checked
 from .._client import AbstractClient, AbstractCorrection, full_gradient, LocalSGD
 from .._client.reach import only, reached
@@ -162,7 +163,8 @@ class FedLin(AbstractAlgorithm):
             params=only(where, tree_add(x, change), x),
             aggregator=(full.aggregator, out.aggregator),
         )
-        return state, out.metrics, out.aggregate.accept
+        metrics = add_bits(out.metrics, full.metrics)
+        return state, metrics, out.aggregate.accept
 
     def model(self, state):
         return state.model
