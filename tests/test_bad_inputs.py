@@ -64,6 +64,9 @@ WITHOUT = {
     "zero_metrics": _IN_ROUND,
     "WandB": "It hands its arguments on to `wandb.init`.",
     "data.digits": _PLAIN,
+    "recipes.algorithms": _PLAIN,
+    "recipes.recipes": _PLAIN,
+    "recipes.tasks": _PLAIN,
     "testing.noisy_loss": "A loss: see `train`.",
     "testing.quadratic_loss": "A loss: see `train`.",
 }
@@ -102,6 +105,9 @@ METHODS_WITHOUT = {
     "Optim.update": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Participants.only": "A step calls it, with traced arrays.",
     "data.Loader.stacks": "`rounds` calls it.",
+} | {
+    f"recipes.{name}.build": "`Recipe.build` calls it, with a traced round."
+    for name in ("SGD", "Momentum", "Adam", "Adagrad", "Yogi", "RMSprop")
 }
 
 

@@ -1,0 +1,94 @@
+"""The algorithms by the names that a command line takes, and how one is built from its
+numbers."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Array, Int
+
+from .. import _algorithm
+from .._aggregator import AbstractAggregator
+from .._algorithm import AbstractAlgorithm, OverRounds
+from ..posterior import AbstractPosteriorSampler, IASG
+from ._arguments import AGGREGATORS, checked_numbers, OF_THE_TASK
+from ._batching import Batching
+from ._optimizers import Decay, OPTIMIZERS
+from ._task import Task
+
+
+def _all() -> dict[str, type[AbstractAlgorithm]]:
+    """Every one that is made of a loss: the others are wrappers of another one."""
+    out = {}
+    for name, cls in sorted(vars(_algorithm).items()):
+        is_one = inspect.isclass(cls) and issubclass(cls, AbstractAlgorithm)
+        if is_one and "loss" in inspect.signature(cls).parameters:
+            out[name.lower()] = cls
+    return out
+
+
+ALGORITHMS = _all()
+
+
+def name_of(cls: type[AbstractAlgorithm]) -> str:
+    """What `--algorithm` takes for a class."""
+    return cls.__name__.lower()
+
+
+def build(
+    cls: type[AbstractAlgorithm],
+    numbers: Mapping[str, Any],
+    task: Task,
+    batching: Batching,
+) -> AbstractAlgorithm:
+    """An algorithm for a task; if a learning rate falls from round to round, one of
+    which the numbers are functions of the round."""
+    numbers = checked_numbers(cls, numbers)
+    made = _Made(cls, tuple(numbers.items()), task, batching)
+    falls = any(
+        type(x) in OPTIMIZERS.values() and x.decay != Decay() for x in numbers.values()
+    )
+    return OverRounds(made) if falls else made(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """Makes the algorithm of a round."""
+
+    cls: type[AbstractAlgorithm]
+    numbers: tuple[tuple[str, Any], ...]
+    task: Task
+    batching: Batching
+
+    def __call__(self, round: Int[Array, ""] | int) -> AbstractAlgorithm:
+        given = {name: _part(name, x, round) for name, x in self.numbers}
+        for parameter in inspect.signature(self.cls).parameters.values():
+            name, hint = parameter.name, parameter.annotation
+            if name == "batching":
+                given[name] = self.batching.build()
+            elif name in OF_THE_TASK:
+                given[name] = _of_task(self.task, name, name_of(self.cls))
+            elif hint is AbstractPosteriorSampler:
+                optim, burnin = given.pop("client_optim"), given.pop("burnin", 0)
+                given[name] = IASG(optim, burnin=burnin)
+        return self.cls(**given)
+
+
+def _of_task(task: Task, name: str, algorithm: str) -> Any:
+    value = getattr(task, name)
+    if value is None:
+        raise ValueError(
+            f"`{algorithm}` needs the task's `{name}`, but {task.name!r} has none. "
+            "Give another task, or another algorithm."
+        )
+    return value
+
+
+def _part(name: str, value: Any, round: Int[Array, ""] | int) -> Any:
+    if type(value) in OPTIMIZERS.values():
+        return value.build(round)
+    if name.endswith("aggregator") and value is not None:
+        aggregator: AbstractAggregator = AGGREGATORS[value]()
+        return aggregator
+    return value

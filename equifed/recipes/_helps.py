@@ -1,0 +1,35 @@
+"""What a docstring says of each argument, in plain words: a command line's help."""
+
+import inspect
+import re
+
+
+_ITEM = re.compile(r"^- ((?:`\w+`(?:, )?)+): (.*?)(?=^- `|^\S(?<!-)|\Z)", re.M | re.S)
+_MARKS = re.compile(r"[`$\\]")
+_ELSEWHERE = re.compile(r"as in equifed\.(\w+)\.")
+_LINK = re.compile(r"\[`?([^]`]*)`?\]\[[^]]*\]")
+
+
+def helps(cls: type) -> dict[str, str]:
+    """The words on each argument in the **Arguments:** of a class."""
+    texts = [inspect.getdoc(cls) or ""]
+    init = vars(cls).get("__init__")
+    texts.append(inspect.cleandoc(getattr(init, "__doc__", None) or ""))
+    out: dict[str, str] = {}
+    for text in texts:
+        _, found, rest = text.partition("**Arguments:**")
+        for names, words in _ITEM.findall(rest.lstrip("\n")) if found else ():
+            plain = _LINK.sub(r"\1", " ".join(words.split()))
+            for name in re.findall(r"`(\w+)`", names):
+                out.setdefault(name, _MARKS.sub("", _signs(plain)))
+    return out
+
+
+def _signs(words: str) -> str:
+    return words.replace(r"\ge", ">=").replace(r"\le", "<=")
+
+
+def elsewhere(words: str) -> str | None:
+    """The class that a text refers to, if that is all it does."""
+    found = _ELSEWHERE.match(words)
+    return found[1] if found else None

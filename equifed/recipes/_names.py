@@ -1,0 +1,50 @@
+"""Names that a user types: one that there is not is told with those that there are."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from .._words import shown
+
+
+Value = TypeVar("Value")
+
+
+def found(kind: str, name: object, known: Mapping[str, Value]) -> Value:
+    """What has this name.
+
+    **Arguments:**
+
+    - `kind`: what it is a name of: `"task"`.
+
+    **Raises:**
+
+    `ValueError` if there is none, with the nearest name and all that there are.
+    """
+    check_name(kind, name, known)
+    return known[str(name)]
+
+
+def check_name(kind: str, name: object, known: Iterable[str]) -> None:
+    """Refuses a name that is not among those known."""
+    known = list(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    nearest = f"Did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"`{kind}` must be the name of one, got {shown(name)}. {nearest}There are: "
+        f"{_those(known)}."
+    )
+
+
+def _those(names: list[str], room: int = 420) -> str:
+    """All of the names; the families alone where there are very many."""
+    text = ", ".join(names)
+    if len(text) <= room:
+        return text
+    families = dict.fromkeys(name.partition("-")[0] for name in names)
+    return (
+        ", ".join(f"{family}-..." for family in families)
+        + f" ({len(names)} in all: see `equifed list`)"
+    )

@@ -1,0 +1,198 @@
+"""An experiment of the literature: every number of it, and where it is from."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .._algorithm import AbstractAlgorithm
+from .._check import check_choice, check_count, check_kind, check_number, checked
+from ..data import FederatedDataset, Loader, UniformSampler
+from ._algorithms import ALGORITHMS, build, name_of
+from ._arguments import checked_numbers
+from ._batching import Batching
+from ._names import found
+from ._task import Task
+from ._tasks import TASKS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """A figure that others report, to be held beside one's own.
+
+    **Arguments:**
+
+    - `value`: the figure: a share, not a percentage.
+    - `source`: where it stands: a paper and its table, or a file and its commit.
+    - `spread`: its standard deviation over seeds; `None` if the source gives none.
+    - `metric`: of what it is the value.
+    - `over`: of which rounds: the last one that was evaluated, the best, or the mean of
+        the evaluations in the last so many rounds.
+    """
+
+    value: float
+    source: str
+    spread: float | None = None
+    metric: str = "test/accuracy"
+    over: Literal["last", "best"] | int = "last"
+
+    def __post_init__(self) -> None:
+        check_number("value", self.value)
+        if self.spread is not None:
+            check_number("spread", self.spread, least=0)
+        if not isinstance(self.over, int):
+            check_choice("over", self.over, ("last", "best"))
+        else:
+            check_count("over", self.over)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A task, an algorithm, and all numbers, with the source of each.
+
+    !!! example
+
+        ```python
+        recipe = eqf.recipes.recipe("digits-fedavg")
+        train, evaluation = recipe.task.load()
+        solution = eqf.train(
+            recipe.build(),
+            recipe.task.model(key),
+            recipe.loader(train, seed=0),
+            num_rounds=recipe.rounds,
+            key=key,
+            evaluation=evaluation,
+            metrics=recipe.task.metrics,
+        )
+        ```
+
+    **Arguments:**
+
+    - `name`: what `--recipe` takes.
+    - `task`: the task, or its name.
+    - `algorithm`: the algorithm's class.
+    - `numbers`: its arguments by name: numbers, choices, and optimisers such as
+        [`equifed.recipes.SGD`][].
+    - `batching`: how clients go through their examples.
+    - `clients_per_round`: how many of them take part in a round.
+    - `rounds`: the number of rounds.
+    - `source`: where the numbers are from.
+    - `sources`: where those are from that have a source of their own, by name.
+    - `published`: a figure to compare with; `None` if there is none that is certain.
+    - `without`: why there is none.
+    - `max_examples`: how many examples a client has at most.
+    - `eval_every`: after how many rounds it is evaluated.
+    - `notes`: in what it differs from its source.
+    """
+
+    name: str
+    task: Task
+    algorithm: type[AbstractAlgorithm]
+    numbers: Mapping[str, Any]
+    batching: Batching
+    clients_per_round: int
+    rounds: int
+    source: str
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    published: Published | None = None
+    without: str = ""
+    max_examples: int | None = None
+    eval_every: int = 10
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        check_kind("task", self.task, Task, "Write `equifed.recipes.task('...')`.")
+        found("algorithm", getattr(self.algorithm, "__name__", "").lower(), ALGORITHMS)
+        check_kind("batching", self.batching, Batching)
+        for name in ("clients_per_round", "rounds", "eval_every"):
+            check_count(name, getattr(self, name))
+        if self.max_examples is not None:
+            check_count("max_examples", self.max_examples)
+        checked_numbers(self.algorithm, self.numbers)
+        if not self.source:
+            raise ValueError(
+                "`source` must say where the numbers are from, got ''. Write the paper "
+                "and its table, or the file and its commit."
+            )
+        if (self.published is None) != bool(self.without):
+            raise ValueError(
+                "`without` must say why there is no figure to compare with, if and "
+                f"only if `published` is None, got without={self.without!r}."
+            )
+
+    @checked()
+    def source_of(self, name: str) -> str:
+        """Where a number is from.
+
+        **Arguments:**
+
+        - `name`: a name in `numbers`, or `"batching"`, `"clients_per_round"`,
+            `"rounds"`.
+        """
+        known = [*self.numbers, "batching", "clients_per_round", "rounds"]
+        found("name", name, dict.fromkeys(known))
+        return self.sources.get(name, self.source)
+
+    def build(self) -> AbstractAlgorithm:
+        """The algorithm."""
+        return build(self.algorithm, self.numbers, self.task, self.batching)
+
+    @checked()
+    def loader(self, train: FederatedDataset, *, seed: int) -> Loader:
+        """Who takes part in which round.
+
+        **Arguments:**
+
+        - `train`: the clients that train.
+        - `seed`: that of who is drawn, and of the order of examples.
+        """
+        if self.max_examples is not None:
+            train = train.max_examples(self.max_examples, seed=seed)
+        sampler = UniformSampler(self.clients_per_round, seed=seed)
+        return Loader(train, sampler, self.batching.build())
+
+    def small(self) -> "Recipe":
+        """The same algorithm with the same kinds of numbers on the embedded digits, for
+        three rounds: whether it runs, not how good it is."""
+        batching = dataclasses.replace(
+            self.batching,
+            batch_size=min(self.batching.batch_size, 20),
+            epochs=None
+            if self.batching.epochs is None
+            else min(self.batching.epochs, 2),
+            steps=None if self.batching.steps is None else min(self.batching.steps, 5),
+        )
+        numbers = {
+            name: min(x, 1) if name == "start_round" else x
+            for name, x in self.numbers.items()
+        }
+        return dataclasses.replace(
+            self,
+            name=f"{self.name}-small",
+            task=TASKS["digits-dense"],
+            numbers=numbers,
+            batching=batching,
+            clients_per_round=min(self.clients_per_round, 6),
+            rounds=3,
+            eval_every=3,
+            published=None,
+            without="the small form is of other data",
+        )
+
+    @property
+    def algorithm_name(self) -> str:
+        """What `--algorithm` takes for its class."""
+        return name_of(self.algorithm)
+
+
+def measured(published: Published, rounds: list[int], values: list[float]) -> float:
+    """One's own figure of the same kind, of a metric's values over rounds."""
+    if not values:
+        return math.nan
+    if published.over == "best":
+        return max(values)
+    if published.over == "last":
+        return values[-1]
+    pairs = zip(rounds, values, strict=True)
+    late = [x for round, x in pairs if round > rounds[-1] - published.over]
+    return sum(late) / len(late)

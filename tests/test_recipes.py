@@ -1,0 +1,222 @@
+"""Recipes: every number is one of its algorithm, has a source, and is what the source
+says; the small forms run."""
+
+import dataclasses
+import math
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import recipes
+from equifed.recipes._algorithms import ALGORITHMS
+from equifed.recipes._arguments import arguments_of
+from equifed.recipes._recipe import measured
+
+
+NAMES = [recipe.name for recipe in recipes.recipes()]
+
+
+def test_every_number_has_a_source_and_every_figure_too():
+    assert len(NAMES) == len(set(NAMES)) > 40
+    for recipe in recipes.recipes():
+        for name in (*recipe.numbers, "batching", "clients_per_round", "rounds"):
+            assert len(recipe.source_of(name)) > 20
+        for name in recipe.sources:
+            assert recipe.source_of(name)  # and none is of a number that there is not
+        if recipe.published is not None:
+            assert 0 < recipe.published.value < 1
+            assert recipe.published.source
+        else:
+            assert recipe.without
+
+
+def test_small_forms_build_what_the_recipes_say():
+    seen = set()
+    for recipe in recipes.recipes():
+        small = recipe.small()
+        assert small.task.name == "digits-dense"
+        assert small.rounds <= 3
+        kind = (recipe.algorithm, tuple(sorted(recipe.numbers)))
+        if kind in seen:
+            continue
+        seen.add(kind)
+        algorithm = small.build()
+        inner = getattr(algorithm, "first", algorithm)
+        assert type(inner) is recipe.algorithm
+        assert algorithm.batching == small.batching.build()
+    assert len(seen) >= 12
+
+
+def test_figures_are_those_of_the_sources():
+    def value(name):
+        published = recipes.recipe(name).published
+        assert published is not None
+        return published.value
+
+    assert value("flsim-fedavg-iid") == 0.8252
+    assert value("flsim-scaffold-dir0.3") == 0.8275
+    assert value("flsim-feddyn-dir0.1") == 0.7896
+    assert value("flsim-fedspeed-dir0.6") == 0.8605
+    assert value("niid-bench-fednova") == 0.6389
+    reddi = recipes.recipe("reddi-emnist-fedadam").numbers
+    assert reddi["server_learning_rate"] == pytest.approx(10**-2.5)
+    assert reddi["client_optim"].learning_rate == pytest.approx(10**-1.5)
+    assert reddi["tau"] == pytest.approx(1e-4)
+
+
+def test_a_rate_falls_from_round_to_round():
+    decay = recipes.Decay(factor=0.5, every=3)
+    rates = [float(decay(0.8, t)) for t in (0, 2, 3, 6)]
+    np.testing.assert_allclose(rates, [0.8, 0.8, 0.4, 0.2], rtol=1e-6)
+    assert recipes.Decay()(0.8, 7) == 0.8
+    algorithm = recipes.recipe("flsim-fedavg-iid").small().build()
+    assert isinstance(algorithm, eqf.OverRounds)
+    same = recipes.recipe("flsim-fedavg-iid").small().build()
+    assert isinstance(same, eqf.OverRounds)
+    assert same.make == algorithm.make  # so that it is compiled once
+    assert hash(same.make) == hash(algorithm.make)
+
+
+OPTIMIZERS = {
+    "SGD": (recipes.SGD(learning_rate=0.1), optax.sgd(0.1)),
+    "Momentum": (
+        recipes.Momentum(learning_rate=0.1, momentum=0.8, nesterov=True),
+        optax.sgd(0.1, 0.8, nesterov=True),
+    ),
+    "Adam": (
+        recipes.Adam(learning_rate=0.1, b1=0.8, b2=0.9, eps=0.01),
+        optax.adam(0.1, 0.8, 0.9, 0.01),
+    ),
+    "Adagrad": (
+        recipes.Adagrad(learning_rate=0.1, initial_accumulator=0.2, eps=0.01),
+        optax.adagrad(0.1, 0.2, 0.01),
+    ),
+    "Yogi": (
+        recipes.Yogi(learning_rate=0.1, b1=0.8, b2=0.9, eps=0.01),
+        optax.yogi(0.1, 0.8, 0.9, 0.01),
+    ),
+    "RMSprop": (
+        recipes.RMSprop(learning_rate=0.1, b2=0.8, eps=0.01),
+        optax.rmsprop(0.1, 0.8, 0.01),
+    ),
+}
+
+
+def test_optimizers_are_optax_own():
+    params = jnp.array([1.0, -2.0])
+    grads = jnp.array([30.0, 0.5])
+
+    def two_steps(optim, grads):
+        state = optim.init(params)
+        _, state = optim.update(grads, state, params)
+        return optim.update(grads, state, params)[0]
+
+    def everything():
+        plain = {
+            n: (two_steps(a.build(), grads), two_steps(b, grads))
+            for n, (a, b) in OPTIMIZERS.items()
+        }
+        clipped = dataclasses.replace(
+            OPTIMIZERS["SGD"][0], clip_norm=1.0, weight_decay=0.5
+        )
+        return plain, two_steps(clipped.build(), grads)
+
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own, not through `Optim`
+        plain, clipped = jax.jit(everything)()
+    for got, wanted in plain.values():
+        np.testing.assert_array_equal(got, wanted)
+    scaled = np.asarray(grads) / np.linalg.norm(grads)
+    wanted = -0.1 * (scaled + 0.5 * np.asarray(params))
+    np.testing.assert_allclose(clipped, wanted, rtol=1e-5)
+
+
+def test_every_algorithm_of_a_loss_has_its_arguments_with_help():
+    assert len(ALGORITHMS) >= 30
+    for name, cls in ALGORITHMS.items():
+        assert eqf.recipes.algorithm(name) is cls
+        for argument in arguments_of(cls).values():
+            assert argument.help, (name, argument.name)
+    fedadam = arguments_of(eqf.FedAdam)
+    assert fedadam["tau"].default == 1e-3
+    assert fedadam["client_optim"].required
+    assert "loss" not in fedadam
+
+
+def test_our_figure_is_of_the_same_kind():
+    rounds, values = [10, 20, 30], [0.1, 0.5, 0.3]
+
+    def ours(over):
+        figure = recipes.Published(value=0.5, source="a table", over=over)
+        return measured(figure, rounds, values)
+
+    assert ours("last") == 0.3
+    assert ours("best") == 0.5
+    assert ours(20) == pytest.approx(0.4)
+    assert math.isnan(measured(recipes.Published(value=0.5, source="x"), [], []))
+
+
+@pytest.mark.parametrize("name", ["digits-fedavg", "fedpa-emnist"])
+def test_small_forms_train(name):
+    recipe = recipes.recipe(name).small()
+    train, evaluation = recipe.task.load()
+    key = jr.key(0)
+    solution = eqf.train(
+        recipe.build(),
+        recipe.task.model(key),
+        recipe.loader(train, seed=0),
+        num_rounds=2,
+        key=key,
+        evaluation={"test": evaluation["test"]},
+        metrics=recipe.task.metrics,
+    )
+    _, accuracies = solution.values("test/accuracy")
+    assert 0 < accuracies[-1] <= 1
+
+
+@pytest.mark.parametrize("name", ["digits-dense", "digits-cnn"])
+def test_what_the_last_layer_is_given(name):
+    task = recipes.task(name)
+    model = eqx.filter_eval_shape(task.model, jr.key(0))
+    image = jax.ShapeDtypeStruct((8, 8), jnp.uint8)
+    example = {"image": image, "label": jax.ShapeDtypeStruct((), jnp.int32)}
+    assert task.representation is not None
+    assert task.logits is not None
+    hidden = eqx.filter_eval_shape(task.representation, model, example, jr.key(0))
+    logits = eqx.filter_eval_shape(task.logits, model, example, jr.key(0))
+    assert hidden.shape == (64,)
+    assert logits.shape == (10,)
+
+
+EXAMPLES = {
+    "emnist": ((28, 28, 1), jnp.float32, ()),
+    "cifar10": ((32, 32, 3), jnp.uint8, ()),
+    "cifar100": ((32, 32, 3), jnp.uint8, ()),
+    "shakespeare": ((80,), jnp.int32, (80,)),
+    "stackoverflow": ((20,), jnp.int32, (20,)),
+}
+
+
+@pytest.mark.parametrize("name", [t.name for t in recipes.tasks() if t.files])
+def test_models_take_the_examples_of_their_tasks(name):
+    task = recipes.task(name)
+    x, dtype, y = EXAMPLES[name.partition("-")[0]]
+    example = {
+        "x": jax.ShapeDtypeStruct(x, dtype),
+        "y": jax.ShapeDtypeStruct(y, jnp.int32),
+    }
+    model = eqx.filter_eval_shape(task.model, jr.key(0))
+    loss, _ = eqx.filter_eval_shape(task.loss, model, example, jr.key(0))
+    assert loss.shape == ()
+    still = eqx.nn.inference_mode(model)
+    assert eqx.filter_eval_shape(task.metrics, still, example, jr.key(0))
+    assert task.licence
+    assert task.cite
+    with pytest.raises(FileNotFoundError, match="`folder` must be a folder"):
+        task.load(pathlib.Path("nowhere"))
