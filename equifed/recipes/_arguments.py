@@ -28,7 +28,7 @@ from .._words import either, shown
 from ..posterior import AbstractPosteriorSampler
 from ._helps import elsewhere, helps
 from ._names import check_name, found
-from ._optimizers import Optimizer, OPTIMIZERS
+from ._optimizers import Decay, Optimizer, OPTIMIZERS
 
 
 AGGREGATORS: dict[str, Callable[[], AbstractAggregator]] = {
@@ -60,8 +60,9 @@ class Argument:
         if value is None and self.default is None:
             return None
         if self.kind is float:
-            check_number(self.name, value)
-            return float(value)
+            number: Any = value
+            check_number(self.name, number)
+            return float(number)
         if self.kind in (int, bool, str):
             if self.kind is int and isinstance(value, bool):
                 raise TypeError(f"`{self.name}` must be an integer, got {value}.")
@@ -174,5 +175,5 @@ def optimizer_of(name: str, value: Mapping[str, Any]) -> Any:
     for field in fields:
         check_name(f"numbers of {name}", field, known)
     if isinstance(fields.get("decay"), Mapping):
-        fields["decay"] = known["decay"].type(**fields["decay"])
+        fields["decay"] = Decay(**fields["decay"])
     return cls(**fields)

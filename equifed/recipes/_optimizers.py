@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Int
+from jaxtyping import Array, Float, Int
 
 from .._check import check_count, check_number
 
@@ -32,7 +32,9 @@ class Decay:
         check_number("factor", self.factor, least=0, strict=True)
         check_count("every", self.every)
 
-    def __call__(self, rate: float, round: Int[Array, ""] | int) -> ArrayLike:
+    def __call__(
+        self, rate: float, round: Int[Array, ""] | int
+    ) -> float | Float[Array, ""]:
         """The rate in a round."""
         if self.factor == 1.0:
             return rate
