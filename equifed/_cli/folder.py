@@ -1,0 +1,126 @@
+"""The folder of a run: what it was made with, its metrics, and what came of it.
+
+`config.json` makes the same run again, `environment.json` says which versions made it,
+`metrics.jsonl` has a line a round (`metrics-0.jsonl` and so on of several seeds),
+`checkpoints` is what `resume` goes on from, and `result.json` is there once it has
+ended.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+from .._files import replacing
+from .._history import Row
+from .parsing import read_config
+from .settings import Settings
+
+
+CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
+CHECKPOINTS = "checkpoints"
+_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "equifed")
+
+
+def begin(folder: pathlib.Path, settings: Settings) -> None:
+    """Makes the folder of a run, which must be no other run's."""
+    if (folder / CONFIG).exists():
+        raise ValueError(
+            f"`{folder}` holds another run. Go on with that by `equifed resume "
+            f"{folder}`, or give this one a folder of its own: `--output FOLDER`."
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(
+            f"`{folder}` holds other files. Give the run a folder of its own: "
+            "`--output FOLDER`."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / ENVIRONMENT, environment())
+    write(folder / CONFIG, settings.as_json())
+
+
+def read(folder: pathlib.Path) -> Settings:
+    """The settings of a run."""
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"`{folder}` is no run: it has no {CONFIG}. Give the folder that `equifed "
+            "run` has named."
+        )
+    return Settings(**read_config(folder / CONFIG))
+
+
+def write(path: pathlib.Path, values: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    with replacing(path, path.with_suffix(".new")) as file:
+        file.write((json.dumps(values, indent=2) + "\n").encode())
+
+
+def environment() -> dict[str, Any]:
+    """The versions of what computes, and the state of the code around it."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    commit, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    git = None
+    if commit is not None and changed is not None:
+        git = {"commit": commit, "changed": changed.splitlines()}
+    return {"versions": versions, "machine": platform.platform(), "git": git}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run as it was kept: like a solution, it has a history, one for each seed."""
+
+    name: str
+    settings: Settings
+    histories: list[list[Row]]
+    ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """What is drawn of one seed."""
+
+    history: list[Row]
+
+
+def load(folder: str) -> Run:
+    """Reads a run."""
+    path = pathlib.Path(folder)
+    settings = read(path)
+    histories = [_rows(file) for file in sorted(path.glob("metrics*.jsonl"))]
+    if not any(histories):
+        raise ValueError(f"`{path}` has no round yet: there is nothing to show.")
+    return Run(path.name, settings, histories, (path / RESULT).exists())
+
+
+def _rows(file: pathlib.Path) -> list[Row]:
+    rows = []
+    for line in file.read_text("utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # one that a killed run left half-written
+        rows.append(
+            {
+                name: float(x) if isinstance(x, str) else x  # "nan"
+                for name, x in row.items()
+            }
+        )
+    return rows

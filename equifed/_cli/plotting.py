@@ -1,0 +1,40 @@
+"""`equifed plot`: the curves of runs in one figure, several seeds as a band."""
+
+import pathlib
+from typing import Annotated
+
+from .. import plot
+from .folder import load, Seed
+
+
+def plot_runs(args: list[str]) -> int:
+    """Draws a metric of runs over their rounds."""
+    import tyro
+
+    def arguments(
+        runs: Annotated[
+            tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(help="their folders.")
+        ],
+        metric: Annotated[str, tyro.conf.arg(help="what is drawn.")] = "test/accuracy",
+        output: Annotated[
+            pathlib.Path, tyro.conf.arg(help="the figure; its ending says its kind.")
+        ] = pathlib.Path("curves.png"),
+    ) -> tuple[tuple[str, ...], str, pathlib.Path]:
+        return runs, metric, output
+
+    runs, metric, output = tyro.cli(arguments, args=args, prog="equifed plot")
+    if not runs:
+        raise ValueError("`RUN` must be given: the folder of at least one run.")
+    found = [load(run) for run in runs]
+    names = [run.name for run in found]
+    curves = {
+        # Folders of one name are told by where they are.
+        run.name if names.count(run.name) == 1 else path: [
+            Seed(history) for history in run.histories
+        ]
+        for run, path in zip(found, runs, strict=True)
+    }
+    ax = plot.learning_curves(curves, metric)
+    ax.figure.savefig(output, dpi=150)
+    print(f"wrote {output}")
+    return 0

@@ -1,0 +1,151 @@
+"""`equifed run` and `equifed resume`: a training, kept in a folder."""
+
+import pathlib
+import sys
+from typing import Annotated
+
+import jax.random as jr
+
+from .._checkpoint import Checkpointer
+from .._history import ROUND, Row
+from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
+from .._training import RESULTS, Solution, sweep, train
+from ..data import FederatedDataset, Loader, UniformSampler
+from .folder import begin, CHECKPOINTS, read, RESULT, write
+from .parsing import settings_of
+from .settings import Settings
+
+
+INTERRUPTED = 130  # what shells give for Ctrl-C
+
+
+def run(args: list[str]) -> int:
+    """Trains what the arguments say."""
+    settings, output = settings_of(args)
+    names = (settings.recipe or f"{settings.task}-{settings.algorithm}", settings.seed)
+    folder = pathlib.Path(output or f"runs/{names[0]}-seed{names[1]}")
+    settings.build()  # what does not fit together is said before a folder is made
+    begin(folder, settings)
+    return _keeping(folder, settings)
+
+
+def resume(args: list[str]) -> int:
+    """Goes on with a run, from its newest checkpoint."""
+    import tyro
+
+    def arguments(
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="its folder.")],
+    ) -> str:
+        return run
+
+    folder = pathlib.Path(tyro.cli(arguments, args=args, prog="equifed resume"))
+    settings = read(folder)
+    if (folder / RESULT).exists():
+        print(f"`{folder}` has come to its end: there is nothing to go on with.")
+        return 0
+    return _keeping(folder, settings)
+
+
+def _keeping(folder: pathlib.Path, settings: Settings) -> int:
+    try:
+        solutions = _train(folder, settings)
+    except KeyboardInterrupt as error:
+        reached = getattr(error, "solution", None)
+        rounds = 0 if reached is None else int(reached.state.round)
+        print(
+            f"\nInterrupted after round {rounds} of {settings.rounds}. Go on with:\n"
+            f"  equifed resume {folder}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    ends = [
+        {"seed": seed, "result": _result(x), "last": _evaluated(x.history)}
+        for seed, x in zip(seeds, solutions, strict=True)
+    ]
+    write(folder / RESULT, ends)
+    for end in ends:
+        numbers = "  ".join(f"{n} {x:.4g}" for n, x in end["last"].items())
+        print(f"seed {end['seed']}: {numbers}")
+        if end["result"] != "successful":
+            print(RESULTS[end["result"]])
+    print(f"kept in {folder}")
+    return 0 if all(end["result"] != "nonfinite_model" for end in ends) else 1
+
+
+def _train(folder: pathlib.Path, settings: Settings) -> list[Solution]:
+    task = settings.of_task
+    data, evaluation = task.load(settings.data)
+    if settings.max_examples is not None:
+        data = data.max_examples(settings.max_examples, seed=settings.seed)
+    algorithm, loader = settings.build(), _loader(data, settings)
+    common = {
+        "num_rounds": settings.rounds,
+        "evaluation": evaluation,
+        "metrics": task.metrics,
+        "eval_every": settings.eval_every,
+    }
+    if settings.seeds > 1:
+        keys = [jr.key(settings.seed + i) for i in range(settings.seeds)]
+        runs = {settings.algorithm: algorithm}
+        found = sweep(runs, task.model, loader, keys=keys, **common)
+        solutions = found[settings.algorithm]
+        for i, solution in enumerate(solutions):
+            _write_rows(folder / f"metrics-{settings.seed + i}.jsonl", solution.history)
+        return solutions
+    key = jr.key(settings.seed)
+    solution = train(
+        *(algorithm, task.model(key), loader),
+        key=key,
+        logger=_logger(folder, settings),
+        checkpointer=Checkpointer(
+            folder / CHECKPOINTS,
+            every=settings.saved_every,
+            keep=settings.keep_checkpoints,
+        ),
+        rounds_per_call=settings.rounds_per_call,
+        **common,
+    )
+    return [solution]
+
+
+def _loader(data: FederatedDataset, settings: Settings) -> Loader:
+    sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
+    return Loader(data, sampler, settings.batching.build())
+
+
+def _logger(folder: pathlib.Path, settings: Settings) -> Loggers:
+    loggers = [ProgressBar("loss"), JSONLines(folder / "metrics.jsonl")]
+    if settings.tensorboard:
+        loggers.append(TensorBoard(folder / "tensorboard"))
+    if settings.wandb is not None:
+        name = folder.name
+        loggers.append(
+            WandB(
+                project=settings.wandb,
+                name=name,
+                id=name,
+                resume="allow",
+                config=settings.as_json(),
+            )
+        )
+    return Loggers(*loggers)
+
+
+def _write_rows(path: pathlib.Path, history: list[Row]) -> None:
+    logger = JSONLines(path)
+    logger.start(len(history), 0)
+    with logger:
+        for row in history:
+            logger.log(row[ROUND], {n: x for n, x in row.items() if n != ROUND})
+
+
+def _result(solution: Solution) -> str:
+    names = ("successful", "nonfinite_model", "nonfinite_loss", "no_messages")
+    return next(n for n in names if solution.result == getattr(RESULTS, n))
+
+
+def _evaluated(history: list[Row]) -> dict[str, float]:
+    """What the last evaluation measured."""
+    last = history[-1] if history else {}
+    return {n: float(x) for n, x in last.items() if "/" in n}

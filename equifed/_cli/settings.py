@@ -1,0 +1,156 @@
+"""What a run is: all of its settings, as they are written down and read again."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .._algorithm import AbstractAlgorithm
+from .._check import check_count, check_seed
+from ..recipes import algorithm, Batching, Recipe, recipe as recipe_of, Task, task
+from ..recipes._algorithms import build
+from ..recipes._arguments import arguments_of, as_json, checked_numbers, from_json
+from ..recipes._names import check_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run.
+
+    **Arguments:**
+
+    - `clients_per_round`: how many clients take part in a round.
+    - `rounds`: the number of rounds.
+    - `batching`: how a client goes through its examples.
+    - `max_examples`: how many examples a client has at most.
+    - `seed`: of the model, of who takes part, and of all else that is random.
+    - `seeds`: how many seeds to train in one program, from `seed` on.
+    - `eval_every`: after how many rounds to evaluate; after the last one, in any case.
+    - `checkpoint_every`: after how many rounds to save where the training is; if not
+        given, as often as it is evaluated, and never with several seeds.
+    - `keep_checkpoints`: how many of them to keep.
+    - `rounds_per_call`: how many rounds one call of the compiled program runs at most.
+    - `data`: a folder with the data's files, if they are not to be downloaded.
+    - `tensorboard`: whether to log for TensorBoard, beside the lines of JSON.
+    - `wandb`: the project at Weights & Biases to log to, if any.
+    """
+
+    task: str
+    algorithm: str
+    numbers: Mapping[str, Any]
+    batching: Batching = Batching()
+    clients_per_round: int = 10
+    rounds: int = 100
+    max_examples: int | None = None
+    seed: int = 0
+    seeds: int = 1
+    eval_every: int = 10
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 1
+    rounds_per_call: int = 1
+    data: str | None = None
+    tensorboard: bool = False
+    wandb: str | None = None
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        task(self.task)
+        checked_numbers(algorithm(self.algorithm), self.numbers)
+        counts = ("clients_per_round", "rounds", "seeds", "eval_every")
+        for name in (*counts, "keep_checkpoints", "rounds_per_call"):
+            check_count(name, getattr(self, name))
+        for name in ("max_examples", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_seed(self.seed)
+        if self.seeds > 1:
+            self._check_one_program()
+
+    def _check_one_program(self) -> None:
+        apart = {
+            "checkpoint_every": self.checkpoint_every is not None,
+            "tensorboard": self.tensorboard,
+            "wandb": self.wandb is not None,
+            "rounds_per_call": self.rounds_per_call > 1,
+        }
+        for name, given in apart.items():
+            if given:
+                raise ValueError(
+                    f"`seeds={self.seeds}` are trained side by side in one program, "
+                    f"which has no `{name}`. Leave `--{name.replace('_', '-')}` out, "
+                    "or run one seed after another."
+                )
+
+    @property
+    def of_task(self) -> Task:
+        return task(self.task)
+
+    @property
+    def saved_every(self) -> int:
+        return self.checkpoint_every or self.eval_every
+
+    def build(self) -> AbstractAlgorithm:
+        """The algorithm."""
+        cls = algorithm(self.algorithm)
+        return build(cls, self.numbers, self.of_task, self.batching)
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, as JSON has them."""
+        out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        numbers = {name: as_json(x) for name, x in self.numbers.items()}
+        return out | {
+            "numbers": numbers,
+            "batching": dataclasses.asdict(self.batching),
+        }
+
+
+def of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's settings; the others are left as they are."""
+    return {
+        "task": recipe.task.name,
+        "algorithm": recipe.algorithm_name,
+        "numbers": dict(recipe.numbers),
+        "batching": recipe.batching,
+        "clients_per_round": recipe.clients_per_round,
+        "rounds": recipe.rounds,
+        "max_examples": recipe.max_examples,
+        "eval_every": recipe.eval_every,
+    }
+
+
+def from_json_dict(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were written down."""
+    known = {f.name: f for f in dataclasses.fields(Settings)}
+    for name in values:
+        check_name("setting", name, known)
+    out = dict(values)
+    missing = [name for name in ("task", "algorithm", "numbers") if name not in out]
+    if missing:
+        raise ValueError(
+            f"A configuration needs `task`, `algorithm` and `numbers`, and has no "
+            f"{missing[0]!r}. Give one that a run has saved: its `config.json`."
+        )
+    if isinstance(out.get("batching"), Mapping):
+        out["batching"] = Batching(**out["batching"])
+    arguments = arguments_of(algorithm(out["algorithm"]))
+    out["numbers"] = {
+        name: from_json(arguments[name], x) if name in arguments else x
+        for name, x in out["numbers"].items()
+    }
+    return out
+
+
+def differs(settings: Settings) -> list[str]:
+    """In which settings a run is not its recipe."""
+    if settings.recipe is None:
+        return []
+    recipe = recipe_of(settings.recipe)
+    wanted = of_recipe(recipe) | {"numbers": _whole(recipe.algorithm, recipe.numbers)}
+    numbers = _whole(algorithm(settings.algorithm), settings.numbers)
+    ours = {name: getattr(settings, name) for name in wanted} | {"numbers": numbers}
+    return [name for name, x in wanted.items() if ours[name] != x]
+
+
+def _whole(cls: type[AbstractAlgorithm], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers, and the defaults of those that are not given."""
+    arguments = arguments_of(cls)
+    return {name: numbers.get(name, x.default) for name, x in arguments.items()}

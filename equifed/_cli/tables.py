@@ -1,0 +1,82 @@
+"""`equifed table`: the figures of runs, beside those that others report."""
+
+from typing import Annotated
+
+import numpy as np
+
+from .._history import ROUND
+from ..recipes import Published, recipe
+from ..recipes._recipe import measured
+from .folder import load, Run
+from .settings import differs
+
+
+HEADS = ("run", "task", "algorithm", "metric", "ours", "theirs", "from")
+
+
+def print_table(args: list[str]) -> int:
+    """Prints a row for each run."""
+    import tyro
+
+    def arguments(
+        runs: Annotated[
+            tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(help="their folders.")
+        ],
+        metric: Annotated[
+            str, tyro.conf.arg(help="of the runs without a figure to compare with.")
+        ] = "test/accuracy",
+    ) -> tuple[tuple[str, ...], str]:
+        return runs, metric
+
+    runs, metric = tyro.cli(arguments, args=args, prog="equifed table")
+    if not runs:
+        raise ValueError("`RUN` must be given: the folder of at least one run.")
+    rows = [HEADS, *(_row(load(run), metric) for run in runs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    return 0
+
+
+def _row(run: Run, metric: str) -> tuple[str, ...]:
+    found = None if run.settings.recipe is None else recipe(run.settings.recipe)
+    theirs = None if found is None else found.published
+    figure = theirs or Published(value=0.0, source="", metric=metric)
+    if found is None:
+        source = "no recipe"
+    elif theirs is None:
+        source = found.without
+    else:
+        source = theirs.source
+    changed = differs(run.settings)
+    if changed:
+        source += f" (here with other {', '.join(changed)})"
+    if not run.ended:
+        source += " (not at its end yet)"
+    return (
+        *(run.name, run.settings.task, run.settings.algorithm, figure.metric),
+        _ours(run, figure),
+        "-" if theirs is None else _shown(theirs.value, theirs.spread),
+        source,
+    )
+
+
+def _ours(run: Run, figure: Published) -> str:
+    values = []
+    for history in run.histories:
+        rows = [row for row in history if figure.metric in row]
+        if not rows:
+            known = sorted({n for row in history for n in row} - {ROUND})
+            raise ValueError(
+                f"`{run.name}` has not measured {figure.metric!r}. It has: "
+                f"{', '.join(known)}."
+            )
+        numbers = [row[figure.metric] for row in rows]
+        values.append(measured(figure, [row[ROUND] for row in rows], numbers))
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return _shown(float(np.mean(values)), spread)
+
+
+def _shown(value: float, spread: float | None) -> str:
+    return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"

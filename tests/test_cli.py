@@ -1,0 +1,303 @@
+"""The command line, called as a function: what parses, what trains, what is kept, and
+what is refused."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+import equifed as eqf
+from equifed import recipes
+from equifed._cli import main
+from equifed._cli.parsing import settings_of
+from equifed._cli.settings import differs, Settings
+from equifed.recipes._arguments import arguments_of
+from equifed.recipes._optimizers import Optimizer
+
+
+SHORT = (
+    "--task digits-dense --clients-per-round 2 --rounds 2 --eval-every 1 "
+    "--batching.batch-size 50"
+).split()
+SGD = "--client-optim sgd --client-optim.learning-rate 0.1".split()
+
+
+def option(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def required(cls):
+    """What must be said for an algorithm, with some number."""
+    for argument in arguments_of(cls).values():
+        name = option(argument.name)
+        if argument.kind is Optimizer and argument.required:
+            yield from (name, "momentum", f"{name}.learning-rate", "0.25")
+        elif argument.required:
+            yield from (name, "2" if argument.kind is int else "0.5")
+
+
+@pytest.mark.parametrize("name", recipes.algorithms())
+def test_every_algorithm_parses(name):
+    cls = recipes.algorithm(name)
+    words = [*SHORT, "--algorithm", name, *required(cls)]
+    settings, output = settings_of(words)
+    assert output is None
+    assert settings.algorithm == name
+    arguments = arguments_of(cls)
+    for argument in arguments.values():
+        got = settings.numbers.get(argument.name)
+        if argument.kind is Optimizer and argument.required:
+            assert got == recipes.Momentum(learning_rate=0.25)
+        elif argument.required:
+            assert got == (2 if argument.kind is int else 0.5)
+        else:
+            assert got == argument.default
+    if name != "fedpa":  # which needs more than one sample, and so more epochs
+        assert type(settings.build()) is cls
+    again = json.loads(json.dumps(settings.as_json()))
+    assert Settings(**_read(again)) == settings
+
+
+def _read(values):
+    from equifed._cli.settings import from_json_dict
+
+    return from_json_dict(values)
+
+
+def test_what_is_said_goes_before_a_recipe_and_a_file(tmp_path):
+    words = ["--recipe", "flsim-scaffold-iid"]
+    settings, _ = settings_of(words)
+    recipe = recipes.recipe("flsim-scaffold-iid")
+    assert settings.numbers["client_optim"] == recipe.numbers["client_optim"]
+    assert settings.batching == recipe.batching
+    assert differs(settings) == []
+    changed, _ = settings_of(
+        [*words, "--rounds", "7", "--client-optim.decay.factor", "0.9"]
+    )
+    assert differs(changed) == ["numbers", "rounds"]
+    assert changed.numbers["client_optim"].decay == recipes.Decay(factor=0.9)
+    assert changed.numbers["client_optim"].clip_norm == 10.0
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(changed.as_json()), "utf-8")
+    assert settings_of(["--config", str(file)])[0] == changed
+    other, _ = settings_of(
+        ["--config", str(file), "--client-optim", "adam"]
+        + ["--client-optim.learning-rate", "0.01"]
+    )
+    assert other.numbers["client_optim"] == recipes.Adam(learning_rate=0.01)
+    # The other algorithm has what both have, and nothing else.
+    other, _ = settings_of([*words, "--algorithm", "fedprox", "--mu", "0.5"])
+    assert other.numbers["mu"] == 0.5
+    assert other.numbers["client_optim"] == recipe.numbers["client_optim"]
+
+
+def rows(file):
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def test_run_table_plot_and_the_same_run_again(tmp_path, capsys):
+    pytest.importorskip("matplotlib").use("Agg")
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    words = ["run", *SHORT, "--algorithm", "fedavg", *SGD]
+    assert main([*words, "--output", one]) == 0
+    assert "test/accuracy" in capsys.readouterr().out
+    kept = {path.name for path in (tmp_path / "one").iterdir()}
+    wanted = {"config.json", "environment.json", "metrics.jsonl", "result.json"}
+    assert kept == wanted | {"checkpoints"}
+    made_with = json.loads((tmp_path / "one" / "environment.json").read_text())
+    versions = set(made_with["versions"])
+    assert {"python", "jax", "equinox", "optax", "equifed"} <= versions
+    (end,) = json.loads((tmp_path / "one" / "result.json").read_text())
+    assert end["result"] == "successful"
+    assert end["last"]["test/accuracy"] == pytest.approx(
+        rows(tmp_path / "one" / "metrics.jsonl")[-1]["test/accuracy"]
+    )
+    # What it has saved makes the same run.
+    config = str(tmp_path / "one" / "config.json")
+    assert main(["run", "--config", config, "--output", two]) == 0
+    files = [tmp_path / name / "metrics.jsonl" for name in ("one", "two")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    capsys.readouterr()
+    # Another run in its place is refused, and it has ended.
+    assert main([*words, "--output", one]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    assert main(["resume", one]) == 0
+    assert "come to its end" in capsys.readouterr().out
+    assert main(["table", one, two]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[:5] == ["run", "task", "algorithm", "metric", "ours"]
+    assert "no recipe" in table[1]
+    figure = tmp_path / "curves.png"
+    assert main(["plot", one, two, "--output", str(figure)]) == 0
+    assert figure.stat().st_size > 1000
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
+    tmp_path, capsys, monkeypatch
+):
+    words = ["run", "--recipe", "flsim-scaffold-iid", "--small", "--eval-every", "1"]
+    words += ["--clients-per-round", "2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main([*words, "--output", str(whole)]) == 0
+    log = eqf.JSONLines.log
+
+    def interrupted(self, round, metrics):
+        log(self, round, metrics)
+        if round == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eqf.JSONLines, "log", interrupted)
+        capsys.readouterr()
+        assert main([*words, "--output", str(cut)]) == 130
+    out = capsys.readouterr().err
+    assert "Interrupted after round 2 of 3" in out
+    assert f"equifed resume {cut}" in out
+    assert not (cut / "result.json").exists()
+    assert main(["resume", str(cut)]) == 0
+    files = [folder / "metrics.jsonl" for folder in (whole, cut)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_seeds_in_one_program(tmp_path, capsys):
+    folder = tmp_path / "seeds"
+    words = ["run", "--recipe", "digits-fedavg", "--rounds", "2", "--seeds", "2"]
+    words += ["--eval-every", "1", "--clients-per-round", "2", "--seed", "5"]
+    assert main([*words, "--output", str(folder)]) == 0
+    kept = json.loads((folder / "result.json").read_text())
+    assert [end["seed"] for end in kept] == [5, 6]
+    ends = [rows(folder / f"metrics-{seed}.jsonl")[-1] for seed in (5, 6)]
+    assert ends[0]["test/loss"] != ends[1]["test/loss"]
+    capsys.readouterr()
+    assert main(["table", str(folder)]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    mean = np.mean([end["test/accuracy"] for end in ends])
+    assert f"{mean:.4f} ± " in line
+    assert "with other clients_per_round, rounds, eval_every" in line
+
+
+def test_figures_of_others_are_beside_ours(tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings, _ = settings_of(["--recipe", "niid-bench-fednova"])
+    config = json.dumps(settings.as_json())
+    (folder / "config.json").write_text(config, "utf-8")
+    ours = enumerate((0.5, 0.7, 0.6))
+    lines = [{"round": i + 1, "test/accuracy": x} for i, x in ours]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"round": 4, "te'
+    (folder / "metrics.jsonl").write_text(text, "utf-8")
+    assert main(["table", str(folder)]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert "0.7000  0.6389 ± 0.0140  adap/flower" in line  # the best, as theirs
+    assert "not at its end yet" in line
+
+
+REFUSED = {
+    "an unknown task": (
+        "--task digits-dens --algorithm fedavg",
+        "Did you mean 'digits-dense'? There are: digits-dense, digits-cnn, emnist-conv",
+    ),
+    "an unknown algorithm": (
+        "--task digits-dense --algorithm fedadm",
+        "Did you mean 'fedadam'?",
+    ),
+    "an unknown recipe": (
+        "--recipe flsim-fedavg-dir0.5",
+        "Did you mean 'flsim-fedavg-dir0.6'?",
+    ),
+    "an unknown optimiser": (
+        "--task digits-dense --algorithm fedavg --client-optim sdg",
+        "`client_optim` must be the name of one, got 'sdg'. Did you mean 'sgd'?",
+    ),
+    "no task": ("--algorithm fedavg", "`--task` must be given"),
+    "no algorithm": ("--task digits-dense", "`--algorithm` must be given"),
+    "two sources": (
+        "--recipe digits-fedavg --config config.json",
+        "`--recipe` and `--config` are two ways",
+    ),
+    "the small form of nothing": ("--small", "Give `--recipe` as well"),
+    "no such file": ("--config nowhere.json", "There is no file `nowhere.json`"),
+    "a negative frequency": (
+        "--recipe digits-fedavg --eval-every -1",
+        "`eval_every` must be at least 1, got -1",
+    ),
+    "no checkpoint at all": (
+        "--recipe digits-fedavg --checkpoint-every 0",
+        "`checkpoint_every` must be at least 1, got 0",
+    ),
+    "epochs and steps": (
+        "--recipe digits-fedavg --batching.steps 3",
+        "`epochs=2` and `steps=3` are two ways",
+    ),
+    "seeds with checkpoints": (
+        "--recipe digits-fedavg --seeds 2 --checkpoint-every 5",
+        "trained side by side in one program, which has no `checkpoint_every`",
+    ),
+    "a number out of bounds": (
+        "--task digits-dense --algorithm fedprox --mu -1 "
+        "--client-optim.learning-rate 1",
+        "must be at least 0, got -1",
+    ),
+    "what the task has not": (
+        "--task emnist-logistic --algorithm feddecorr --client-optim.learning-rate 1",
+        "`feddecorr` needs the task's `representation`, but 'emnist-logistic' has none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words, expected = REFUSED[case]
+    assert main(["run", *words.split()]) == 1
+    message = capsys.readouterr().err
+    assert expected in message
+    assert len(message) < 620
+    assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_files_that_are_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config.json"
+    for text, words in (
+        ("{", "`config.json` is no JSON"),
+        ("[]", "must hold an object"),
+        ("{}", "has no 'task'"),
+        ('{"taks": "digits-dense"}', "Did you mean 'task'?"),
+    ):
+        file.write_text(text, "utf-8")
+        assert main(["run", "--config", "config.json"]) == 1
+        assert words in capsys.readouterr().err
+    assert main(["table", str(tmp_path / "nowhere")]) == 1
+    assert "is no run" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    assert main(["run", "--recipe", "digits-fedavg", "--output", "other"]) == 1
+    assert "holds other files" in capsys.readouterr().err
+
+
+def test_lists_and_help(capsys):
+    for kind, name in (
+        ("tasks", "digits-dense"),
+        ("algorithms", "scaffold"),
+        ("recipes", "niid-bench-fedavg"),
+    ):
+        assert main(["list", kind]) == 0
+        assert name in capsys.readouterr().out
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    assert "resume" in capsys.readouterr().out
+    assert main(["trian"]) == 2
+    with pytest.raises(SystemExit):
+        main(["run", "--algorithm", "fedprox", "--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--mu FLOAT" in out
+    assert "At 0 this is FedAvg" in out
+
+
+def test_without_tyro(monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "tyro", None)
+    assert main(["list", "tasks"]) == 1
+    assert 'pip install "equifed[cli]"' in capsys.readouterr().err
