@@ -21,7 +21,8 @@ def total(values, mask):
 
 
 def masked_mean(values, mask):
-    return total(values, mask) / jnp.maximum(jnp.sum(mask), 1)
+    count = jnp.maximum(jnp.sum(mask), 1)
+    return total(values, mask) / count.astype(values.dtype)
 
 
 def counted(values, mask):

@@ -30,17 +30,11 @@ def few_compiled_programs():
         jax.clear_caches()
 
 
-# Files in which operands may become another dtype or rank by themselves: two with
-# what a user might write, and those never tried without it (take a name
-# away, run the file, mend what fails). Single calls into Optax or Equinox say it there.
+# Files in which operands may become another dtype or rank by themselves: two with what
+# a user might write, and those whose references and losses promote (take a name away,
+# run the file, mend what fails). Single calls into Optax or Equinox say it there.
 PROMOTE = {"test_docs", "test_lookups"}
-PROMOTE |= {  # their references and losses promote
-    "test_claims",
-    "test_memory",
-    "test_plot",
-    "test_posterior_mcmc",
-}
-PROMOTE |= {"test_bits", "test_laws", "test_processes"}  # not tried
+PROMOTE |= {"test_claims", "test_memory", "test_plot", "test_posterior_mcmc"}
 
 
 @pytest.fixture(autouse=True, scope="module")
