@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from .listing import list_names
 from .plotting import plot_runs
-from .running import resume, run
+from .running import INTERRUPTED, resume, run
 from .tables import print_table
 
 
@@ -30,6 +30,9 @@ def run_command(args: list[str]) -> int:
     command, _ = COMMANDS[name]
     try:
         return command(rest)
+    except KeyboardInterrupt:  # before there was anything to go on with
+        print(f"equifed {name}: interrupted.", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # of `equifed list recipes | head`
         sys.stderr.close()  # or Python complains of the same at its end
         return 1

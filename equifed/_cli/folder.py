@@ -6,13 +6,17 @@
 ended.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import pathlib
 import platform
+import shutil
 import subprocess
 from typing import Any
+
+import jax
 
 from .._files import replacing
 from .._history import Row
@@ -40,6 +44,18 @@ def begin(folder: pathlib.Path, settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / ENVIRONMENT, environment())
     write(folder / CONFIG, settings.as_json())
+
+
+def forget(folder: pathlib.Path) -> None:
+    """Takes away the folder of a run that has not trained a round, so that the next try
+    does not run into it."""
+    if any(file.stat().st_size > 0 for file in folder.glob("metrics*.jsonl")):
+        return
+    for file in (*folder.glob("metrics*.jsonl"), folder / CONFIG, folder / ENVIRONMENT):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    with contextlib.suppress(OSError):  # what somebody else has put there stays
+        folder.rmdir()
 
 
 def read(folder: pathlib.Path) -> Settings:
@@ -70,7 +86,12 @@ def environment() -> dict[str, Any]:
     git = None
     if commit is not None and changed is not None:
         git = {"commit": commit, "changed": changed.splitlines()}
-    return {"versions": versions, "machine": platform.platform(), "git": git}
+    return {
+        "versions": versions,
+        "machine": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "git": git,
+    }
 
 
 def _git(*words: str) -> str | None:

@@ -30,6 +30,7 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     """The settings, and the folder to keep the run in, if it was named."""
     first, rest = _first().parse_known_args(args)
     base = _base(first)
+    before = base.get("algorithm")
     if first.task is not None:
         base["task"] = recipes.task(first.task).name
     if first.algorithm is not None:
@@ -39,6 +40,10 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     _check_asked_for(base)
     arguments = arguments_of(recipes.algorithm(base["algorithm"]))
     known = base.get("numbers", {})
+    if before in (None, base["algorithm"]):
+        for number in known:
+            check_name(f"numbers of {base['algorithm']}", number, arguments)
+    # Another algorithm than that of the recipe or the file has what both have.
     base["numbers"] = {n: x for n, x in known.items() if n in arguments}
     values = dict(vars(_parse(_form(base, arguments, rest), rest, base)))
     output = values.pop("output")

@@ -1,22 +1,25 @@
 """`equifed run` and `equifed resume`: a training, kept in a folder."""
 
+import hashlib
 import pathlib
 import sys
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import jax.random as jr
 
+from .._algorithm import AbstractAlgorithm
 from .._checkpoint import Checkpointer
 from .._history import ROUND, Row
 from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
 from .._training import RESULTS, Solution, sweep, train
 from ..data import FederatedDataset, Loader, UniformSampler
-from .folder import begin, CHECKPOINTS, read, RESULT, write
+from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
 from .parsing import settings_of
 from .settings import Settings
 
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
+Made: TypeAlias = tuple[AbstractAlgorithm, Loader, dict[str, FederatedDataset]]
 
 
 def run(args: list[str]) -> int:
@@ -24,9 +27,10 @@ def run(args: list[str]) -> int:
     settings, output = settings_of(args)
     names = (settings.recipe or f"{settings.task}-{settings.algorithm}", settings.seed)
     folder = pathlib.Path(output or f"runs/{names[0]}-seed{names[1]}")
-    settings.build()  # what does not fit together is said before a folder is made
+    # What does not fit together, or cannot be had, is said before a folder is made.
+    made = _made(settings)
     begin(folder, settings)
-    return _keeping(folder, settings)
+    return _keeping(folder, settings, made)
 
 
 def resume(args: list[str]) -> int:
@@ -43,12 +47,15 @@ def resume(args: list[str]) -> int:
     if (folder / RESULT).exists():
         print(f"`{folder}` has come to its end: there is nothing to go on with.")
         return 0
-    return _keeping(folder, settings)
+    return _keeping(folder, settings, _made(settings))
 
 
-def _keeping(folder: pathlib.Path, settings: Settings) -> int:
+def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
     try:
-        solutions = _train(folder, settings)
+        solutions = _train(folder, settings, made)
+    except (ValueError, TypeError):
+        forget(folder)
+        raise
     except KeyboardInterrupt as error:
         reached = getattr(error, "solution", None)
         rounds = 0 if reached is None else int(reached.state.round)
@@ -73,12 +80,17 @@ def _keeping(folder: pathlib.Path, settings: Settings) -> int:
     return 0 if all(end["result"] != "nonfinite_model" for end in ends) else 1
 
 
-def _train(folder: pathlib.Path, settings: Settings) -> list[Solution]:
-    task = settings.of_task
-    data, evaluation = task.load(settings.data)
+def _made(settings: Settings) -> Made:
+    algorithm = settings.build()
+    data, evaluation = settings.of_task.load(settings.data)
     if settings.max_examples is not None:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
-    algorithm, loader = settings.build(), _loader(data, settings)
+    sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
+    return algorithm, Loader(data, sampler, settings.batching.build()), evaluation
+
+
+def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solution]:
+    task, (algorithm, loader, evaluation) = settings.of_task, made
     common = {
         "num_rounds": settings.rounds,
         "evaluation": evaluation,
@@ -109,22 +121,17 @@ def _train(folder: pathlib.Path, settings: Settings) -> list[Solution]:
     return [solution]
 
 
-def _loader(data: FederatedDataset, settings: Settings) -> Loader:
-    sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
-    return Loader(data, sampler, settings.batching.build())
-
-
 def _logger(folder: pathlib.Path, settings: Settings) -> Loggers:
     loggers = [ProgressBar("loss"), JSONLines(folder / "metrics.jsonl")]
     if settings.tensorboard:
         loggers.append(TensorBoard(folder / "tensorboard"))
     if settings.wandb is not None:
-        name = folder.name
+        place = str(folder.resolve()).encode()  # by which a resumed run is known
         loggers.append(
             WandB(
                 project=settings.wandb,
-                name=name,
-                id=name,
+                name=folder.name,
+                id=hashlib.sha256(place).hexdigest()[:16],
                 resume="allow",
                 config=settings.as_json(),
             )
