@@ -177,6 +177,19 @@ def test_seeds_in_one_program(tmp_path, capsys):
     assert "with other clients_per_round, rounds, eval_every" in line
 
 
+def test_several_models_are_evaluated_at_the_end(tmp_path, capsys):
+    folder = tmp_path / "ifca"
+    words = ["run", *SHORT, "--algorithm", "ifca", *SGD, "--num-clusters", "2"]
+    assert main([*words, "--output", str(folder)]) == 0
+    (end,) = json.loads((folder / "result.json").read_text())
+    # Of the two writers who never trained nobody knows which model suits them.
+    assert set(end["last"]) == {"test/accuracy", "test/loss"}
+    assert 0 < end["last"]["test/accuracy"] < 1
+    capsys.readouterr()
+    assert main(["table", str(folder)]) == 0
+    assert f"{end['last']['test/accuracy']:.4f}" in capsys.readouterr().out
+
+
 def test_figures_of_others_are_beside_ours(tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()

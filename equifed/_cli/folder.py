@@ -125,10 +125,18 @@ def load(folder: str) -> Run:
     """Reads a run."""
     path = pathlib.Path(folder)
     settings = read(path)
-    histories = [_rows(file) for file in sorted(path.glob("metrics*.jsonl"))]
-    if not any(histories):
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    names = [f"metrics-{seed}.jsonl" for seed in seeds]
+    files = [path / name for name in (names if len(seeds) > 1 else ["metrics.jsonl"])]
+    histories = [_rows(file) if file.is_file() else [] for file in files]
+    if not all(histories):
         raise ValueError(f"`{path}` has no round yet: there is nothing to show.")
-    return Run(path.name, settings, histories, (path / RESULT).exists())
+    ended = (path / RESULT).exists()
+    if ended:
+        ends = json.loads((path / RESULT).read_text("utf-8"))
+        for history, end in zip(histories, ends, strict=True):
+            history[-1] |= end["last"]  # of several models it is measured at the end
+    return Run(path.name, settings, histories, ended)
 
 
 def _rows(file: pathlib.Path) -> list[Row]:

@@ -13,6 +13,7 @@ from .._history import ROUND, Row
 from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
 from .._training import RESULTS, Solution, sweep, train
 from ..data import FederatedDataset, Loader, UniformSampler
+from .clusters import are_several, evaluated
 from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
 from .parsing import settings_of
 from .settings import Settings
@@ -67,7 +68,7 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
         return INTERRUPTED
     seeds = range(settings.seed, settings.seed + settings.seeds)
     ends = [
-        {"seed": seed, "result": _result(x), "last": _evaluated(x.history)}
+        {"seed": seed, "result": _result(x), "last": _evaluated(x, settings, made)}
         for seed, x in zip(seeds, solutions, strict=True)
     ]
     write(folder / RESULT, ends)
@@ -93,7 +94,7 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
     task, (algorithm, loader, evaluation) = settings.of_task, made
     common = {
         "num_rounds": settings.rounds,
-        "evaluation": evaluation,
+        "evaluation": None if are_several(algorithm) else evaluation,
         "metrics": task.metrics,
         "eval_every": settings.eval_every,
     }
@@ -152,7 +153,11 @@ def _result(solution: Solution) -> str:
     return next(n for n in names if solution.result == getattr(RESULTS, n))
 
 
-def _evaluated(history: list[Row]) -> dict[str, float]:
-    """What the last evaluation measured."""
-    last = history[-1] if history else {}
+def _evaluated(solution: Solution, settings: Settings, made: Made) -> dict[str, float]:
+    """What the last evaluation measured; of several models it is made here."""
+    algorithm, loader, evaluation = made
+    if are_several(algorithm):
+        own = (loader.dataset, evaluation, settings.of_task.metrics)
+        return evaluated(algorithm, solution, *own)
+    last = solution.history[-1] if solution.history else {}
     return {n: float(x) for n, x in last.items() if "/" in n}
