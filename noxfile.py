@@ -80,6 +80,10 @@ def examples(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory() as directory:
         session.run("python", "examples/quickstart.py", "--output", directory)
         session.run("python", "examples/own_algorithm.py")
+        run = str(pathlib.Path(directory) / "run")
+        small = ("--recipe", "flsim-fedspeed-dir0.1", "--small", "--output", run)
+        session.run("equifed", "run", *small)
+        session.run("equifed", "table", run)
 
 
 @nox.session(venv_backend="uv", python="3.11")

@@ -98,13 +98,14 @@ def rows(file):
 
 def test_run_table_plot_and_the_same_run_again(tmp_path, capsys):
     pytest.importorskip("matplotlib").use("Agg")
+    pytest.importorskip("tensorboard")
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
-    words = ["run", *SHORT, "--algorithm", "fedavg", *SGD]
+    words = ["run", *SHORT, "--algorithm", "fedavg", *SGD, "--tensorboard", "True"]
     assert main([*words, "--output", one]) == 0
     assert "test/accuracy" in capsys.readouterr().out
     kept = {path.name for path in (tmp_path / "one").iterdir()}
     wanted = {"config.json", "environment.json", "metrics.jsonl", "result.json"}
-    assert kept == wanted | {"checkpoints"}
+    assert kept == wanted | {"checkpoints", "tensorboard"}
     made_with = json.loads((tmp_path / "one" / "environment.json").read_text())
     versions = set(made_with["versions"])
     assert {"python", "jax", "equinox", "optax", "equifed"} <= versions
@@ -327,6 +328,14 @@ def test_lists_and_help(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "--mu FLOAT" in out
     assert "At 0 this is FedAvg" in out
+
+
+def test_without_wandb(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    words = ["run", "--recipe", "digits-fedavg", "--wandb", "project"]
+    assert main([*words, "--output", str(tmp_path / "run")]) == 1
+    assert 'pip install "equifed[wandb]"' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_tyro(monkeypatch, capsys):

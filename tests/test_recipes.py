@@ -19,6 +19,9 @@ from equifed.recipes._algorithms import ALGORITHMS
 from equifed.recipes._arguments import arguments_of
 from equifed.recipes._recipe import measured
 
+from .test_data_sets_images import femnist, parquet
+from .test_data_sqlite import example, fedjax_file, packed, texts, tff_file
+
 
 NAMES = [recipe.name for recipe in recipes.recipes()]
 
@@ -220,3 +223,92 @@ def test_models_take_the_examples_of_their_tasks(name):
     assert task.cite
     with pytest.raises(FileNotFoundError, match="`folder` must be a folder"):
         task.load(pathlib.Path("nowhere"))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def loads(task, folder):
+    """Its examples are such as its loss takes."""
+    train, evaluation = task.load(folder)
+    assert train.num_examples > 0
+    assert evaluation["test"].num_examples > 0
+    model = eqx.filter_eval_shape(task.model, jr.key(0))
+    for dataset in (train, evaluation["test"]):
+        one = {
+            name: jax.ShapeDtypeStruct(column.shape[1:], column.dtype)
+            for name, column in dataset.columns.items()
+        }
+        loss, _ = eqx.filter_eval_shape(task.loss, model, one, jr.key(0))
+        assert loss.shape == ()
+    return train, evaluation["test"]
+
+
+def test_emnist_and_cifar_are_loaded_from_a_folder(tmp_path, cache):
+    from PIL import Image
+
+    letters = ["f0003_02"] * 12
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
+    columns = {
+        "image": [Image.fromarray(p) for p in pixels],
+        "writer_id": letters,
+        "hsf_id": [0] * 12,
+        "character": list(range(12)),
+    }
+    (tmp_path / "emnist").mkdir()
+    femnist(tmp_path / "emnist" / "train-0.parquet", **columns)
+    train, test = loads(recipes.task("emnist-conv"), tmp_path / "emnist")
+    assert train.num_examples + test.num_examples == 12
+    assert train.client_ids == test.client_ids == ["f0003_02"]
+
+    folder = tmp_path / "cifar10"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 32, 3), np.uint8)
+    columns = {
+        "img": [Image.fromarray(p) for p in pixels],
+        "label": np.arange(200) % 10,
+    }
+    for split in ("train", "test"):
+        path = folder / f"{split}-0.parquet"
+        parquet(path, columns, img="image", label=10)
+    train, test = loads(recipes.task("cifar10-lenet-dir0.5"), folder)
+    assert (train.num_clients, test.num_clients) == (10, 1)
+    assert min(train.client_sizes) >= 10
+
+
+def test_texts_are_loaded_from_the_files_of_fedjax_and_tensorflow(
+    tmp_path, monkeypatch
+):
+    for split in ("train", "test"):
+        blob = packed({"snippets": texts(b"To be, or not to be", b"Ay")})
+        fedjax_file(tmp_path / f"shakespeare_{split}.sqlite", [(b"HAMLET", blob, 2)])
+    train, _ = loads(recipes.task("shakespeare-character"), tmp_path)
+    assert train["HAMLET"]["x"].shape == (1, 80)
+    assert train["HAMLET"]["x"][0, 0] == 1  # the beginning
+
+    rows = [
+        ("train", "u7", example(tokens=[b"to be"], type=[b"answer"], score=[3])),
+        ("test", "u8", example(tokens=[b"be"], type=[b"answer"], score=[2])),
+    ]
+    tff_file(tmp_path / "stackoverflow.sqlite", rows)
+    with pytest.raises(ValueError, match="must have 10000 words or more.*got 2"):
+        recipes.task("stackoverflow-word").load(tmp_path)
+    monkeypatch.setattr("equifed.recipes._texts.NUM_WORDS", 2)
+    train, _ = loads(recipes.task("stackoverflow-word"), tmp_path)
+    assert train["u7"]["x"].shape == (1, 20)
+
+
+def test_clients_of_equal_size_have_labels_of_their_own():
+    # Of labels alone: 50,000 images would be too many for a test.
+    from equifed.recipes._images import _inner
+
+    label = np.repeat(np.arange(10), 5000).astype(np.int32)
+    clients = eqf.data.FederatedDataset.from_arrays({"label": label}, _inner(100, 0.1))
+    assert set(clients.client_sizes.tolist()) == {500}
+    shares = [np.bincount(x["label"], minlength=10) / 500 for _, x in clients.items()]
+    assert np.mean(np.max(shares, axis=1)) > 0.5  # most have one label above all

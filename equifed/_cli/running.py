@@ -54,7 +54,7 @@ def resume(args: list[str]) -> int:
 def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
     try:
         solutions = _train(folder, settings, made)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, ImportError):
         forget(folder)
         raise
     except KeyboardInterrupt as error:

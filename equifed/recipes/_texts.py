@@ -87,6 +87,11 @@ def _stackoverflow(folder: pathlib.Path | None) -> Data:
         for split in ("train", "test")
     )
     vocabulary = sets.word_vocabulary(train, NUM_WORDS, column="tokens")
+    if vocabulary.size != NUM_WORDS + 4:  # with padding, beginning, end and a bucket
+        raise ValueError(
+            f"The training split of `{path}` must have {NUM_WORDS} words or more, for "
+            f"which the model is made, got {vocabulary.size - 4}."
+        )
     train, test = (
         sets.next_words(x, vocabulary, max_length=20, column="tokens")
         for x in (train, test)
