@@ -12,6 +12,7 @@ from .._client import AbstractCriterion, LocalSGD
 from .._client.outputs import Outputs, outputs_of
 from .._optim import OptimLike
 from .._server import OptaxServer
+from .._tree import wide_dtype
 from .._types import Loss
 from ..data import AbstractBatching
 from .one_pass import AbstractOnePass
@@ -49,8 +50,13 @@ class Decorrelation(AbstractCriterion):
     def value(self, loss, model, examples, mask, given, *, keys):
         argument = "representation"
         z = outputs_of(argument, self.representation, model, examples, keys)
+        z = z.astype(wide_dtype(z.dtype))
         count = jnp.maximum(mask.sum(), 1).astype(z.dtype)
-        centred = jnp.where(mask[:, None], z - _mean(z, mask, count), 0)
+        # Twice: what rounding leaves of a number that is the same for all would be
+        # brought to variance 1.
+        centred = z - _mean(z, mask, count)
+        centred = centred - _mean(centred, mask, count)
+        centred = jnp.where(mask[:, None], centred, 0)
         spread = jnp.sqrt(_mean(centred**2, mask, count) + _EPSILON)
         normal = centred / spread
         correlation = normal.T @ normal / count

@@ -12,7 +12,14 @@ from jaxtyping import Array, ArrayLike, Float
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import as_number, checked
 from .._client import AbstractCriterion, LocalSGD
-from .._client.outputs import as_column, labels_of, masked_mean, Outputs, outputs_of
+from .._client.outputs import (
+    as_column,
+    labels_of,
+    masked_mean,
+    nan_where,
+    Outputs,
+    outputs_of,
+)
 from .._measures import cross_entropy
 from .._optim import OptimLike
 from .._server import OptaxServer
@@ -65,10 +72,13 @@ class CalibratedCrossEntropy(AbstractCriterion):
 
     def value(self, loss, model, examples, mask, given, *, keys):
         logits = outputs_of("logits", self.logits, model, examples, keys)
-        labels, _ = labels_of(self.label, examples, logits.shape[-1])
+        labels, valid = labels_of(self.label, examples, logits.shape[-1])
         there = given > 0
         margin = (self.tau / jnp.where(there, given, 1) ** 0.25).astype(logits.dtype)
-        logits = jnp.where(there[None], logits - margin[None], -jnp.inf)
+        held_back = jnp.where(there[None], logits - margin[None], -jnp.inf)
+        # Of an invalid label all is NaN, though its class is not there.
+        logits = jnp.where(valid[:, None], held_back, nan_where(mask & ~valid, logits))
+        labels = jnp.where(valid, labels, 0)
         return masked_mean(cross_entropy(logits, labels), mask).astype(loss.dtype)
 
 

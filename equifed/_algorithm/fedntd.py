@@ -11,7 +11,14 @@ from jaxtyping import Array, ArrayLike, Float
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import as_number, checked
 from .._client import AbstractCriterion, LocalSGD
-from .._client.outputs import as_column, labels_of, masked_mean, Outputs, outputs_of
+from .._client.outputs import (
+    as_column,
+    labels_of,
+    masked_mean,
+    nan_where,
+    Outputs,
+    outputs_of,
+)
 from .._optim import OptimLike
 from .._server import OptaxServer
 from .._types import Loss
@@ -67,6 +74,7 @@ class NotTrueDistillation(AbstractCriterion):
             for x in (model, eqx.combine(*given))
         )
         labels, valid = labels_of(self.label, examples, mine.shape[-1])
+        mine = nan_where(mask & ~valid, mine)
         classes = jnp.arange(mine.shape[-1], dtype=labels.dtype)
         true = classes[None] == labels[:, None]
 
@@ -77,8 +85,7 @@ class NotTrueDistillation(AbstractCriterion):
         here, there = log_others(mine), log_others(theirs)
         # Of the label itself both are minus infinity.
         apart = jnp.where(true, 0, jnp.exp(there) * jnp.where(true, 0, there - here))
-        apart = jnp.where(valid, apart.sum(-1), jnp.nan)
-        apart = masked_mean(apart, mask).astype(loss.dtype)
+        apart = masked_mean(apart.sum(-1), mask).astype(loss.dtype)
         return loss + self.beta.astype(loss.dtype) * apart
 
 

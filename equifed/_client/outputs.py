@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._tree import tree_shapes
 from .._types import Example, Model
@@ -96,6 +96,16 @@ def labels_of(
     # A narrow type may not hold the number of classes.
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
     return labels, (labels >= 0) & (labels < num_classes)
+
+
+def nan_where(
+    bad: Bool[Array, " batch"], outputs: Float[Array, "batch classes"]
+) -> Float[Array, "batch classes"]:
+    """Makes outputs of bad examples NaN, and what is made of them, with its gradient: a
+    NaN that is only put in the place of a value would have a gradient of zero, and
+    nobody would know."""
+    factor = jnp.where(bad[:, None], jnp.nan, jnp.ones_like(outputs))
+    return outputs * factor
 
 
 def masked_mean(values: Array, mask: Bool[Array, " batch"]) -> Array:

@@ -241,3 +241,42 @@ def test_sophias_curvature_is_that_of_the_loss_in_the_mean():
     wanted = (p * (1 - p)).T @ inputs**2 / 7
     error = got.std(0) / np.sqrt(len(got))
     assert np.all(np.abs(got.mean(0) - wanted) < 5 * error)
+
+
+@pytest.mark.parametrize(
+    "make", [eqf.FedNTD, lambda *x, **y: eqf.FedLC(*x, tau=1, **y)]
+)
+@pytest.mark.parametrize("labels", [(-1, 3, 1), (4, 4, 4)])
+def test_a_label_without_a_logit_is_found_out(make, labels):
+    # The loss does not look at it: nothing but the criterion can say so. It makes the
+    # second client's change NaN, and that of the other is as it was.
+    def f(model, example, key):
+        return jnp.sum(logits(model, example, key) ** 2)
+
+    label = np.concatenate([Y[:6], np.array(labels, np.int32)])
+    data = eqf.data.FederatedDataset.from_arrays(
+        {"x": X, "label": label}, np.repeat(["a", "b"], SIZES)
+    )
+    keep = eqf.DropNonfinite(eqf.UniformMean())
+    algorithm = make(f, SGD, STEPS, logits=logits, aggregator=keep)
+    state = algorithm.init(Linear(jnp.asarray(W)), num_clients=2)
+    new, metrics = algorithm.round(state, eqf.data.cohort(data, STEPS), key=KEY)
+    assert metrics["nonfinite"] == 1
+    assert metrics["clients"] == 1
+    assert np.isfinite(new.model.weight).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_numbers_that_are_the_same_for_all_have_no_correlation(dtype):
+    # Rounding must not make a correlation of them: 1000.1 has no exact mean.
+    criterion = eqf.Decorrelation(lambda model, example, key: model * example, beta=1)
+    examples = jnp.full((7, 2), 1000.1, dtype)
+    keys, mask = jr.split(KEY, 7), jnp.ones(7, bool)
+
+    def value(model):
+        zero = jnp.zeros((), dtype)
+        return criterion.value(zero, model, examples, mask, None, keys=keys)
+
+    penalty, slope = jax.value_and_grad(value)(jnp.ones(2, dtype))
+    assert penalty == 0
+    assert jnp.all(slope == 0)
