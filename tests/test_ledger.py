@@ -76,6 +76,12 @@ ALGORITHMS = {
         3 * 2 * (PARAMS + WEIGHT),
         4 * (2 * PARAMS + PARAMS),
     ),
+    # A perturbation too, both ways, and its length down.
+    "FedSMOO": (
+        lambda: eqf.FedSMOO(loss, SGD, BATCHING, alpha=0.1, rho=0.1),
+        3 * (2 * PARAMS + WEIGHT),
+        4 * (2 * PARAMS + 32),
+    ),
     # All are measured, one number each, and two train.
     "PowerOfChoice": (
         lambda: eqf.PowerOfChoice(eqf.FedAvg(loss, SGD, BATCHING), num_chosen=2),

@@ -72,6 +72,7 @@ def outputs_of(
     if not (
         isinstance(shape, jax.ShapeDtypeStruct)
         and len(shape.shape) == 1
+        and shape.shape != (0,)
         and jnp.issubdtype(shape.dtype, jnp.floating)
     ):
         raise ValueError(f"{wanted}, got {shown(shape)}.")
@@ -88,11 +89,13 @@ def labels_of(
     `TypeError` if labels are no integers.
     """
     labels = jax.vmap(label)(examples)
+    wanted = (
+        "`label` must give one integer for an example, the number of its class, got"
+    )
+    if not isinstance(labels, jax.Array):
+        raise TypeError(f"{wanted} {shown(labels)} for a batch of them.")
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(
-            "`label` must give one integer for an example, the number of its class, "
-            f"got {labels.dtype}{list(labels.shape[1:])}."
-        )
+        raise TypeError(f"{wanted} {labels.dtype}{list(labels.shape[1:])}.")
     # A narrow type may not hold the number of classes.
     labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
     return labels, (labels >= 0) & (labels < num_classes)

@@ -280,3 +280,13 @@ def test_numbers_that_are_the_same_for_all_have_no_correlation(dtype):
     penalty, slope = jax.value_and_grad(value)(jnp.ones(2, dtype))
     assert penalty == 0
     assert jnp.all(slope == 0)
+
+
+def test_what_is_no_label_and_no_representation_is_refused():
+    def nothing(*x):
+        return logits(*x)[:0]
+
+    with pytest.raises(TypeError, match="`label` must.*got.* for a batch"):
+        trained(lambda *x: eqf.FedLC(x[0], SGD, x[1], logits=logits, label=dict, tau=1))
+    with pytest.raises(ValueError, match="`representation` must make a vector"):
+        trained(lambda *x: eqf.FedDecorr(x[0], SGD, x[1], representation=nothing))
