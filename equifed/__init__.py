@@ -1,6 +1,6 @@
 """equifed: federated learning in JAX, whole rounds compiled."""
 
-from . import data as data, nn as nn, posterior as posterior
+from . import compress as compress, data as data, nn as nn, posterior as posterior
 from ._aggregator import (
     AbstractAggregator as AbstractAggregator,
     Clip as Clip,

@@ -135,7 +135,9 @@ _WORDS = {
 _EXAMPLES = {
     "AbstractAggregator": "WeightedMean()",
     "AbstractBatching": "Epochs(1, batch_size=20)",
+    "AbstractCompressor": "TopK(0.01)",
     "AbstractCorrection": "Proximal(0.1)",
+    "AbstractLeafwise": "UniformQuantizer(4)",
     "AbstractMomentEstimator": "Shrinkage(0.01)",
     "AbstractPosteriorSampler": "IASG(optax.sgd(0.1))",
     "AbstractSampler": "UniformSampler(10, seed=0)",

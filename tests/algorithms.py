@@ -141,4 +141,20 @@ ALGORITHMS = {
         batching,
         aggregator=eqf.DropNonfinite(eqf.Clip(eqf.TrimmedMean(0.2), max_norm=0.5)),
     ),
+    "Compress": lambda loss, batching: eqf.FedAvg(
+        loss,
+        SGD,
+        batching,
+        aggregator=eqf.compress.Compress(
+            eqf.WeightedMean(), eqf.compress.Rotated(eqf.compress.RandomK(0.5), seed=1)
+        ),
+    ),
+    "EF21": lambda loss, batching: eqf.Algorithm(
+        eqf.compress.CompressedClient(
+            eqf.LocalSGD(loss, SGD, batching),
+            eqf.compress.EF21(eqf.compress.RandomK(0.5, scaled=False)),
+        ),
+        eqf.WeightedMean(),
+        eqf.OptaxServer(optax.sgd(0.5)),
+    ),
 }

@@ -31,6 +31,7 @@ _MADE = "The library makes it, and looks at what is in it where it is used."
 _PLAIN = "It takes no argument."
 _IN_ROUND = "A client calls it in a round, with what it was given."
 WITHOUT = {
+    "compress.Sent": "What `compress` returns.",
     "Aggregate": _MADE,
     "Beginning": "What `begin` returns: see `AbstractAlgorithm.step`.",
     "Broadcast": _MADE,
@@ -76,6 +77,8 @@ WITHOUT = {
 # return is looked at.
 PROTOCOLS = {
     "AbstractAggregator": "See `aggregator_round` in `bad_inputs/algorithms.py`.",
+    "compress.AbstractCompressor": "A client or an aggregator calls it in a round.",
+    "compress.AbstractLeafwise": "It calls itself, with each array of a message.",
     "AbstractAlgorithm": "See `step` in `bad_inputs/passes.py`.",
     "AbstractClient": "See `client_round` in `bad_inputs/algorithms.py`.",
     "AbstractCorrection": "What a client does with it is in its message.",
@@ -104,6 +107,8 @@ METHODS_WITHOUT = {
     "Optim.init": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Optim.update": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Participants.only": "A step calls it, with traced arrays.",
+    "compress.Sent.plain": "A compressor calls it, with a size.",
+    "compress.Sent.with_more": "A client or an aggregator calls it, with a size.",
     "data.Loader.stacks": "`rounds` calls it.",
 } | {
     f"recipes.{name}.build": "`Recipe.build` calls it, with a traced round."
