@@ -18,6 +18,7 @@ from ._algorithm import (
     AgnosticFedAvg as AgnosticFedAvg,
     Algorithm as Algorithm,
     CalibratedCrossEntropy as CalibratedCrossEntropy,
+    CompressDown as CompressDown,
     ControlVariate as ControlVariate,
     Decorrelation as Decorrelation,
     DiLoCo as DiLoCo,

@@ -149,6 +149,9 @@ ALGORITHMS = {
             eqf.WeightedMean(), eqf.compress.Rotated(eqf.compress.RandomK(0.5), seed=1)
         ),
     ),
+    "CompressDown": lambda loss, batching: eqf.CompressDown(
+        eqf.FedAvg(loss, SGD, batching), eqf.compress.RandomK(0.5, scaled=False)
+    ),
     "EF21": lambda loss, batching: eqf.Algorithm(
         eqf.compress.CompressedClient(
             eqf.LocalSGD(loss, SGD, batching),

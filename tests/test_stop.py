@@ -249,7 +249,7 @@ def test_a_model_that_diverges_leaves_the_best():
 
 def test_a_metric_that_there_is_not():
     stop = eqf.Target("accuracy", 0.9, mode="max")
-    with pytest.raises(ValueError, match="no metric 'accuracy'. It has: .*all/loss"):
+    with pytest.raises(ValueError, match="no metric 'accuracy'. It has: .*all/error"):
         train(stop=stop)
 
     def listed(model, example, key):

@@ -1,6 +1,7 @@
 from .agnostic import AgnosticFedAvg as AgnosticFedAvg
 from .base import AbstractAlgorithm as AbstractAlgorithm
 from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
+from .compress_down import CompressDown as CompressDown
 from .diloco import DiLoCo as DiLoCo
 from .fedacg import FedACG as FedACG
 from .fedavg import FedAvg as FedAvg

@@ -10,6 +10,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -50,13 +51,15 @@ def _placed(tree: T, place: NamedSharding) -> T:
     return eqx.combine(jtu.tree_map(put, arrays), rest)
 
 
-def first(x: Array, mesh: Mesh | None) -> Array:
+def first(x: Array | np.ndarray, mesh: Mesh | None) -> Array:
     """An array, whole, on the first device of this process."""
+    if isinstance(x, np.ndarray):  # a constant of the step
+        device = None if mesh is None else mesh.local_devices[0]
+        return jax.device_put(np.array(x, subok=False), device)
     if mesh is None:
         return x
-    if not x.sharding.is_fully_replicated:
-        x = gathered(x, mesh)
-    return jax.device_put(x.addressable_data(0), mesh.local_devices[0])
+    whole = x if x.sharding.is_fully_replicated else gathered(x, mesh)
+    return jax.device_put(whole.addressable_data(0), mesh.local_devices[0])
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -11,6 +11,11 @@ from .shared import aggregator_round, BATCHING, KEY, LOSS, one_round, SGD
 
 TABLE: dict[str, dict[str, tuple]] = {}
 
+
+def fedavg():
+    return eqf.FedAvg(LOSS, SGD, BATCHING)
+
+
 TABLE["Bits"] = {
     "a fraction": (
         lambda: eqf.Bits(1.5),  # pyright: ignore[reportArgumentType]
@@ -203,5 +208,23 @@ TABLE["compress.rotate_back"] = {
         lambda: eqc.rotate_back(jnp.ones(4), KEY, size=5),
         ValueError,
         "`size` must be at most 4",
+    ),
+}
+
+TABLE["CompressDown"] = {
+    "an algorithm of two passes": (
+        lambda: eqf.CompressDown(eqf.Mime(LOSS, SGD, BATCHING), eqc.Sign()),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        ("`algorithm` must be", "got a `Mime`"),
+    ),
+    "an aggregator's compressor": (
+        lambda: eqf.CompressDown(fedavg(), eqf.WeightedMean()),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        ("`compressor` must be", "WeightedMean"),
+    ),
+    "feedback of its own": (
+        lambda: eqf.CompressDown(fedavg(), eqc.ErrorFeedback(eqc.Sign())),
+        TypeError,
+        ("`compressor` must be without feedback", "got `ErrorFeedback`"),
     ),
 }
