@@ -23,20 +23,20 @@ def is_debugging() -> bool:
     return _NAMES.get() is not None
 
 
-def name_of(number: int) -> str:
+def by_number(client: int) -> str:
+    """How to speak of a client of which only the number is known."""
+    return f"client {client}"
+
+
+def name_of(client: int) -> str:
     """How to speak of a client."""
-    names = _NAMES.get()
-    return f"client {number}" if names is None else names(number)
+    return (_NAMES.get() or by_number)(client)
 
 
 @contextlib.contextmanager
-def debugging(names: Callable[[int], str] | None = None) -> Iterator[None]:
+def debugging(names: Callable[[int], str]) -> Iterator[None]:
     """Compiles nothing meanwhile, and adds notes to exceptions."""
-
-    def number(client: int) -> str:
-        return f"client {client}"
-
-    token = _NAMES.set(number if names is None else names)
+    token = _NAMES.set(names)
     try:
         with jax.disable_jit():
             yield

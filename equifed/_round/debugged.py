@@ -1,6 +1,5 @@
 """A round that is run by Python, not compiled: what `Executor(debug=True)` runs."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +9,11 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
 from .._cohort import Cohort
-from .._debug import debugging, noted
-from .._executor import Executor, Participants
+from .._debug import by_number, debugging, noted
+from .._executor import Executor
 from .._executor.one_by_one import run_one_by_one
-from .state import gather, scatter, State
-from .step import guarded_step
+from .state import State
+from .step import round_step
 
 
 def debugged_round(
@@ -23,7 +22,7 @@ def debugged_round(
     cohort: Cohort,
     key: PRNGKeyArray,
     executor: Executor,
-    names: Callable[[int], str] | None = None,
+    names: Callable[[int], str] = by_number,
 ) -> tuple[State, dict[str, Any]]:
     """One round, with notes on what is raised in it.
 
@@ -47,12 +46,7 @@ def debugged_round(
         debugging(names),
         noted(lambda: f"It was raised in round {number + 1}."),
     ):
-        clients = Participants(executor, cohort, state.round, run_one_by_one)
-        everyone = state.clients
-        state = dataclasses.replace(state, clients=gather(everyone, cohort.index))
-        after, metrics, accept = guarded_step(algorithm, state, clients, key)
-        everyone = scatter(everyone, cohort.index, after.clients, accept)
-        return dataclasses.replace(after, clients=everyone), metrics
+        return round_step(algorithm, state, cohort, key, executor, run_one_by_one)
 
 
 class DebuggedSteps:
@@ -65,7 +59,7 @@ class DebuggedSteps:
         *,
         key: PRNGKeyArray,
         executor: Executor,
-        names: Callable[[int], str] | None,
+        names: Callable[[int], str],
     ):
         self._round = (algorithm, key, executor, names)
         self._last: tuple[Any, ...] = (state,)

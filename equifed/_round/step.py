@@ -14,6 +14,8 @@ from .._cohort import Cohort
 from .._compiled import FlatTree
 from .._contract import check_step
 from .._executor import Executor, Participants
+from .._executor.mapping import run_pass
+from .._executor.participants import Run
 from .._metrics import add_metrics, compute_metrics, Sum
 from .._tree import tree_isfinite, tree_where
 from .check import check_state
@@ -56,11 +58,16 @@ def guarded_step(
 
 
 def round_step(
-    algorithm: Any, state: State, cohort: Cohort, key: PRNGKeyArray, executor: Executor
+    algorithm: Any,
+    state: State,
+    cohort: Cohort,
+    key: PRNGKeyArray,
+    executor: Executor,
+    run: Run = run_pass,
 ) -> tuple[State, Metrics]:
-    """One round in one program."""
+    """One round in one program, or, with another way to `run` a pass, in Python."""
     everyone = state.clients
-    clients = Participants(executor, cohort, state.round)
+    clients = Participants(executor, cohort, state.round, run)
     state = dataclasses.replace(state, clients=gather(everyone, cohort.index))
     after, metrics, accept = guarded_step(algorithm, state, clients, key)
     everyone = scatter(everyone, cohort.index, after.clients, accept)

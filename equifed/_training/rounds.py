@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, check_kind, checked
 from .._client import traced_loss
+from .._debug import by_number
 from .._executor import Executor
 from .._interrupt import keep, where
 from .._round import State
@@ -194,8 +195,8 @@ class Calls:
 def _name(loader: AbstractLoader, number: int) -> str:
     """A client's number, and its id where that is known."""
     if isinstance(loader, Loader) and number < len(loader.dataset):
-        return f"client {number}, {loader.dataset.client_ids[number]!r}"
-    return f"client {number}"
+        return f"{by_number(number)}, {loader.dataset.client_ids[number]!r}"
+    return by_number(number)
 
 
 def _split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[range]:
