@@ -5,14 +5,16 @@ import equinox as eqx
 from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractClient
-from .local_sgd import LocalSGD
 
 
 class AbstractWrapper(AbstractClient):
-    """Changes what local SGD sends: its loss and its batching are that one's."""
+    """Changes what another client sends: its loss and its batching are that one's."""
 
-    client: eqx.AbstractVar[LocalSGD]
-    follows_loss = True
+    client: eqx.AbstractVar[AbstractClient]
+
+    @property
+    def follows_loss(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.follows_loss
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]

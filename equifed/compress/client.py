@@ -8,15 +8,13 @@ import jax.tree_util as jtu
 
 from .._bits import payload_bits
 from .._check import checked
-from .._client import AbstractClient
+from .._client import AbstractClient, AbstractWrapper
 from .._tree import tree_cast_like, tree_where
-from .._types import Loss
 from .._wire import check_additive, Message
-from ..data import AbstractBatching
 from .base import AbstractCompressor
 
 
-class CompressedClient(AbstractClient):
+class CompressedClient(AbstractWrapper):
     """Compresses a client's messages, with the compressor's memory in its state.
 
     The memory stays as it is in a round in which the client's message counts as absent
@@ -48,20 +46,8 @@ class CompressedClient(AbstractClient):
         self.compressor = compressor
 
     @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
-
-    @property
     def sends(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.client.sends
-
-    @property
-    def follows_loss(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.follows_loss
 
     def init(self, params):
         payload = self.client.payload(params)
