@@ -14,7 +14,7 @@ import jax
 import jax.random as jr
 import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 from .._tree import tree_shapes
 from .._types import Example, Measure, Model
@@ -55,14 +55,9 @@ def _batch_sizes(
 
 def _sizes(jaxpr: Jaxpr) -> Iterator[int]:
     """The bytes of every array that is computed, in inner programs as well."""
-    kinds = (Jaxpr, ClosedJaxpr)
     for equation in jaxpr.eqns:
-        params = list(equation.params.values())
-        for inner in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, kinds)):
-            if isinstance(inner, ClosedJaxpr):
-                yield from _sizes(inner.jaxpr)
-            elif isinstance(inner, Jaxpr):
-                yield from _sizes(inner)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _sizes(inner)
         for x in equation.outvars:
             aval: Any = x.aval  # Tokens have no shape, keys no plain dtype.
             if isinstance(aval, ShapedArray) and isinstance(aval.dtype, np.dtype):

@@ -8,7 +8,6 @@ clients are.
 import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -20,6 +19,7 @@ from .._check import checked
 from .._client import LocalSGD
 from .._evaluate import Evaluator
 from .._round import Beginning
+from .._tree import tree_add
 from .._types import Loss, Model
 from .._wire import Broadcast
 from ..data import AbstractBatching, cohort, FederatedDataset
@@ -41,9 +41,7 @@ class _Alone(AbstractAlgorithm):
         out = one(
             self.client, UniformMean(), Broadcast(state.params, state.rest), key=key
         )
-        new = jax.tree.map(
-            lambda x, d: x + d.astype(x.dtype), state.params, out.aggregate.payload
-        )
+        new = tree_add(state.params, out.aggregate.payload)
         state = dataclasses.replace(state, params=new)
         return state, out.metrics, out.aggregate.accept
 

@@ -5,12 +5,10 @@ the sender, what is lost now is added to what comes next.
 """
 
 import equinox as eqx
-import jax.numpy as jnp
-import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._check import check_kind
-from .._tree import tree_add, tree_sub, tree_wide
+from .._tree import tree_add, tree_sub, tree_wide, tree_zeros_like
 from .base import AbstractCompressor
 
 
@@ -20,7 +18,7 @@ class _Memory(eqx.Module):
 
 
 def _zeros(payload: PyTree) -> PyTree:
-    return tree_wide(jtu.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), payload))
+    return tree_wide(tree_zeros_like(payload))
 
 
 class ErrorFeedback(AbstractCompressor):

@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._bits import payload_bits
 from .._check import as_number, check_count, check_kind, check_seed, checked
-from .._tree import tree_wide
+from .._tree import tree_wide, tree_zeros_like
 from .._wire import check_additive, Message
 from .base import Sent
 
@@ -91,7 +91,7 @@ class CountSketch(AbstractAggregator):
 
     def init(self, payload):
         # The form of the payload, by which a vector becomes one again.
-        shapes = jtu.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), payload)
+        shapes = tree_zeros_like(payload)
         empty = self._sketch(_flat(shapes))
         return self.aggregator.init(empty), empty, empty, shapes
 
