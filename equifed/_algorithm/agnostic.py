@@ -17,7 +17,7 @@ from .._bits import add_bits
 from .._check import as_number, check_count, checked
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
 from .._client.loss import example_metrics
-from .._client.outputs import as_column
+from .._client.outputs import as_column, label_of, labels_of
 from .._client.reach import only, reached
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
@@ -57,7 +57,7 @@ class _Measures(AbstractClient):
                 lambda e, k: example_metrics(self.loss, broadcast.model, e, k)
             )(examples, keys)
             values = jnp.where(mask, values, jnp.zeros_like(values))
-            domains = jax.vmap(self.domain)(examples)
+            domains, _ = labels_of("domain", self.domain, examples, counts.size)
             hot = jax.nn.one_hot(domains, counts.size, dtype=counts.dtype)
             hot = jnp.where(mask[:, None], hot, jnp.zeros_like(hot))
             return losses + values.astype(hot.dtype) @ hot, counts + hot.sum(0)
@@ -88,9 +88,10 @@ class _Trains(AbstractClient):
         optim = reseed_noise(self.optim, noise_key)
 
         def share(example):
-            # A domain beyond the last has no weight: NaN, which is found out.
-            place = self.domain(example)
-            return alpha.at[place].get(mode="fill", fill_value=jnp.nan)
+            # A domain that there is not has no weight: NaN, which is found out.
+            place = label_of(self.domain, example)
+            there = (place >= 0) & (place < alpha.size)
+            return jnp.where(there, alpha.at[place].get(mode="clip"), jnp.nan)
 
         def count(total, examples, mask, i):
             shares = jax.vmap(share)(examples)
@@ -152,8 +153,8 @@ class AgnosticFedAvg(AbstractAlgorithm):
     A round makes two passes: one measures losses and numbers by domain, one trains. A
     domain without an example in the window counts by this round's number, and one
     without an example in this round keeps its weight, as nothing is known of its loss.
-    An example of a domain beyond the last makes its client's change NaN, which is found
-    out. The metrics are not weighted.
+    An example of a domain that there is not makes its client's change NaN, which is
+    found out. The metrics are not weighted.
 
     **Arguments:**
 

@@ -63,7 +63,7 @@ class CalibratedCrossEntropy(AbstractCriterion):
         num_classes = shapes.shape[-1]
 
         def count(total, examples, mask, i):
-            labels, _ = labels_of(self.label, examples, num_classes)
+            labels, _ = labels_of("label", self.label, examples, num_classes)
             hot = jax.nn.one_hot(labels, num_classes, dtype=total.dtype)
             return total + jnp.where(mask[:, None], hot, 0).sum(0)
 
@@ -72,7 +72,7 @@ class CalibratedCrossEntropy(AbstractCriterion):
 
     def value(self, loss, model, examples, mask, given, *, keys):
         logits = outputs_of("logits", self.logits, model, examples, keys)
-        labels, valid = labels_of(self.label, examples, logits.shape[-1])
+        labels, valid = labels_of("label", self.label, examples, logits.shape[-1])
         there = given > 0
         margin = (self.tau / jnp.where(there, given, 1) ** 0.25).astype(logits.dtype)
         held_back = jnp.where(there[None], logits - margin[None], -jnp.inf)

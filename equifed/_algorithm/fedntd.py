@@ -73,7 +73,7 @@ class NotTrueDistillation(AbstractCriterion):
             outputs_of("logits", self.logits, x, examples, keys)
             for x in (model, eqx.combine(*given))
         )
-        labels, valid = labels_of(self.label, examples, mine.shape[-1])
+        labels, valid = labels_of("label", self.label, examples, mine.shape[-1])
         mine = nan_where(mask & ~valid, mine)
         classes = jnp.arange(mine.shape[-1], dtype=labels.dtype)
         true = classes[None] == labels[:, None]

@@ -18,7 +18,7 @@ from .._client.reach import only, reached
 from .._measures import cross_entropy
 from .._optim import OptimLike
 from .._server import OptaxServer
-from .._tree import tree_scale, tree_sub, tree_zeros_like
+from .._tree import tree_scale, tree_sub, tree_wide, tree_zeros_like
 from .._types import Loss, Params
 from .._wire import CHANGE, Message
 from ..data import AbstractBatching
@@ -43,7 +43,8 @@ class _Sophia(AbstractClient):
     follows_loss = True
 
     def init(self, params):
-        zeros = tree_zeros_like(params)
+        # Squares of gradients, and `eps`, are nothing in half precision.
+        zeros = tree_zeros_like(tree_wide(params))
         return zeros, zeros, jnp.zeros((), jnp.int32)
 
     def payload(self, params):
@@ -89,15 +90,16 @@ class _Sophia(AbstractClient):
 
         grads = jax.grad(drawn)(params)
         count = mask.sum().astype(jnp.result_type(float))
-        return tree_scale(count, jtu.tree_map(jnp.square, grads))
+        return tree_scale(count, jtu.tree_map(jnp.square, tree_wide(grads)))
 
     def _move(self, x: Array, mean: Array, curvature: Array) -> Array:
         rate, decay, rho, eps = (
-            v.astype(x.dtype)
+            v.astype(mean.dtype)
             for v in (self.learning_rate, self.weight_decay, self.rho, self.eps)
         )
-        x = x - rate * decay * x
-        return x - rate * jnp.clip(mean / jnp.maximum(curvature, eps), -rho, rho)
+        new = x.astype(mean.dtype) * (1 - rate * decay)
+        new = new - rate * jnp.clip(mean / jnp.maximum(curvature, eps), -rho, rho)
+        return new.astype(x.dtype)
 
 
 def _average(beta: Float[Array, ""], old: Params, new: Params) -> Params:
@@ -136,7 +138,7 @@ class FedSophia(AbstractOnePass):
     - `logits`: `logits(model, example, key)`, a vector with one number for each class.
     - `rho`: $\rho > 0$: a number moves by at most $\eta \rho$ in a step.
     - `beta1`, `beta2`, `eps`, `interval`: those of Sophia's paper (arXiv 2305.14342)
-        if not given.
+        if not given. The averages are kept in float32 at least, where `eps` is not 0.
     - `weight_decay`: $\lambda \ge 0$.
     - `server_optim`: `optax.sgd(1.0)` if not given.
     - `aggregator`: [`equifed.UniformMean`][] if not given, as in the paper.

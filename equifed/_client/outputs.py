@@ -5,13 +5,14 @@ for the outputs, and the name of a column for the label.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from .._tree import tree_shapes
 from .._types import Example, Model
@@ -27,7 +28,7 @@ class Column(eqx.Module):
     argument: str
     name: str
 
-    def __call__(self, example: Example) -> Int[Array, ""]:
+    def __call__(self, example: Example) -> Array:
         if not isinstance(example, dict) or self.name not in example:
             raise ValueError(
                 f"`{self.argument}` must be the name of a column, or a function of one "
@@ -56,49 +57,82 @@ def outputs_of(
     floating-point numbers of an example.
     """
     keys = jr.clone(keys)  # The loss has been given them, and so may another model.
-    one, key = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (examples, keys)
-    )
-    wanted = (
-        f"`{argument}` must make a vector of floating-point numbers of ONE example, by "
-        f"a call `{argument}(model, example, key)`"
-    )
-    try:
-        shape = eqx.filter_eval_shape(fn, tree_shapes(model), one, key)
-    except Exception as error:
-        raise ValueError(
-            f"{wanted}, got {type(error).__name__}: {first_line(error)}."
-        ) from error
+    one, key = _one_of((examples, keys))
+    call = f"{argument}(model, example, key)"
+    shape = _tried(argument, call, fn, tree_shapes(model), one, key)
     if not (
         isinstance(shape, jax.ShapeDtypeStruct)
         and len(shape.shape) == 1
         and shape.shape != (0,)
         and jnp.issubdtype(shape.dtype, jnp.floating)
     ):
-        raise ValueError(f"{wanted}, got {shown(shape)}.")
+        raise ValueError(
+            f"`{argument}` must make a vector of floating-point numbers of ONE "
+            f"example, by a call `{call}`, got {shown(shape)}."
+        )
     return jax.vmap(lambda example, key: fn(model, example, key))(examples, keys)
 
 
 def labels_of(
-    label: Callable[[Example], Array], examples: Example, num_classes: int
+    argument: str,
+    label: Callable[[Example], ArrayLike],
+    examples: Example,
+    num_classes: int,
 ) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
-    """The label of each example of a batch, and whether it is one of the classes.
+    """The number of each example of a batch, and whether it is one of the classes.
+
+    Truth values are the numbers 0 and 1.
 
     **Raises:**
 
-    `TypeError` if labels are no integers.
+    `ValueError` if the user's function fails, `TypeError` if what it gives is no
+    integer.
     """
-    labels = jax.vmap(label)(examples)
-    wanted = (
-        "`label` must give one integer for an example, the number of its class, got"
-    )
-    if not isinstance(labels, jax.Array):
-        raise TypeError(f"{wanted} {shown(labels)} for a batch of them.")
-    if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{wanted} {labels.dtype}{list(labels.shape[1:])}.")
-    # A narrow type may not hold the number of classes.
-    labels = labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+
+    def number(example: Example) -> Any:
+        out = label(example)
+        known = isinstance(out, int | np.generic | np.ndarray)
+        return jnp.asarray(out) if known else out
+
+    one = _one_of(examples)
+    if isinstance(label, Column):  # Its errors are sentences already.
+        out = eqx.filter_eval_shape(number, one)
+    else:
+        out = _tried(argument, f"{argument}(example)", number, one)
+    wanted = f"`{argument}` must give one integer for an example, the number of its "
+    wanted += "domain" if argument == "domain" else "class"
+    if not isinstance(out, jax.ShapeDtypeStruct):
+        raise TypeError(f"{wanted}, got {shown(out)}.")
+    kinds = (jnp.integer, jnp.bool_)
+    if out.shape or not any(jnp.issubdtype(out.dtype, kind) for kind in kinds):
+        raise TypeError(f"{wanted}, got {out.dtype}{list(out.shape)}.")
+    labels = jax.vmap(lambda example: label_of(label, example))(examples)
     return labels, (labels >= 0) & (labels < num_classes)
+
+
+def label_of(label: Callable[[Example], ArrayLike], example: Example) -> Int[Array, ""]:
+    """The number of one example, once `labels_of` has looked at what it is."""
+    found = jnp.asarray(label(example))
+    # A narrow type may not hold the number of classes.
+    return found if found.dtype.itemsize >= 4 else found.astype(jnp.int32)
+
+
+def _one_of(batch: Any) -> Any:
+    """The shapes of one example, of those of a batch."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+
+
+def _tried(argument: str, call: str, fn: Callable, *given: Any) -> Any:
+    """The shape of what a user's function makes, without computing anything."""
+    try:
+        return eqx.filter_eval_shape(fn, *given)
+    except Exception as error:
+        example = given[min(1, len(given) - 1)]
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", example)
+        raise ValueError(
+            f"`{argument}` failed with {type(error).__name__}: {first_line(error)}; it "
+            f"is given ONE example, {shapes!s:.150}, by a call `{call}`."
+        ) from error
 
 
 def nan_where(

@@ -76,7 +76,11 @@ def outputs(make, kind, others):
         f"{name} that fail": (
             run(**{name: failing}),
             ValueError,
-            (wanted, "got KeyError"),
+            (
+                f"`{name}` failed with KeyError: 'z'; it is given ONE example, "
+                "{'x': 'float32[3]', 'y': 'float32[]'}, by a call "
+                f"`{name}(model, example, key)`."
+            ),
         ),
     }
     if "label" not in others:
@@ -95,7 +99,12 @@ def outputs(make, kind, others):
         "a label that is no integer": (
             run(label=lambda example: example["y"]),
             TypeError,
-            "`label` must give one integer",
+            ("`label` must give one integer", "got float32[]"),
+        ),
+        "a label that fails": (
+            run(label=lambda example: example["z"]),
+            ValueError,
+            ("`label` failed with KeyError: 'z'", "call `label(example)`"),
         ),
     }
 

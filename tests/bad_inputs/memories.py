@@ -7,7 +7,7 @@ import equifed as eqf
 
 from .algorithms import MOMENT, numbers, POSITIVE, RATE
 from .passes import PARTS
-from .shared import BATCHING, LOSS, SGD
+from .shared import BATCHING, LOSS, one_round, SGD
 
 
 SHARE = {**RATE, 1.5: "at most 1, got 1.5"}
@@ -75,6 +75,17 @@ TABLE["AgnosticFedAvg"] |= {
         lambda: agnostic(domain=3),
         TypeError,
         "`domain` must be",
+    ),
+    "a domain that fails": (
+        lambda: one_round(agnostic(domain=lambda example: example["z"])),
+        ValueError,
+        ("`domain` failed with KeyError: 'z'; it is given ONE", "`domain(example)`"),
+    ),
+    "a domain that is no integer": (
+        lambda: one_round(agnostic(domain="y")),
+        TypeError,
+        "`domain` must give one integer for an example, the number of its domain, got "
+        "float32[]",
     ),
     "weights of another number": (
         lambda: agnostic(domain_weights=[0.2, 0.3, 0.5]),

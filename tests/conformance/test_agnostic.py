@@ -127,13 +127,15 @@ def test_with_one_domain_it_is_fedavg():
     np.testing.assert_allclose(*models, rtol=1e-5)
 
 
-def test_a_domain_beyond_the_last_is_found_out():
+@pytest.mark.parametrize("other", (2, -1))
+def test_a_domain_that_there_is_not_is_found_out(other):
     batching = eqf.data.Epochs(1, batch_size=2)
     algorithm = eqf.AgnosticFedAvg(
         loss, optax.sgd(ETA), batching, num_domains=2, domain_learning_rate=0.1
     )
     # In "c" a part of the examples are of it, in "d" all.
-    mapping = {k: {"domain": np.array(v)} for k, v in {**DOMAINS, "d": [2]}.items()}
+    domains = {k: np.array(v) for k, v in {**DOMAINS, "d": [2]}.items()}
+    mapping = {k: {"domain": np.where(v == 2, other, v)} for k, v in domains.items()}
     dataset = eqf.data.FederatedDataset.from_mapping(mapping)
     state = algorithm.init(jnp.asarray(3.0), num_clients=4)
     cohort = eqf.data.cohort(dataset, batching, clients=[0, 2, 3])

@@ -282,11 +282,66 @@ def test_numbers_that_are_the_same_for_all_have_no_correlation(dtype):
     assert jnp.all(slope == 0)
 
 
+@jax.jit
+def of_two_classes(model):
+    """The criteria's values with labels that are truth values, and with integers."""
+    examples = {"x": jnp.asarray(X), "label": jnp.asarray(Y)}
+    parts = model, examples, jnp.ones(9, bool)
+    other = eqx.partition(Linear(-model.weight), eqx.is_array)
+    counts = jnp.asarray([5.0, 4.0])
+    out = {}
+    for kind in (bool, jnp.int8):
+        given = {
+            "logits": lambda model, example, key: logits(model, example, key)[:2],
+            "label": lambda example, kind=kind: (example["label"] > 1).astype(kind),
+        }
+        fedntd = eqf.NotTrueDistillation(**given, beta=1)
+        fedlc = eqf.CalibratedCrossEntropy(**given, tau=1)
+        out[kind.__name__] = [
+            criterion.value(jnp.zeros(()), *parts, extra, keys=jr.split(KEY, 9))
+            for criterion, extra in ((fedntd, other), (fedlc, counts))
+        ]
+    return out
+
+
+def test_truth_values_are_labels():
+    values = of_two_classes(Linear(jnp.asarray(W)))
+    np.testing.assert_array_equal(values["bool"], values["int8"])
+    assert values["bool"][1] > 0
+
+
+def test_fedsophia_in_half_precision():
+    dtype = jnp.float16
+    # The last feature is 0, and so are its gradient and its curvature. The gradients'
+    # squares are too small for float16; `eps` is 0 there.
+    data = eqf.data.FederatedDataset.from_arrays(
+        {"x": 1e-2 * X * [1, 1, 0], "label": Y}, np.repeat(["a", "b"], SIZES)
+    )
+
+    def half(model, example, key):
+        return model(example["x"].astype(dtype))
+
+    def f(model, example, key):
+        return eqf.cross_entropy(half(model, example, key), example["label"])
+
+    algorithm = eqf.FedSophia(f, 0.25, STEPS, logits=half, rho=0.5)
+    state = algorithm.init(Linear(jnp.asarray(W, dtype)), num_clients=2)
+    for _ in range(2):
+        state, _ = algorithm.round(state, eqf.data.cohort(data, STEPS), key=KEY)
+    moved = np.asarray(state.model.weight, np.float32) - np.asarray(W, dtype)
+    assert state.model.weight.dtype == dtype
+    np.testing.assert_array_equal(moved[:, 2], 0)
+    # Where the curvature is this small, steps are as long as they may be.
+    assert 0.5 < np.abs(moved[:, :2]).max() < 2 * 3 * 0.25 * 0.51
+    _, curvature, _ = state.clients
+    assert 0 < np.abs(np.asarray(curvature.weight)[..., 0]).min() < 1e-5
+
+
 def test_what_is_no_label_and_no_representation_is_refused():
     def nothing(*x):
         return logits(*x)[:0]
 
-    with pytest.raises(TypeError, match="`label` must.*got.* for a batch"):
+    with pytest.raises(TypeError, match="`label` must.*got a `dict` of 2"):
         trained(lambda *x: eqf.FedLC(x[0], SGD, x[1], logits=logits, label=dict, tau=1))
     with pytest.raises(ValueError, match="`representation` must make a vector"):
         trained(lambda *x: eqf.FedDecorr(x[0], SGD, x[1], representation=nothing))
