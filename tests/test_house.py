@@ -160,7 +160,7 @@ def is_abstract(cls):
 
 
 # What nearly all have in common, so that few would want to write it.
-DEFAULTS = {("AbstractAlgorithm", "models")}
+DEFAULTS = {("AbstractAlgorithm", "models"), ("AbstractAlgorithm", "own_model")}
 
 
 @pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__qualname__)

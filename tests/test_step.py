@@ -252,3 +252,63 @@ def test_only_takes_a_truth_for_each_slot(choose):
     fedavg = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING)
     with as_users_have_it(), pytest.raises(TypeError, match="takes a boolean for each"):
         run(Chooses(fedavg, choose))
+
+
+class Keeps(eqf.AbstractClient):
+    """Sends nothing new, and keeps a model of its own."""
+
+    loss: Callable
+    batching: eqf.data.AbstractBatching
+
+    def init(self, params):
+        return params
+
+    def payload(self, params):
+        return params
+
+    def round(self, broadcast, data, state, *, key):
+        message, _, metrics = eqf.LocalSGD(self.loss, SGD, self.batching).round(
+            broadcast, data, None, key=key
+        )
+        own = jax.tree.map(lambda x: x + 1, broadcast.params)
+        return message, own, metrics
+
+
+class OwnModels(eqf.AbstractOnePass):
+    """One whose clients have models of their own, which its server knows of."""
+
+    client: eqf.AbstractClient
+    aggregator: eqf.AbstractAggregator
+    server: eqf.AbstractServer
+
+    def own_model(self, state, kept):
+        assert state.server == SERVER.init(state.params, num_clients=4)
+        return eqx.combine(kept, state.rest)
+
+
+SERVER = eqf.OptaxServer(optax.sgd(1.0))
+
+
+def test_a_client_uses_the_model_that_was_trained_or_its_own_around_it_too():
+    plain = eqf.Scaffold(testing.noisy_loss, SGD, BATCHING)
+    _, state, _ = run(plain)
+    kept = jax.tree.map(lambda x: x[0], state.clients)
+    assert eqx.tree_equal(plain.own_model(state, kept), state.model)
+    several = eqf.IFCA(testing.noisy_loss, SGD, BATCHING, num_clusters=2)
+    assert several.own_model(several.init(MODEL, num_clients=4, key=KEY), None) is None
+
+    own = OwnModels(Keeps(testing.noisy_loss, BATCHING), eqf.UniformMean(), SERVER)
+    unused = eqf.compress.Whole(eqf.compress.RandomK(0.5, scaled=False))
+    for around in (
+        own,
+        eqf.PowerOfChoice(own, 2),
+        eqf.OverRounds(lambda t: own),
+        eqf.CompressDown(own, unused),
+    ):
+        state = around.init(MODEL, num_clients=4)
+        state = eqx.tree_at(lambda s: s.clients.bias, state, jnp.arange(4.0))
+        kept = jax.tree.map(lambda x: x[2], state.clients)
+        model = around.own_model(state, kept)
+        assert isinstance(model, testing.Linear)
+        np.testing.assert_array_equal(model.weight, MODEL.weight)
+        assert model.bias == 2

@@ -36,7 +36,7 @@ from .._round.lookups import check_lookups
 from .._round.state import repeat
 from .._round.step import one_round
 from .._tree import split_params
-from .._types import Loss, Model, Params
+from .._types import ClientState, Loss, Model, Params
 from .._used_up import check_not_used_up
 from .._words import shown
 from ..data import AbstractBatching
@@ -96,6 +96,11 @@ class AbstractAlgorithm(eqx.Module):
         several, which gives them here."""
         one = self.model(state)
         return [] if one is None else [one]
+
+    def own_model(self, state: State, kept: ClientState) -> Model | None:
+        """The model that one client uses, whose row of `state.clients` is `kept`: the
+        one that was trained, unless the method gives each client its own."""
+        return self.model(state)
 
     @checked()
     def init(

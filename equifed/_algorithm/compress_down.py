@@ -134,3 +134,7 @@ class CompressDown(AbstractAlgorithm):
 
     def model(self, state):
         return self.algorithm.model(state)
+
+    def own_model(self, state, kept):
+        inner = dataclasses.replace(state, server=state.server.server)
+        return self.algorithm.own_model(inner, kept)

@@ -70,6 +70,9 @@ class OverRounds(AbstractAlgorithm):
     def models(self, state):
         return self.first.models(state)
 
+    def own_model(self, state, kept):
+        return self.first.own_model(state, kept)
+
 
 def _check_traced(make: Callable[[Int[Array, ""]], AbstractAlgorithm]) -> None:
     """Refuses a function that asks for the number of the round."""

@@ -114,6 +114,9 @@ class PowerOfChoice(AbstractAlgorithm):
     def model(self, state):
         return self.algorithm.model(state)
 
+    def own_model(self, state, kept):
+        return self.algorithm.own_model(state, kept)
+
 
 def highest(
     values: Float[Array, "devices slots"], clients: Participants, count: int
