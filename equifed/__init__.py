@@ -137,6 +137,7 @@ from ._metrics import (
     Sum as Sum,
 )
 from ._optim import Optim as Optim
+from ._roles import Roles as Roles, roles as roles
 from ._round import Beginning as Beginning, State as State
 from ._server import (
     AbstractServer as AbstractServer,

@@ -72,43 +72,26 @@ class Static:
         return jtu.tree_unflatten(self.treedef, self.leaves)
 
 
-def split_params(model: PyTree, trains: Any = None) -> tuple[PyTree, PyTree]:
-    """A model as its trainable part, which is `None` elsewhere, and the rest.
-
-    The one place that says what is trained: the floating-point arrays, but for those
-    of a state (`equinox.nn.State`), which are statistics and not params; of these
-    those that `trains` says, as `equinox.partition` takes it.
-    """
+def split_params(model: PyTree) -> tuple[PyTree, PyTree]:
+    """What can be trained of a model, which is `None` elsewhere, and the rest: the
+    floating-point arrays, but for those of a state (`equinox.nn.State`), which are
+    statistics and not params."""
 
     def is_state(x: Any) -> bool:
         return isinstance(x, eqx.nn.State | eqx.nn.StateIndex)
 
     trained = jtu.tree_map(eqx.is_inexact_array, model, is_leaf=is_state)
-    params, rest = eqx.partition(model, trained)
-    if trains is None:
-        return params, rest
-    try:
-        asked = eqx.filter(model, trains)
-    except ValueError as error:
-        raise ValueError(
-            "`trains` must be a function of a leaf, or a tree of booleans like the "
-            f"model or a part of it, got {shown(trains)}."
-        ) from error
-    can, wanted = leaves_by_path(params), leaves_by_path(asked)
-    for path, leaf in wanted.items():
-        if path not in can:
-            raise ValueError(
-                f"`trains` asks for the model's `{path}`, which is {kind_of(leaf)}, "
-                "but only floating-point arrays are trained, and not those of an "
-                "`eqx.nn.State`. `eqx.is_inexact_array` is true of the former."
-            )
-    params, frozen = eqx.partition(params, trains)
-    return params, eqx.combine(rest, frozen)
+    return eqx.partition(model, trained)
 
 
 def params_of(model: PyTree) -> PyTree:
     """The trainable part of a model, `None` elsewhere."""
     return split_params(model)[0]
+
+
+def tree_there(params: PyTree) -> PyTree[bool]:
+    """Where a tree has a leaf: false where it is `None`."""
+    return jtu.tree_map(lambda x: x is not None, params, is_leaf=lambda x: x is None)
 
 
 def is_here(x: Any) -> bool:

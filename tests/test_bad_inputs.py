@@ -43,6 +43,7 @@ WITHOUT = {
     "Message": "Its parts are checked when it is sent: see `AbstractClient`.",
     "posterior.Natural": _MADE,
     "Outcome": _MADE,
+    "Roles": "`roles` makes them.",
     "Participants": _MADE,
     "RESULTS": "An enumeration.",
     "posterior.Samples": _MADE,

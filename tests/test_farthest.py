@@ -60,8 +60,8 @@ def test_what_is_not_trained_is_the_state_s():
 
     algorithm = eqf.IFCA(loss, optax.sgd(0.1), BATCHING, num_clusters=2)
     model = Two(START, jnp.ones(()))
-    trains = Two(True, False)  # pyright: ignore[reportArgumentType]
-    state = algorithm.init(model, num_clients=5, key=KEY, trains=trains)
+    roles = eqf.roles(model, frozen=lambda m: m.scale)
+    state = algorithm.init(model, num_clients=5, key=KEY, roles=roles)
     models = [Two(testing.Point(x), jnp.ones(())) for x in (2.0, 3.0)]
     state = algorithm.with_models(state, models)
     np.testing.assert_array_equal(state.params.point.x, [2.0, 3.0])

@@ -36,7 +36,7 @@ LAYERS = (
         *("_overrides", "_linalg", "_debug"),
         *("_files", "_history", "_compiled", "_loop", "_mesh", "_processes"),
     ),
-    ("_closures", "_noise", "_wire", "_cohort", "_metrics", "_share"),
+    ("_closures", "_noise", "_roles", "_wire", "_cohort", "_metrics", "_share"),
     ("_bits",),
     ("_tried",),
     ("_optim",),
@@ -160,7 +160,7 @@ def is_abstract(cls):
 
 
 # What nearly all have in common, so that few would want to write it.
-DEFAULTS = {("AbstractAlgorithm", "models"), ("AbstractAlgorithm", "own_model")}
+DEFAULTS = {("AbstractAlgorithm", x) for x in ("models", "own_model", "keep")}
 
 
 @pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__qualname__)

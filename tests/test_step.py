@@ -40,17 +40,14 @@ def without_bias(model, example, key):
     return testing.noisy_loss(model, example, key)
 
 
-WEIGHT = eqx.tree_at(lambda m: (m.weight, m.bias), MODEL, (True, False))
+WEIGHT = eqf.roles(MODEL, shared=lambda m: m.weight)
 
 
-@pytest.mark.parametrize(
-    "trains", (WEIGHT, lambda x: x.ndim == 1), ids=("tree", "function")
-)
 @pytest.mark.parametrize("kind", (eqf.FedAvg, eqf.Scaffold, eqf.Mime))
-def test_what_is_not_trained_stays_and_does_not_travel(kind, trains):
+def test_what_is_not_trained_stays_and_does_not_travel(kind):
     decay = optax.sgd(0.1) if kind is eqf.Mime else optax.adamw(0.1, weight_decay=0.5)
     algorithm = kind(testing.noisy_loss, decay, BATCHING)
-    before, after, _ = run(algorithm, trains=trains)
+    before, after, _ = run(algorithm, roles=WEIGHT)
     assert before.params.bias is None
     np.testing.assert_array_equal(after.model.bias, MODEL.bias)
     assert (after.model.weight != MODEL.weight).all()
@@ -58,10 +55,10 @@ def test_what_is_not_trained_stays_and_does_not_travel(kind, trains):
     np.testing.assert_allclose(after.model.weight, expected.model.weight, rtol=1e-5)
 
 
-def test_training_says_what_trains():
+def test_training_takes_roles():
     loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING)
     algorithm = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING)
-    solution = eqf.train(algorithm, MODEL, loader, num_rounds=2, key=KEY, trains=WEIGHT)
+    solution = eqf.train(algorithm, MODEL, loader, num_rounds=2, key=KEY, roles=WEIGHT)
     np.testing.assert_array_equal(solution.model.bias, MODEL.bias)
     assert (solution.model.weight != MODEL.weight).all()
 

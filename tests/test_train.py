@@ -604,7 +604,7 @@ def test_resumed_in_process(tmp_path, kind):
 def test_resuming_something_else(tmp_path):
     checkpointer = eqf.Checkpointer(tmp_path, every=1)
     train(make(), 1, checkpointer=checkpointer)
-    with pytest.raises(ValueError, match="another algorithm or model"):
+    with pytest.raises(ValueError, match="another algorithm, model or roles"):
         train(make(eqf.Scaffold), 2, checkpointer=checkpointer)
     # What has the same arrays can be gone on from, if that is wished.
     prox = make(eqf.FedProx, mu=0.1)
@@ -621,7 +621,7 @@ def test_resuming_something_else(tmp_path):
         return testing.noisy_loss(model[0], example, key)
 
     algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
-    with pytest.raises(ValueError, match="another algorithm or model"):
+    with pytest.raises(ValueError, match="another algorithm, model or roles"):
         train(algorithm, 2, checkpointer=checkpointer, model=model)
 
 

@@ -17,11 +17,13 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._check import check_count, checked
+from .._client.keeping import kept_in
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, FlatTree
 from .._executor import Executor, Participants
 from .._metrics import AbstractMetric
 from .._overrides import inherit_types
+from .._roles import is_empty, Roles, split_model
 from .._round import Beginning, State
 from .._round.apart import one_round_apart, runs_apart
 from .._round.check import (
@@ -33,13 +35,19 @@ from .._round.check import (
 )
 from .._round.debugged import debugged_round
 from .._round.lookups import check_lookups
-from .._round.state import repeat
+from .._round.state import begin, repeat
 from .._round.step import one_round
-from .._tree import split_params
 from .._types import ClientState, Loss, Model, Params
 from .._used_up import check_not_used_up
 from .._words import shown
 from ..data import AbstractBatching
+
+
+NOT_KEPT = (
+    "`{}` cannot keep personal leaves: it {}, of which the part of these would mean "
+    "nothing. Make them shared or frozen, or take an algorithm of one pass whose "
+    "clients send nothing but the change of the model: `FedAvg`, say."
+)
 
 
 class AbstractAlgorithm(eqx.Module):
@@ -99,8 +107,27 @@ class AbstractAlgorithm(eqx.Module):
 
     def own_model(self, state: State, kept: ClientState) -> Model | None:
         """The model that one client uses, whose row of `state.clients` is `kept`: the
-        one that was trained, unless the method gives each client its own."""
-        return self.model(state)
+        one that was trained, with the client's personal leaves, unless the method gives
+        each client its own."""
+        model, found = self.model(state), kept_in(kept)
+        return model if found is None else eqx.combine(found.personal, model)
+
+    def keep(self, params: Params, personal: Params, begun: Beginning) -> ClientState:
+        """What ONE client keeps, in place of `begun.clients`, if some of the model's
+        leaves are personal: see [`equifed.roles`][].
+
+        An algorithm whose step can do with such clients overrides it.
+
+        **Arguments:**
+
+        - `params`, `personal`: the shared leaves and the personal ones.
+        - `begun`: what `begin` returned.
+
+        **Raises:**
+
+        `ValueError` where it cannot.
+        """
+        raise ValueError(NOT_KEPT.format(type(self).__name__, "takes more passes"))
 
     @checked()
     def init(
@@ -109,7 +136,7 @@ class AbstractAlgorithm(eqx.Module):
         *,
         num_clients: int,
         key: PRNGKeyArray | None = None,
-        trains: Any = None,
+        roles: Roles | None = None,
     ) -> State:
         """The state before the first round. The model is copied.
 
@@ -120,33 +147,33 @@ class AbstractAlgorithm(eqx.Module):
         - `num_clients`: the size of the population.
         - `key`: the experiment's root key. Only algorithms that begin at random need
             it.
-        - `trains`: which of the arrays are trained, if not all of these: a PyTree of
-            booleans like the model or a part of it, or a function of a leaf, as
-            `equinox.partition` takes it. The others stay as they are, and neither
-            travel nor have gradients.
+        - `roles`: which of these are shared, personal or frozen: see
+            [`equifed.roles`][]. By default all are shared.
 
         **Raises:**
 
         `ValueError` if the model has nothing to train, or complex numbers to train, or
-        numbers that are not finite, or the population is empty.
+        numbers that are not finite, or the population is empty; if the roles are of
+        another model, or the algorithm cannot keep personal leaves.
         """
         check_count("num_clients", num_clients)
         check_not_used_up("model", model)
         check_model(model)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
-        params, rest = split_params(model, trains)
-        check_real(params)
-        if not jtu.tree_leaves(params):
-            named = "" if trains is None else " that `trains` names"
+        params, personal, rest = split_model(model, roles)
+        trained = eqx.combine(params, personal)
+        check_real(trained)
+        if is_empty(trained):
             raise ValueError(
-                f"The model has no floating-point array{named}, so there is nothing to "
-                f"train, got {shown(model)}. Integer arrays and Python floats are not "
-                "trained."
+                "The model has no floating-point array, so there is nothing to train, "
+                f"got {shown(model)}. Integer arrays and Python floats are not trained."
             )
-        check_finite(params)
+        check_finite(trained)
         if key is not None:
             key = jr.fold_in(key, NO_CLIENT)  # No round has this number.
-        begun = self.begin(params, num_clients=num_clients, key=key)
+        begun = begin(self, params, personal, num_clients=num_clients, key=key)
+        # A client that has not taken part has the personal leaves of the model.
+        rest = eqx.combine(personal, rest)
         # The leaves of every client's state are the same at the start.
         clients = jtu.tree_map(lambda x: repeat(x, num_clients), begun.clients)
         zero = jnp.zeros((), jnp.int32)

@@ -29,7 +29,7 @@ from .._metrics import add_metrics, Sum
 from .._noise import reseed_noise
 from .._round import Beginning, State
 from .._server import OptaxServer
-from .._tree import difference, safe_divide, tree_row
+from .._tree import difference, safe_divide, tree_row, tree_there
 from .._types import Loss, Model
 from .._wire import Broadcast, CHANGE, Message
 from .._words import shown
@@ -249,16 +249,14 @@ class AbstractClusters(AbstractAlgorithm):
                     f"`models` must be like the state's, but {apart}. Make them as the "
                     "model that `init` was given."
                 )
-        trains = jtu.tree_map(
-            lambda x: x is not None, state.params, is_leaf=lambda x: x is None
-        )
+        trains = tree_there(state.params)
         trained, rest = zip(*(eqx.partition(x, trains) for x in models), strict=True)
         for i, other in enumerate(rest):
             if not eqx.tree_equal(other, state.rest):
                 raise ValueError(
                     f"`models` must have the same of what is not trained, but "
                     f"`models[{i}]` has something else than the state. Name it in "
-                    "`init(..., trains=)`, or make it alike."
+                    "`init(..., roles=)`, or make it alike."
                 )
         params = jtu.tree_map(lambda *x: jnp.stack(x), *trained)
         return dataclasses.replace(state, params=params)

@@ -38,7 +38,7 @@ class HypCluster(AbstractClusters):
     - `num_clusters`: $k$.
     - `spread`: the models begin around the one that `init` is given, with independent
         normal noise of this standard deviation on every number that is trained (give
-        `init` its `trains=` for what is not to differ). `init` needs a key.
+        `init` its `roles=` for what is not to differ). `init` needs a key.
 
     ??? cite "Reference"
 

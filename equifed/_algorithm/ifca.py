@@ -34,7 +34,7 @@ class IFCA(AbstractClusters):
     - `num_clusters`: $k$.
     - `spread`: the models begin around the one that `init` is given, with independent
         normal noise of this standard deviation on every number that is trained (give
-        `init` its `trains=` for what is not to differ). `init` needs a key.
+        `init` its `roles=` for what is not to differ). `init` needs a key.
     - `aggregator`: a mean; [`equifed.UniformMean`][] if not given, as in the paper.
 
     ??? cite "Reference"

@@ -13,15 +13,17 @@ import jax.random as jr
 from .._aggregator import AbstractAggregator
 from .._check import check_kind, checked
 from .._client import AbstractClient
+from .._client.keeping import can_keep, keeping, kept_in
 from .._client.reach import only, reached
 from .._contract import check_server
 from .._noise import reseed_noise
+from .._roles import is_empty
 from .._round import Beginning
 from .._server import AbstractServer
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .base import AbstractAlgorithm, NOT_KEPT
 
 
 class AbstractOnePass(AbstractAlgorithm):
@@ -54,6 +56,24 @@ class AbstractOnePass(AbstractAlgorithm):
             self.client.init(params),
         )
 
+    def keep(self, params, personal, begun):
+        name = type(self).__name__
+        if is_empty(params):
+            raise ValueError(
+                f"`{name}` has nothing to send: all that is trained is personal, and "
+                "nothing is shared. Share a part, or take `LocalOnly`."
+            )
+        if not can_keep(self.client, params):
+            raise ValueError(NOT_KEPT.format(name, f"is sent {_sent(self.client)}"))
+        if type(self).own_model is not AbstractAlgorithm.own_model:
+            what = "gives each client a whole model of its own"
+            raise ValueError(NOT_KEPT.format(name, what))
+        shared = eqx.filter_eval_shape(self.server.broadcast, params, begun.server)
+        if shared is not None:
+            what = "sends its clients something of each parameter beside the model"
+            raise ValueError(NOT_KEPT.format(name, what))
+        return keeping(self.client, personal).init(params)
+
     def step(self, state, clients, *, key):
         client_key, server_key, noise_key = jr.split(key, 3)
         # Noise that the server's optimiser draws follows from the round's key.
@@ -61,8 +81,9 @@ class AbstractOnePass(AbstractAlgorithm):
         params = state.params
         shared = server.broadcast(params, at_server)
         broadcast = Broadcast(params, state.rest, shared)
+        has_personal = kept_in(state.clients) is not None
         out = clients(
-            self.client,
+            keeping(self.client) if has_personal else self.client,
             self.aggregator,
             broadcast,
             state.clients,
@@ -117,6 +138,10 @@ def _check_pair(client: AbstractClient, server: AbstractServer) -> None:
             f"{_name(client)}: it takes {' or '.join(read)}, and is sent "
             f"{' or '.join(sent)}."
         )
+
+
+def _sent(client: AbstractClient) -> str:
+    return " or ".join(client.sends) or f"messages of {_name(client)}"
 
 
 def _name(client: AbstractClient) -> str:

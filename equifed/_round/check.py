@@ -11,11 +11,12 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
+from .._client.keeping import kept_in
 from .._cohort import Cohort, last_client
 from .._executor import Executor
 from .._tree import difference, is_here, leaves_by_path, wide_dtype
 from .._types import ClientState, Model, Params
-from .state import Beginning, State
+from .state import begin, Beginning, State
 
 
 def check_round(algorithm: Any, cohort: Cohort, executor: Executor) -> None:
@@ -90,10 +91,18 @@ def check_state(algorithm: Any, state: State, *, axes: int = 1) -> None:
 
     `ValueError` that names the part that is not.
     """
+    clients = jtu.tree_map(lambda x: _one(x, axes), state.clients)
+    kept = kept_in(clients)
+    personal = None if kept is None else kept.personal
 
     def begun(num_clients: int) -> Beginning:
         return eqx.filter_eval_shape(
-            algorithm.begin, state.params, num_clients=num_clients, key=jr.key(0)
+            begin,
+            algorithm,
+            state.params,
+            personal,
+            num_clients=num_clients,
+            key=jr.key(0),
         )
 
     try:
@@ -108,7 +117,6 @@ def check_state(algorithm: Any, state: State, *, axes: int = 1) -> None:
         wanted.server,
         other.server,
     )
-    clients = jtu.tree_map(lambda x: _one(x, axes), state.clients)
     for name, got, like in (
         ("server", _unsized(state.server, server), server),
         ("aggregator", state.aggregator, wanted.aggregator),

@@ -1,5 +1,6 @@
 """What is carried from round to round, and where it comes from."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._cohort import NO_CLIENT
 from .._types import AggregatorState, ClientState, Model, Params, ServerState
@@ -25,13 +26,29 @@ class Beginning(eqx.Module):
     """The state of ONE client. It is that of all of them."""
 
 
+def begin(
+    algorithm: Any,
+    params: Params,
+    personal: Params,
+    *,
+    num_clients: int,
+    key: PRNGKeyArray | None,
+) -> Beginning:
+    """What is there before the first round, with what is personal to each client."""
+    begun = algorithm.begin(params, num_clients=num_clients, key=key)
+    if not jtu.tree_leaves(personal):
+        return begun
+    clients = algorithm.keep(params, personal, begun)
+    return dataclasses.replace(begun, clients=clients)
+
+
 class State(eqx.Module):
     """All that is carried from round to round: checkpoint this and nothing else."""
 
     params: Params
     """The leaves that are trained, `None` elsewhere."""
     rest: Model
-    """The others."""
+    """The others, and of personal leaves those that a client begins with."""
     server: ServerState
     aggregator: AggregatorState
     clients: ClientState

@@ -4,7 +4,6 @@ save, and stop when the model is no longer finite.
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.tree_util as jtu
@@ -17,7 +16,8 @@ from .._evaluate import Evaluated
 from .._executor import Executor
 from .._logger import AbstractLogger, NoLogger
 from .._processes import is_first
-from .._tree import params_of
+from .._roles import Roles, split_model
+from .._round.state import begin
 from .._types import Measure, Model
 from ..data import AbstractLoader
 from .best import Best
@@ -51,7 +51,7 @@ def train(
     checkpointer: Checkpointer | None = None,
     executor: Executor | None = None,
     rounds_per_call: int = 1,
-    trains: Any = None,
+    roles: Roles | None = None,
 ) -> Solution:
     """Trains a model.
 
@@ -79,8 +79,8 @@ def train(
     - `executor`: how to run the rounds.
     - `rounds_per_call`: how many rounds at most one call of the compiled program runs.
         More than one is faster where a round takes less than about a millisecond.
-    - `trains`: which of the model's arrays are trained, if not all that can be: see
-        [`equifed.AbstractAlgorithm.init`][].
+    - `roles`: which of the model's arrays are shared, personal or frozen: see
+        [`equifed.roles`][].
 
     **Returns:**
 
@@ -108,8 +108,8 @@ def train(
     mesh = loader.mesh
     if not is_first(mesh):
         logger = NoLogger()
-    count = _num_clients(algorithm, model, loader, key)
-    state = algorithm.init(model, num_clients=count, key=key, trains=trains)
+    count = _num_clients(algorithm, model, loader, key, roles)
+    state = algorithm.init(model, num_clients=count, key=key, roles=roles)
     model = algorithm.model(state)
     evaluations = evaluations_of(evaluation, metrics, algorithm, model, mesh)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
@@ -167,11 +167,12 @@ def _num_clients(
     model: Model,
     loader: AbstractLoader,
     key: PRNGKeyArray,
+    roles: Roles | None,
 ) -> int:
     if loader.num_clients is not None:
         return loader.num_clients
-    begin, params = algorithm.begin, params_of(model)
-    begun = jax.eval_shape(lambda: begin(params, num_clients=1, key=key))
+    parts = split_model(model, roles)[:2]
+    begun = jax.eval_shape(lambda: begin(algorithm, *parts, num_clients=1, key=key))
     if jtu.tree_leaves(begun.clients):
         raise stateful_on_a_stream(algorithm)
     return 1

@@ -303,29 +303,52 @@ TABLE = {
         ),
     },
     "AbstractAlgorithm.init": {
-        "a number for what trains": (
-            lambda: initialised(trains=jnp.ones(3)),
-            ValueError,
-            "`trains` must be a function of a leaf",
+        "roles that are none": (
+            lambda: initialised(roles={"weight": "shared"}),
+            TypeError,
+            ("`roles` must be", "got a `dict`"),
         ),
-        "nothing trains": (
-            lambda: initialised(trains=False),
+        "the roles of another model": (
+            lambda: initialised(roles=eqf.roles({"a": jnp.ones(2)})),
             ValueError,
-            ("that `trains` names", "nothing to train"),
+            ("`roles` are of another model", "float32[2]"),
         ),
         "a seed for a key": (
             lambda: initialised(key=0),
             TypeError,
             ("`key` must be", "jax.random.key(0)"),
         ),
-        "an integer is to be trained": (
-            lambda: eqf.FedAvg(LOSS, SGD, BATCHING).init(
-                {"a": jnp.ones(2), "b": jnp.arange(2)},
+        "personal leaves under two passes": (
+            lambda: eqf.Mime(LOSS, SGD, BATCHING).init(
+                MODEL,
                 num_clients=4,
-                trains={"a": True, "b": True},
+                roles=eqf.roles(MODEL, personal=lambda m: m.bias),
             ),
             ValueError,
-            ("`['b']`", "int32[2]", "only floating-point arrays are trained"),
+            ("`Mime` cannot keep personal leaves", "FedAvg"),
+        ),
+        "personal leaves under control variates": (
+            lambda: eqf.Scaffold(LOSS, SGD, BATCHING).init(
+                MODEL,
+                num_clients=4,
+                roles=eqf.roles(MODEL, personal=lambda m: m.bias),
+            ),
+            ValueError,
+            ("`Scaffold` cannot keep personal leaves", "SCAFFOLD's two changes"),
+        ),
+        "personal leaves where the server sends more": (
+            lambda: eqf.FedCM(LOSS, SGD, BATCHING, server_optim=SGD).init(
+                MODEL,
+                num_clients=4,
+                roles=eqf.roles(MODEL, personal=lambda m: m.bias),
+            ),
+            ValueError,
+            ("`FedCM` cannot keep personal leaves", "each parameter"),
+        ),
+        "nothing is shared": (
+            lambda: initialised(roles=eqf.roles(MODEL, personal=lambda m: m)),
+            ValueError,
+            ("nothing is shared", "LocalOnly"),
         ),
     },
 }

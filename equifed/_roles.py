@@ -1,0 +1,299 @@
+"""The roles of a model's arrays: which travel, which stay with a client, and which stay
+as they are.
+
+Methods of personalisation differ in little else. A head that each client has for itself
+is personal, a backbone that nobody trains is frozen, and all the rest is shared. The
+one place that tells them apart is here.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import equinox as eqx
+import jax.tree_util as jtu
+import wadler_lindig as wl
+from jaxtyping import PyTree
+
+from ._check import check_choice
+from ._tree import kind_of, split_params
+from ._types import Model, Params
+from ._words import first_line, shown
+
+
+Role = Literal["shared", "personal", "frozen"]
+ROLES: tuple[Role, ...] = ("shared", "personal", "frozen")
+
+Where: TypeAlias = Callable[[Model], PyTree] | PyTree[bool]
+
+
+class _Leaf(eqx.Module):
+    """Stands for a leaf, so that it is known again."""
+
+    path: str = eqx.field(static=True)
+
+
+class LeafRole(eqx.Module):
+    """One array of the model."""
+
+    path: str = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    dtype: str = eqx.field(static=True)
+    role: Role = eqx.field(static=True)
+
+
+class Roles(eqx.Module):
+    """What each array of a model is in training: made by [`equifed.roles`][].
+
+    It is compared by value, and holds no array and no function, so that one made anew
+    compiles nothing again.
+    """
+
+    leaves: tuple[LeafRole, ...] = eqx.field(static=True)
+
+    def of(self, role: Role) -> tuple[str, ...]:
+        """The paths of the arrays that have a role.
+
+        **Raises:**
+
+        `ValueError` if there is no such role.
+        """
+        check_choice("role", role, ROLES)
+        return tuple(leaf.path for leaf in self.leaves if leaf.role == role)
+
+    def split(self, model: Model) -> tuple[Params, Params, Model]:
+        """A model's shared arrays, its personal ones, and the rest, each `None` where
+        the others are.
+
+        **Raises:**
+
+        `ValueError` if the roles are of another model.
+        """
+        params, rest = split_params(model)
+        self._check(params)
+        personal = _at(params, set(self.of("personal")))
+        frozen = _at(params, set(self.of("frozen")))
+        shared = _at(params, set(self.of("shared")))
+        return shared, personal, eqx.combine(rest, frozen)
+
+    def _check(self, params: Params) -> None:
+        known = {leaf.path: (leaf.shape, leaf.dtype) for leaf in self.leaves}
+        found = {x.path: (x.shape, x.dtype) for x in _leaves(params, {})}
+        if known == found:
+            return
+        path = next(p for p in {**known, **found} if known.get(p) != found.get(p))
+        words = [
+            "nothing" if where.get(path) is None else _words(*where[path])
+            for where in (known, found)
+        ]
+        raise ValueError(
+            f"`roles` are of another model: of `{path or 'the model'}` they know "
+            f"{words[0]}, and the model has {words[1]}. Make them with "
+            "`equifed.roles(model, ...)` of the model that is trained."
+        )
+
+    def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc:
+        return wl.TextDoc(repr(self))
+
+    def __repr__(self) -> str:
+        return _table(self.leaves)
+
+
+def roles(
+    model: Model,
+    *,
+    shared: Where | None = None,
+    personal: Where | None = None,
+    frozen: Where | None = None,
+    by: Callable[[str, Any], str] | PyTree[str] | None = None,
+) -> Roles:
+    """Says of a model's arrays which are shared, personal or frozen.
+
+    A *shared* array is trained and sent; a *personal* one is trained by each client for
+    itself, and kept by it; a *frozen* one is neither: it has no gradient, no optimiser
+    state, no message and no copy for each client. Only floating-point arrays have a
+    role, and those of an `equinox.nn.State` have none: whole numbers, functions and
+    sizes stay as they are.
+
+    **Arguments:**
+
+    - `model`: the model that will be trained.
+    - `shared`, `personal`, `frozen`: which arrays these are. Each is a function of the
+        model that returns a part of it, or several, as `equinox.tree_at` takes it
+        (`lambda m: m.head`, `lambda m: (m.head, m.norm.weight)`), or a PyTree of
+        booleans like the model or a part of it. What none of them names is shared, or,
+        if `shared` is given, frozen.
+    - `by`: in place of these, a function of a leaf's path (`".layers[0].weight"`) and
+        the leaf that returns its role by name; or a PyTree of names like the model or a
+        part of it.
+
+    **Raises:**
+
+    `ValueError` for an array that is named twice, or does not exist, or cannot be
+    trained, or if nothing is trained.
+
+    !!! example
+
+        ```python
+        eqf.roles(model, personal=lambda m: m.layers[-1])
+        eqf.roles(model, shared=lambda m: m.adapters)  # all else is frozen
+        eqf.roles(model, by=lambda path, x: "personal" if "norm" in path else "shared")
+        ```
+    """
+    params, _ = split_params(model)
+    asked = {"shared": shared, "personal": personal, "frozen": frozen}
+    given = {name: where for name, where in asked.items() if where is not None}
+    if by is not None:
+        if given:
+            other = next(iter(given))
+            raise ValueError(
+                f"`by` says the role of every array, and `{other}` that of some. Give "
+                "one of them."
+            )
+        named = _by(params, by)
+    else:
+        named = {}
+        for name, where in given.items():
+            for path in _named(name, where, model, params):
+                if path in named:
+                    raise ValueError(
+                        f"The model's `{path}` is named by `{named[path]}` and by "
+                        f"`{name}`. An array has one role."
+                    )
+                named[path] = name
+        default = "frozen" if shared is not None else "shared"
+        named = {x.path: default for x in _leaves(params, {})} | named
+    leaves = _leaves(params, named)
+    if not any(x.role != "frozen" for x in leaves):
+        raise ValueError(
+            "Nothing is trained: no floating-point array of the model is shared or "
+            f"personal, got {shown(model)}."
+        )
+    return Roles(leaves)
+
+
+def split_model(model: Model, roles: Roles | None) -> tuple[Params, Params, Model]:
+    """What is shared of a model, what is personal, and the rest: by default all that
+    can be trained is shared."""
+    if roles is not None:
+        return roles.split(model)
+    params, rest = split_params(model)
+    return params, _at(params, set()), rest
+
+
+def is_empty(params: Params) -> bool:
+    return not jtu.tree_leaves(params)
+
+
+def _leaves(params: Params, named: dict[str, Any]) -> tuple[LeafRole, ...]:
+    return tuple(
+        LeafRole(path, tuple(x.shape), str(x.dtype), named.get(path, "shared"))
+        for path, x in _by_path(params)
+    )
+
+
+def _by_path(params: Params) -> list[tuple[str, Any]]:
+    return [(jtu.keystr(p), x) for p, x in jtu.tree_leaves_with_path(params)]
+
+
+def _at(params: Params, paths: set[str]) -> Params:
+    """Those leaves, `None` elsewhere."""
+    return jtu.tree_map_with_path(
+        lambda path, x: x if jtu.keystr(path) in paths else None, params
+    )
+
+
+def _words(shape: tuple[int, ...], dtype: str) -> str:
+    return f"{dtype}[{','.join(map(str, shape))}]"
+
+
+def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
+    """The paths that a selector names."""
+    if callable(where):
+        paths = _selected(name, where, model)
+    else:
+        try:
+            chosen = eqx.filter(model, where)
+        except ValueError as error:
+            raise ValueError(
+                f"`{name}` must be a function of the model (`lambda m: m.head`), or a "
+                f"tree of booleans like the model or a part of it, got {shown(where)}."
+            ) from error
+        paths = [p for p, x in _by_path(chosen) if eqx.is_array(x)]
+    can = dict(_by_path(params))
+    for path, leaf in _by_path(model):
+        if path in paths and path not in can and eqx.is_inexact_array(leaf):
+            raise ValueError(
+                f"`{name}` names the model's `{path}`, {kind_of(leaf)} of an "
+                "`eqx.nn.State`, which is not trained. Leave it out."
+            )
+    found = [path for path in paths if path in can]
+    if not found:
+        raise ValueError(
+            f"`{name}` names no floating-point array of the model, got {shown(where)}. "
+            "`lambda m: m.head`, for example, names all arrays of a part."
+        )
+    return found
+
+
+def _selected(name: str, where: Callable[[Model], PyTree], model: Model) -> list[str]:
+    marked = jtu.tree_map_with_path(lambda path, _: _Leaf(jtu.keystr(path)), model)
+    known = {path for path, _ in _by_path(model)}
+    remedy = (
+        "Give a function of the model that returns a part of it: `lambda m: m.head`"
+    )
+    try:
+        chosen = where(marked)
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` could not be found in the model, {type(model).__name__}: "
+            f"{type(error).__name__}: {first_line(error)}. {remedy}."
+        ) from error
+    leaves = jtu.tree_leaves(chosen, is_leaf=lambda x: isinstance(x, _Leaf))
+    for leaf in leaves:
+        if not isinstance(leaf, _Leaf) or leaf.path not in known:
+            raise ValueError(
+                f"`{name}` must name parts of the model, got {shown(leaf)}. {remedy}; "
+                "a function of a leaf's path and the leaf is `by=`."
+            )
+    return list(dict.fromkeys(leaf.path for leaf in leaves))
+
+
+def _by(params: Params, by: Any) -> dict[str, Any]:
+    if callable(by):
+        named: dict[str, Any] = {path: by(path, x) for path, x in _by_path(params)}
+    else:
+        try:
+            spread = jtu.tree_map(
+                lambda role, x: jtu.tree_map(lambda _: role, x),
+                by,
+                params,
+                is_leaf=lambda x: isinstance(x, str),
+            )
+        except ValueError as error:
+            raise ValueError(
+                "`by` must be a function of a path and a leaf, or a tree of names like "
+                f"the model or a part of it, got {shown(by)}."
+            ) from error
+        named = dict(_by_path(spread))
+    for path, role in named.items():
+        if role not in ROLES:
+            raise ValueError(
+                f"The role of `{path}` must be 'shared', 'personal' or 'frozen', got "
+                f"{shown(role)}."
+            )
+    return named
+
+
+def _table(leaves: tuple[LeafRole, ...]) -> str:
+    rows = [("leaf", "array", "role", "parameters")]
+    counts: Counter[str] = Counter()
+    for x in leaves:
+        size = math.prod(x.shape)
+        counts[x.role] += size
+        rows.append((x.path, _words(x.shape, x.dtype), x.role, f"{size:,}"))
+    a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [f"{w:{a}}  {x:{b}}  {y:{c}}  {z:>{d}}" for w, x, y, z in rows]
+    total = ", ".join(f"{counts[r]:,} {r}" for r in ROLES if counts[r])
+    return "\n".join([*lines, f"Roles: {total} parameters"])

@@ -1,0 +1,80 @@
+"""What is wrong with roles, and with clients' own models."""
+
+import jax.numpy as jnp
+
+import equifed as eqf
+
+from .shared import MODEL
+
+
+ROLES = eqf.roles(MODEL, personal=lambda m: m.bias)
+
+
+def named(**kwargs):
+    return lambda: eqf.roles({"a": jnp.ones(2), "n": jnp.arange(3)}, **kwargs)
+
+
+TABLE = {
+    "roles": {
+        "nothing to train": (
+            lambda: eqf.roles({"n": jnp.arange(3)}),
+            ValueError,
+            "Nothing is trained",
+        ),
+        "all is frozen": (
+            named(frozen=lambda m: m),
+            ValueError,
+            "Nothing is trained",
+        ),
+        "a part that is not there": (
+            named(personal=lambda m: m["head"]),
+            ValueError,
+            ("`personal` could not be found", "KeyError", "lambda m: m.head"),
+        ),
+        "whole numbers": (
+            named(personal=lambda m: m["n"]),
+            ValueError,
+            "`personal` names no floating-point array",
+        ),
+        "a function of a leaf": (
+            named(frozen=lambda x: True),
+            ValueError,
+            ("`frozen` must name parts of the model, got True", "`by=`"),
+        ),
+        "a number": (
+            named(shared=3),
+            ValueError,
+            ("`shared` must be a function of the model", "got 3"),
+        ),
+        "an array with two roles": (
+            named(personal=lambda m: m["a"], frozen=lambda m: m),
+            ValueError,
+            ("`['a']` is named by `personal` and by `frozen`", "one role"),
+        ),
+        "two ways to say it": (
+            named(personal=lambda m: m["a"], by=lambda path, x: "shared"),
+            ValueError,
+            ("`by` says the role of every array, and `personal` that of some",),
+        ),
+        "a role of one's own": (
+            named(by=lambda path, x: "local"),
+            ValueError,
+            ("The role of `['a']` must be 'shared', 'personal' or", "'local'"),
+        ),
+        "names of another tree": (
+            named(by={"b": "shared"}),
+            ValueError,
+            "`by` must be a function of a path and a leaf",
+        ),
+    },
+    "Roles.of": {
+        "no role": (lambda: ROLES.of("local"), ValueError, ("`role`", "'local'")),
+    },
+    "Roles.split": {
+        "another model": (
+            lambda: ROLES.split({"a": jnp.ones(2)}),
+            ValueError,
+            ("`roles` are of another model", "equifed.roles(model, ...)"),
+        ),
+    },
+}

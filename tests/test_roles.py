@@ -1,0 +1,253 @@
+"""Which arrays of a model travel, which stay with a client, which stay as they are.
+
+FedAvg with a personal leaf is checked against its rounds in NumPy; what is said of
+frozen ones (no message, no memory, no gradient) by the shapes of states.
+"""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import testing
+
+from .algorithms import ALGORITHMS
+from .shared import compilations
+
+
+SIZES = (5, 3, 0, 8)
+BATCHING = eqf.data.Steps(3, batch_size=2)
+SGD = optax.sgd(0.1)
+KEY = jr.key(0)
+DATA = testing.ragged_clients(SIZES)
+MODEL = testing.Linear()
+PERSONAL = eqf.roles(MODEL, personal=lambda m: m.bias)
+
+
+def loss(model, example, key):
+    y = example["x"] @ model.weight + model.bias
+    return 0.5 * (y - example["y"]) ** 2
+
+
+@functools.cache
+def run(make, roles=None, num_rounds=2, executor=None) -> Any:
+    """The states before and after some rounds, with half of the clients in each."""
+    algorithm = make(loss, BATCHING)
+    sampler = eqf.data.UniformSampler(3)
+    loader = eqf.data.Loader(DATA, sampler, BATCHING)
+    state = first = algorithm.init(MODEL, num_clients=len(DATA), roles=roles, key=KEY)
+    executor = eqf.Executor() if executor is None else executor
+    for i in range(num_rounds):
+        state, metrics = algorithm.round(state, loader(i), key=KEY, executor=executor)
+    return algorithm, first, state, metrics
+
+
+def fedavg(loss, batching):
+    return eqf.FedAvg(loss, SGD, batching)
+
+
+def in_numpy(num_rounds=2, rate=0.1):
+    """FedAvg with the bias kept by the clients: what they share, and their biases."""
+    w = np.asarray(MODEL.weight, np.float64)
+    b = np.full(len(SIZES), float(MODEL.bias))
+    loader = eqf.data.Loader(DATA, eqf.data.UniformSampler(3), BATCHING)
+    for t in range(num_rounds):
+        total, weight = np.zeros_like(w), 0
+        plan = loader(t)
+        for slot, i in enumerate(np.asarray(plan.index)[0]):
+            n = int(plan.num_examples[0, slot])
+            if i >= len(SIZES) or n == 0:
+                continue
+            own, at = w.copy(), b[i]
+            start, stop = int(plan.start[0, slot]), int(plan.stop[0, slot])
+            for batch in np.asarray(plan.order)[0, start:stop]:
+                picked = batch[batch >= 0]
+                x = np.asarray(plan.examples["x"])[0][picked].astype(np.float64)
+                y = np.asarray(plan.examples["y"])[0][picked].astype(np.float64)
+                error = x @ own + at - y
+                own = own - rate * (error[:, None] * x).mean(0)
+                at = at - rate * error.mean()
+            b[i] = at
+            total, weight = total + n * (own - w), weight + n
+        w = w + total / weight
+    return w, b
+
+
+def test_a_personal_leaf_stays_with_its_client():
+    algorithm, before, after, metrics = run(fedavg, PERSONAL)
+    assert before.params.bias is None
+    w, b = in_numpy()
+    np.testing.assert_allclose(after.params.weight, w, rtol=1e-5)
+    np.testing.assert_allclose(after.clients.personal.bias, b, rtol=1e-5)
+    assert len(set(b.tolist())) > 2
+    assert after.clients.personal.weight is None
+    # Who has not taken part, or has no example, has what the model began with.
+    np.testing.assert_array_equal(after.model.bias, MODEL.bias)
+    assert after.clients.personal.bias[2] == MODEL.bias
+
+
+def test_a_client_has_its_own_model():
+    algorithm, _, after, _ = run(fedavg, PERSONAL)
+    for i in range(len(SIZES)):
+        kept = jtu.tree_map(lambda x: x[i], after.clients)  # noqa: B023
+        own = algorithm.own_model(after, kept)
+        np.testing.assert_array_equal(own.weight, after.params.weight)
+        np.testing.assert_array_equal(own.bias, after.clients.personal.bias[i])
+
+
+def test_what_is_personal_is_not_counted_as_sent():
+    whole, part = run(fedavg, None)[3], run(fedavg, PERSONAL)[3]
+    number = 32 * 3  # of three clients, one has no example: it is sent the model
+    assert int(whole["bits_down"]) - int(part["bits_down"]) == number
+    assert int(part["bits_up"]) < int(whole["bits_up"])
+
+
+def test_all_shared_is_the_same_to_the_bit():
+    shared = eqf.roles(MODEL, shared=lambda m: m)
+    assert shared == eqf.roles(MODEL)
+    one, other = run(fedavg, None)[2], run(fedavg, shared)[2]
+    assert eqx.tree_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "name", ("FedAvg-adam", "FedProx", "FedSAM", "DiLoCo", "wrappers")
+)
+def test_other_algorithms_keep_them(name):
+    _, before, after, _ = run(ALGORITHMS[name], PERSONAL)
+    moved = np.asarray(after.clients.personal.bias) != np.asarray(MODEL.bias)
+    assert moved.sum() >= 2
+    assert before.server is None or not any(
+        x.shape == () and x.dtype == jnp.float32 and "bias" in jtu.keystr(p)
+        for p, x in jtu.tree_leaves_with_path(before.server)
+    )
+
+
+def compressed(loss, batching):
+    algorithm = eqf.FedAvg(loss, SGD, batching)
+    client = eqf.compress.CompressedClient(
+        algorithm.client, eqf.compress.ErrorFeedback(eqf.compress.TopK(0.4))
+    )
+    return eqf.Algorithm(client, algorithm.aggregator, algorithm.server)
+
+
+def test_what_stays_is_not_compressed():
+    plain = run(fedavg, PERSONAL, 1)[2].clients.personal.bias
+    algorithm, _, after, _ = run(compressed, PERSONAL, 1)
+    kept, _ = after.clients
+    np.testing.assert_array_equal(kept.personal.bias, plain)
+    own = algorithm.own_model(after, jtu.tree_map(lambda x: x[0], after.clients))
+    assert own.bias == plain[0]
+
+
+@pytest.mark.parametrize(
+    "executor",
+    (eqf.Executor(block_size=2), eqf.Executor(ordered=True), eqf.Executor(debug=True)),
+    ids=("blocks", "ordered", "debug"),
+)
+def test_however_a_round_is_run(executor):
+    plain, other = run(fedavg, PERSONAL)[2], run(fedavg, PERSONAL, 2, executor)[2]
+    jtu.tree_map(functools.partial(np.testing.assert_allclose, rtol=1e-5), plain, other)
+
+
+def test_a_resumed_training_has_the_same_bits(tmp_path):
+    loader = eqf.data.Loader(DATA, eqf.data.UniformSampler(3), BATCHING)
+
+    def train(num_rounds, directory, roles: Any = PERSONAL):
+        saves = eqf.Checkpointer(directory, every=1)
+        parts = (fedavg(loss, BATCHING), MODEL, loader)
+        return eqf.train(
+            *parts, num_rounds=num_rounds, key=KEY, checkpointer=saves, roles=roles
+        )
+
+    straight = train(3, tmp_path / "a").state
+    train(1, tmp_path / "b")
+    assert eqx.tree_equal(straight, train(3, tmp_path / "b").state)
+    with pytest.raises(ValueError, match="another algorithm, model or roles"):
+        train(3, tmp_path / "b", roles=None)
+
+
+class Backbone(eqx.Module):
+    """A large layer that is not trained, and a head."""
+
+    large: jax.Array
+    head: testing.Linear
+
+
+def test_what_is_frozen_costs_nothing():
+    model = Backbone(jnp.ones((50, 40)), MODEL)
+    roles = eqf.roles(model, frozen=lambda m: m.large, personal=lambda m: m.head.bias)
+    assert roles.of("frozen") == (".large",)
+    for name in ("FedAdam", "DiLoCo"):
+        algorithm = ALGORITHMS[name](loss, BATCHING)
+        state = algorithm.init(model, num_clients=7, roles=roles)
+        carried = (state.params, state.server, state.clients)
+        assert all(2000 > x.size for x in jtu.tree_leaves(carried))
+        assert state.rest.large.shape == (50, 40)
+
+
+def test_ways_to_say_it():
+    model = Backbone(jnp.ones((2, 2)), MODEL)
+    wanted = eqf.roles(model, personal=lambda m: m.head.bias, frozen=lambda m: m.large)
+    names = Backbone("frozen", testing.Linear())  # pyright: ignore[reportArgumentType]
+    names = eqx.tree_at(
+        lambda m: (m.head.weight, m.head.bias), names, ("shared", "personal")
+    )
+    flags = jtu.tree_map(lambda _: False, model)
+    others = (
+        eqf.roles(
+            model, shared=lambda m: m.head.weight, personal=lambda m: m.head.bias
+        ),
+        eqf.roles(model, by=names),
+        eqf.roles(
+            model,
+            by=lambda path, x: (
+                "frozen" if x.ndim == 2 else "personal" if "bias" in path else "shared"
+            ),
+        ),
+        eqf.roles(
+            model,
+            personal=eqx.tree_at(lambda m: m.head.bias, flags, replace=True),
+            frozen=lambda m: m.large,
+        ),
+    )
+    for other in others:
+        assert other == wanted
+        assert hash(other) == hash(wanted)
+    shared, personal, rest = wanted.split(model)
+    assert shared.large is None
+    assert personal.head.weight is None
+    assert rest.head.bias is None
+    assert eqx.tree_equal(eqx.combine(shared, personal, rest), model)
+
+
+def test_its_repr_is_a_table():
+    text = repr(eqf.roles(MODEL, personal=lambda m: m.bias))
+    rows = [line.split() for line in text.splitlines()]
+    assert rows[0] == ["leaf", "array", "role", "parameters"]
+    assert [".weight", "float32[3]", "shared", "3"] in rows
+    assert [".bias", "float32[]", "personal", "1"] in rows
+    assert text.endswith("Roles: 3 shared, 1 personal parameters")
+    assert f"{PERSONAL}" in str(eqx.tree_pformat(PERSONAL))
+
+
+def test_a_role_made_anew_compiles_nothing_again():
+    algorithm = fedavg(loss, BATCHING)
+    cohort = eqf.data.cohort(DATA, BATCHING)
+
+    def one_round():
+        roles = eqf.roles(MODEL, personal=lambda m: m.bias)
+        state = algorithm.init(MODEL, num_clients=len(DATA), roles=roles)
+        algorithm.round(state, cohort, key=KEY)
+
+    one_round()
+    with compilations() as programs:
+        one_round()
+    assert programs == []
