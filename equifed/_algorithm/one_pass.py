@@ -141,7 +141,7 @@ def _check_pair(client: AbstractClient, server: AbstractServer) -> None:
 
 
 def _sent(client: AbstractClient) -> str:
-    return " or ".join(client.sends) or f"messages of {_name(client)}"
+    return " or ".join(client.sends) or f"what {_name(client)} makes"
 
 
 def _name(client: AbstractClient) -> str:

@@ -306,7 +306,7 @@ TABLE = {
         "roles that are none": (
             lambda: initialised(roles={"weight": "shared"}),
             TypeError,
-            ("`roles` must be", "got a `dict`"),
+            ("`roles` must be", "got {'weight': 'shared'}"),
         ),
         "the roles of another model": (
             lambda: initialised(roles=eqf.roles({"a": jnp.ones(2)})),
@@ -343,7 +343,7 @@ TABLE = {
                 roles=eqf.roles(MODEL, personal=lambda m: m.bias),
             ),
             ValueError,
-            ("`FedCM` cannot keep personal leaves", "each parameter"),
+            ("`FedCM` cannot keep personal leaves", "`ClientMomentum`"),
         ),
         "nothing is shared": (
             lambda: initialised(roles=eqf.roles(MODEL, personal=lambda m: m)),
