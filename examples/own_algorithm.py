@@ -98,7 +98,9 @@ class FedLin(eqf.AbstractAlgorithm):
         sent = eqf.Broadcast(x, state.rest, full.aggregate.payload)
         out = clients(local, mean, sent, full.clients, key=second_key)
         x = jax.tree.map(jnp.add, x, out.aggregate.payload)
-        return dataclasses.replace(state, params=x), out.metrics, out.aggregate.accept
+        state = dataclasses.replace(state, params=x)
+        metrics = eqf.add_bits(out.metrics, full.metrics)
+        return state, metrics, out.aggregate.accept
 
     def model(self, state):
         return state.model

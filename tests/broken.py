@@ -332,6 +332,8 @@ class Warm(eqf.AbstractAlgorithm):
     none of its fields."""
 
     algorithm: eqf.FedAvg
+    aggregator: eqf.AbstractAggregator
+    add: Callable
     loss = property(lambda self: self.algorithm.loss)
     batching = property(lambda self: self.algorithm.batching)
 
@@ -340,18 +342,25 @@ class Warm(eqf.AbstractAlgorithm):
 
     def step(self, state, clients, *, key):
         broadcast = eqf.Broadcast(state.params, state.rest)
-        careless = Sums(multiplies, lambda n: n)
-        out = clients(self.algorithm.client, careless, broadcast, key=key)
+        out = clients(self.algorithm.client, self.aggregator, broadcast, key=key)
         params = jax.tree.map(jnp.add, state.params, out.aggregate.payload)
         state = dataclasses.replace(state, params=params)
-        return self.algorithm.step(state, clients, key=jr.fold_in(key, 0))
+        key = jr.fold_in(key, 0)
+        state, metrics, accept = self.algorithm.step(state, clients, key=key)
+        return state, self.add(metrics, out.metrics), accept
 
     def model(self, state):
         return state.model
 
 
-def warm(loss, batching):
-    return Warm(eqf.FedAvg(loss, optax.sgd(0.05), batching))
+def warm(aggregator, add):
+    return lambda loss, batching: Warm(
+        eqf.FedAvg(loss, optax.sgd(0.05), batching), aggregator, add
+    )
+
+
+def of_the_last_pass(metrics, first):
+    return metrics
 
 
 def mean(values, mask):
@@ -412,7 +421,14 @@ BROKEN = {
         "silent_clients",
     ),
     "zero times NaN": (aggregated(Sums(multiplies, lambda n: n)), "absent_messages"),
-    "zero times NaN in another pass": (warm, "absent_messages"),
+    "zero times NaN in another pass": (
+        warm(Sums(multiplies, lambda n: n), eqf.add_bits),
+        "absent_messages",
+    ),
+    "a pass that is not counted": (
+        warm(eqf.WeightedMean(), of_the_last_pass),
+        "ledger",
+    ),
     "median of all": (aggregated(Median()), "absent_messages"),
     "a count of one": (
         aggregated(Sums(is_careful, lambda n: jnp.maximum(n, 1))),

@@ -40,6 +40,7 @@ LIKE = {
 OF_CLIENTS_AND_RUNS = {
     "empty_places",
     "absent_messages",
+    "ledger",
     "block_size",
     "rounds_per_call",
     "ordered",

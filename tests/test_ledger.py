@@ -105,6 +105,18 @@ def test_every_pass_is_counted(name):
         assert type(row["bits_up"]) is int
 
 
+def test_in_64_bits():
+    with jax.enable_x64(True):  # noqa: FBT003
+        # Integers are wider, and digits are not.
+        assert int(eqf.Bits(2**53 - 1)) == 2**53 - 1
+        wide = eqf.Bits(jnp.asarray(2**40 + 1))
+        assert np.asarray(wide.merge(wide)) == 2**41 + 2
+        assert wide.compute() == 2**40 + 1
+        make, up, down = ALGORITHMS["Mime"]
+        for row in trained(make()):
+            assert (row["bits_up"], row["bits_down"]) == (2 * up, 2 * down)
+
+
 @pytest.mark.parametrize("rounds_per_call", (1, 2))
 def test_they_are_logged_and_kept(rounds_per_call, tmp_path):
     algorithm = eqf.FedAvg(loss, SGD, BATCHING)

@@ -111,6 +111,19 @@ def test_same_numbers_as_one_process(numbers, mesh, case):
             np.testing.assert_allclose(got, array, rtol=1e-5, atol=1e-6)
         for got, row in zip(found[case][1], expected[1], strict=True):
             assert got == pytest.approx(row, rel=1e-5)
+            # To the last bit: messages of 128 bits each, and a weight, of ten clients.
+            assert (got["bits_up"], got["bits_down"]) == sent(case)
+
+
+def sent(case):
+    kind = worker.CASES[case][0]
+    trees_up, trees_down = {
+        eqf.FedAvg: (1, 1),
+        eqf.Scaffold: (2, 2),
+        eqf.Mime: (2, 3),
+    }[kind]
+    weights = 2 if kind is eqf.Mime else 1
+    return 10 * (128 * trees_up + 32 * weights), 10 * 128 * trees_down
 
 
 def test_what_ends_one_of_them_ends_both_with_the_same_model(numbers, mesh, tmp_path):

@@ -3,9 +3,12 @@ what is not there not at all.
 """
 
 import dataclasses
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -14,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
-from .._bits import DOWN
+from .._bits import Bits, DOWN, UP
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
 from .._executor.blocks import Pass
 from .._executor.mapping import run_pass
@@ -93,20 +96,53 @@ def absent_messages(here: Setup) -> None:
     `jnp.where(weight > 0, x, 0)` before anything is multiplied or compared: zero times
     NaN is not zero.
     """
-    silenced = lambda c: quiet(_silence(c))  # noqa: E731
-    got = here.run(silenced, algorithm=_Spoiled(here.quiet))
+    got, _ = _spoiled(here)
     what = "With NaN in the messages of weight 0"
-    assert_same(got, here.run(silenced), what=what)
+    assert_same(got, here.run(lambda c: quiet(_silence(c))), what=what)
+
+
+@law
+def ledger(here: Setup) -> None:
+    """What the clients send is counted in every pass.
+
+    A step reports the bits of all its passes: `add_bits(last.metrics, first.metrics)`.
+    """
+    (_, metrics), counted = _spoiled(here)
+    got, number = int(metrics[UP]), counted[1]
+    assert got == number, (
+        f"`metrics[{UP!r}]` is {got} instead of {number}, what the messages of the "
+        "round's passes have."
+    )
+
+
+def _spoiled(here: Setup) -> tuple[Result, Counter[int]]:
+    """What two laws look at: the result with NaN in the messages of weight 0, and the
+    bits that were sent in each round."""
+    if here.spoiled is None:
+        sent: Counter[int] = Counter()
+
+        def note(round: Array, digits: Array) -> None:
+            bits = eqx.tree_at(lambda b: b.digits, Bits(0), np.asarray(digits))
+            sent[int(round)] += int(bits)
+
+        algorithm = _Spoiled(here.quiet, note)
+        result = here.run(lambda c: quiet(_silence(c)), algorithm=algorithm)
+        jax.effects_barrier()
+        here.spoiled = result, sent
+    return here.spoiled
 
 
 class _Spoiled(AbstractAlgorithm):
     """The same algorithm, whose messages of weight 0 are NaN on their way to the
-    aggregator, in every pass."""
+    aggregator, in every pass, of each of which it notes the bits."""
 
     algorithm: AbstractAlgorithm
+    note: Callable[[Array, Array], None]
 
-    def __init__(self, algorithm: AbstractAlgorithm):
-        self.algorithm = algorithm
+    def __init__(
+        self, algorithm: AbstractAlgorithm, note: Callable[[Array, Array], None]
+    ):
+        self.algorithm, self.note = algorithm, note
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -122,7 +158,11 @@ class _Spoiled(AbstractAlgorithm):
     def step(self, state, clients, *, key):
         def run(work: Pass, *rest: Any) -> tuple[PyTree, PyTree]:
             aggregator = _SpoilsAbsent(work.aggregator)
-            return run_pass(dataclasses.replace(work, aggregator=aggregator), *rest)
+            work = dataclasses.replace(work, aggregator=aggregator)
+            (encoded, metrics), states = run_pass(work, *rest)
+            # A pass may lie inside of a loop, which no traced number leaves.
+            jax.debug.callback(self.note, work.round, metrics[UP].digits)
+            return (encoded, metrics), states
 
         return self.algorithm.step(
             state, dataclasses.replace(clients, _run=run), key=key

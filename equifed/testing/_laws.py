@@ -20,6 +20,7 @@ from ._claim import Law
 from ._counting import (
     absent_messages,
     empty_places,
+    ledger,
     metrics_are_means,
     nobody,
     silent_clients,
@@ -51,6 +52,7 @@ LAWS: dict[str, Law] = {
         empty_places,
         silent_clients,
         absent_messages,
+        ledger,
         metrics_are_means,
         nobody,
         one_trace,

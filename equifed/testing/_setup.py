@@ -8,6 +8,7 @@ which are a round's arguments, and not in the program.
 import contextlib
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -105,10 +106,12 @@ class Setup:
     """How often the loss had been traced after each of the first two rounds."""
     visits: list[tuple[bytes, int]]
     """The key and the number of each example that the loss was given in them."""
+    spoiled: tuple[Result, Counter[int]] | None
+    """What one law has had computed for another: see `ledger`."""
 
     def __init__(self, make: Make):
         self.make = make
-        self.traces, self.visits = [], []
+        self.traces, self.visits, self.spoiled = [], [], None
         self._count, self._listens = 0, False
 
         def visit(key: ArrayLike, number: ArrayLike) -> None:
