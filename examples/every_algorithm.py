@@ -65,6 +65,11 @@ GROUPS = {
         "agnosticfedavg": f"{SGD} --num-domains 10 --domain label "
         "--domain-learning-rate 0.01",
     },
+    "own models": {
+        "ditto": f"{SGD} --lam 0.1",
+        "apfl": f"{SGD} --alpha-learning-rate 0.01",
+        "pfedme": f"{SGD} --lam 5 --own-learning-rate 0.05",
+    },
     "posteriors and clusters": {
         "fedpa": f"{SGD} --rho 0.01 --burnin 1 --batching.epochs 5",
         "fedep": "--client-optim sgd --client-optim.learning-rate 0.02",

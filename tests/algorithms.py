@@ -105,6 +105,15 @@ ALGORITHMS = {
         loss, 0.05, batching, logits=scores, rho=0.1, interval=2
     ),
     "DiLoCo": lambda loss, batching: eqf.DiLoCo(loss, optax.adam(0.01), batching),
+    "Ditto": lambda loss, batching: eqf.Ditto(
+        loss, SGD, batching, lam=0.5, own_optim=optax.sgd(0.1)
+    ),
+    "APFL": lambda loss, batching: eqf.APFL(
+        loss, SGD, batching, alpha=0.4, alpha_learning_rate=0.1
+    ),
+    "PFedMe": lambda loss, batching: eqf.PFedMe(
+        loss, SGD, batching, lam=1.0, own_learning_rate=0.1, own_steps=2
+    ),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1
     ),

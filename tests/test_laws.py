@@ -19,8 +19,9 @@ from .broken import BROKEN
 # FedAvg-adam has a state to carry along; IFCA is HypCluster with other means; MimeLite
 # leaves out a part of what Mime computes, and SCAFFOLD's second option of the first;
 # MoFedSAM is FedCM with FedSAM's gradient; MIFA keeps what FedVARP keeps before it is
-# scaled; FedLESAM remembers, and looks uphill, as FedSpeed does; a median gathers
-# messages as the trimmed mean of the wrappers does.
+# scaled; FedLESAM remembers, and looks uphill, as FedSpeed does, and so do APFL and
+# pFedMe, elsewhere; Ditto keeps a tree and goes over the data twice, as SCAFFOLD
+# does; a median gathers messages as the trimmed mean of the wrappers does.
 LIKE = {
     "FedAvgM": "FedAvg",
     "FedAdagrad": "FedAvg",
@@ -35,6 +36,9 @@ LIKE = {
     "FedSMOO": "FedDC",
     "FedLC": "FedNTD",
     "FedDecorr": "FedNTD",
+    "Ditto": "Scaffold-1",
+    "APFL": "FedSpeed",
+    "PFedMe": "FedSpeed",
     "Median": "wrappers",
 }
 OF_CLIENTS_AND_RUNS = {

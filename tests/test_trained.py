@@ -141,6 +141,8 @@ ALGORITHMS = {
     "SGLD": lambda: eqf.FedPA(plain, eqp.SGLD(0.01), BATCHING, rho=0.1),
     "ExactGaussian": lambda: eqf.FedPA(plain, eqp.ExactGaussian(2), BATCHING, rho=0.1),
     "FedEP": lambda: eqf.FedEP(plain, DECAY, BATCHING, prior_precision=1.0),
+    "Ditto": lambda: eqf.Ditto(plain, DECAY, BATCHING, lam=0.1),
+    "APFL": lambda: eqf.APFL(plain, DECAY, BATCHING, alpha_learning_rate=0.1),
 }
 
 
@@ -149,9 +151,11 @@ def test_what_the_loss_does_not_reach_keeps_its_bits(name):
     algorithm = ALGORITHMS[name]()
     state = algorithm.init(MODEL, num_clients=3)
     state, metrics = algorithm.round(state, cohort(BATCHING), key=jr.key(0))
-    np.testing.assert_array_equal(state.model.frozen, MODEL.frozen)
-    weight = np.asarray(state.model.head.weight)
-    assert (weight != np.asarray(MODEL.head.weight)).all()
+    kept = jax.tree.map(lambda x: x[0], state.clients)
+    for model in (state.model, algorithm.own_model(state, kept)):
+        np.testing.assert_array_equal(model.frozen, MODEL.frozen)
+        weight = np.asarray(model.head.weight)
+        assert (weight != np.asarray(MODEL.head.weight)).all()
     assert int(metrics["nonfinite"]) == 0
 
 

@@ -1,8 +1,10 @@
 from .agnostic import AgnosticFedAvg as AgnosticFedAvg
+from .apfl import APFL as APFL
 from .base import AbstractAlgorithm as AbstractAlgorithm
 from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
 from .compress_down import CompressDown as CompressDown
 from .diloco import DiLoCo as DiLoCo
+from .ditto import Ditto as Ditto
 from .fedacg import FedACG as FedACG
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
@@ -51,6 +53,7 @@ from .mime import Mime as Mime, MimeLite as MimeLite
 from .mofedsam import MoFedSAM as MoFedSAM
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
 from .over_rounds import OverRounds as OverRounds
+from .pfedme import PFedMe as PFedMe
 from .power_of_choice import PowerOfChoice as PowerOfChoice
 from .scaffnew import Scaffnew as Scaffnew
 from .scaffold import (
