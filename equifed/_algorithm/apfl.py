@@ -90,6 +90,10 @@ class _KeepsMixture(AbstractWrapper):
     own: _Mixes
     sends = (CHANGE,)
 
+    def __init__(self, client: LocalSGD, own: _Mixes):
+        self.client = client
+        self.own = own
+
     def init(self, params):
         return self.own.init(params)[0]
 

@@ -36,6 +36,10 @@ class _TrainsOwn(AbstractWrapper):
     own: LocalSGD
     sends = (CHANGE,)
 
+    def __init__(self, client: LocalSGD, own: LocalSGD):
+        self.client = client
+        self.own = own
+
     def init(self, params):
         return params
 
