@@ -7,8 +7,9 @@ which rows of the pool make up each of its steps. No example is ever padded: a c
 that takes 3 steps owns 3 rows of `order`, one that takes 300 owns 300.
 
 On the device the executor cuts a `Cohort` into one `ClientData` for each slot. It is
-all that a client sees, and it offers two loops: `fold` over the planned steps, and
-`fold_examples` over the client's distinct examples.
+all that a client sees, and it offers two loops: `fold` over the planned steps (or
+`fold_groups`, over several at a time), and `fold_examples` over the client's distinct
+examples.
 """
 
 from collections.abc import Callable
@@ -153,7 +154,7 @@ class Cohorts(eqx.Module):
 class ClientData(eqx.Module):
     """One client's share of a round: what `AbstractClient.round` is given.
 
-    Both loops call `step(carry, examples, mask, i)`, where `examples` has a leading
+    Its loops call `step(carry, examples, mask, i)`, where `examples` has a leading
     axis of the batch size, `mask` says which of them count, and `i` is the number of
     the step. Where the mask is false the example is one of the client's own, so that
     whatever is computed from it is as finite as the client's data.
@@ -227,6 +228,32 @@ class ClientData(eqx.Module):
             body, carry, self.num_steps, bound, differentiable=self.differentiable
         )
 
+    def fold_groups(
+        self,
+        step: Callable[
+            [Carry, Example, Bool[Array, "group batch"], Int[Array, ""]],
+            Carry,
+        ],
+        carry: Carry,
+        *,
+        size: int,
+    ) -> Carry:
+        """Folds `step` over groups of `size` successive planned batches, for methods
+        that look at several in one step: `examples` and `mask` have a leading axis of
+        them, and `i` counts the groups. Batches that are left over at the end are left
+        out.
+        """
+        check_count("size", size)
+
+        def body(i, carry):
+            places = self.start + i * size + jnp.arange(size, dtype=jnp.int32)
+            rows = self.order[places]
+            with noted(lambda: f"It was raised in group {i} (the first is 0)."):
+                return step(carry, self._take(rows), rows != NO_ROW, i)
+
+        count, bound = self.num_steps // size, self.order.shape[0] // size
+        return fold_range(body, carry, count, bound, differentiable=self.differentiable)
+
     def fold_examples(
         self,
         step: Callable[
@@ -255,7 +282,7 @@ class ClientData(eqx.Module):
             body, carry, num_batches, bound, differentiable=self.differentiable
         )
 
-    def _take(self, rows: Int[Array, " batch"]) -> Example:
+    def _take(self, rows: Int[Array, "*batch"]) -> Example:
         # The client's first row stands in for an empty place: always a real example.
         rows = jnp.where(rows == NO_ROW, self.first, rows)
         return jtu.tree_map(lambda x: x.at[rows].get(mode="clip"), self.examples)

@@ -62,6 +62,7 @@ GROUPS = {
         "fedntd": SGD,
         "fedlc": f"{SGD} --tau 0.1",
         "feddecorr": f"{SGD} --beta 0.1",
+        "moon": f"{SGD} --mu 1",
         "agnosticfedavg": f"{SGD} --num-domains 10 --domain label "
         "--domain-learning-rate 0.01",
     },
@@ -69,6 +70,7 @@ GROUPS = {
         "ditto": f"{SGD} --lam 0.1",
         "apfl": f"{SGD} --alpha-learning-rate 0.01",
         "pfedme": f"{SGD} --lam 5 --own-learning-rate 0.05",
+        "perfedavg": f"{SGD} --alpha 0.05",
     },
     "posteriors and clusters": {
         "fedpa": f"{SGD} --rho 0.01 --burnin 1 --batching.epochs 5",

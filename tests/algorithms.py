@@ -45,6 +45,13 @@ def noisy_scores(model, example, key):
     return scores(model, example, key) + noise
 
 
+def features(model, example, key):
+    """A vector that is not near 0, where its direction changes fast."""
+    noise = 0.1 * jr.normal(key, model.weight.shape, model.bias.dtype)
+    x = example["x"].astype(model.bias.dtype)
+    return model.weight * x + model.bias + noise + 2
+
+
 SCORES = {"logits": scores, "label": sign}
 
 
@@ -113,6 +120,10 @@ ALGORITHMS = {
     ),
     "PFedMe": lambda loss, batching: eqf.PFedMe(
         loss, SGD, batching, lam=1.0, own_learning_rate=0.1, own_steps=2
+    ),
+    "PerFedAvg": lambda loss, batching: eqf.PerFedAvg(loss, SGD, batching, alpha=0.1),
+    "MOON": lambda loss, batching: eqf.MOON(
+        loss, SGD, batching, representation=features, mu=1.0
     ),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1

@@ -293,7 +293,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown")
     ]
-    assert len(algorithms) == 38
+    assert len(algorithms) == 40
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP"}
@@ -313,7 +313,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         "FedYogi",
     }
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
-    weighted |= {"FedDecorr", "FedLC", "FedNTD"}
+    weighted |= {"FedDecorr", "FedLC", "FedNTD", "MOON"}
     algorithms.remove(eqf.FedEP)
     assert {x.__name__: type(usual_mean(x)) for x in algorithms} == {
         name: eqf.WeightedMean if name in weighted else eqf.UniformMean

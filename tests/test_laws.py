@@ -37,6 +37,7 @@ LIKE = {
     "FedLC": "FedNTD",
     "FedDecorr": "FedNTD",
     "Ditto": "Scaffold-1",
+    "MOON": "FedNTD",
     "APFL": "FedSpeed",
     "PFedMe": "FedSpeed",
     "Median": "wrappers",

@@ -51,8 +51,10 @@ from .ifca import IFCA as IFCA
 from .mifa import MIFA as MIFA
 from .mime import Mime as Mime, MimeLite as MimeLite
 from .mofedsam import MoFedSAM as MoFedSAM
+from .moon import MOON as MOON
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
 from .over_rounds import OverRounds as OverRounds
+from .perfedavg import PerFedAvg as PerFedAvg
 from .pfedme import PFedMe as PFedMe
 from .power_of_choice import PowerOfChoice as PowerOfChoice
 from .scaffnew import Scaffnew as Scaffnew

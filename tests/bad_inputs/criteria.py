@@ -33,8 +33,17 @@ KINDS = {
     eqf.FedLC: ({**GIVEN, "tau": 0.5}, {"tau": RATE}),
     eqf.FedDecorr: ({"representation": logits}, {"beta": RATE}),
     eqf.FedSMOO: ({"alpha": 0.1, "rho": 0.1}, {"alpha": RATE, "rho": RATE}),
+    eqf.MOON: (
+        {"representation": logits, "mu": 1.0},
+        {"mu": RATE, "temperature": POSITIVE},
+    ),
 }
-OUTPUTS = {eqf.FedNTD: "logits", eqf.FedLC: "logits", eqf.FedDecorr: "representation"}
+OUTPUTS = {
+    eqf.FedNTD: "logits",
+    eqf.FedLC: "logits",
+    eqf.FedDecorr: "representation",
+    eqf.MOON: "representation",
+}
 
 
 def cases(kind, others, bad):

@@ -191,6 +191,11 @@ TABLE = {
         name="batch_size",
         least=1,
     ),
+    "ClientData.fold_groups": counts(
+        lambda x: LOADER(0).client(0).fold_groups(None, 0, size=x),
+        name="size",
+        least=1,
+    ),
     "Solution.values": {
         "no such metric": (
             lambda: solution().values("loss"),

@@ -16,6 +16,7 @@ KINDS = {
         {"alpha": SHARE, "alpha_learning_rate": RATE},
     ),
     eqf.PFedMe: (PFEDME, {"lam": POSITIVE, "own_learning_rate": POSITIVE}),
+    eqf.PerFedAvg: ({"alpha": 0.1}, {"alpha": RATE}),
 }
 
 
@@ -38,3 +39,17 @@ TABLE["PFedMe"] |= counts(
     name="own_steps",
     least=1,
 )
+TABLE["PerFedAvg"] |= {
+    "no such form": (
+        lambda: eqf.PerFedAvg(LOSS, SGD, BATCHING, alpha=0.1, form="SO"),  # pyright: ignore
+        ValueError,
+        ("`form` must be 'FO' or 'HF'", "'SO'"),
+    ),
+    "fewer batches than a step takes": (
+        lambda: eqf.PerFedAvg(
+            LOSS, SGD, eqf.data.Steps(2, batch_size=4), alpha=0.1, form="HF"
+        ),
+        ValueError,
+        ("`batching` must plan at least 3 batches", "Give `Steps(3, ...)` or more"),
+    ),
+}

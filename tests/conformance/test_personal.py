@@ -4,6 +4,8 @@ classifier of `test_criteria.py`.
 """
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
@@ -12,6 +14,7 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
+from .test_criteria import DATA, Linear, logits, loss, of_loss, W, X, Y
 from .test_papers import A, B, BATCHING, COHORTS, ETA, PROBLEM, ROUNDS, SAMPLER, STEPS
 
 
@@ -37,7 +40,7 @@ def ran(make):
 
 
 def own_numbers(algorithm, state):
-    own = eqx.filter_vmap(algorithm.own_model, in_axes=(None, 0))
+    own = eqx.filter_vmap(algorithm.own_model, in_axes=(None, 0), axis_size=3)
     return np.asarray(eqx.filter_jit(own)(state, state.clients).x)
 
 
@@ -131,3 +134,133 @@ def test_pfedme():
         x,
         own,
     )
+
+
+@pytest.mark.parametrize("form, size", (("FO", 2), ("HF", 3)))
+@pytest.mark.parametrize("alpha", (0.0, 0.1))
+def test_perfedavg(form, size, alpha):
+    x = [3.0]
+    for cohort in COHORTS:
+        ends = []
+        for i in cohort:
+            w, scale = x[-1], 1 - alpha * A[i] if form == "HF" else 1.0
+            for _ in range(STEPS[i] // size):
+                adapted = w - alpha * grad(i, w)
+                w -= ETA * scale * grad(i, adapted)
+            # One with fewer batches than a step takes counts as absent.
+            ends += [w] if STEPS[i] >= size else []
+        x.append(float(np.mean(ends)))
+    assert (min(STEPS) < size) == (form == "HF")
+    check(lambda f, b: eqf.PerFedAvg(f, SGD, b, alpha=alpha, form=form), x, [x[-1]] * 3)
+
+
+@pytest.mark.parametrize("form, size", (("FO", 2), ("HF", 3)))
+def test_perfedavg_takes_a_batch_for_each_gradient(form, size):
+    # Every batch is one example, with a curvature and a centre of its own.
+    alpha, batching = 0.1, eqf.data.Steps(7, batch_size=1, shuffle=False)
+    a, b = np.linspace(0.5, 2, 7), np.linspace(-1, 2, 7) ** 3
+    columns = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
+    data = eqf.data.FederatedDataset.from_arrays(columns, np.zeros(7, int))
+    w = 3.0
+    for k in range(0, 7 - size + 1, size):
+        adapted = w - alpha * a[k] * (w - b[k])
+        slope = a[k + 1] * (adapted - b[k + 1])
+        w -= ETA * (slope if form == "FO" else (1 - alpha * a[k + 2]) * slope)
+    algorithm = eqf.PerFedAvg(
+        testing.quadratic_loss, SGD, batching, alpha=alpha, form=form
+    )
+    state = algorithm.init(testing.Point(3.0), num_clients=1)
+    cohort = eqf.data.cohort(data, batching)
+    state, _ = algorithm.round(state, cohort, key=jr.key(0))
+    np.testing.assert_allclose(state.model.x, w, rtol=1e-5)
+
+
+# A linear classifier, of two clients.
+
+
+ROUNDS_OF = ([0, 1], [1], [0], [1, 0])
+PASSES = eqf.data.Epochs(2, batch_size=3, shuffle=False)
+BATCHES = ([slice(0, 3), slice(3, 6)] * 2, [slice(6, 9)] * 2)
+SIZES = np.array([6, 3])
+RATE = 0.3
+
+
+class Given(eqf.data.AbstractSampler):
+    """The clients of each round are written above."""
+
+    seed: int = 0
+
+    def __call__(self, round, num_clients):
+        return np.array(ROUNDS_OF[round])
+
+    def max_clients(self, num_clients):
+        return 2
+
+
+def classified(make, first=W):
+    """An algorithm, and its state after these rounds."""
+    algorithm = make(loss, PASSES)
+    state = algorithm.init(Linear(jnp.asarray(first)), num_clients=2)
+    loader = eqf.data.Loader(DATA, Given(), PASSES)
+    run = eqf.rounds(algorithm, state, loader, num_rounds=4, key=jr.key(0))
+    for state, metrics in run:  # noqa: B007
+        assert np.isfinite(metrics["loss"])
+        assert metrics["nonfinite"] == 0
+    return algorithm, state
+
+
+def own_weights(algorithm, state):
+    rows = (jax.tree.map(lambda x, i=i: x[i], state.clients) for i in range(2))
+    return [np.asarray(algorithm.own_model(state, row).weight) for row in rows]
+
+
+def close(got, wanted):
+    np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5)
+
+
+def lengths(z):
+    return np.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def cosines(z, other):
+    """And their derivative along `z`."""
+    unit, direction = other / lengths(other), z / lengths(z)
+    cosine = (unit * direction).sum(-1, keepdims=True)
+    return cosine, (unit - cosine * direction) / lengths(z)
+
+
+@pytest.mark.parametrize("mu", (0.0, 2.0))
+def test_moon(mu):
+    tau, x, last = 0.5, W.astype(np.float64), [W.astype(np.float64)] * 2
+    for cohort in ROUNDS_OF:
+        ends = []
+        for i in cohort:
+            w = x.copy()
+            for rows in BATCHES[i]:
+                inputs = X[rows].astype(np.float64)
+                near, up = cosines(inputs @ w.T, inputs @ x.T)
+                far, down = cosines(inputs @ w.T, inputs @ last[i].T)
+                share = np.exp(far / tau) / (np.exp(near / tau) + np.exp(far / tau))
+                apart = share / tau * (down - up)
+                slope = of_loss(w, inputs, Y[rows])
+                w -= RATE * (slope + mu * apart.T @ inputs / len(inputs))
+            last[i] = w
+            ends.append(w)
+        shares = SIZES[cohort] / SIZES[cohort].sum()
+        x = sum(share * end for share, end in zip(shares, ends, strict=True))
+    algorithm, state = classified(
+        lambda f, b: eqf.MOON(f, optax.sgd(RATE), b, representation=logits, mu=mu)
+    )
+    close(state.model.weight, x)
+    close(own_weights(algorithm, state), [x, x])
+    close(state.clients.weight, last)
+
+
+def test_moon_of_a_representation_of_length_0():
+    # The first model's are.
+    _, state = classified(
+        lambda f, b: eqf.MOON(f, optax.sgd(RATE), b, representation=logits, mu=2.0),
+        first=np.zeros_like(W),
+    )
+    assert np.isfinite(state.model.weight).all()
+    assert np.abs(state.model.weight).max() < 10
