@@ -246,8 +246,7 @@ def test_moon(mu):
                 w -= RATE * (slope + mu * apart.T @ inputs / len(inputs))
             last[i] = w
             ends.append(w)
-        shares = SIZES[cohort] / SIZES[cohort].sum()
-        x = sum(share * end for share, end in zip(shares, ends, strict=True))
+        x = np.average(ends, axis=0, weights=SIZES[cohort])
     algorithm, state = classified(
         lambda f, b: eqf.MOON(f, optax.sgd(RATE), b, representation=logits, mu=mu)
     )
