@@ -125,6 +125,17 @@ ALGORITHMS = {
     "MOON": lambda loss, batching: eqf.MOON(
         loss, SGD, batching, representation=features, mu=1.0
     ),
+    "FedPer": lambda loss, batching: eqf.FedPer(loss, SGD, batching),
+    "LGFedAvg": lambda loss, batching: eqf.LGFedAvg(loss, SGD, batching),
+    "FedBN": lambda loss, batching: eqf.FedBN(loss, SGD, batching),
+    "FedBABU": lambda loss, batching: eqf.FedBABU(loss, SGD, batching),
+    "FedRep": lambda loss, batching: eqf.FedRep(
+        loss, SGD, batching, personal_parts=2, shared_parts=1
+    ),
+    "FedAlt": lambda loss, batching: eqf.FedAlt(
+        loss, SGD, batching, personal_optim=optax.sgd(0.1)
+    ),
+    "LocalOnly": lambda loss, batching: eqf.LocalOnly(loss, SGD, batching),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1
     ),

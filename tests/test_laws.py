@@ -22,6 +22,8 @@ from .broken import BROKEN
 # scaled; FedLESAM remembers, and looks uphill, as FedSpeed does, and so do APFL and
 # pFedMe, elsewhere; Ditto keeps a tree and goes over the data twice, as SCAFFOLD
 # does; a median gathers messages as the trimmed mean of the wrappers does.
+# LG-FedAvg and FedBN are FedPer with other leaves, FedAlt is FedRep in other parts, and
+# FedBABU is FedAvg of some leaves.
 LIKE = {
     "FedAvgM": "FedAvg",
     "FedAdagrad": "FedAvg",
@@ -41,6 +43,10 @@ LIKE = {
     "APFL": "FedSpeed",
     "PFedMe": "FedSpeed",
     "Median": "wrappers",
+    "LGFedAvg": "FedPer",
+    "FedBN": "FedPer",
+    "FedAlt": "FedRep",
+    "FedBABU": "FedAvg",
 }
 OF_CLIENTS_AND_RUNS = {
     "empty_places",

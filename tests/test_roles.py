@@ -20,6 +20,7 @@ import equifed as eqf
 from equifed import testing
 
 from .algorithms import ALGORITHMS
+from .conformance.test_partial import in_numpy
 from .shared import compilations
 
 
@@ -37,12 +38,15 @@ def loss(model, example, key):
     return 0.5 * (y - example["y"]) ** 2
 
 
+def loader_of(size):
+    return eqf.data.Loader(DATA, eqf.data.UniformSampler(size), BATCHING)
+
+
 @functools.cache
 def run(make, roles=None, num_rounds=2, executor=None) -> Any:
     """The states before and after some rounds, with half of the clients in each."""
     algorithm = make(loss, BATCHING)
-    sampler = eqf.data.UniformSampler(3)
-    loader = eqf.data.Loader(DATA, sampler, BATCHING)
+    loader = loader_of(3)
     state = first = algorithm.init(MODEL, num_clients=len(DATA), roles=roles, key=KEY)
     executor = eqf.Executor() if executor is None else executor
     for i in range(num_rounds):
@@ -54,37 +58,10 @@ def fedavg(loss, batching):
     return eqf.FedAvg(loss, SGD, batching)
 
 
-def in_numpy(num_rounds=2, rate=0.1):
-    """FedAvg with the bias kept by the clients: what they share, and their biases."""
-    w = np.asarray(MODEL.weight, np.float64)
-    b = np.full(len(SIZES), float(MODEL.bias))
-    loader = eqf.data.Loader(DATA, eqf.data.UniformSampler(3), BATCHING)
-    for t in range(num_rounds):
-        total, weight = np.zeros_like(w), 0
-        plan = loader(t)
-        for slot, i in enumerate(np.asarray(plan.index)[0]):
-            n = int(plan.num_examples[0, slot])
-            if i >= len(SIZES) or n == 0:
-                continue
-            own, at = w.copy(), b[i]
-            start, stop = int(plan.start[0, slot]), int(plan.stop[0, slot])
-            for batch in np.asarray(plan.order)[0, start:stop]:
-                picked = batch[batch >= 0]
-                x = np.asarray(plan.examples["x"])[0][picked].astype(np.float64)
-                y = np.asarray(plan.examples["y"])[0][picked].astype(np.float64)
-                error = x @ own + at - y
-                own = own - rate * (error[:, None] * x).mean(0)
-                at = at - rate * error.mean()
-            b[i] = at
-            total, weight = total + n * (own - w), weight + n
-        w = w + total / weight
-    return w, b
-
-
 def test_a_personal_leaf_stays_with_its_client():
     algorithm, before, after, metrics = run(fedavg, PERSONAL)
     assert before.params.bias is None
-    w, b = in_numpy()
+    w, b = in_numpy(loader_of(3), 2)
     np.testing.assert_allclose(after.params.weight, w, rtol=1e-5)
     np.testing.assert_allclose(after.clients.personal.bias, b, rtol=1e-5)
     assert len(set(b.tolist())) > 2
@@ -158,7 +135,7 @@ def test_however_a_round_is_run(executor):
 
 
 def test_a_resumed_training_has_the_same_bits(tmp_path):
-    loader = eqf.data.Loader(DATA, eqf.data.UniformSampler(3), BATCHING)
+    loader = loader_of(3)
 
     def train(num_rounds, directory, roles: Any = PERSONAL):
         saves = eqf.Checkpointer(directory, every=1)

@@ -6,8 +6,11 @@ from .compress_down import CompressDown as CompressDown
 from .diloco import DiLoCo as DiLoCo
 from .ditto import Ditto as Ditto
 from .fedacg import FedACG as FedACG
+from .fedalt import FedAlt as FedAlt
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
+from .fedbabu import FedBABU as FedBABU
+from .fedbn import FedBN as FedBN
 from .fedcm import FedCM as FedCM
 from .feddc import FedDC as FedDC
 from .feddecorr import Decorrelation as Decorrelation, FedDecorr as FedDecorr
@@ -39,7 +42,9 @@ from .fedopt import (
     server_yogi as server_yogi,
 )
 from .fedpa import FedPA as FedPA
+from .fedper import FedPer as FedPer
 from .fedprox import FedProx as FedProx
+from .fedrep import FedRep as FedRep
 from .fedsam import FedSAM as FedSAM, SharpnessAware as SharpnessAware
 from .fedsgd import FedSGD as FedSGD
 from .fedsmoo import FedSMOO as FedSMOO
@@ -48,6 +53,8 @@ from .fedspeed import FedSpeed as FedSpeed
 from .fedvarp import FedVARP as FedVARP
 from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
+from .lg_fedavg import LGFedAvg as LGFedAvg
+from .local_only import LocalOnly as LocalOnly
 from .mifa import MIFA as MIFA
 from .mime import Mime as Mime, MimeLite as MimeLite
 from .mofedsam import MoFedSAM as MoFedSAM

@@ -8,7 +8,7 @@ client, an aggregator and a server: see [`equifed.AbstractOnePass`][].
 """
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from .._compiled import compiled, FlatTree
 from .._executor import Executor, Participants
 from .._metrics import AbstractMetric
 from .._overrides import inherit_types
-from .._roles import is_empty, Roles, split_model
+from .._roles import is_empty, Role, Roles, split_model
 from .._round import Beginning, State
 from .._round.apart import one_round_apart, runs_apart
 from .._round.check import (
@@ -57,6 +57,8 @@ class AbstractAlgorithm(eqx.Module):
     """The loss of one example, which the clients train on."""
     batching: eqx.AbstractVar[AbstractBatching]
     """How a client goes through its examples; the loader needs it too."""
+    needs: ClassVar[tuple[Role, ...]] = ()
+    """Which roles some of the model's leaves must have: see [`equifed.roles`][]."""
 
     def __init_subclass__(cls) -> None:
         inherit_types(cls)
@@ -161,6 +163,7 @@ class AbstractAlgorithm(eqx.Module):
         check_model(model)
         model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
         params, personal, rest = split_model(model, roles)
+        _check_needs(self, roles)
         trained = eqx.combine(params, personal)
         check_real(trained)
         if is_empty(trained):
@@ -235,3 +238,13 @@ class AbstractAlgorithm(eqx.Module):
             program = compiled(one_round, fixed, old)
         arrays, metrics = program(fixed.arrays, old.arrays, cohort)
         return old.build(arrays), metrics
+
+
+def _check_needs(algorithm: AbstractAlgorithm, roles: Roles | None) -> None:
+    for role in algorithm.needs:
+        if roles is None or not roles.of(role):
+            raise ValueError(
+                f"`{type(algorithm).__name__}` needs {role} leaves, and the model has "
+                f"none. Say which: `roles=equifed.roles(model, {role}=lambda m: "
+                "m.head)`."
+            )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from .._check import check_kind, checked
+from .._roles import Role
 from .._types import Loss
 from .._words import shown
 from ..data import AbstractBatching
@@ -69,6 +70,13 @@ class OverRounds(AbstractAlgorithm):
 
     def models(self, state):
         return self.first.models(state)
+
+    @property
+    def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.first.needs
+
+    def keep(self, params, personal, begun):
+        return self.first.keep(params, personal, begun)
 
     def own_model(self, state, kept):
         return self.first.own_model(state, kept)

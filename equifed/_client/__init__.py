@@ -1,3 +1,4 @@
+from .alternating import Alternating as Alternating
 from .base import AbstractClient as AbstractClient
 from .correction import (
     AbstractCorrection as AbstractCorrection,
@@ -16,6 +17,7 @@ from .gradient import (
     merge_metrics as merge_metrics,
     zero_metrics as zero_metrics,
 )
+from .keeping import AbstractKeeping as AbstractKeeping, Kept as Kept
 from .local_sgd import LocalSGD as LocalSGD
 from .loss import check_loss as check_loss, traced_loss as traced_loss
 from .mean_gradient import MeanGradient as MeanGradient

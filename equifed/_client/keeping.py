@@ -26,12 +26,19 @@ class Kept(eqx.Module):
     """Its own leaves, `None` elsewhere."""
 
 
-class Keeping(AbstractWrapper):
+class AbstractKeeping(AbstractClient):
+    """A client that knows which leaves are personal. Its state is, or holds, a
+    [`equifed.Kept`][]."""
+
+    personal: eqx.AbstractVar[Params]
+    """What every client begins with, which `init` reads; else `None`."""
+
+
+class Keeping(AbstractWrapper, AbstractKeeping):
     """A client that keeps its personal leaves, and sends the change of the others."""
 
     client: AbstractClient
     personal: Params
-    """What every client begins with; only `init` reads it."""
 
     def __init__(self, client: AbstractClient, personal: Params = None):
         self.client = client
@@ -60,7 +67,14 @@ class Keeping(AbstractWrapper):
 
 def keeping(client: AbstractClient, personal: Params = None) -> AbstractClient:
     """The client, keeping what is personal. A wrapper that changes messages goes around
-    it, so that what stays is not changed."""
+    it, so that what stays is not changed.
+
+    Without `personal` it is the client of a round, whose state says what is its own.
+    """
+    if isinstance(client, AbstractKeeping):
+        return eqx.tree_at(
+            lambda c: c.personal, client, personal, is_leaf=lambda x: x is None
+        )
     if isinstance(client, AbstractWrapper):
         inner = keeping(client.client, personal)
         return eqx.tree_at(lambda c: c.client, client, inner)

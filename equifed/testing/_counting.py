@@ -168,6 +168,9 @@ class _Spoiled(AbstractAlgorithm):
             state, dataclasses.replace(clients, _run=run), key=key
         )
 
+    def keep(self, params, personal, begun):
+        return self.algorithm.keep(params, personal, begun)
+
     def model(self, state):
         return self.algorithm.model(state)
 

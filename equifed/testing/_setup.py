@@ -23,6 +23,7 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_kind
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
+from .._roles import Roles, roles
 from .._round import State
 from .._round.step import round_step
 from .._types import Loss
@@ -94,6 +95,12 @@ def with_slots(cohort: Cohort, slots: Sequence[Array]) -> Cohort:
     return eqx.tree_at(where, cohort, tuple(slots))
 
 
+def law_roles(algorithm: AbstractAlgorithm) -> Roles | None:
+    """The roles that it needs: the bias has them."""
+    needs = dict.fromkeys(algorithm.needs, lambda m: m.bias)
+    return roles(Linear(), **needs) if needs else None
+
+
 class Setup:
     """An algorithm on its clients."""
 
@@ -127,7 +134,10 @@ class Setup:
         self.algorithm = self.build(loss)
         self.loader = Loader(law_clients(), AllClients(), self.algorithm.batching)
         self.state = self.algorithm.init(
-            Linear(), num_clients=len(SIZES), key=jr.key(KEY)
+            Linear(),
+            num_clients=len(SIZES),
+            key=jr.key(KEY),
+            roles=law_roles(self.algorithm),
         )
 
     def build(
