@@ -40,6 +40,7 @@ WITHOUT = {
     "ScaffoldPayload": _MADE,
     "posterior.BurnIn": _MADE,
     "posterior.Gaussian": _MADE,
+    "Kept": _MADE,
     "Message": "Its parts are checked when it is sent: see `AbstractClient`.",
     "posterior.Natural": _MADE,
     "Outcome": _MADE,
@@ -77,6 +78,7 @@ WITHOUT = {
 # Whose methods are called by the library, with what it has made, and how what they
 # return is looked at.
 PROTOCOLS = {
+    "AbstractKeeping": "It is an `AbstractClient`.",
     "AbstractAggregator": "See `aggregator_round` in `bad_inputs/algorithms.py`.",
     "compress.AbstractCompressor": "A client or an aggregator calls it in a round.",
     "compress.AbstractLeafwise": "It calls itself, with each array of a message.",

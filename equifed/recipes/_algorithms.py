@@ -19,11 +19,13 @@ from ._task import Task
 
 
 def _all() -> dict[str, type[AbstractAlgorithm]]:
-    """Every one that is made of a loss: the others are wrappers of another one."""
+    """Every one that is made of a loss, and of any model: the others are wrappers of
+    another one, or must be told which leaves have which role."""
     out = {}
     for name, cls in sorted(vars(_algorithm).items()):
         is_one = inspect.isclass(cls) and issubclass(cls, AbstractAlgorithm)
-        if is_one and "loss" in inspect.signature(cls).parameters:
+        is_of_a_loss = is_one and "loss" in inspect.signature(cls).parameters
+        if is_of_a_loss and not cls.needs:
             out[name.lower()] = cls
     return out
 

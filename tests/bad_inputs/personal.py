@@ -4,7 +4,9 @@ import jax.numpy as jnp
 
 import equifed as eqf
 
-from .shared import MODEL
+from .parts import counts
+from .passes import parts
+from .shared import BATCHING, LOSS, MODEL, SGD
 
 
 ROLES = eqf.roles(MODEL, personal=lambda m: m.bias)
@@ -14,7 +16,38 @@ def named(**kwargs):
     return lambda: eqf.roles({"a": jnp.ones(2), "n": jnp.arange(3)}, **kwargs)
 
 
+def in_parts(kind):
+    """Those that take the personal leaves and the shared ones in turn."""
+
+    def make(name):
+        return lambda x: kind(LOSS, SGD, BATCHING, **{name: x})
+
+    cases = {}
+    for name in ("personal_parts", "shared_parts"):
+        cases |= counts(make(name), name=name, least=1)
+    return cases
+
+
+def needs(kind, role):
+    return {
+        f"a model without {role} leaves": (
+            lambda: kind(LOSS, SGD, BATCHING).init(MODEL, num_clients=4),
+            ValueError,
+            (f"`{kind.__name__}` needs {role} leaves", "roles=equifed.roles(model"),
+        )
+    }
+
+
+def alternating(loss, optim, batching, **kwargs):
+    return eqf.Alternating(loss, optim, optim, batching, **kwargs)
+
+
+PERSONAL = (eqf.FedPer, eqf.LGFedAvg, eqf.FedBN, eqf.FedRep, eqf.FedAlt)
 TABLE = {
+    **{x.__name__: {**parts(x), **needs(x, "personal")} for x in PERSONAL},
+    "FedBABU": {**parts(eqf.FedBABU), **needs(eqf.FedBABU, "frozen")},
+    "LocalOnly": parts(eqf.LocalOnly),
+    "Alternating": {**parts(alternating), **in_parts(alternating)},
     "roles": {
         "nothing to train": (
             lambda: eqf.roles({"n": jnp.arange(3)}),
@@ -78,3 +111,5 @@ TABLE = {
         ),
     },
 }
+for _kind in (eqf.FedRep, eqf.FedAlt):
+    TABLE[_kind.__name__] |= in_parts(_kind)
