@@ -23,9 +23,9 @@ def _all() -> dict[str, type[AbstractAlgorithm]]:
     another one, or must be told which leaves have which role."""
     out = {}
     for name, cls in sorted(vars(_algorithm).items()):
-        is_one = inspect.isclass(cls) and issubclass(cls, AbstractAlgorithm)
-        is_of_a_loss = is_one and "loss" in inspect.signature(cls).parameters
-        if is_of_a_loss and not cls.needs:
+        if not inspect.isclass(cls) or not issubclass(cls, AbstractAlgorithm):
+            continue
+        if "loss" in inspect.signature(cls).parameters and not cls.needs:
             out[name.lower()] = cls
     return out
 

@@ -1,5 +1,7 @@
 """Small federated problems with known answers."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_count, check_kind, check_number, check_seed, checked
+from .._roles import Role, Roles, roles
 from .._tree import floating
 from ..data import FederatedDataset
 
@@ -111,3 +114,10 @@ def ragged_clients(sizes: tuple[int, ...], *, seed: int = 0) -> FederatedDataset
         y = x @ rng.normal(size=3) + rng.normal()
         clients[f"client{i:03d}"] = {"x": x, "y": y.astype(np.float32)}
     return FederatedDataset.from_mapping(clients)
+
+
+def law_roles(needs: Sequence[Role]) -> Roles | None:
+    """Those of a line whose bias has what an algorithm needs."""
+    if not needs:
+        return None
+    return roles(Linear(), by=lambda path, _: needs[0] if "bias" in path else "shared")

@@ -23,13 +23,12 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_kind
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
-from .._roles import Roles, roles
 from .._round import State
 from .._round.step import round_step
 from .._types import Loss
 from .._words import shown
 from ..data import AbstractBatching, AllClients, Epochs, FederatedDataset, Loader
-from ._problems import Linear, ragged_clients
+from ._problems import law_roles, Linear, ragged_clients
 
 
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
@@ -95,12 +94,6 @@ def with_slots(cohort: Cohort, slots: Sequence[Array]) -> Cohort:
     return eqx.tree_at(where, cohort, tuple(slots))
 
 
-def law_roles(algorithm: AbstractAlgorithm) -> Roles | None:
-    """The roles that it needs: the bias has them."""
-    needs = dict.fromkeys(algorithm.needs, lambda m: m.bias)
-    return roles(Linear(), **needs) if needs else None
-
-
 class Setup:
     """An algorithm on its clients."""
 
@@ -137,7 +130,7 @@ class Setup:
             Linear(),
             num_clients=len(SIZES),
             key=jr.key(KEY),
-            roles=law_roles(self.algorithm),
+            roles=law_roles(self.algorithm.needs),
         )
 
     def build(
