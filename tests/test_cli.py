@@ -65,6 +65,74 @@ def _read(values):
     return from_json_dict(values)
 
 
+PARTS = {
+    "the weights of domains": (
+        "agnosticfedavg --num-domains 2 --domain-learning-rate 0.1 "
+        "--domain-weights 0.25 0.75",
+        lambda a: a.domain_weights.tolist() == [0.25, 0.75],
+    ),
+    "a proximal FedNova": (
+        "fednova --mu 0.5",
+        lambda a: a.client.client.correction == eqf.Proximal(0.5),
+    ),
+    "a plain FedNova": (
+        "fednova",
+        lambda a: a.client.client.correction == eqf.NoCorrection(),
+    ),
+    "a trimmed mean": (
+        "fedavg --aggregator trimmed-mean --aggregator.trim 0.25 "
+        "--aggregator.clip-norm 2 --aggregator.drop-nonfinite True",
+        lambda a: (
+            a.aggregator
+            == eqf.DropNonfinite(eqf.Clip(eqf.TrimmedMean(0.25), max_norm=2.0))
+        ),
+    ),
+    "the choice of some": (
+        "scaffold --power-of-choice 1",
+        lambda a: (
+            isinstance(a, eqf.PowerOfChoice)
+            and isinstance(a.algorithm, eqf.Scaffold)
+            and a.num_chosen == 1
+        ),
+    ),
+    "the choice of some, of a rate that falls": (
+        "fedavg --power-of-choice 1 --client-optim.decay.factor 0.5",
+        lambda a: isinstance(a.algorithm, eqf.OverRounds),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_parts_have_their_numbers(case, tmp_path):
+    words, holds = PARTS[case]
+    words = [*SHORT, *SGD, "--algorithm", *words.split()]
+    settings, _ = settings_of(words)
+    assert holds(settings.build())
+    # The same of a file, whose numbers may be said anew.
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(settings.as_json()), "utf-8")
+    assert settings_of(["--config", str(file)])[0] == settings
+    if "trimmed" in case:
+        again = ["--config", str(file), "--aggregator.trim", "0.1"]
+        trim = {"kind": "trimmed-mean", "trim": 0.1}
+        more = {"clip_norm": 2.0, "drop_nonfinite": True}
+        assert settings_of(again)[0].as_json()["numbers"]["aggregator"] == trim | more
+        other = settings_of(["--config", str(file), "--aggregator", "median"])[0]
+        assert other.numbers["aggregator"] == recipes.Aggregator(kind="median")
+        # By its name alone, as one would write it.
+        values = settings.as_json()
+        values["numbers"]["aggregator"] = "median"
+        file.write_text(json.dumps(values), "utf-8")
+        assert settings_of(["--config", str(file)])[0] == other
+
+
+def test_a_recipe_of_which_some_are_chosen_is_another_one():
+    words = ["--recipe", "pfl-cifar10-iid"]
+    assert differs(settings_of(words)[0]) == []
+    words += ["--power-of-choice", "5", "--aggregator", "weighted-mean"]
+    assert differs(settings_of(words)[0]) == ["numbers", "power_of_choice"]
+
+
 def test_what_is_said_goes_before_a_recipe_and_a_file(tmp_path):
     words = ["--recipe", "flsim-scaffold-iid"]
     settings, _ = settings_of(words)
@@ -256,6 +324,29 @@ REFUSED = {
     "more clients than there are": (
         "--recipe digits-fedavg --clients-per-round 13",
         "13",
+    ),
+    "more to choose than there are": (
+        "--recipe digits-fedavg --power-of-choice 7",
+        "`power_of_choice` must be at most 6, got 7",
+    ),
+    "several models to choose by": (
+        "--task digits-dense --algorithm ifca --num-clusters 2 --power-of-choice 2 "
+        "--client-optim.learning-rate 1",
+        "loss of one model, and 'ifca' trains several. Leave it out",
+    ),
+    "another aggregator": (
+        "--recipe digits-fedavg --aggregator trimmed",
+        "Did you mean 'trimmed-mean'?",
+    ),
+    "a trimmed mean of nothing said": (
+        "--recipe digits-fedavg --aggregator trimmed-mean",
+        "`trim` must be given for 'trimmed-mean', and for nothing else, got trim=None",
+    ),
+    "weights that are none": (
+        "--task digits-dense --algorithm agnosticfedavg --num-domains 2 --domain x "
+        "--domain-learning-rate 0.1 --client-optim.learning-rate 1 "
+        "--domain-weights 0.5 0.6",
+        "`domain_weights` must be at least 0 and sum to 1",
     ),
     "no data": ("--recipe fedjax-stackoverflow-word", "`--data FOLDER`"),
     "data where there are none": (

@@ -1,7 +1,7 @@
 """Agnostic FedAvg: no domain of the data is left behind."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -26,7 +26,7 @@ from .._server import OptaxServer
 from .._tree import safe_divide, tree_add, tree_scale, tree_sub
 from .._types import Example, Loss
 from .._wire import Broadcast, Message
-from .._words import shown
+from .._words import message, shown
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
 
@@ -205,7 +205,7 @@ class AgnosticFedAvg(AbstractAlgorithm):
         num_domains: int,
         domain: str | Callable = "domain",
         domain_learning_rate: ArrayLike,
-        domain_weights: ArrayLike | None = None,
+        domain_weights: ArrayLike | Sequence | None = None,
         window: int = 1,
         server_optim: OptimLike | None = None,
         aggregator: AbstractAggregator | None = None,
@@ -274,10 +274,14 @@ class AgnosticFedAvg(AbstractAlgorithm):
         return jnp.where(there, safe_divide(new * share, new.sum()), weights)
 
 
-def _weights(given: ArrayLike | None, num_domains: int) -> Float[Array, " domains"]:
+def _weights(given: Any, num_domains: int) -> Float[Array, " domains"]:
     if given is None:
         return jnp.full(num_domains, 1 / num_domains, jnp.result_type(float))
-    weights = jnp.asarray(given, jnp.result_type(float))
+    try:
+        weights = jnp.asarray(given, jnp.result_type(float))
+    except (TypeError, ValueError):
+        wanted = "an array of numbers"
+        raise TypeError(message("domain_weights", wanted, given)) from None
     if weights.shape != (num_domains,):
         number = f"a number for each of {num_domains} domains"
         raise ValueError(f"`domain_weights` must be {number}, got {shown(given)}.")

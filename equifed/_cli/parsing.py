@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from .. import recipes
+from ..recipes._aggregators import Aggregator, KINDS as AGGREGATORS
 from ..recipes._arguments import Argument, arguments_of, MISSING
 from ..recipes._helps import helps
 from ..recipes._names import check_name
@@ -23,7 +24,12 @@ from .settings import from_json_dict, of_recipe, Settings
 
 # What is said with the same words for every algorithm.
 _OWN = ("task", "algorithm", "numbers", "recipe")
-_NO_OPTIMIZER = "default"
+_OWN_PART = "default"  # the algorithm's
+# What has a kind, and numbers that depend on it.
+_KINDS = {
+    Optimizer: OPTIMIZERS,
+    Aggregator: dict.fromkeys(AGGREGATORS, Aggregator),
+}
 
 
 def settings_of(args: list[str]) -> tuple[Settings, str | None]:
@@ -141,25 +147,24 @@ def _form(
 
 def _fields_of(argument: Argument, given: Any, rest: list[str]) -> list[Any]:
     default = argument.default if given is MISSING else given
-    if argument.kind is not Optimizer:
+    known = _KINDS.get(argument.kind)
+    if known is None:
         optional = argument.default is None
         hint = argument.kind | None if optional else argument.kind
         return [(argument.name, _named(hint, argument.help), default)]
-    kinds = tuple(OPTIMIZERS)
-    if argument.default is None:
-        kinds = (_NO_OPTIMIZER, *kinds)
+    kinds = (_OWN_PART, *known) if argument.default is None else tuple(known)
     kind = _kind_asked(argument.name, rest)
-    now = _NO_OPTIMIZER if default in (None, MISSING) else default.kind
-    if now == _NO_OPTIMIZER and argument.required:
+    now = _OWN_PART if default in (None, MISSING) else default.kind
+    if now == _OWN_PART and argument.required:
         now = "sgd"
     if kind is None:
         kind = now
     check_name(argument.name, kind, kinds)
     option = _named(Literal[kinds], argument.help, argument.name.replace("_", "-"))
     fields: list[Any] = [(f"{argument.name}_kind", option, kind)]
-    if kind != _NO_OPTIMIZER:
+    if kind != _OWN_PART:
         same = default if kind == now and default not in (None, MISSING) else None
-        hint = plain_form(OPTIMIZERS[kind], same)
+        hint = plain_form(known[kind], same)
         fields.append((argument.name, hint, MISSING))
     return fields
 
@@ -177,6 +182,8 @@ def plain_form(cls: Any, given: Any = None) -> type:
     defaults."""
     words, made = helps(cls), []
     for field in dataclasses.fields(cls):
+        if field.name == "kind":  # It is asked for before.
+            continue
         default = field.default if given is None else getattr(given, field.name)
         if field.type is Decay:
             hint: Any = plain_form(Decay, default)
@@ -218,19 +225,24 @@ def _parse(form: type, rest: list[str], base: Mapping[str, Any]) -> Any:
 def _numbers(arguments: Mapping[str, Argument], values: dict[str, Any]) -> Any:
     out = {}
     for name, argument in arguments.items():
-        if argument.kind is Optimizer:
-            kind = values.pop(f"{name}_kind")
-            form = values.pop(name, None)
-            out[name] = None if form is None else _made(OPTIMIZERS[kind], form)
+        if argument.kind in _KINDS:
+            kind, form = values.pop(f"{name}_kind"), values.pop(name, None)
+            out[name] = None if form is None else _made(argument.kind, form, kind)
         else:
             out[name] = values.pop(name)
     # Made anew, with its checks.
-    values["batching"] = _made(recipes.Batching, values["batching"])
+    values["batching"] = _form_of(recipes.Batching, values["batching"])
     return {n: x for n, x in out.items() if x is not None}
 
 
-def _made(cls: Any, form: Any) -> Any:
+def _made(what: Any, form: Any, kind: str) -> Any:
+    if what is Aggregator:
+        return Aggregator(kind=kind, **vars(form))
+    return _form_of(OPTIMIZERS[kind], form)
+
+
+def _form_of(cls: Any, form: Any) -> Any:
     fields = dict(vars(form))
     if "decay" in fields:
-        fields["decay"] = _made(Decay, fields["decay"])
+        fields["decay"] = _form_of(Decay, fields["decay"])
     return cls(**fields)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .._algorithm import AbstractAlgorithm
+from .._algorithm import AbstractAlgorithm, AbstractClusters
 from .._check import check_count, check_seed
 from ..recipes import algorithm, Batching, Recipe, recipe as recipe_of, Task, task
 from ..recipes._algorithms import build
@@ -19,6 +19,8 @@ class Settings:
     **Arguments:**
 
     - `clients_per_round`: how many clients take part in a round.
+    - `power_of_choice`: how many of these train, those whose loss is highest; all, if
+        not given.
     - `rounds`: the number of rounds.
     - `batching`: how a client goes through its examples.
     - `max_examples`: how many examples a client has at most.
@@ -39,6 +41,7 @@ class Settings:
     numbers: Mapping[str, Any]
     batching: Batching = Batching()
     clients_per_round: int = 10
+    power_of_choice: int | None = None
     rounds: int = 100
     max_examples: int | None = None
     seed: int = 0
@@ -61,6 +64,14 @@ class Settings:
         for name in ("max_examples", "checkpoint_every"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.power_of_choice is not None:
+            most = self.clients_per_round
+            check_count("power_of_choice", self.power_of_choice, most=most)
+            if issubclass(algorithm(self.algorithm), AbstractClusters):
+                raise ValueError(
+                    "`power_of_choice` compares clients by the loss of one model, and "
+                    f"{self.algorithm!r} trains several. Leave it out."
+                )
         check_seed(self.seed)
         if self.seeds > 1:
             self._check_one_program()
@@ -90,8 +101,9 @@ class Settings:
 
     def build(self) -> AbstractAlgorithm:
         """The algorithm."""
-        cls = algorithm(self.algorithm)
-        return build(cls, self.numbers, self.of_task, self.batching)
+        cls, chosen = algorithm(self.algorithm), self.power_of_choice
+        parts = self.numbers, self.of_task, self.batching
+        return build(cls, *parts, num_chosen=chosen)
 
     def as_json(self) -> dict[str, Any]:
         """All settings, as JSON has them."""
@@ -108,9 +120,10 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
     return {
         "task": recipe.task.name,
         "algorithm": recipe.algorithm_name,
-        "numbers": dict(recipe.numbers),
+        "numbers": checked_numbers(recipe.algorithm, recipe.numbers),
         "batching": recipe.batching,
         "clients_per_round": recipe.clients_per_round,
+        "power_of_choice": None,
         "rounds": recipe.rounds,
         "max_examples": recipe.max_examples,
         "eval_every": recipe.eval_every,
@@ -144,7 +157,8 @@ def differs(settings: Settings) -> list[str]:
     if settings.recipe is None:
         return []
     recipe = recipe_of(settings.recipe)
-    wanted = of_recipe(recipe) | {"numbers": _whole(recipe.algorithm, recipe.numbers)}
+    wanted = of_recipe(recipe)
+    wanted["numbers"] = _whole(recipe.algorithm, wanted["numbers"])
     numbers = _whole(algorithm(settings.algorithm), settings.numbers)
     ours = {name: getattr(settings, name) for name in wanted} | {"numbers": numbers}
     return [name for name, x in wanted.items() if ours[name] != x]

@@ -5,6 +5,7 @@ algorithm with its numbers, and a figure that others report, if there is one tha
 certain. The command line runs both by their names.
 """
 
+from ._aggregators import Aggregator as Aggregator
 from ._batching import Batching as Batching
 from ._lookup import (
     algorithm as algorithm,

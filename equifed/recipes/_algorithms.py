@@ -4,15 +4,16 @@ numbers."""
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from jaxtyping import Array, Int
 
 from .. import _algorithm
-from .._aggregator import AbstractAggregator
-from .._algorithm import AbstractAlgorithm, OverRounds
+from .._algorithm import AbstractAlgorithm, OverRounds, PowerOfChoice
+from .._client import AbstractCorrection, Proximal
 from ..posterior import AbstractPosteriorSampler, IASG
-from ._arguments import AGGREGATORS, checked_numbers, OF_THE_TASK
+from ._aggregators import Aggregator
+from ._arguments import checked_numbers, OF_THE_TASK
 from ._batching import Batching
 from ._optimizers import Decay, OPTIMIZERS
 from ._task import Task
@@ -43,15 +44,24 @@ def build(
     numbers: Mapping[str, Any],
     task: Task,
     batching: Batching,
+    *,
+    num_chosen: int | None = None,
 ) -> AbstractAlgorithm:
     """An algorithm for a task; if a learning rate falls from round to round, one of
-    which the numbers are functions of the round."""
+    which the numbers are functions of the round.
+
+    **Arguments:**
+
+    - `num_chosen`: how many of a round's clients train, by Power-of-Choice; `None` for
+        all.
+    """
     numbers = checked_numbers(cls, numbers)
     made = _Made(cls, tuple(numbers.items()), task, batching)
     falls = any(
         type(x) in OPTIMIZERS.values() and x.decay != Decay() for x in numbers.values()
     )
-    return OverRounds(made) if falls else made(0)
+    algorithm = OverRounds(made) if falls else made(0)
+    return algorithm if num_chosen is None else PowerOfChoice(algorithm, num_chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +74,7 @@ class _Made:
     batching: Batching
 
     def __call__(self, round: Int[Array, ""] | int) -> AbstractAlgorithm:
-        given = {name: _part(name, x, round) for name, x in self.numbers}
+        given = {name: _part(x, round) for name, x in self.numbers}
         for parameter in inspect.signature(self.cls).parameters.values():
             name, hint = parameter.name, parameter.annotation
             if name == "batching":
@@ -74,6 +84,9 @@ class _Made:
             elif hint is AbstractPosteriorSampler:
                 optim, burnin = given.pop("client_optim"), given.pop("burnin", 0)
                 given[name] = IASG(optim, burnin=burnin)
+            elif AbstractCorrection in get_args(hint):
+                mu = given.pop("mu", None)
+                given[name] = None if mu is None else Proximal(mu)
         return self.cls(**given)
 
 
@@ -87,10 +100,7 @@ def _of_task(task: Task, name: str, algorithm: str) -> Any:
     return value
 
 
-def _part(name: str, value: Any, round: Int[Array, ""] | int) -> Any:
+def _part(value: Any, round: Int[Array, ""] | int) -> Any:
     if type(value) in OPTIMIZERS.values():
         return value.build(round)
-    if name.endswith("aggregator") and value is not None:
-        aggregator: AbstractAggregator = AGGREGATORS[value]()
-        return aggregator
-    return value
+    return value.build() if isinstance(value, Aggregator) else value

@@ -8,38 +8,29 @@ which the loader has as well.
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args, get_origin, Literal
 
 import optax
 from jaxtyping import ArrayLike
 
 from .. import _algorithm
-from .._aggregator import (
-    AbstractAggregator,
-    Median,
-    NonzeroMean,
-    UniformMean,
-    WeightedMean,
-)
+from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
 from .._check import check_kind, check_number
+from .._client import AbstractCorrection
 from .._words import either, shown
 from ..posterior import AbstractPosteriorSampler
+from ._aggregators import Aggregator, KINDS
 from ._helps import elsewhere, helps
 from ._names import check_name, found
 from ._optimizers import Decay, Optimizer, OPTIMIZERS
 
 
-AGGREGATORS: dict[str, Callable[[], AbstractAggregator]] = {
-    "weighted-mean": WeightedMean,
-    "uniform-mean": UniformMean,
-    "nonzero-mean": NonzeroMean,
-    "median": Median,
-}
 # What a task brings along, and the batching.
 OF_THE_TASK = ("loss", "logits", "representation", "label", "batching")
 MISSING = dataclasses.MISSING
+NUMBERS = tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,16 +54,31 @@ class Argument:
             number: Any = value
             check_number(self.name, number)
             return float(number)
+        if self.kind == NUMBERS:
+            check_kind(self.name, value, (list, tuple))
+            several: Any = value
+            for number in several:
+                check_number(self.name, number)
+            return tuple(map(float, several))
         if self.kind in (int, bool, str):
             if self.kind is int and isinstance(value, bool):
                 raise TypeError(f"`{self.name}` must be an integer, got {value}.")
             check_kind(self.name, value, self.kind)
         elif self.kind is Optimizer:
             check_kind(self.name, value, get_args(Optimizer))
+        elif self.kind is Aggregator:
+            return value if isinstance(value, Aggregator) else self._named(value)
         elif value not in get_args(self.kind):
             choices = either(map(repr, get_args(self.kind)))
             raise ValueError(f"`{self.name}` must be {choices}, got {shown(value)}.")
         return value
+
+    def _named(self, kind: Any) -> Aggregator:
+        """An aggregator by its name alone."""
+        if kind not in KINDS:
+            choices = either([*map(repr, KINDS), "an `Aggregator`"])
+            raise ValueError(f"`{self.name}` must be {choices}, got {shown(kind)}.")
+        return Aggregator(kind=kind)
 
 
 def arguments_of(cls: type[AbstractAlgorithm]) -> dict[str, Argument]:
@@ -96,6 +102,7 @@ _COMMON = {
     "server_optim": "the server's optimiser; the algorithm's own if not given.",
     "aggregator": "how messages are summed up; the algorithm's own way if not given.",
     "gradient_aggregator": "the same for gradients.",
+    "mu": "the strength of a pull to the server's model; none if not given.",
     "burnin": "epochs of a client that come before its first sample.",
     "momentum": "the server's momentum.",
     "optim": "the optimiser, whose state the server keeps and the clients apply.",
@@ -114,11 +121,11 @@ def _kinds(parameter: inspect.Parameter) -> list[tuple[str, Any, Any]]:
     if optax.GradientTransformation in members:
         return [(name, Optimizer, default)]
     if AbstractAggregator in members:
-        return [(name, Literal[tuple(AGGREGATORS)], default)]
+        return [(name, Aggregator, default)]
+    if AbstractCorrection in members:  # `Proximal`, by its number
+        return [("mu", float, None)]
     if set(get_args(ArrayLike)) <= set(members):
-        # One that may be several numbers, as the weights of domains, stays as it is.
-        several = default is None and name == "domain_weights"
-        return [] if several else [(name, float, default)]
+        return [(name, NUMBERS if name == "domain_weights" else float, default)]
     if get_origin(hint) is Literal:
         return [(name, hint, default)]
     for kind in (bool, int, str):
@@ -154,17 +161,23 @@ def checked_numbers(
 
 
 def as_json(value: Any) -> Any:
-    """A number or a choice as JSON has it; an optimiser with its kind."""
+    """A number or a choice as JSON has it; an optimiser or an aggregator with its
+    kind."""
     if type(value) in OPTIMIZERS.values():
         return {"kind": value.kind, **dataclasses.asdict(value)}
-    return value
+    return dataclasses.asdict(value) if isinstance(value, Aggregator) else value
 
 
 def from_json(argument: Argument, value: Any) -> Any:
     """The same, back."""
     if argument.kind is Optimizer and isinstance(value, Mapping):
         return optimizer_of(argument.name, value)
-    return value
+    if argument.kind is Aggregator and isinstance(value, Mapping):
+        known = {f.name: f for f in dataclasses.fields(Aggregator)}
+        for field in value:
+            check_name(f"numbers of {argument.name}", field, known)
+        return Aggregator(**{"kind": None, **value})
+    return value if value is None else argument.checked(value)
 
 
 def optimizer_of(name: str, value: Mapping[str, Any]) -> Any:

@@ -71,8 +71,8 @@ class Recipe:
     - `name`: what `--recipe` takes.
     - `task`: the task, or its name.
     - `algorithm`: the algorithm's class.
-    - `numbers`: its arguments by name: numbers, choices, and optimisers such as
-        [`equifed.recipes.SGD`][].
+    - `numbers`: its arguments by name: numbers, choices, optimisers such as
+        [`equifed.recipes.SGD`][], and an [`equifed.recipes.Aggregator`][] or its kind.
     - `batching`: how clients go through their examples.
     - `clients_per_round`: how many of them take part in a round.
     - `rounds`: the number of rounds.

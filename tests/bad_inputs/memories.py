@@ -89,8 +89,13 @@ TABLE["AgnosticFedAvg"] |= {
     ),
     "weights of another number": (
         lambda: agnostic(domain_weights=[0.2, 0.3, 0.5]),
-        (TypeError, ValueError),
-        "`domain_weights` must be",
+        ValueError,
+        "`domain_weights` must be a number for each of 2 domains, got [0.2, 0.3, 0.5]",
+    ),
+    "names for weights": (
+        lambda: agnostic(domain_weights=["a", "b"]),
+        TypeError,
+        "`domain_weights` must be an array of numbers, got ['a', 'b']",
     ),
     "weights of more than all": (
         lambda: agnostic(domain_weights=np.array([0.6, 0.5])),

@@ -93,6 +93,39 @@ TABLE = {
             "`every` must be at least 1, got 0",
         ),
     },
+    "recipes.Aggregator": {
+        "an unknown kind": (
+            lambda: recipes.Aggregator(kind="mode"),
+            ValueError,
+            ("`kind` must be 'weighted-mean', ", "got 'mode'"),
+        ),
+        "a trimmed mean of nothing said": (
+            lambda: recipes.Aggregator(kind="trimmed-mean"),
+            ValueError,
+            "`trim` must be given for 'trimmed-mean', and for nothing else, got "
+            "trim=None",
+        ),
+        "a median that trims": (
+            lambda: recipes.Aggregator(kind="median", trim=0.1),
+            ValueError,
+            "and for nothing else, got trim=0.1 for 'median'",
+        ),
+        "half at each end": (
+            lambda: recipes.Aggregator(kind="trimmed-mean", trim=0.5),
+            ValueError,
+            "`trim` must be less than 0.5, got 0.5",
+        ),
+        "a norm of 0": (
+            lambda: recipes.Aggregator(kind="median", clip_norm=0.0),
+            ValueError,
+            "`clip_norm` must be more than 0, got 0",
+        ),
+        "a number for a flag": (
+            lambda: recipes.Aggregator(kind="median", drop_nonfinite=1),
+            TypeError,
+            "`drop_nonfinite` must be",
+        ),
+    },
     "recipes.Batching": {
         "epochs and steps": (
             lambda: recipes.Batching(epochs=1, steps=3),
