@@ -151,6 +151,7 @@ from ._metrics import (
     Average as Average,
     Sum as Sum,
 )
+from ._norms import norms as norms
 from ._optim import Optim as Optim
 from ._roles import Roles as Roles, roles as roles
 from ._round import Beginning as Beginning, State as State

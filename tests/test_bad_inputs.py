@@ -56,6 +56,7 @@ WITHOUT = {
     "NoCorrection": _PLAIN,
     "NoLogger": _PLAIN,
     "NonzeroMean": _PLAIN,
+    "norms": "Any PyTree will do, and a model without such a layer has none.",
     "posterior.PosteriorProduct": _PLAIN,
     "UniformMean": _PLAIN,
     "WeightedMean": _PLAIN,

@@ -42,6 +42,7 @@ LAYERS = (
     ("_optim",),
     ("data", "nn", "_measures"),
     ("models", "objectives"),
+    ("_norms",),
     ("_lookups",),
     ("_client",),
     ("_aggregator",),

@@ -228,3 +228,26 @@ def test_a_role_made_anew_compiles_nothing_again():
     with compilations() as programs:
         one_round()
     assert programs == []
+
+
+def test_normalisation_layers_are_found_wherever_they_are():
+    def make():
+        return [
+            eqx.nn.Linear(3, 4, key=jr.key(0)),
+            {"b": eqx.nn.BatchNorm(4, "batch", mode="ema"), "l": eqx.nn.LayerNorm(4)},
+            (eqx.nn.RMSNorm(4), eqf.models.ResNet([4], [1], 2, key=jr.key(0))),
+        ]
+
+    model, state = eqx.nn.make_with_state(make)()
+    roles = eqf.roles((model, state), personal=eqf.norms)
+    assert roles.of("personal") == (
+        *("[0][1]['b'].weight", "[0][1]['b'].bias", "[0][1]['l'].weight"),
+        *("[0][1]['l'].bias", "[0][2][0].weight", "[0][2][0].bias"),
+        *("[0][2][1].norm.weight", "[0][2][1].norm.bias"),
+        *(
+            f"[0][2][1].blocks[0].norm{i}.{x}"
+            for i in (0, 1)
+            for x in ("weight", "bias")
+        ),
+    )
+    assert eqf.norms(MODEL) == ()
