@@ -50,6 +50,12 @@ SHAPES = {
     "resnet-20": (lambda: models.ResNet.resnet20(key=KEY), 272_474),
     "lenet-5, grey": (lambda: models.LeNet5(key=KEY), 61_706),
     "lenet-5, colour": (lambda: models.LeNet5((32, 32, 3), key=KEY), 62_006),
+    "lenet-5 of FedDyn": (
+        lambda: models.LeNet5(
+            (32, 32, 3), channels=(64, 64), units=(384, 192), key=KEY
+        ),
+        797_962,
+    ),
     "vit": (lambda: models.ViT(key=KEY), 2_693_194),
     "toy": (models.ToyRegression, 1),
 }

@@ -72,6 +72,11 @@ def test_figures_are_those_of_the_sources():
     assert reddi["server_learning_rate"] == pytest.approx(10**-2.5)
     assert reddi["client_optim"].learning_rate == pytest.approx(10**-1.5)
     assert reddi["tau"] == pytest.approx(1e-4)
+    acar = recipes.recipe("acar-feddyn-dir0.6")
+    assert acar.numbers["alpha"] == 0.01
+    assert acar.numbers["client_optim"].weight_decay == 1e-3
+    assert (acar.clients_per_round, acar.rounds) == (100, 1000)
+    assert "utils_general.py" in acar.source_of("client_optim")
 
 
 def test_a_rate_falls_from_round_to_round():

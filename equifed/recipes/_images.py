@@ -144,6 +144,11 @@ def _lenet(key: PRNGKeyArray) -> LeNet5:
     return LeNet5((32, 32, 3), 10, key=key)
 
 
+def _wide_lenet(key: PRNGKeyArray) -> LeNet5:
+    wide = {"channels": (64, 64), "units": (384, 192)}
+    return LeNet5((32, 32, 3), 10, **wide, key=key)
+
+
 def _cifar10_task(
     name: str, make: Any, by: AbstractPartition, words: str, classifier: Classifier
 ) -> Task:
@@ -165,6 +170,7 @@ def _inner(num_clients: int, alpha: float) -> InnerDirichletPartition:
 
 _SMALL = Classifier(prepare=normalized, last=_dense2)
 _LENET = Classifier(prepare=normalized, last=_layer)
+_WIDE = Classifier(prepare=normalized, distort=flipped_and_shifted, last=_layer)
 _LARGE = Classifier(prepare=normalized, distort=flipped_and_shifted, last=_dense)
 _IID = "at random, 50,000 / {} each"
 _DIRICHLET = "{} clients of equal size, each of its own Dirichlet({:g}) of labels"
@@ -191,6 +197,16 @@ CIFAR10 = (
             _LARGE,
         )
         for alpha in (0.6, 0.3, 0.1)
+    ),
+    _cifar10_task(
+        "cifar10-widelenet-iid", _wide_lenet, IIDPartition(100), _IID.format(100), _WIDE
+    ),
+    _cifar10_task(
+        "cifar10-widelenet-dir0.6",
+        _wide_lenet,
+        _inner(100, 0.6),
+        _DIRICHLET.format(100, 0.6),
+        _WIDE,
     ),
     _cifar10_task(
         "cifar10-lenet-dir0.5",

@@ -1,7 +1,7 @@
 """Tasks, algorithms and recipes by their names."""
 
 from .._algorithm import AbstractAlgorithm
-from . import _cifar10, _fedjax, _reddi
+from . import _cifar10, _feddyn, _fedjax, _reddi
 from ._algorithms import ALGORITHMS
 from ._names import found
 from ._recipe import Recipe
@@ -11,7 +11,8 @@ from ._tasks import TASKS
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (*_fedjax.RECIPES, *_reddi.RECIPES, *_cifar10.RECIPES)
+    for part in (_fedjax, _reddi, _cifar10, _feddyn)
+    for recipe in part.RECIPES
 }
 
 

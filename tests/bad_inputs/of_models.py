@@ -117,7 +117,19 @@ TABLE = {
             "`hidden_sizes` must be at least 1, got 0",
         ),
     },
-    "models.LeNet5": images(models.LeNet5, least=12),
+    "models.LeNet5": {
+        **images(models.LeNet5, least=12),
+        "one number of channels": (
+            lambda: models.LeNet5(channels=(6,), key=KEY),
+            ValueError,
+            "`channels` must be two integers, got (6,)",
+        ),
+        "no unit": (
+            lambda: models.LeNet5(units=(120, 0), key=KEY),
+            ValueError,
+            "`units` must be at least 1, got 0",
+        ),
+    },
     "models.ConvNet": {
         **images(models.ConvNet, least=6),
         "one rate": (
