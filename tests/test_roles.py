@@ -246,7 +246,7 @@ def test_normalisation_layers_are_found_wherever_they_are():
         *("[0][2][1].norm.weight", "[0][2][1].norm.bias"),
         *(
             f"[0][2][1].blocks[0].norm{i}.{x}"
-            for i in (0, 1)
+            for i in (1, 2)
             for x in ("weight", "bias")
         ),
     )
