@@ -1,8 +1,11 @@
 """The command line, called as a function: what parses, what trains, what is kept, and
 what is refused."""
 
+import hashlib
 import json
 import signal
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -422,14 +425,50 @@ def test_lists_and_help(capsys):
 
 
 def test_without_wandb(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     words = ["run", "--recipe", "digits-fedavg", "--wandb", "project"]
     assert main([*words, "--output", str(tmp_path / "run")]) == 1
     assert 'pip install "equifed[wandb]"' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
+def test_wandb_is_given_the_run(tmp_path, monkeypatch):
+    calls = []
+
+    class Run:
+        def log(self, values, *, step):
+            calls.append(("log", step, values))
+
+        def finish(self):
+            calls.append(("finish",))
+
+    def init(**arguments):
+        calls.append(("init", arguments))
+        return Run()
+
+    module = types.ModuleType("wandb")
+    module.init = init  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    folder = tmp_path / "mine"
+    words = ["run", *SHORT, "--algorithm", "fedavg", *SGD, "--wandb", "project"]
+    assert main([*words, "--output", str(folder)]) == 0
+    (_, arguments), *logged, last = calls
+    assert (arguments["project"], arguments["name"]) == ("project", "mine")
+    # By its id a run that is resumed is known again.
+    assert arguments["resume"] == "allow"
+    place = str(folder.resolve()).encode()
+    assert arguments["id"] == hashlib.sha256(place).hexdigest()[:16]
+    config = json.loads((folder / "config.json").read_text())
+    assert json.loads(json.dumps(arguments["config"])) == config
+    assert [step for _, step, _ in logged] == [1, 2]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    for (_, step, values), line in zip(logged, lines, strict=True):
+        assert {"round": step, **values} == pytest.approx(json.loads(line))
+    assert "test/accuracy" in logged[-1][2]
+    assert last == ("finish",)
+
+
 def test_without_tyro(monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "tyro", None)
+    monkeypatch.setitem(sys.modules, "tyro", None)
     assert main(["list", "tasks"]) == 1
     assert 'pip install "equifed[cli]"' in capsys.readouterr().err
