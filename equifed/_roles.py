@@ -211,7 +211,7 @@ def _words(shape: tuple[int, ...], dtype: str) -> str:
 def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
     """The paths that a selector names."""
     if callable(where):
-        paths = _selected(name, where, model)
+        paths = selected(name, where, model)
     else:
         try:
             chosen = eqx.filter(model, where)
@@ -237,7 +237,7 @@ def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
     return found
 
 
-def _selected(name: str, where: Callable[[Model], PyTree], model: Model) -> list[str]:
+def selected(name: str, where: Callable[[Model], PyTree], model: Model) -> list[str]:
     marked = jtu.tree_map_with_path(lambda path, _: _Leaf(jtu.keystr(path)), model)
     known = {path for path, _ in _by_path(model)}
     remedy = (

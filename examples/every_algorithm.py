@@ -71,6 +71,8 @@ GROUPS = {
         "apfl": f"{SGD} --alpha-learning-rate 0.01",
         "pfedme": f"{SGD} --lam 5 --own-learning-rate 0.05",
         "perfedavg": f"{SGD} --alpha 0.05",
+        "fedala": f"{SGD} --weight-learning-rate 1",
+        "fedrod": SGD,
     },
     "posteriors and clusters": {
         "fedpa": f"{SGD} --rho 0.01 --burnin 1 --batching.epochs 5",

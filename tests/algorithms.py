@@ -52,6 +52,10 @@ def features(model, example, key):
     return model.weight * x + model.bias + noise + 2
 
 
+def weight_of(model):
+    return model.weight
+
+
 SCORES = {"logits": scores, "label": sign}
 
 
@@ -136,6 +140,12 @@ ALGORITHMS = {
         loss, SGD, batching, personal_optim=optax.sgd(0.1)
     ),
     "LocalOnly": lambda loss, batching: eqf.LocalOnly(loss, SGD, batching),
+    "FedALA": lambda loss, batching: eqf.FedALA(
+        loss, SGD, batching, adapts=weight_of, weight_learning_rate=0.1, first_passes=2
+    ),
+    "FedRoD": lambda loss, batching: eqf.FedRoD(
+        loss, SGD, batching, logits=noisy_scores, label=sign, head=weight_of
+    ),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1
     ),

@@ -273,6 +273,7 @@ def usual_mean(kind):
         "loss": plain,
         "logits": plain,
         "representation": plain,
+        "head": plain,
         "num_clusters": 2,
         "num_domains": 2,
     }
@@ -293,7 +294,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown")
     ]
-    assert len(algorithms) == 47
+    assert len(algorithms) == 49
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP", "LocalOnly"}
@@ -313,9 +314,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         "FedYogi",
     }
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
-    weighted |= {"FedDecorr", "FedLC", "FedNTD", "MOON"}
-    algorithms.remove(eqf.FedEP)
-    weighted |= {"FedDecorr", "FedLC", "FedNTD"}
+    weighted |= {"FedDecorr", "FedLC", "FedNTD", "MOON", "FedALA", "FedRoD"}
     weighted |= {"FedPer", "LGFedAvg", "FedAlt", "FedBABU"}
     algorithms = [x for x in algorithms if x not in (eqf.FedEP, eqf.LocalOnly)]
     assert {x.__name__: type(usual_mean(x)) for x in algorithms} == {

@@ -20,7 +20,7 @@ from .broken import BROKEN
 # leaves out a part of what Mime computes, and SCAFFOLD's second option of the first;
 # MoFedSAM is FedCM with FedSAM's gradient; MIFA keeps what FedVARP keeps before it is
 # scaled; FedLESAM remembers, and looks uphill, as FedSpeed does, and so do APFL and
-# pFedMe, elsewhere; Ditto keeps a tree and goes over the data twice, as SCAFFOLD
+# pFedMe, elsewhere; Ditto and FedALA keep a tree and go over the data twice, as SCAFFOLD
 # does; a median gathers messages as the trimmed mean of the wrappers does.
 # LG-FedAvg and FedBN are FedPer with other leaves, FedAlt is FedRep in other parts, and
 # FedBABU is FedAvg of some leaves.
@@ -39,7 +39,9 @@ LIKE = {
     "FedLC": "FedNTD",
     "FedDecorr": "FedNTD",
     "Ditto": "Scaffold-1",
+    "FedALA": "Scaffold-1",
     "MOON": "FedNTD",
+    "FedRoD": "FedNTD",
     "APFL": "FedSpeed",
     "PFedMe": "FedSpeed",
     "Median": "wrappers",

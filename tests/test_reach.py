@@ -40,6 +40,7 @@ NEEDED = {
     "logits": outputs,
     "representation": outputs,
     "label": "domain",
+    "head": lambda model: model["used"],
     "mu": 0.1,
     "lam": 0.1,
     "own_learning_rate": 0.1,

@@ -6,6 +6,7 @@ from .compress_down import CompressDown as CompressDown
 from .diloco import DiLoCo as DiLoCo
 from .ditto import Ditto as Ditto
 from .fedacg import FedACG as FedACG
+from .fedala import FedALA as FedALA
 from .fedalt import FedAlt as FedAlt
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
@@ -45,6 +46,7 @@ from .fedpa import FedPA as FedPA
 from .fedper import FedPer as FedPer
 from .fedprox import FedProx as FedProx
 from .fedrep import FedRep as FedRep
+from .fedrod import FedRoD as FedRoD
 from .fedsam import FedSAM as FedSAM, SharpnessAware as SharpnessAware
 from .fedsgd import FedSGD as FedSGD
 from .fedsmoo import FedSMOO as FedSMOO

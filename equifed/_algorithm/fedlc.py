@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
@@ -14,9 +11,11 @@ from .._check import as_number, checked
 from .._client import AbstractCriterion, LocalSGD
 from .._client.outputs import (
     as_column,
+    class_counts,
     labels_of,
     masked_mean,
     nan_where,
+    num_outputs,
     Outputs,
     outputs_of,
 )
@@ -53,22 +52,8 @@ class CalibratedCrossEntropy(AbstractCriterion):
         self.tau = as_number("tau", tau, least=0)
 
     def begin(self, broadcast, data):
-        shapes = eqx.filter_eval_shape(
-            lambda model, rows: outputs_of(
-                "logits", self.logits, model, rows, jr.split(jr.key(0), 1)
-            ),
-            broadcast.model,
-            jax.tree.map(lambda x: x[:1], data.examples),
-        )
-        num_classes = shapes.shape[-1]
-
-        def count(total, examples, mask, i):
-            labels, _ = labels_of("label", self.label, examples, num_classes)
-            hot = jax.nn.one_hot(labels, num_classes, dtype=total.dtype)
-            return total + jnp.where(mask[:, None], hot, 0).sum(0)
-
-        zeros = jnp.zeros(num_classes, jnp.result_type(float))
-        return data.fold_examples(count, zeros, batch_size=data.batch_size)
+        size = num_outputs("logits", self.logits, broadcast.model, data)
+        return class_counts(self.label, data, size)
 
     def value(self, loss, model, examples, mask, given, *, keys):
         logits = outputs_of("logits", self.logits, model, examples, keys)

@@ -14,6 +14,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
+from .._cohort import ClientData
 from .._tree import tree_shapes
 from .._types import Example, Model
 from .._words import first_line, shown
@@ -108,6 +109,32 @@ def labels_of(
         raise TypeError(f"{wanted}, got {out.dtype}{list(out.shape)}.")
     labels = jax.vmap(lambda example: label_of(label, example))(examples)
     return labels, (labels >= 0) & (labels < num_classes)
+
+
+def num_outputs(argument: str, fn: Outputs, model: Model, data: ClientData) -> int:
+    """The length of the vector that a user's function makes of one example."""
+    shapes = eqx.filter_eval_shape(
+        lambda model, rows: outputs_of(
+            argument, fn, model, rows, jr.split(jr.key(0), 1)
+        ),
+        model,
+        jax.tree.map(lambda x: x[:1], data.examples),
+    )
+    return shapes.shape[-1]
+
+
+def class_counts(
+    label: Callable[[Example], ArrayLike], data: ClientData, num_classes: int
+) -> Float[Array, " classes"]:
+    """How many of the client's examples are of each class."""
+
+    def count(total, examples, mask, i):
+        labels, _ = labels_of("label", label, examples, num_classes)
+        hot = jax.nn.one_hot(labels, num_classes, dtype=total.dtype)
+        return total + jnp.where(mask[:, None], hot, 0).sum(0)
+
+    zeros = jnp.zeros(num_classes, jnp.result_type(float))
+    return data.fold_examples(count, zeros, batch_size=data.batch_size)
 
 
 def label_of(label: Callable[[Example], ArrayLike], example: Example) -> Int[Array, ""]:

@@ -28,7 +28,7 @@ from ._optimizers import Decay, Optimizer, OPTIMIZERS
 
 
 # What a task brings along, and the batching.
-OF_THE_TASK = ("loss", "logits", "representation", "label", "batching")
+OF_THE_TASK = ("loss", "logits", "representation", "head", "label", "batching")
 MISSING = dataclasses.MISSING
 NUMBERS = tuple[float, ...]
 

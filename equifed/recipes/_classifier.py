@@ -60,5 +60,6 @@ class Classifier:
             "metrics": self.metrics,
             "logits": self.logits,
             "representation": shape,
+            "head": self.last,
             "label": self.y,
         }

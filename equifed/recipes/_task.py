@@ -47,6 +47,8 @@ class Task:
     """The logits of ONE example, `logits(model, example, key)`."""
     representation: Callable | None = None
     """What the model's last layer is given, likewise."""
+    head: Callable | None = None
+    """The model's last layer, `head(model)`."""
     label: str = "label"
     """The column of labels."""
 

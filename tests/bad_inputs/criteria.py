@@ -27,12 +27,17 @@ def failing(model, example, key):
     raise KeyError("z")
 
 
+def head(model):
+    return model.weight
+
+
 GIVEN = {"logits": logits, "label": label}
 KINDS = {
     eqf.FedNTD: (GIVEN, {"beta": RATE, "temperature": POSITIVE}),
     eqf.FedLC: ({**GIVEN, "tau": 0.5}, {"tau": RATE}),
     eqf.FedDecorr: ({"representation": logits}, {"beta": RATE}),
     eqf.FedSMOO: ({"alpha": 0.1, "rho": 0.1}, {"alpha": RATE, "rho": RATE}),
+    eqf.FedRoD: ({**GIVEN, "head": head}, {"gamma": RATE}),
     eqf.MOON: (
         {"representation": logits, "mu": 1.0},
         {"mu": RATE, "temperature": POSITIVE},
@@ -42,6 +47,7 @@ OUTPUTS = {
     eqf.FedNTD: "logits",
     eqf.FedLC: "logits",
     eqf.FedDecorr: "representation",
+    eqf.FedRoD: "logits",
     eqf.MOON: "representation",
 }
 

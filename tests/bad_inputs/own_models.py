@@ -3,9 +3,10 @@
 import equifed as eqf
 
 from .algorithms import POSITIVE, RATE
+from .criteria import GIVEN
 from .memories import cases, SHARE
 from .parts import counts
-from .shared import BATCHING, LOSS, SGD
+from .shared import BATCHING, LOSS, MODEL, SGD
 
 
 PFEDME = {"lam": 1.0, "own_learning_rate": 0.1}
@@ -17,6 +18,13 @@ KINDS = {
     ),
     eqf.PFedMe: (PFEDME, {"lam": POSITIVE, "own_learning_rate": POSITIVE}),
     eqf.PerFedAvg: ({"alpha": 0.1}, {"alpha": RATE}),
+    eqf.FedALA: (
+        {},
+        {
+            "weight_learning_rate": RATE,
+            "share": {**POSITIVE, 1.5: "at most 1, got 1.5"},
+        },
+    ),
 }
 
 
@@ -28,6 +36,36 @@ def own_rate(kind, others):
             TypeError,
             ("an Optax optimiser", "optax.sgd(learning_rate)", "got 0.1"),
         )
+    }
+
+
+def begun(algorithm):
+    return algorithm.init(MODEL, num_clients=2)
+
+
+def parts(name, make):
+    """What is wrong with a function that names a part of the model."""
+    return {
+        f"a number for {name}": (
+            lambda: make(3),
+            TypeError,
+            f"`{name}` must be a function",
+        ),
+        "a part that is not there": (
+            lambda: begun(make(lambda m: m[-1])),
+            ValueError,
+            (f"`{name}` could not be found in the model", "lambda m: m.head"),
+        ),
+        "a part that is none": (
+            lambda: begun(make(lambda m: ())),
+            ValueError,
+            (f"`{name}` names no array of the model", "trained and shared"),
+        ),
+        "a part of another model": (
+            lambda: begun(make(lambda m: 3)),
+            ValueError,
+            f"`{name}` must name parts of the model, got 3",
+        ),
     }
 
 
@@ -53,3 +91,14 @@ TABLE["PerFedAvg"] |= {
         ("`batching` must plan at least 3 batches", "Give `Steps(3, ...)` or more"),
     ),
 }
+TABLE["FedALA"] |= {
+    **parts("adapts", lambda x: eqf.FedALA(LOSS, SGD, BATCHING, adapts=x)),
+    **counts(
+        lambda x: eqf.FedALA(LOSS, SGD, BATCHING, first_passes=x),
+        name="first_passes",
+        least=1,
+    ),
+}
+TABLE["FedRoD"] = parts(
+    "head", lambda x: eqf.FedRoD(LOSS, SGD, BATCHING, head=x, **GIVEN)
+)

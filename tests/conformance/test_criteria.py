@@ -244,7 +244,12 @@ def test_sophias_curvature_is_that_of_the_loss_in_the_mean():
 
 
 @pytest.mark.parametrize(
-    "make", [eqf.FedNTD, lambda *x, **y: eqf.FedLC(*x, tau=1, **y)]
+    "make",
+    [
+        eqf.FedNTD,
+        lambda *x, **y: eqf.FedLC(*x, tau=1, **y),
+        lambda *x, **y: eqf.FedRoD(*x, head=lambda m: m.weight, **y),
+    ],
 )
 @pytest.mark.parametrize("labels", [(-1, 3, 1), (4, 4, 4)])
 def test_a_label_without_a_logit_is_found_out(make, labels):

@@ -3,6 +3,8 @@ against their papers' pseudo-code in NumPy: the quadratics of `test_papers.py`, 
 classifier of `test_criteria.py`.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
-from .test_criteria import DATA, Linear, logits, loss, of_loss, W, X, Y
+from .test_criteria import DATA, Linear, logits, loss, of_loss, softmax, W, X, Y
 from .test_papers import A, B, BATCHING, COHORTS, ETA, PROBLEM, ROUNDS, SAMPLER, STEPS
 
 
@@ -197,10 +199,29 @@ class Given(eqf.data.AbstractSampler):
         return 2
 
 
-def classified(make, first=W):
+class Halves(eqx.Module):
+    """The same classifier, in two arrays."""
+
+    first: jax.Array
+    second: jax.Array
+
+    def __init__(self, weight):
+        self.first, self.second = weight[:2], weight[2:]
+
+    def __call__(self, x):
+        return jnp.concatenate([self.first @ x, self.second @ x])
+
+
+def as_one(model):
+    if isinstance(model, Halves):
+        return np.concatenate([model.first, model.second])
+    return np.asarray(model.weight)
+
+
+def classified(make, first=W, model: Callable = Linear):
     """An algorithm, and its state after these rounds."""
     algorithm = make(loss, PASSES)
-    state = algorithm.init(Linear(jnp.asarray(first)), num_clients=2)
+    state = algorithm.init(model(jnp.asarray(first)), num_clients=2)
     loader = eqf.data.Loader(DATA, Given(), PASSES)
     run = eqf.rounds(algorithm, state, loader, num_rounds=4, key=jr.key(0))
     for state, metrics in run:  # noqa: B007
@@ -209,9 +230,13 @@ def classified(make, first=W):
     return algorithm, state
 
 
-def own_weights(algorithm, state):
+def own_models(algorithm, state):
     rows = (jax.tree.map(lambda x, i=i: x[i], state.clients) for i in range(2))
-    return [np.asarray(algorithm.own_model(state, row).weight) for row in rows]
+    return [algorithm.own_model(state, row) for row in rows]
+
+
+def own_weights(algorithm, state):
+    return list(map(as_one, own_models(algorithm, state)))
 
 
 def close(got, wanted):
@@ -263,3 +288,108 @@ def test_moon_of_a_representation_of_length_0():
     )
     assert np.isfinite(state.model.weight).all()
     assert np.abs(state.model.weight).max() < 10
+
+
+@pytest.mark.parametrize("part, eta", ((None, 0.5), (None, 0.0), (2, 0.5)))
+def test_fedala(part, eta):
+    share, passes = 0.6, 3
+    x = W.astype(np.float64)
+    own, weights, rounds = [x, x], [np.ones_like(x)] * 2, [0, 0]
+    # Of the first rows alone, or of all of them.
+    adapted = np.arange(len(W))[:, None] < (len(W) if part is None else part)
+    for cohort in ROUNDS_OF:
+        ends = []
+        for i in cohort:
+
+            def mixed(w, i=i, x=x):
+                return np.where(adapted, own[i] + (x - own[i]) * w, x)
+
+            count = int(np.ceil(share * SIZES[i] / 3))
+            for _ in range((0, passes, 1)[min(rounds[i], 2)]):
+                for rows in BATCHES[i][:count]:
+                    inputs = X[rows].astype(np.float64)
+                    slope = of_loss(mixed(weights[i]), inputs, Y[rows])
+                    new = weights[i] - eta * slope * (x - own[i])
+                    weights[i] = np.clip(new, 0, 1)
+            w = x.copy() if rounds[i] == 0 else mixed(weights[i])
+            for rows in BATCHES[i]:
+                w -= RATE * of_loss(w, X[rows].astype(np.float64), Y[rows])
+            own[i], rounds[i] = w, rounds[i] + 1
+            ends.append(w)
+        x = np.average(ends, axis=0, weights=SIZES[cohort])
+
+    def make(f, b):
+        return eqf.FedALA(
+            *(f, optax.sgd(RATE), b),
+            adapts=None if part is None else lambda m: m.first,
+            weight_learning_rate=eta,
+            share=share,
+            first_passes=passes,
+        )
+
+    algorithm, state = classified(make, model=Linear if part is None else Halves)
+    # Where they stay at 1 this is FedAvg.
+    assert any((w < 1).any() for w in weights) == (eta > 0)
+    close(as_one(state.model), x)
+    close(own_weights(algorithm, state), own)
+
+
+class TwoLayers(eqx.Module):
+    """A body that is trained too, and a linear head without a bias."""
+
+    body: jax.Array
+    head: jax.Array
+
+    def __init__(self, weight):
+        self.body, self.head = 0.5 + jnp.eye(3), weight
+
+    def __call__(self, x):
+        return self.head @ jnp.tanh(self.body @ x)
+
+
+def slopes(body, head, z_slope, inputs):
+    """From the derivative along the logits to those along both layers."""
+    hidden = np.tanh(inputs @ body.T)
+    of_hidden = (z_slope @ head) * (1 - hidden**2)
+    return of_hidden.T @ inputs, z_slope.T @ hidden
+
+
+@pytest.mark.parametrize("gamma", (1.0, 0.0))
+def test_fedrod(gamma):
+    body, head = 0.5 + np.eye(3), W.astype(np.float64)
+    own = [np.zeros_like(head)] * 2
+    counts = [np.bincount(Y[rows], minlength=4) for rows in (slice(6), slice(6, 9))]
+    assert min(map(min, counts)) == 0
+    for cohort in ROUNDS_OF:
+        ends = []
+        for i in cohort:
+            b, h = body.copy(), head.copy()
+            for rows in BATCHES[i]:
+                inputs, hot = X[rows].astype(np.float64), np.eye(4)[Y[rows]]
+                hidden = np.tanh(inputs @ b.T)
+                prior = counts[i] ** gamma
+                both = (softmax(hidden @ (h + own[i]).T) - hot) / len(inputs)
+                p = prior * np.exp(hidden @ h.T)
+                z = (p / p.sum(1, keepdims=True) - hot) / len(inputs)
+                of_body, of_head = slopes(b, h, z, inputs)
+                own[i] = own[i] - RATE * both.T @ hidden
+                b, h = b - RATE * of_body, h - RATE * of_head
+            ends.append((b, h))
+        body, head = (
+            np.average(x, axis=0, weights=SIZES[cohort])
+            for x in zip(*ends, strict=True)
+        )
+    algorithm, state = classified(
+        lambda f, b: eqf.FedRoD(
+            *(f, optax.sgd(RATE), b),
+            logits=logits,
+            head=lambda m: m.head,
+            gamma=gamma,
+        ),
+        model=TwoLayers,
+    )
+    close(state.model.body, body)
+    close(state.model.head, head)
+    for model, o in zip(own_models(algorithm, state), own, strict=True):
+        close(model.head, head + o)
+        close(model.body, body)
