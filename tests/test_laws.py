@@ -20,8 +20,8 @@ from .broken import BROKEN
 # leaves out a part of what Mime computes, and SCAFFOLD's second option of the first;
 # MoFedSAM is FedCM with FedSAM's gradient; MIFA keeps what FedVARP keeps before it is
 # scaled; FedLESAM remembers, and looks uphill, as FedSpeed does, and so do APFL and
-# pFedMe, elsewhere; Ditto and FedALA keep a tree and go over the data twice, as SCAFFOLD
-# does; a median gathers messages as the trimmed mean of the wrappers does.
+# pFedMe, elsewhere; Ditto and FedALA keep a tree and go over the data twice, as
+# SCAFFOLD does; a median gathers messages as the trimmed mean of the wrappers does.
 # LG-FedAvg and FedBN are FedPer with other leaves, FedAlt is FedRep in other parts, and
 # FedBABU is FedAvg of some leaves.
 LIKE = {
