@@ -161,6 +161,7 @@ from ._server import (
     AbstractServer as AbstractServer,
     OptaxServer as OptaxServer,
 )
+from ._store import ClientRows as ClientRows
 from ._training import (
     AbstractStop as AbstractStop,
     farthest_first as farthest_first,

@@ -35,6 +35,7 @@ WITHOUT = {
     "Aggregate": _MADE,
     "Beginning": "What `begin` returns: see `AbstractAlgorithm.step`.",
     "Broadcast": _MADE,
+    "ClientRows": _MADE,
     "ClientData": _MADE,
     "Cohort": _MADE,
     "ScaffoldPayload": _MADE,

@@ -51,6 +51,7 @@ LAYERS = (
     ("posterior",),
     ("_contract",),
     ("_executor",),
+    ("_store",),
     ("_round",),
     ("_algorithm",),
     ("_stepper", "_logger", "_checkpoint", "_evaluate"),

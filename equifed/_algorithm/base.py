@@ -8,12 +8,14 @@ client, an aggregator and a server: see [`equifed.AbstractOnePass`][].
 """
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._check import check_count, checked
@@ -37,6 +39,8 @@ from .._round.debugged import debugged_round
 from .._round.lookups import check_lookups
 from .._round.state import begin, repeat
 from .._round.step import one_round
+from .._round.stored import are_brought, round_of_slots
+from .._store import begun as states_of_all, check_place, ClientStates
 from .._types import ClientState, Loss, Model, Params
 from .._used_up import check_not_used_up
 from .._words import shown
@@ -139,6 +143,7 @@ class AbstractAlgorithm(eqx.Module):
         num_clients: int,
         key: PRNGKeyArray | None = None,
         roles: Roles | None = None,
+        client_states: ClientStates = "device",
     ) -> State:
         """The state before the first round. The model is copied.
 
@@ -151,6 +156,8 @@ class AbstractAlgorithm(eqx.Module):
             it.
         - `roles`: which of these are shared, personal or frozen: see
             [`equifed.roles`][]. By default all are shared.
+        - `client_states`: where what each client keeps is to lie: `"device"`,
+            `"host"`, or a folder, as for [`equifed.train`][].
 
         **Raises:**
 
@@ -158,6 +165,32 @@ class AbstractAlgorithm(eqx.Module):
         numbers that are not finite, or the population is empty; if the roles are of
         another model, or the algorithm cannot keep personal leaves.
         """
+        check_place(client_states)
+        if client_states == "sharded":
+            raise ValueError(
+                "`client_states` must be 'device', 'host' or a folder here, got "
+                "'sharded': the mesh is the loader's. Give it to `equifed.rounds`."
+            )
+        return self._init(
+            model,
+            num_clients=num_clients,
+            key=key,
+            roles=roles,
+            client_states=client_states,
+            mesh=None,
+        )
+
+    def _init(
+        self,
+        model: Model,
+        *,
+        num_clients: int,
+        key: PRNGKeyArray | None,
+        roles: Roles | None,
+        client_states: ClientStates,
+        mesh: Mesh | None,
+    ) -> State:
+        """`init`, by `train` too, which knows the mesh."""
         check_count("num_clients", num_clients)
         check_not_used_up("model", model)
         check_model(model)
@@ -178,7 +211,7 @@ class AbstractAlgorithm(eqx.Module):
         # A client that has not taken part has the personal leaves of the model.
         rest = eqx.combine(personal, rest)
         # The leaves of every client's state are the same at the start.
-        clients = jtu.tree_map(lambda x: repeat(x, num_clients), begun.clients)
+        clients = states_of_all(begun.clients, num_clients, repeat, client_states, mesh)
         zero = jnp.zeros((), jnp.int32)
         return State(begun.params, rest, begun.server, begun.aggregator, clients, zero)
 
@@ -225,13 +258,17 @@ class AbstractAlgorithm(eqx.Module):
         check_round(self, cohort, executor)
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
+        if not executor.debug:
+            # Of several that are alike one tells what is read of all.
+            alone = FlatTree(dataclasses.replace(state, clients=None))
+            check_lookups(
+                self.loss, lambda: next(iter(self.models(state)), None), alone, cohort
+            )
+        if are_brought(self, state, cohort, key):
+            return round_of_slots(self, state, cohort, key, executor)
         if executor.debug:
             return debugged_round(self, state, cohort, key, executor)
         fixed, old = FlatTree((self, key, executor, None)), FlatTree(state)
-        # Of several that are alike one tells what is read of all.
-        check_lookups(
-            self.loss, lambda: next(iter(self.models(state)), None), old, cohort
-        )
         if runs_apart(executor, cohort.mesh, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:

@@ -67,7 +67,12 @@ def _handler() -> Any:
 
 def _numbered(leaves: list[Any]) -> dict[str, Any]:
     # Orbax refuses empty arrays. Nothing is lost: `leaves.json` has their shapes.
-    return {_number(i): _data(x) for i, x in enumerate(leaves) if x.size > 0}
+    # What all clients keep may lie elsewhere, see `journal.py`.
+    return {
+        _number(i): _data(x)
+        for i, x in enumerate(leaves)
+        if isinstance(x, jax.Array | np.ndarray) and x.size > 0
+    }
 
 
 def _number(i: int) -> str:

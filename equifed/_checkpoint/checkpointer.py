@@ -16,7 +16,6 @@ from .._history import plain_row
 from .._processes import wait_for_all
 from .._types import Model
 from ..data import AbstractLoader
-from .arrays import read_arrays, write_arrays
 from .disk import check_history, check_path, sync, sync_directory, write_json
 from .fingerprint import check_fingerprint, Fingerprint, fingerprint as fingerprint_of
 from .folder import (
@@ -31,6 +30,7 @@ from .folder import (
 from .for_all import check_shared, first_does, in_one_sentence
 from .leaves import array_leaves, check_same, describe, replace_arrays
 from .lock import begin_training, end_training, hold, let_go, UNFINISHED
+from .state import read_leaves, write_leaves, Written
 
 
 State = TypeVar("State")
@@ -201,7 +201,7 @@ class Checkpointer:
         check_shared(unfinished)
         leaves = array_leaves(state)
         try:
-            write_arrays(unfinished / "state", list(leaves.values()))
+            written = write_leaves(unfinished, self.directory, leaves)
         except Exception as error:
             raise in_one_sentence(self.directory, task, error) from error
         wait_for_all()  # They have written.
@@ -215,19 +215,21 @@ class Checkpointer:
             write_json(unfinished / LEAVES, about)
             write_json(unfinished / "history.json", history)
             write_json(unfinished / "fingerprint.json", fingerprint, indent=1)
-            self._name(round)
+            self._name(round, written)
 
         first_does(self.directory, task, complete)
 
-    def _name(self, round: int) -> None:
+    def _name(self, round: int, written: Written) -> None:
         """Gives what was written its name: last, and once all of it is on disk, so that
         a kill leaves no checkpoint that is not complete."""
         unfinished = self.directory / UNFINISHED
         name = unused_name(self.directory, round)
-        write_json(unfinished / MANIFEST, manifest_of(name, round, sync(unfinished)))
-        sync(unfinished)
+        files = sync(unfinished, written.known)
+        write_json(unfinished / MANIFEST, manifest_of(name, round, files))
+        sync(unfinished, files)
         unfinished.rename(self.directory / name)
         sync_directory(self.directory)
+        written.complete(self.directory / name, files)
         delete_old(self.directory, name, self.keep)
 
     @checked()
@@ -246,7 +248,7 @@ class Checkpointer:
 
         - `like`: a state of the same algorithm and model, such as the one that training
             started from. Its arrays say where to put the restored ones; its other
-            leaves are taken over.
+            leaves are taken over. Its [`equifed.ClientRows`][] are written over.
         - `algorithm`: the algorithm's name, to be checked against the saved one.
         - `fingerprint`: the experiment's, to be checked against the saved one.
 
@@ -285,7 +287,7 @@ class Checkpointer:
         )
         if problem is not None:
             raise ValueError(problem)
-        arrays = read_arrays(path / "state", list(leaves.values()))
+        arrays = read_leaves(path, leaves)
         return (
             about["round"],
             replace_arrays(like, arrays),

@@ -6,6 +6,8 @@ import os
 import pathlib
 import re
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .._words import shown
@@ -48,8 +50,15 @@ def write_json(path: pathlib.Path, content: Any, *, indent: int | None = None) -
     path.write_text(text, "utf-8")
 
 
-def sync(directory: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """Sees to it that all of a directory is on disk; returns what is in it."""
+def sync(
+    directory: pathlib.Path, known: Mapping[str, tuple[int, int]] = MappingProxyType({})
+) -> dict[str, tuple[int, int]]:
+    """Sees to it that all of a directory is on disk; returns what is in it.
+
+    **Arguments:**
+
+    - `known`: what need not be read again.
+    """
     files = {}
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -57,7 +66,9 @@ def sync(directory: pathlib.Path) -> dict[str, tuple[int, int]]:
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
             relative = path.relative_to(directory).as_posix()
-            files[relative] = (path.stat().st_size, checksum(path))
+            files[relative] = known.get(relative)
+            if files[relative] is None:
+                files[relative] = (path.stat().st_size, checksum(path))
         sync_directory(pathlib.Path(parent))
     return files
 

@@ -9,6 +9,8 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
+from .._store import ClientRows
+
 
 def array_leaves(tree: PyTree) -> dict[str, Any]:
     leaves = jtu.tree_leaves_with_path(tree)
@@ -21,7 +23,7 @@ def replace_arrays(tree: PyTree, arrays: list[Any]) -> PyTree:
 
 
 def _is_array(x: Any) -> bool:
-    return isinstance(x, jax.Array | np.ndarray)
+    return isinstance(x, jax.Array | np.ndarray | ClientRows)
 
 
 def describe(x: Any) -> tuple[str, list[int]]:

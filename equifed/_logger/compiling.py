@@ -12,7 +12,14 @@ import jax.monitoring
 
 _TRACED = "/jax/core/compile/jaxpr_trace_duration"
 # What the programs of rounds and of evaluations are called.
-_PROGRAMS = ("one_round", "_several_rounds", "_round", "_over_rows", "_side_by_side")
+_PROGRAMS = (
+    "one_round",
+    "one_round_of_slots",
+    "_several_rounds",
+    "_round",
+    "_over_rows",
+    "_side_by_side",
+)
 
 
 class Compiling:

@@ -33,14 +33,14 @@ from .._executor import Executor
 from .._executor.blocks import Pass, run_device
 from .._executor.in_order import in_order
 from .._mesh import AXIS
+from .._store.device import gather, scatter
 from .._tree import tree_zeros_like
 from .._types import ClientState
 from ..data._plan import ladder
 from .places import along, everywhere, first, gathered, joined, on
 from .record import recorded
 from .segments import CannotCut
-from .state import gather, scatter
-from .step import one_round
+from .step import Kept, one_round, one_round_of_slots
 
 
 T = TypeVar("T")
@@ -60,26 +60,27 @@ def runs_apart(executor: Executor, mesh: Mesh | None, *trees: PyTree) -> bool:
 
 def one_round_apart(
     fixed: FlatTree, state: FlatTree, *, donate: bool = False, options: Options = ()
-) -> Callable[[list[Array], list[Array], Cohort], tuple[list[Array], dict]]:
-    """What `compiled(one_round, fixed, state)` is to rounds of one program. With
-    `donate` the memory of the clients' states is used again."""
+) -> Callable[..., Any]:
+    """What `compiled(one_round, fixed, state)` is to rounds of one program, or
+    `one_round_of_slots`, if it is called with the slots' states. With `donate` the
+    memory of the clients' states is used again."""
 
     def program(
-        numbers: list[Array], arrays: list[Array], cohort: Cohort
-    ) -> tuple[list[Array], dict[str, Any]]:
+        numbers: list[Array], arrays: list[Array], cohort: Cohort, *slots: ClientState
+    ) -> tuple[list[Array], dict[str, Any]] | tuple[list[Array], dict[str, Any], Kept]:
         algorithm, key, executor, _ = fixed.build(numbers)
         mesh, old = cohort.mesh, state.build(arrays)
         plan = along(cohort, mesh)
         everyone = everywhere(old.clients, mesh)
-        before = dataclasses.replace(
-            old, clients=_gathered_states(everyone, plan.index, mesh)
-        )
+        gathered = slots or (_gathered_states(everyone, plan.index, mesh),)
+        before = dataclasses.replace(old, clients=gathered[0])
         capacity = _capacity(plan.index, mesh)
         try:
             trace = recorded(algorithm, before, plan, key, executor, capacity, options)
         except CannotCut:
-            one = compiled(one_round, fixed, state, options=options)
-            return one(numbers, arrays, cohort)
+            function = one_round_of_slots if slots else one_round
+            one = compiled(function, fixed, state, options=options)
+            return one(numbers, arrays, cohort, *slots)
         after, metrics, accept = trace(
             (algorithm, before, plan, key),
             lambda work, cohort, states: _pass(
@@ -89,11 +90,14 @@ def one_round_apart(
         )
         rest = dataclasses.replace(after, clients=None)
         rest, metrics, accept = everywhere((rest, metrics, accept), mesh)
+        if slots:
+            kept = (cohort.index, after.clients, accept)
+            return FlatTree(rest).arrays, metrics, kept
         clients = everyone
         if jtu.tree_leaves(everyone):
             scattered = _scatter_in_place if donate else _scatter
-            slots = along(after.clients, mesh)
-            clients = scattered(everyone, plan.index, slots, accept, mesh)
+            new = along(after.clients, mesh)
+            clients = scattered(everyone, plan.index, new, accept, mesh)
         return FlatTree(dataclasses.replace(rest, clients=clients)).arrays, metrics
 
     return program

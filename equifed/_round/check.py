@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from .._client.keeping import kept_in
 from .._cohort import Cohort, last_client
 from .._executor import Executor
+from .._store import ClientRows
 from .._tree import difference, is_here, leaves_by_path, wide_dtype
 from .._types import ClientState, Model, Params
 from .state import begin, Beginning, State
@@ -133,7 +134,8 @@ def check_state(algorithm: Any, state: State, *, axes: int = 1) -> None:
 
 def _one(x: Any, axes: int) -> Any:
     """The shape of one client's, of a stack."""
-    if not eqx.is_array(x) or x.ndim < axes:
+    is_array = eqx.is_array(x) or isinstance(x, ClientRows | np.ndarray)
+    if not is_array or x.ndim < axes:
         return x
     return jax.ShapeDtypeStruct(x.shape[axes:], x.dtype)
 

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from .._cohort import NO_CLIENT
 from .._types import AggregatorState, ClientState, Model, Params, ServerState
 from .._used_up import MESSAGE, UsedUpError
 
@@ -76,20 +75,3 @@ def repeat(x: Array, count: int) -> Array:
         place = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
         stacked = jax.device_put(stacked, place)
     return stacked
-
-
-def gather(states: ClientState, index: Int[Array, "devices slots"]) -> ClientState:
-    """The states of the cohort's slots; an empty one has somebody's."""
-    return jtu.tree_map(lambda x: x.at[index].get(mode="clip"), states)
-
-
-def scatter(
-    states: ClientState,
-    index: Int[Array, "devices slots"],
-    new: ClientState,
-    accept: Bool[Array, ""],
-) -> ClientState:
-    """The states of all clients, with the new ones of the slots, if the round is
-    accepted."""
-    index = jnp.where(accept, index, NO_CLIENT)
-    return jtu.tree_map(lambda x, y: x.at[index].set(y, mode="drop"), states, new)

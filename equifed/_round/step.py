@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._bits import Bits, carried
 from .._cohort import Cohort
@@ -17,12 +17,16 @@ from .._executor import Executor, Participants
 from .._executor.mapping import run_pass
 from .._executor.participants import Run
 from .._metrics import add_metrics, compute_metrics, Sum
+from .._store.device import gather, scatter
 from .._tree import tree_isfinite, tree_where
+from .._types import ClientState
 from .check import check_state
-from .state import gather, scatter, State
+from .state import State
 
 
 Metrics = dict[str, Any]
+Fixed = tuple[Any, PRNGKeyArray, Executor, tuple[NamedSharding, ...] | None]
+Kept = tuple[Int[Array, "devices slots"], ClientState, Bool[Array, ""]]
 
 
 def guarded_step(
@@ -74,7 +78,27 @@ def round_step(
     return dataclasses.replace(after, clients=everyone), metrics
 
 
-Fixed = tuple[Any, PRNGKeyArray, Executor, tuple[NamedSharding, ...] | None]
+def one_round_of_slots(
+    fixed: Fixed, state: State, cohort: Cohort, slots: ClientState
+) -> tuple[list[Array], dict[str, Any], Kept]:
+    """The same where the clients' states lie elsewhere, and those of the slots are
+    brought: see `_store`.
+
+    **Returns:**
+
+    The new state's arrays, which has no clients; the metrics; and whose states are to
+    be kept: the slots' clients, their new states, and whether the round is accepted.
+    """
+    algorithm, key, executor, shardings = fixed
+    clients = Participants(executor, cohort, state.round)
+    state = dataclasses.replace(state, clients=slots)
+    after, metrics, accept = guarded_step(algorithm, state, clients, key)
+    new = FlatTree(dataclasses.replace(after, clients=None))
+    kept = (cohort.index, after.clients, accept)
+    if shardings is None:
+        return new.arrays, metrics, kept
+    constrain = jax.lax.with_sharding_constraint
+    return list(map(constrain, new.arrays, shardings)), metrics, kept
 
 
 def one_round(

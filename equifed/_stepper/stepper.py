@@ -8,6 +8,7 @@ what it takes to start it, one call can run several.
 """
 
 import collections
+import dataclasses
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -27,7 +28,8 @@ from .._interrupt import uninterrupted
 from .._round.apart import one_round_apart, runs_apart, several_rounds_apart
 from .._round.check import check_round
 from .._round.state import State
-from .._round.step import Fixed, one_round
+from .._round.step import Fixed, one_round, one_round_of_slots
+from .._store import AbstractMover, mover, store_of
 from .._tree import tree_zeros_like
 from .._used_up import use_up
 from .compile import compiler_options
@@ -68,7 +70,11 @@ def _several_rounds(
     return arrays, metrics, ran
 
 
-_APART = {one_round: one_round_apart, _several_rounds: several_rounds_apart}
+_APART = {
+    one_round: one_round_apart,
+    one_round_of_slots: one_round_apart,
+    _several_rounds: several_rounds_apart,
+}
 
 
 class Stepper:
@@ -77,6 +83,10 @@ class Stepper:
     The cohorts must be of the mesh. The state that it is given is copied; each state
     that it returns is used up by the next call. Whatever may interrupt a call, `state`
     is what was reached: either the state before it, or the one after it.
+
+    The states of a round's clients are brought to its program and put back after it,
+    wherever those of all lie. What has to wait for the round's end is put back once it
+    is wanted: by the next call, by `ahead`, or by whoever asks for `state`.
     """
 
     def __init__(
@@ -87,22 +97,38 @@ class Stepper:
         key: PRNGKeyArray,
         executor: Executor,
         mesh: Mesh | None,
+        keeps: bool = True,
+        several: bool = False,
     ):
+        """**Arguments:**
+
+        - `keeps`: whether what clients keep is written where it lies, if that is not
+            on the device.
+        - `several`: whether calls run several rounds, and find all clients' states in
+            the state.
+        """
         self._algorithm, self._executor = algorithm, executor
         self._apart = runs_apart(executor, mesh, algorithm, state, key)
         self._model = eqx.filter_eval_shape(algorithm.model, state)
         self._options: tuple[tuple[str, str], ...] | None = None
         self._programs: dict[Hashable, Callable] = {}
+        self._store = store_of(state.clients)
+        self._moving: AbstractMover | None = None
+        self._put_back: tuple = ()
+        if self._store is not None:
+            self._store.place.begin()
+        if jtu.tree_leaves(state.clients) and not several:
+            clients = state.clients
+            if self._store is None:
+                clients = jtu.tree_map(lambda x: _copied(x, mesh), clients)
+            self._moving = mover(clients, mesh, writes=keeps, donate=True)
+            state = dataclasses.replace(state, clients=None)
         self._state = FlatTree(state)
         shardings = None
         if mesh is not None:
             shardings = tuple(_sharding(x, mesh) for x in self._state.arrays)
         self._fixed = FlatTree((algorithm, key, executor, shardings))
-        places = shardings or [None] * len(self._state.arrays)
-        arrays = [
-            jax.device_put(jnp.array(x, copy=True), place)
-            for x, place in zip(self._state.arrays, places, strict=True)
-        ]
+        arrays = [_copied(x, mesh) for x in self._state.arrays]
         self._state.arrays = []  # The caller may let go of them.
         # The result of the last call: it takes the place of the one before.
         self._given: State | None = None
@@ -112,17 +138,54 @@ class Stepper:
     @property
     def state(self) -> State:
         """What was reached."""
-        return self._state.build(self._last[-1][0])
+        self._put()
+        return self._built()
+
+    def _built(self) -> State:
+        state = self._state.build(self._last[-1][0])
+        if self._moving is None:
+            return state
+        return dataclasses.replace(state, clients=self._moving.states)
 
     @property
     def last(self) -> tuple[Any, ...]:
         """What the last call returned beside the state, if there was one."""
-        return self._last[-1][1:]
+        done = self._last[-1][1:]
+        return done if self._moving is None else done[:1]
 
     def __call__(self, cohort: Cohort) -> tuple[State, dict[str, Any]]:
         """Runs one round."""
-        program = self._prepare(one_round, cohort, cohort)
-        return self._run(program, cohort)
+        if self._moving is None:
+            program = self._prepare(one_round, cohort, cohort)
+            return self._run(program, cohort)
+        self._put()
+        slots = self._moving.take(cohort.index)
+        program = self._prepare(one_round_of_slots, cohort, cohort, slots)
+        return self._run(program, cohort, slots)[:2]
+
+    def ahead(self, following: Callable[[], Cohort | None]) -> None:
+        """Tells of the next round's cohort while this one is running, and waits for
+        what its clients keep; nothing, if that is on the device."""
+        if self._moving is not None and self._moving.waits:
+            cohort = following()
+            if cohort is not None:
+                self._moving.ahead(cohort.index)
+            self._put()
+
+    def finish(self) -> None:
+        """What clients keep is whole where it lies, and can still be read."""
+        self._put()
+        if self._store is not None:
+            self._store.place.finish()
+
+    def _put(self) -> None:
+        """Puts back what came of the last call, once."""
+        done = self._last[-1]
+        if self._moving is None or len(done) < 3 or self._put_back is done:
+            return
+        with uninterrupted():
+            self._put_back = done
+            self._moving.put(*done[2])
 
     def several(
         self, cohorts: Cohorts, count: int, *, stop: bool
@@ -146,14 +209,17 @@ class Stepper:
             # does not look for signals.
             calls = map(program, (self._fixed.arrays,), arrays, *zip(rest))
             self._last.extend(calls)
+            if self._moving is not None and not self._moving.waits:
+                self._put()
             if self._given is not None:
                 use_up(self._given)
-            self._given = self.state
+            self._given = self._built()
         return self._given, *self._last[-1][1:]
 
-    def _trace(self, cohort: Cohort) -> Any:
-        program: Any = compiled(one_round, self._fixed, self._state)
-        return program.trace(self._fixed.arrays, self._last[-1][0], cohort).jaxpr
+    def _trace(self, *rest: Any) -> Any:
+        function = one_round if self._moving is None else one_round_of_slots
+        program: Any = compiled(function, self._fixed, self._state)
+        return program.trace(self._fixed.arrays, self._last[-1][0], *rest).jaxpr
 
     def _prepare(self, function: Callable, cohort: Cohort | Cohorts, *rest: Any):
         shapes = (function, cohort.order.shape, cohort.index.shape)
@@ -163,8 +229,9 @@ class Stepper:
             check_round(self._algorithm, one, self._executor)
             if self._options is None:
                 loss = self._algorithm.loss
+                given = (one, *rest[1:]) if self._moving is not None else (one,)
                 options = compiler_options(
-                    loss, self._model, one, lambda: self._trace(one)
+                    loss, self._model, one, lambda: self._trace(*given)
                 )
                 self._options = tuple(sorted(options.items()))
             if self._apart:
@@ -175,13 +242,23 @@ class Stepper:
                 )
                 self._programs[shapes] = program
                 return program
+            donate = (1,) if self._moving is None else (1, 3)
             program = compiled(
-                function, self._fixed, self._state, donate=(1,), options=self._options
+                function,
+                self._fixed,
+                self._state,
+                donate=donate,
+                options=self._options,
             )
             # Compiled here, so that Ctrl-C does not wait for the round as well.
             program.lower(self._fixed.arrays, self._last[-1][0], *rest).compile()
             self._programs[shapes] = program
         return program
+
+
+def _copied(x: Array, mesh: Mesh | None) -> Array:
+    place = None if mesh is None else _sharding(x, mesh)
+    return jax.device_put(jnp.array(x, copy=True), place)
 
 
 def _sharding(x: Array, mesh: Mesh) -> NamedSharding:

@@ -2,6 +2,7 @@
 own between rounds. [`equifed.train`][] is built on it.
 """
 
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -20,10 +21,11 @@ from .._round.check import check_state
 from .._round.debugged import DebuggedSteps
 from .._stepper.stepper import Stepper
 from .._stepper.tune import tuned
-from .._types import Model
+from .._store import ClientStates, moved, store_of
+from .._types import ClientState, Model
 from .._used_up import check_not_used_up
 from ..data import AbstractBatching, AbstractLoader, Loader
-from ..data._calls import cohorts_of, stacks
+from ..data._calls import cohorts_of, Peekable, stacks
 from .missing_rows import MissingRows
 
 
@@ -37,6 +39,7 @@ def rounds(
     key: PRNGKeyArray,
     executor: Executor | None = None,
     rounds_per_call: int = 1,
+    client_states: ClientStates = None,
 ) -> Iterator[tuple[State, dict[str, Any]]]:
     """Runs rounds one after another, up to round `num_rounds`.
 
@@ -54,6 +57,9 @@ def rounds(
     - `executor`: how to run the rounds.
     - `rounds_per_call`: how many rounds one call of the compiled program runs. More
         than one is faster where a round takes less than about a millisecond.
+    - `client_states`: where what each client keeps is to lie: `"device"`, `"sharded"`,
+        `"host"` or a folder, as for [`equifed.train`][]; where the state has it, if not
+        given. In a folder it is changed in place: the state that was given is used up.
 
     **Returns:**
 
@@ -83,6 +89,7 @@ def rounds(
         executor=executor,
         rounds_per_call=rounds_per_call,
         missing=missing,
+        client_states=client_states,
     )
     return _pairs(calls)
 
@@ -120,6 +127,8 @@ class Calls:
         missing: MissingRows,
         breaks: Sequence[int] = (),
         stop_nonfinite: bool = False,
+        client_states: ClientStates = None,
+        owned: bool = False,
     ):
         """**Arguments:**
 
@@ -127,6 +136,7 @@ class Calls:
         - `breaks`: no call goes beyond a multiple of any of these.
         - `stop_nonfinite`: whether a call ends early with a round whose model is not
             finite.
+        - `owned`: whether nobody else has what clients keep: it is not copied.
         """
         self._algorithm, self._loader, self._key = algorithm, loader, key
         self._executor = Executor() if executor is None else executor
@@ -138,7 +148,9 @@ class Calls:
         self._num_rounds, self._size = num_rounds, rounds_per_call
         self._breaks, self._stop = breaks, stop_nonfinite
         self._missing = missing
-        self._state: State | None = state
+        clients = moved(state.clients, client_states, loader.mesh, owned=owned)
+        _check_calls(clients, rounds_per_call)
+        self._state: State | None = dataclasses.replace(state, clients=clients)
         self._step: Stepper | DebuggedSteps | None = None
 
     def __iter__(self) -> Iterator[tuple[State, dict[str, Any], int | Array]]:
@@ -157,14 +169,26 @@ class Calls:
                 self._algorithm, state, **parts, names=lambda i: _name(loader, i)
             )
         else:
-            step = Stepper(self._algorithm, state, **parts, mesh=loader.mesh)
+            step = Stepper(
+                self._algorithm,
+                state,
+                **parts,
+                mesh=loader.mesh,
+                several=self._size > 1,
+            )
         self._step = step
         self._state = None  # The caller may have let go of it.
         del state
         if self._size == 1:
-            for round, cohort in cohorts_of(loader, start, self._num_rounds):
-                self._missing(round, lambda: self._model, lambda: cohort)  # noqa: B023
-                yield *step(cohort), 1
+            each = Peekable(cohorts_of(loader, start, self._num_rounds))
+            try:
+                for round, cohort in each:
+                    self._missing(round, lambda: self._model, lambda: cohort)  # noqa: B023
+                    done = step(cohort)
+                    step.ahead(each.peek)
+                    yield *done, 1
+            finally:
+                step.finish()
             return
         assert isinstance(step, Stepper)
         calls = _split(start, self._num_rounds, self._size, self._breaks)
@@ -228,7 +252,7 @@ def check_rounds(
             f"{algorithm.batching!r}. Build the loader with "
             "`Loader(dataset, sampler, algorithm.batching)`."
         )
-    sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients) if eqx.is_array(x)}
+    sizes = {x.shape[0] for x in jtu.tree_leaves(state.clients)}
     if loader.num_clients is None and sizes:
         raise stateful_on_a_stream(algorithm)
     if sizes - {loader.num_clients}:
@@ -237,6 +261,7 @@ def check_rounds(
             f"{loader.num_clients}. Make it with "
             "`algorithm.init(model, num_clients=loader.num_clients)`."
         )
+    _check_calls(state.clients, rounds_per_call)
     check_state(algorithm, state)
     loss, models = algorithm.loss, eqx.filter_eval_shape(algorithm.models, state)
     if not isinstance(loader, Loader) or not models:
@@ -247,6 +272,15 @@ def check_rounds(
     missing = MissingRows(loader, loss, lookups)
     missing.before(algorithm.models(state)[0])
     return reported, missing
+
+
+def _check_calls(clients: ClientState, rounds_per_call: int) -> None:
+    if rounds_per_call > 1 and store_of(clients) is not None:
+        raise ValueError(
+            "With `client_states` other than 'device' what clients keep is brought to a "
+            f"round, so that a call runs one, got `rounds_per_call={rounds_per_call}`. "
+            "Leave it out, or give `client_states='device'`."
+        )
 
 
 def check_ahead(num_rounds: int, number: int, what: str, remedy: str = "") -> None:

@@ -18,6 +18,7 @@ from .._logger import AbstractLogger, NoLogger
 from .._processes import is_first
 from .._roles import Roles, split_model
 from .._round.state import begin
+from .._store import check_place, ClientStates
 from .._types import Measure, Model
 from ..data import AbstractLoader
 from .best import Best
@@ -52,6 +53,7 @@ def train(
     executor: Executor | None = None,
     rounds_per_call: int = 1,
     roles: Roles | None = None,
+    client_states: ClientStates = None,
 ) -> Solution:
     """Trains a model.
 
@@ -81,6 +83,13 @@ def train(
         More than one is faster where a round takes less than about a millisecond.
     - `roles`: which of the model's arrays are shared, personal or frozen: see
         [`equifed.roles`][].
+    - `client_states`: where what each client keeps (a control variate, a memory) lies,
+        which changes no bit of the result: `"device"`, on every device; `"sharded"`,
+        spread over those of the loader's mesh; `"host"`, in the host's memory; or a
+        folder on a disk, in which only clients that took part take up room. By default
+        on the device, if a quarter of the free memory of one holds it (on a CPU: if 1
+        GiB holds all copies), and if not, on the host, or spread over accelerators.
+        Then `solution.state.clients` has [`equifed.ClientRows`][] in place of arrays.
 
     **Returns:**
 
@@ -105,11 +114,19 @@ def train(
     check_count("eval_every", eval_every)
     check_count("rounds_per_call", rounds_per_call)
     check_evaluations(evaluation, num_rounds)
+    check_place(client_states)
     mesh = loader.mesh
     if not is_first(mesh):
         logger = NoLogger()
     count = _num_clients(algorithm, model, loader, key, roles)
-    state = algorithm.init(model, num_clients=count, key=key, roles=roles)
+    state = algorithm._init(
+        model,
+        num_clients=count,
+        key=key,
+        roles=roles,
+        client_states=client_states,
+        mesh=mesh,
+    )
     model = algorithm.model(state)
     evaluations = evaluations_of(evaluation, metrics, algorithm, model, mesh)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
@@ -141,6 +158,7 @@ def train(
             missing=missing,
             breaks=[*looks, *saving.breaks],
             stop_nonfinite=True,
+            owned=True,
         )
         keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
         with keeping, logger:

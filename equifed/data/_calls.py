@@ -10,6 +10,34 @@ from ._loader import Loader
 from ._stack import stack_cohorts
 
 
+class Peekable:
+    """Cohorts one after another, of which the next can be looked at before its turn."""
+
+    def __init__(self, cohorts: Iterator[tuple[int, Cohort]]):
+        self._cohorts = cohorts
+        self._next: tuple[int, Cohort] | None = None
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, Cohort]]:
+        return self
+
+    def __next__(self) -> tuple[int, Cohort]:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        pair, self._next = self._next, None
+        return next(self._cohorts) if pair is None else pair
+
+    def peek(self) -> Cohort | None:
+        """The next cohort; `None` if there is none. An error is raised at its turn."""
+        try:
+            self._next = next(self)
+        except Exception as error:  # noqa: BLE001
+            self._error = error
+            return None
+        return self._next[1]
+
+
 def cohorts_of(
     loader: AbstractLoader, start: int, stop: int
 ) -> Iterator[tuple[int, Cohort]]:

@@ -1,0 +1,196 @@
+"""Clients' states in files: one for each leaf, with room for every client's row.
+
+The files are sparse: they take up the rows that were written. They are read through a
+memory map and written by the operating system's own call, as a disk that is full then
+says so, where a memory map would end the program. What could not be written stays in
+memory, so that nothing is lost.
+
+A folder is of use to one training. A program that is killed leaves rows of no
+particular round there, which is why checkpoints have files of their own, and why such a
+folder may be begun anew. One whose training came to its end is not touched.
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from .folder import check_left, INDEX, locked
+from .store import AbstractPlace, as_bytes, Numbers, Rows
+
+
+class DiskPlace(AbstractPlace):
+    """Files in a folder of their own. None is made before a training begins."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        names: list[str],
+        initial: Rows,
+        num_clients: int,
+    ):
+        self.name, self.folder = f"in `{folder}`", folder
+        self._names, self._num_clients = names, num_clients
+        self._initial = list(initial)
+        self._touched = np.zeros(num_clients, bool)
+        self._files: list[int] | None = None
+        self._maps: list[np.ndarray] = []
+        self._unwritten: dict[int, list[np.ndarray]] = {}
+        self._lock, self._writing = contextlib.ExitStack(), False
+        check_left(folder, self._about)
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """What the folder is of."""
+        leaves = zip(self._names, self._initial, strict=True)
+        kinds = [[name, str(x.dtype), list(x.shape)] for name, x in leaves]
+        return {"equifed": "client states", "clients": self._num_clients} | {
+            "leaves": kinds
+        }
+
+    def begin(self, *, anew: bool = True) -> None:
+        """Makes the files, or goes on with those that it has made."""
+        if self._writing:
+            return
+        with self._told("write client states"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(locked(self.folder))
+                if self._files is None:
+                    check_left(self.folder, self._about, beginning=anew)
+                self._sign(finished=False)
+                if self._files is None:
+                    self._make()
+                self._lock = stack.pop_all()
+        self._writing = True
+
+    def finish(self) -> None:
+        """Sees to it that all rows are on disk, and says so."""
+        if not self._writing or self._files is None:
+            return
+        self._writing = False
+        with self._lock:
+            with self._told("write client states"):
+                if self._unwritten:
+                    self._write_again()
+                for file in self._files:
+                    os.fsync(file)
+                np.save(self.folder / "touched.npy", np.packbits(self._touched))
+                for i, x in enumerate(self._initial):
+                    (self.folder / f"{i:05d}.initial").write_bytes(x.tobytes())
+                self._sign(finished=True)
+
+    def read(self, leaf: int, numbers: Numbers, out: np.ndarray) -> None:
+        touched = self._touched[numbers]
+        for i, (number, there) in enumerate(
+            zip(numbers.tolist(), touched.tolist(), strict=True)
+        ):
+            if number in self._unwritten:
+                out[i] = self._unwritten[number][leaf]
+            else:
+                out[i] = self._maps[leaf][number] if there else self._initial[leaf]
+
+    def write(self, numbers: Numbers, rows: Rows) -> None:
+        with self._told("write client states"):
+            try:
+                self._write(numbers, rows)
+            except OSError:
+                for i, number in enumerate(numbers.tolist()):
+                    self._unwritten[number] = [np.array(x[i]) for x in rows]
+                raise
+            for number in numbers.tolist() if self._unwritten else ():
+                self._unwritten.pop(number, None)
+            if self._unwritten:
+                self._write_again()
+
+    def clear(self, initial: Rows) -> None:
+        self._initial = list(initial)
+        self._touched[:] = False
+        self._unwritten.clear()
+        if self._files is not None:
+            with self._told("write client states"):
+                self._make()
+
+    def copy(self) -> "DiskPlace":
+        raise ValueError(
+            f"The clients' states lie {self.name}, where a round changes them in "
+            "place, and `algorithm.round` returns a new state beside the old one. Run "
+            "`equifed.rounds`, or make the state with `client_states='host'`."
+        )
+
+    def _write(self, numbers: Numbers, rows: Rows) -> None:
+        assert self._files is not None, "It was not begun."
+        for file, x in zip(self._files, rows, strict=True):
+            data = as_bytes(x)
+            size = data.shape[1]
+            for number, row in zip(numbers.tolist(), data, strict=True):
+                _write_all(file, memoryview(row), number * size)
+        self._touched[numbers] = True
+
+    def _write_again(self) -> None:
+        numbers = np.array(sorted(self._unwritten))
+        kept = [self._unwritten[i] for i in numbers.tolist()]
+        self._write(numbers, [np.stack(x) for x in zip(*kept, strict=True)])
+        self._unwritten.clear()
+
+    def _make(self) -> None:
+        """Files without a row."""
+        self._close()
+        self._files, self._maps = [], []
+        for i, x in enumerate(self._initial):
+            path = self.folder / f"{i:05d}.rows"
+            # A file that is there goes first: truncated, it would keep its room.
+            path.unlink(missing_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
+            self._files.append(file)
+            shape = (self._num_clients, *x.shape)
+            os.ftruncate(file, math.prod(shape) * x.dtype.itemsize)
+            empty = x.size == 0  # Nothing cannot be mapped.
+            self._maps.append(
+                np.empty(shape, x.dtype)
+                if empty
+                else np.memmap(path, x.dtype, "r", shape=shape)
+            )
+
+    def _sign(self, *, finished: bool) -> None:
+        path = self.folder / INDEX
+        aside = path.with_suffix(".new")
+        aside.write_text(json.dumps(self._about | {"finished": finished}), "utf-8")
+        os.replace(aside, path)
+
+    @contextlib.contextmanager
+    def _told(self, task: str):
+        """One sentence on what the operating system said."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is None:
+                raise  # It is one of ours.
+            sentence = type(error)(
+                f"Could not {task} in `{self.folder}`: {os.strerror(error.errno)}. The "
+                "state that was reached is whole, with those rows in memory, and "
+                "checkpoints are intact. Make room, or give another folder as "
+                "`client_states`."
+            )
+            sentence.errno = error.errno
+            raise sentence from error
+
+    def _close(self) -> None:
+        for file in self._files or ():
+            os.close(file)
+        self._files = None
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self._close()
+            self._lock.close()
+
+
+def _write_all(file: int, data: memoryview, offset: int) -> None:
+    while data:
+        done = os.pwrite(file, data, offset)
+        data, offset = data[done:], offset + done
