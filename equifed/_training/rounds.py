@@ -277,7 +277,7 @@ def check_rounds(
 def _check_calls(clients: ClientState, rounds_per_call: int) -> None:
     if rounds_per_call > 1 and store_of(clients) is not None:
         raise ValueError(
-            "With `client_states` other than 'device' what clients keep is brought to a "
+            "With `client_states` other than 'device' clients' rows are brought to a "
             f"round, so that a call runs one, got `rounds_per_call={rounds_per_call}`. "
             "Leave it out, or give `client_states='device'`."
         )

@@ -308,6 +308,11 @@ TABLE = {
             TypeError,
             ("`roles` must be", "got {'weight': 'shared'}"),
         ),
+        "devices that it does not know": (
+            lambda: initialised(client_states="sharded"),
+            ValueError,
+            ("`client_states` must be 'device', 'host' or a folder here", "rounds`"),
+        ),
         "the roles of another model": (
             lambda: initialised(roles=eqf.roles({"a": jnp.ones(2)})),
             ValueError,

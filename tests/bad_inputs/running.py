@@ -260,6 +260,16 @@ TABLE = {
         **counts(lambda x: train(num_rounds=x), name="num_rounds", least=0),
         **counts(lambda x: train(eval_every=x), name="eval_every", least=1),
         **counts(lambda x: train(rounds_per_call=x), name="rounds_per_call", least=1),
+        "a place for what clients keep that is none": (
+            lambda: train(client_states="disk"),
+            ValueError,
+            ("`client_states` must be 'device', 'sharded', 'host' or a f", "'./disk'"),
+        ),
+        "a number for a place": (
+            lambda: train(client_states=3),
+            TypeError,
+            ("`client_states` must be", "got 3"),
+        ),
         "a data set for the evaluation": (
             lambda: train(evaluation=DATASET),
             TypeError,
@@ -377,6 +387,11 @@ TABLE = {
         ),
         **counts(lambda x: rounds(num_rounds=x), name="num_rounds", least=0),
         **counts(lambda x: rounds(rounds_per_call=x), name="rounds_per_call", least=1),
+        "another place for what clients keep that is none": (
+            lambda: rounds(client_states="disk"),
+            ValueError,
+            ("`client_states` must be 'device', 'sharded', 'host' or a f", "'./disk'"),
+        ),
         "a state of a later round": (
             lambda: rounds(state=later(5)),
             ValueError,
