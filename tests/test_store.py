@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ DATASET = testing.ragged_clients((5, 0, 3, 8, 6, 2, 7))
 SIZE = len(DATASET)
 KEY = jr.key(0)
 LOSS = testing.noisy_loss
-SCAFFOLD = eqf.Scaffold(LOSS, optax.sgd(0.1), BATCHING)
+SCAFFOLD: Any = eqf.Scaffold(LOSS, optax.sgd(0.1), BATCHING)
 MESH = jax.make_mesh((2,), ("clients",))
 
 
@@ -273,8 +274,9 @@ def test_moved_to_a_round_and_back(store):
 
 
 def test_the_next_rows_are_read_beside_the_running_round():
-    store = store_at("host")
-    moving, read = mover(rows_of(store), None), []
+    store: Any = store_at("host")
+    moving: Any = mover(rows_of(store), None)
+    read = []
 
     class Spy:
         def __getattr__(self, name):
@@ -300,7 +302,11 @@ def test_a_loader_may_look_ahead_to_an_error():
     """It is raised at its turn, and the rounds before it count."""
 
     class Fails(eqf.data.AbstractLoader):
-        batching, num_clients = BATCHING, SIZE
+        batching = BATCHING
+
+        @property
+        def num_clients(self):
+            return SIZE
 
         def cohorts(self, start=0, stop=None):
             for round, cohort in loader_of().cohorts(start, stop):
@@ -418,7 +424,8 @@ def hasty(monkeypatch):
 def restored(directory, where, num_clients=SIZE):
     store = store_at(where, num_clients)
     found = eqf.Checkpointer(directory).restore({"clients": rows_of(store)})
-    return None if found is None else (found[0], store)
+    assert found is not None
+    return found[0], store
 
 
 @pytest.mark.parametrize("where", ["host", "disk"])
@@ -447,7 +454,6 @@ def test_a_journal_has_what_was_written(tmp_path, where):
     assert links == 2  # Both checkpoints have it.
     for other in ("host", tmp_path / "others"):
         found = restored(tmp_path / "run", other, size)
-        assert found is not None
         assert found[0] == 30
         assert_same(rows_of(found[1]), rows_of(store))
         assert_same(found[1].written > 0, store.written > 0)
@@ -597,7 +603,7 @@ def test_killed_while_the_store_is_ahead_of_its_checkpoint(tmp_path):
 
 
 def test_a_killed_training_without_a_checkpoint_begins_anew(tmp_path):
-    store = store_at(tmp_path / "states")
+    store: Any = store_at(tmp_path / "states")
     store.write(np.arange(3), some(3))
     store.place._lock.close()  # The operating system's part of a kill.
     new = store_at(tmp_path / "states")
