@@ -171,19 +171,11 @@ class AbstractAlgorithm(eqx.Module):
                 "`client_states` must be 'device', 'host' or a folder here, got "
                 "'sharded': the mesh is the loader's. Give it to `equifed.rounds`."
             )
-        return self._init(
-            model,
-            num_clients=num_clients,
-            key=key,
-            roles=roles,
-            client_states=client_states,
-            mesh=None,
-        )
+        return self._init(model, num_clients, key, roles, client_states, None)
 
     def _init(
         self,
         model: Model,
-        *,
         num_clients: int,
         key: PRNGKeyArray | None,
         roles: Roles | None,

@@ -16,6 +16,12 @@ class HostPlace(AbstractPlace):
         self._num_clients = num_clients
         self.clear(initial)
 
+    def begin(self, *, anew: bool = True) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
     def read(self, leaf: int, numbers: Numbers, out: np.ndarray) -> None:
         copy_rows(out, np.arange(len(numbers)), self._arrays[leaf], numbers)
 

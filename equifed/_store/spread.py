@@ -35,6 +35,12 @@ class SpreadPlace(AbstractPlace):
     def along(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(AXIS))
 
+    def begin(self, *, anew: bool = True) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
     def read(self, leaf: int, numbers: Numbers, out: np.ndarray) -> None:
         x, share = self.arrays[leaf], self.num_rows // self.mesh.size
         whose = numbers // share

@@ -50,7 +50,8 @@ class AbstractPlace(abc.ABC):
     def copy(self) -> "AbstractPlace":
         """Another one with the same rows."""
 
-    def begin(self, *, anew: bool = True) -> None:  # noqa: B027 (not all have to)
+    @abc.abstractmethod
+    def begin(self, *, anew: bool = True) -> None:
         """Before a training writes here.
 
         **Arguments:**
@@ -59,7 +60,8 @@ class AbstractPlace(abc.ABC):
             known, and written next.
         """
 
-    def finish(self) -> None:  # noqa: B027
+    @abc.abstractmethod
+    def finish(self) -> None:
         """After it."""
 
 

@@ -18,7 +18,7 @@ from .._logger import AbstractLogger, NoLogger
 from .._processes import is_first
 from .._roles import Roles, split_model
 from .._round.state import begin
-from .._store import check_place, ClientStates
+from .._store import ClientStates
 from .._types import Measure, Model
 from ..data import AbstractLoader
 from .best import Best
@@ -114,19 +114,11 @@ def train(
     check_count("eval_every", eval_every)
     check_count("rounds_per_call", rounds_per_call)
     check_evaluations(evaluation, num_rounds)
-    check_place(client_states)
     mesh = loader.mesh
     if not is_first(mesh):
         logger = NoLogger()
     count = _num_clients(algorithm, model, loader, key, roles)
-    state = algorithm._init(
-        model,
-        num_clients=count,
-        key=key,
-        roles=roles,
-        client_states=client_states,
-        mesh=mesh,
-    )
+    state = algorithm._init(model, count, key, roles, client_states, mesh)
     model = algorithm.model(state)
     evaluations = evaluations_of(evaluation, metrics, algorithm, model, mesh)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
@@ -137,8 +129,7 @@ def train(
     saving = Saving(checkpointer, algorithm, best)
     with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before
         state, history = saving.restored(state, loader, key, num_rounds)
-        number = int(state.round)
-        logger.start(num_rounds, number)
+        logger.start(num_rounds, number := int(state.round))
         record = Record(
             *(history, number, num_rounds),
             evaluations=evaluations,
