@@ -48,6 +48,7 @@ from ._algorithm import (
     FedNTD as FedNTD,
     FedPA as FedPA,
     FedPer as FedPer,
+    FedProto as FedProto,
     FedProx as FedProx,
     FedRep as FedRep,
     FedRoD as FedRoD,

@@ -47,9 +47,12 @@ def noisy_scores(model, example, key):
 
 def features(model, example, key):
     """A vector that is not near 0, where its direction changes fast."""
+    return model.weight * example["x"].astype(model.bias.dtype) + model.bias + 2
+
+
+def noisy_features(model, example, key):
     noise = 0.1 * jr.normal(key, model.weight.shape, model.bias.dtype)
-    x = example["x"].astype(model.bias.dtype)
-    return model.weight * x + model.bias + noise + 2
+    return features(model, example, key) + noise
 
 
 def weight_of(model):
@@ -127,7 +130,7 @@ ALGORITHMS = {
     ),
     "PerFedAvg": lambda loss, batching: eqf.PerFedAvg(loss, SGD, batching, alpha=0.1),
     "MOON": lambda loss, batching: eqf.MOON(
-        loss, SGD, batching, representation=features, mu=1.0
+        loss, SGD, batching, representation=noisy_features, mu=1.0
     ),
     "FedPer": lambda loss, batching: eqf.FedPer(loss, SGD, batching),
     "LGFedAvg": lambda loss, batching: eqf.LGFedAvg(loss, SGD, batching),
@@ -145,6 +148,11 @@ ALGORITHMS = {
     ),
     "FedRoD": lambda loss, batching: eqf.FedRoD(
         loss, SGD, batching, logits=noisy_scores, label=sign, head=weight_of
+    ),
+    "FedProto": lambda loss, batching: eqf.FedProto(
+        *(loss, SGD, batching),
+        **{"representation": features, "label": sign},
+        **{"num_classes": 3, "num_features": 3, "lam": 0.5},
     ),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1

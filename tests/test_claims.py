@@ -294,14 +294,14 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown")
     ]
-    assert len(algorithms) == 49
+    assert len(algorithms) == 50
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
-    assert none == {"FedEP", "FedExP", "LocalOnly"}
+    assert none == {"FedEP", "FedExP", "FedProto", "LocalOnly"}
     server = ("server_optim", "server_learning_rate")
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
-    without |= {"FedLin", "FedSMOO", "Scaffnew", "LocalOnly"}
+    without |= {"FedLin", "FedSMOO", "Scaffnew", "LocalOnly", "FedProto"}
     assert none == {"MIFA"} | without
     # As docs/choosing.md has it.
     weighted = {
@@ -316,10 +316,11 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
     weighted |= {"FedDecorr", "FedLC", "FedNTD", "MOON", "FedALA", "FedRoD"}
     weighted |= {"FedPer", "LGFedAvg", "FedAlt", "FedBABU"}
-    algorithms = [x for x in algorithms if x not in (eqf.FedEP, eqf.LocalOnly)]
+    alone = (eqf.FedEP, eqf.FedProto, eqf.LocalOnly)
+    algorithms = [x for x in algorithms if x not in alone]
     assert {x.__name__: type(usual_mean(x)) for x in algorithms} == {
         name: eqf.WeightedMean if name in weighted else eqf.UniformMean
-        for name in takes.keys() - {"FedEP", "LocalOnly"}
+        for name in takes.keys() - {x.__name__ for x in alone}
     }
 
 

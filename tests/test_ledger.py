@@ -52,6 +52,14 @@ def loss(model, example, key):
     return testing.noisy_loss(model, example, key)
 
 
+def shape(model, example, key):
+    return model.weight * example["x"]
+
+
+def sign(example):
+    return example["y"] > 0
+
+
 ALGORITHMS = {
     # Its params down; up the change and a weight.
     "FedAvg": (
@@ -87,6 +95,17 @@ ALGORITHMS = {
         lambda: eqf.PowerOfChoice(eqf.FedAvg(loss, SGD, BATCHING), num_chosen=2),
         3 * (32 + WEIGHT) + 2 * (PARAMS + WEIGHT),
         (4 + 2) * PARAMS,
+    ),
+    # No model: of two classes 3 numbers each both ways, and how many examples, or
+    # whether there is a prototype.
+    "FedProto": (
+        lambda: eqf.FedProto(
+            *(loss, SGD, BATCHING),
+            **{"representation": shape, "label": sign},
+            **{"num_classes": 2, "num_features": 3},
+        ),
+        3 * (2 * (3 + 1) * 32 + WEIGHT),
+        4 * 2 * (3 + 1) * 32,
     ),
     # Three models down; up one, its number, and a weight.
     "IFCA": (

@@ -44,6 +44,7 @@ from .fedopt import (
 )
 from .fedpa import FedPA as FedPA
 from .fedper import FedPer as FedPer
+from .fedproto import FedProto as FedProto
 from .fedprox import FedProx as FedProx
 from .fedrep import FedRep as FedRep
 from .fedrod import FedRoD as FedRoD

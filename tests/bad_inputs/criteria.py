@@ -32,12 +32,17 @@ def head(model):
 
 
 GIVEN = {"logits": logits, "label": label}
+PROTO = {
+    **{"representation": logits, "label": label},
+    **{"num_classes": 2, "num_features": 2},
+}
 KINDS = {
     eqf.FedNTD: (GIVEN, {"beta": RATE, "temperature": POSITIVE}),
     eqf.FedLC: ({**GIVEN, "tau": 0.5}, {"tau": RATE}),
     eqf.FedDecorr: ({"representation": logits}, {"beta": RATE}),
     eqf.FedSMOO: ({"alpha": 0.1, "rho": 0.1}, {"alpha": RATE, "rho": RATE}),
     eqf.FedRoD: ({**GIVEN, "head": head}, {"gamma": RATE}),
+    eqf.FedProto: (PROTO, {"lam": RATE}),
     eqf.MOON: (
         {"representation": logits, "mu": 1.0},
         {"mu": RATE, "temperature": POSITIVE},
@@ -48,6 +53,7 @@ OUTPUTS = {
     eqf.FedLC: "logits",
     eqf.FedDecorr: "representation",
     eqf.FedRoD: "logits",
+    eqf.FedProto: "representation",
     eqf.MOON: "representation",
 }
 

@@ -3,10 +3,10 @@
 import equifed as eqf
 
 from .algorithms import POSITIVE, RATE
-from .criteria import GIVEN
+from .criteria import GIVEN, PROTO
 from .memories import cases, SHARE
 from .parts import counts
-from .shared import BATCHING, LOSS, MODEL, SGD
+from .shared import BATCHING, LOSS, MODEL, one_round, SGD
 
 
 PFEDME = {"lam": 1.0, "own_learning_rate": 0.1}
@@ -102,3 +102,25 @@ TABLE["FedALA"] |= {
 TABLE["FedRoD"] = parts(
     "head", lambda x: eqf.FedRoD(LOSS, SGD, BATCHING, head=x, **GIVEN)
 )
+
+
+def proto(**kwargs):
+    return eqf.FedProto(LOSS, SGD, BATCHING, **{**PROTO, **kwargs})
+
+
+TABLE["FedProto"] = {
+    **counts(lambda x: proto(num_classes=x), name="num_classes", least=1),
+    **counts(lambda x: proto(num_features=x), name="num_features", least=1),
+    "representations of another length": (
+        lambda: one_round(proto(num_features=3)),
+        ValueError,
+        "`num_features` must be the length of what `representation` makes, 2, got 3",
+    ),
+    "personal leaves": (
+        lambda: proto().init(
+            MODEL, num_clients=2, roles=eqf.roles(MODEL, personal=lambda m: m.bias)
+        ),
+        ValueError,
+        ("`FedProto` cannot keep personal leaves", "whole model to itself"),
+    ),
+}

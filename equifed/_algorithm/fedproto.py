@@ -1,0 +1,253 @@
+"""FedProto: clients share what the classes look like, and no model."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from .._aggregator import UniformMean
+from .._check import as_number, check_count, checked
+from .._client import AbstractClient, AbstractCriterion, LocalSGD
+from .._client.outputs import as_column, labels_of, nan_where, Outputs, outputs_of
+from .._optim import OptimLike
+from .._round import Beginning
+from .._tree import tree_add, wide_dtype
+from .._types import Example, Loss, Model
+from .._wire import AbstractPayload, Broadcast, Message
+from ..data import AbstractBatching
+from .base import AbstractAlgorithm, NOT_KEPT
+
+
+class _Sums(AbstractPayload):
+    """What a client says of the classes: by class the sum of its representations, and
+    how many they are."""
+
+    additive: ClassVar[bool] = True
+    total: Float[Array, "classes features"]
+    count: Float[Array, " classes"]
+
+
+class _Prototypes(eqx.Module):
+    """A mean representation of each class, and whether there is one: 1 or 0."""
+
+    mean: Float[Array, "classes features"]
+    known: Float[Array, " classes"]
+
+    def updated(self, sums: _Sums) -> "_Prototypes":
+        there = sums.count > 0
+        count = jnp.where(there, sums.count, 1)[:, None]
+        mean = jnp.where(there[:, None], sums.total / count, self.mean)
+        return _Prototypes(mean, jnp.where(there, 1, self.known))
+
+
+class _Classes(eqx.Module):
+    """What makes representations of examples, and classes of their labels."""
+
+    representation: Outputs
+    label: Callable
+    num_classes: int
+    num_features: int
+
+    def sums(
+        self, model: Model, examples: Example, mask: Bool[Array, " batch"], keys: Array
+    ) -> _Sums:
+        z = outputs_of("representation", self.representation, model, examples, keys)
+        if z.shape[-1] != self.num_features:
+            raise ValueError(
+                "`num_features` must be the length of what `representation` makes, "
+                f"{z.shape[-1]}, got {self.num_features}."
+            )
+        z = z.astype(wide_dtype(z.dtype))
+        labels, valid = labels_of("label", self.label, examples, self.num_classes)
+        # NaN of an example is NaN of all classes, and is found out.
+        z = jnp.where(mask[:, None], nan_where(mask & ~valid, z), 0)
+        hot = jax.nn.one_hot(labels, self.num_classes, dtype=z.dtype)
+        hot = jnp.where(mask[:, None], hot, 0)
+        total = jnp.matmul(hot.T, z, precision="highest")
+        return _Sums(total, hot.sum(0))
+
+
+class _NearPrototypes(AbstractCriterion):
+    r"""The mean loss and $\lambda$ times the distances of the batch's prototypes from
+    those that are shared."""
+
+    classes: _Classes
+    lam: Float[Array, ""]
+
+    def begin(self, broadcast, data):
+        return broadcast.shared
+
+    def value(self, loss, model, examples, mask, given, *, keys):
+        sums = self.classes.sums(model, examples, mask, keys)
+        there = (sums.count > 0) & (given.known > 0)
+        count = jnp.where(there, sums.count, 1)[:, None]
+        apart = sums.total / count - given.mean.astype(sums.total.dtype)
+        squares = jnp.where(there, jnp.sum(apart**2, -1), 0)
+        # The gradient of a square root at 0 is infinite.
+        zero = squares == 0
+        distances = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
+        return loss + self.lam.astype(loss.dtype) * distances.sum().astype(loss.dtype)
+
+
+class _SaysClasses(AbstractClient):
+    """Trains a model of its own, and says what the classes look like to it."""
+
+    local: LocalSGD
+    classes: _Classes
+
+    def __init__(self, local: LocalSGD, classes: _Classes):
+        self.local = local
+        self.classes = classes
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.local.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.local.batching
+
+    def init(self, params):
+        return params
+
+    def payload(self, params):
+        size, dtype = self.classes.num_classes, jnp.result_type(float)
+        total = jnp.zeros((size, self.classes.num_features), dtype)
+        return _Sums(total, jnp.zeros(size, dtype))
+
+    def round(self, broadcast, data, state, *, key):
+        key, look_key = jr.split(key)
+        start = Broadcast(state, broadcast.rest, broadcast.params)
+        message, _, metrics = self.local.round(start, data, None, key=key)
+        params = tree_add(state, message.payload)
+        model = eqx.combine(params, broadcast.rest)
+        size = data.batch_size
+
+        def look(sums, examples, mask, i):
+            keys = jr.split(jr.fold_in(look_key, i), size)
+            new = self.classes.sums(model, examples, mask, keys)
+            return tree_add(sums, new)
+
+        sums = data.fold_examples(look, self.payload(None), batch_size=size)
+        return Message(sums, message.weight), params, metrics
+
+
+class FedProto(AbstractAlgorithm):
+    r"""Federated prototype learning: each client has a model of its own, and clients
+    tell one another what the classes look like.
+
+    A client's prototype $C_i^{(j)}$ is its model's mean representation of its examples
+    of class $j$. The server has the mean $\bar C^{(j)}$ over all these examples of the
+    clients that took part. From its own last model, client $i$ takes local steps down
+
+    $$\frac{1}{|B|} \sum_{e \in B} \ell(\theta, e) + \lambda \sum_j \big\lVert
+    C_B^{(j)}(\theta) - \bar C^{(j)} \big\rVert,$$
+
+    where $C_B^{(j)}$ is the prototype of the batch's examples, and the sum is over
+    those classes of which the batch has one, and the server a prototype. Then it goes
+    over its examples once more, and sends its prototypes, with its numbers of examples:
+    no model ever travels. A class that nobody has had yet has no prototype, and one
+    that nobody has in a round keeps its last. The metrics are those of the loss alone.
+
+    The server's mean is that by numbers of examples, which is the one for which the
+    paper's objective asks; its formula for it divides by the number of clients once
+    more. (Its authors' program takes the mean of the clients' prototypes, and squares
+    of distances, of each example from its class's prototype.) Clients have models of
+    one architecture here, though the method would not need that.
+
+    `algorithm.own_model(state, kept)` is the client's model. There is no one model that
+    is trained: `algorithm.model(state)` is `None`. `state.server` has the prototypes,
+    `mean`, and whether there is one, `known`.
+
+    **Arguments:**
+
+    - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][].
+    - `representation`: `representation(model, example, key)`, a vector: what the last
+        layer is given, in the paper.
+    - `num_classes`, `num_features`: how many classes there are, and the length of a
+        representation.
+    - `label`: the name of the column of labels, or a function of one example. Examples
+        whose label is no class make the client's message NaN, which is found out.
+    - `lam`: $\lambda \ge 0$; at 0 each client trains alone.
+
+    ??? cite "Reference"
+
+        Algorithm 1 of [FedProto: Federated Prototype Learning across Heterogeneous
+        Clients](https://arxiv.org/abs/2105.00243)
+
+        ```bibtex
+        @inproceedings{tan2022fedproto,
+            title={{FedProto}: {F}ederated {P}rototype {L}earning across
+                   {H}eterogeneous {C}lients},
+            author={Tan, Yue and Long, Guodong and Liu, Lu and Zhou, Tianyi and Lu,
+                    Qinghua and Jiang, Jing and Zhang, Chengqi},
+            booktitle={AAAI},
+            year={2022},
+        }
+        ```
+    """
+
+    client: _SaysClasses
+
+    @checked()
+    def __init__(
+        self,
+        loss: Loss,
+        client_optim: OptimLike,
+        batching: AbstractBatching,
+        *,
+        representation: Callable,
+        num_classes: int,
+        num_features: int,
+        label: str | Callable = "label",
+        lam: ArrayLike = 1.0,
+    ):
+        classes = _Classes(
+            representation,
+            as_column("label", label),
+            check_count("num_classes", num_classes),
+            check_count("num_features", num_features),
+        )
+        criterion = _NearPrototypes(classes, as_number("lam", lam, least=0))
+        local = LocalSGD(loss, client_optim, batching, criterion=criterion)
+        self.client = _SaysClasses(local, classes)
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.batching
+
+    def begin(self, params, *, num_clients, key):
+        sums = self.client.payload(params)
+        nothing = _Prototypes(sums.total, sums.count)
+        return Beginning(params, nothing, clients=self.client.init(params))
+
+    def keep(self, params, personal, begun):
+        what = "keeps each client's whole model to itself"
+        raise ValueError(NOT_KEPT.format(type(self).__name__, what))
+
+    def step(self, state, clients, *, key):
+        # Prototypes are what travels down, in place of a model.
+        sent = Broadcast(state.server, state.rest)
+        out = clients(self.client, UniformMean(), sent, state.clients, key=key)
+        server = state.server.updated(out.aggregate.payload)
+        state = dataclasses.replace(state, server=server, clients=out.clients)
+        return state, out.metrics, out.aggregate.accept
+
+    def model(self, state):
+        return None
+
+    def models(self, state):
+        """The one that every client began with: theirs are like it."""
+        return [state.model]
+
+    def own_model(self, state, kept):
+        return eqx.combine(kept, state.rest)
