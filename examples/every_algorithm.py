@@ -73,6 +73,7 @@ GROUPS = {
         "perfedavg": f"{SGD} --alpha 0.05",
         "fedala": f"{SGD} --weight-learning-rate 1",
         "fedrod": SGD,
+        "fedproto": f"{SGD} --num-classes 10 --num-features 64",
     },
     "posteriors and clusters": {
         "fedpa": f"{SGD} --rho 0.01 --burnin 1 --batching.epochs 5",
@@ -132,7 +133,7 @@ def plot(groups, output):
         for name in runs:
             run = history(output / "runs" / name)
             # Several models are not evaluated in between: it is that of training.
-            several = name in ("ifca", "hypcluster")
+            several = name in ("ifca", "hypcluster", "fedproto")
             label = f"{name} (in training)" if several else name
             metric = "accuracy" if several else "test/accuracy"
             eqf.plot.learning_curves({label: run}, metric, ax=ax)

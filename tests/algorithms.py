@@ -151,8 +151,11 @@ ALGORITHMS = {
     ),
     "FedProto": lambda loss, batching: eqf.FedProto(
         *(loss, SGD, batching),
-        **{"representation": features, "label": sign},
-        **{"num_classes": 3, "num_features": 3, "lam": 0.5},
+        representation=features,
+        label=sign,
+        num_classes=3,
+        num_features=3,
+        lam=0.5,
     ),
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1

@@ -249,12 +249,19 @@ def test_seeds_in_one_program(tmp_path, capsys):
     assert "with other clients_per_round, rounds, eval_every" in line
 
 
-def test_several_models_are_evaluated_at_the_end(tmp_path, capsys):
-    folder = tmp_path / "ifca"
-    words = ["run", *SHORT, "--algorithm", "ifca", *SGD, "--num-clusters", "2"]
+SEVERAL = {
+    "ifca": ["--num-clusters", "2"],
+    "fedproto": ["--num-classes", "10", "--num-features", "64"],
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_models_are_evaluated_at_the_end(name, tmp_path, capsys):
+    folder = tmp_path / name
+    words = ["run", *SHORT, "--algorithm", name, *SGD, *SEVERAL[name]]
     assert main([*words, "--output", str(folder)]) == 0
     (end,) = json.loads((folder / "result.json").read_text())
-    # Of the two writers who never trained nobody knows which model suits them.
+    # Of the two writers who never trained nobody knows which model is theirs.
     assert set(end["last"]) == {"test/accuracy", "test/loss"}
     assert 0 < end["last"]["test/accuracy"] < 1
     capsys.readouterr()

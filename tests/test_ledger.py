@@ -101,8 +101,10 @@ ALGORITHMS = {
     "FedProto": (
         lambda: eqf.FedProto(
             *(loss, SGD, BATCHING),
-            **{"representation": shape, "label": sign},
-            **{"num_classes": 2, "num_features": 3},
+            representation=shape,
+            label=sign,
+            num_classes=2,
+            num_features=3,
         ),
         3 * (2 * (3 + 1) * 32 + WEIGHT),
         4 * 2 * (3 + 1) * 32,

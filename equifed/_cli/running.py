@@ -94,7 +94,7 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
     task, (algorithm, loader, evaluation) = settings.of_task, made
     common = {
         "num_rounds": settings.rounds,
-        "evaluation": None if are_several(algorithm) else evaluation,
+        "evaluation": None if are_several(algorithm, task) else evaluation,
         "metrics": task.metrics,
         "eval_every": settings.eval_every,
     }
@@ -156,7 +156,7 @@ def _result(solution: Solution) -> str:
 def _evaluated(solution: Solution, settings: Settings, made: Made) -> dict[str, float]:
     """What the last evaluation measured; of several models it is made here."""
     algorithm, loader, evaluation = made
-    if are_several(algorithm):
+    if are_several(algorithm, settings.of_task):
         own = (loader.dataset, evaluation, settings.of_task.metrics)
         return evaluated(algorithm, solution, *own)
     last = solution.history[-1] if solution.history else {}

@@ -441,9 +441,11 @@ def test_fedproto(lam):
     algorithm, state = classified(
         lambda f, b: eqf.FedProto(
             *(f, optax.sgd(RATE), b),
-            **{"representation": hidden, "lam": lam},
+            representation=hidden,
             label=grouped,
-            **{"num_classes": 4, "num_features": 3},
+            num_classes=4,
+            num_features=3,
+            lam=lam,
         ),
         model=TwoLayers,
         batching=eqf.data.Epochs(2, batch_size=1, shuffle=False),
