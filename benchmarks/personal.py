@@ -4,7 +4,7 @@ All train the same perceptron on the same clients, in the same plan of steps (Fe
 FedAlt part it); the rounds alternate, and the ratio of medians to FedAvg's is printed.
 What each client keeps is counted beside it, and what travels in a round.
 
-    python benchmarks/personal.py [--repeats 40] [--output runs/benchmarks/personal.json]
+    python benchmarks/personal.py [--repeats 40] [--output personal.json]
 """
 
 import argparse
@@ -75,7 +75,7 @@ def steppers(batching, dataset):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=40)
-    parser.add_argument("--output", default="runs/benchmarks/personal.json")
+    parser.add_argument("--output", default="personal.json")
     args = parser.parse_args()
     batching = eqf.data.Epochs(2, batch_size=20)
     found = list(steppers(batching, mnist_like()))
