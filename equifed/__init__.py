@@ -111,7 +111,10 @@ from ._evaluate import (
     ClientQuantiles as ClientQuantiles,
     evaluate as evaluate,
     evaluate_own as evaluate_own,
+    evaluate_personal as evaluate_personal,
     Evaluator as Evaluator,
+    FineTune as FineTune,
+    Personal as Personal,
     SampledClients as SampledClients,
 )
 from ._executor import (

@@ -15,6 +15,9 @@ from .during import (
     evaluator_of as evaluator_of,
 )
 from .evaluator import Evaluator as Evaluator
+from .fine_tune import FineTune as FineTune
 from .once import evaluate as evaluate, evaluate_own as evaluate_own
+from .own_clients import Personal as Personal
+from .personal import evaluate_personal as evaluate_personal
 from .quantiles import ClientQuantiles as ClientQuantiles
 from .sampled import SampledClients as SampledClients

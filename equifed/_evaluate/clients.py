@@ -23,6 +23,8 @@ class ClientMetrics(eqx.Module):
     values: dict[str, np.ndarray]
     num_examples: np.ndarray
     client_ids: list[str]
+    unseen: tuple[str, ...] = ()
+    """Of own models those whose clients were not trained with."""
 
     def quantiles(
         self,

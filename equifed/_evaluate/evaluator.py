@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from .._check import check_count, checked
 from .._history import plain
 from .._metrics import AbstractMetric, compute_metrics
-from .._tree import tree_isfinite, tree_row
+from .._tree import tree_isfinite
 from .._types import Measure, Model
 from .._used_up import check_not_used_up
 from .._warn import warn
@@ -26,7 +26,7 @@ from .batch_size import choose_batch_size
 from .blame import blame
 from .clients import ClientMetrics
 from .over_rows import one_model, over_rows, traced_metrics
-from .own import own_models, stacked
+from .own import Own, own_models, stacked
 from .rows import piece_size, put_model, put_rows, Rows
 
 
@@ -57,6 +57,7 @@ class Evaluator:
         self._piece = piece_size(dataset, batch_size or 1, self._placement)
         self._kept: Rows | None = None
         self._explained = False
+        self._first_row = 0
         self._checked: Any = None
         self._names: list[str] = []
 
@@ -82,11 +83,13 @@ class Evaluator:
         self, models: Model | Sequence[Model], *, key: PRNGKeyArray | None = None
     ) -> ClientMetrics:
         """The metrics of each client's own model: see [`equifed.evaluate_own`][]."""
-        dataset = self._dataset
         check_not_used_up("models", models)
-        models = stacked(models, dataset.num_clients)
-        models = eqx.nn.inference_mode(models)
-        one = tree_row(models, 0)
+        models = stacked(models, self._dataset.num_clients)
+        return self._of_each(self._own(Own(eqx.nn.inference_mode(models)), key))
+
+    def _own(self, models: Own, key: PRNGKeyArray | None) -> dict[str, AbstractMetric]:
+        """The sums of each client's own model, which is in inference mode."""
+        dataset, one = self._dataset, models[0]
         self._check(one)
         most = 2 ** (int(np.median(dataset.client_sizes)) - 1).bit_length()
         batch_size = min(self._batch_size_for(one), max(most, 1))
@@ -96,17 +99,13 @@ class Evaluator:
         if not self._explained and _has_nan(total):
             self._explained = True
             client = _first_nan(total)
-            self._explain(tree_row(models, client), [client])
-        return self._of_each(total)
+            self._explain(models[client], [client])
+        return total
 
     def _on(self, dataset: FederatedDataset, model: Model) -> dict[str, Any]:
         """The metrics over the examples of some of the clients, as a dataset."""
         size = self._batch_size_for(eqx.nn.inference_mode(model))
-        mesh = self._placement.mesh
-        other = Evaluator(dataset, self._metrics, batch_size=size, mesh=mesh)
-        # All clients' examples were looked at, and one NaN is explained.
-        other._checked, other._names = self._checked, self._names
-        other._explained = self._explained
+        other = self._like(dataset, size)
         found = other(model)
         self._explained = other._explained
         return found
@@ -114,8 +113,26 @@ class Evaluator:
     def _both(self, model: Model) -> tuple[dict[str, Any], ClientMetrics]:
         """The metrics over all examples, and those of each client, by one pass."""
         total = self._total(model, ladder(self._dataset.num_clients), None)
+        return self._told(total)
+
+    def _told(
+        self, total: dict[str, AbstractMetric]
+    ) -> tuple[dict[str, Any], ClientMetrics]:
+        """What the clients' sums say together, and of each."""
         found = {name: plain(x) for name, x in _compute_all(total).items()}
         return found, self._of_each(total)
+
+    def _like(
+        self, dataset: FederatedDataset, batch_size: int | None, first_row: int = 0
+    ) -> "Evaluator":
+        """One on some of the clients: what was found out of all holds of them. Their
+        rows count from `first_row`."""
+        mesh = self._placement.mesh
+        other = Evaluator(dataset, self._metrics, batch_size=batch_size, mesh=mesh)
+        # All clients' examples were looked at, and one NaN is explained.
+        other._checked, other._names = self._checked, self._names
+        other._explained, other._first_row = self._explained, first_row
+        return other
 
     def _of_each(self, total: dict[str, AbstractMetric]) -> ClientMetrics:
         sizes = np.asarray(self._dataset.client_sizes)
@@ -211,6 +228,9 @@ class Evaluator:
         if self._kept is not None:
             return self._kept
         rows = put_rows(self._dataset, self._client, start, stop, self._placement)
+        if self._first_row:
+            first = rows.first + jnp.uint32(self._first_row)
+            rows = eqx.tree_at(lambda r: r.first, rows, first)
         if stop - start == self._dataset.num_examples:
             self._kept = rows
         return rows

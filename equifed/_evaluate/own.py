@@ -19,6 +19,18 @@ from .over_rows import metrics_of, zero_metrics
 from .rows import Rows
 
 
+class Own(eqx.Module):
+    """The models of several clients."""
+
+    stacked: Model
+    """The leaves that each client has for itself, along a leading axis of clients."""
+    common: Model = None
+    """The others, which all have in common."""
+
+    def __getitem__(self, client: Any) -> Model:
+        return eqx.combine(tree_row(self.stacked, client), self.common)
+
+
 def stacked(models: Model | Sequence[Model], num_clients: int) -> Model:
     """The models as one whose arrays have a leading axis of clients.
 
@@ -65,7 +77,7 @@ def _stack_leaves(*leaves: Any) -> Any:
 
 def own_models(
     metrics: Measure,
-    models: Model,
+    models: Own,
     rows: Rows,
     num_clients: int,
     batch_size: int,
@@ -75,7 +87,7 @@ def own_models(
     own model is taken."""
     num_rows = rows.client.shape[0]
     batch_size = min(batch_size, num_rows)
-    zero = zero_metrics(metrics, tree_row(models, 0), rows, num_clients)
+    zero = zero_metrics(metrics, models[0], rows, num_clients)
 
     def more(carry: tuple[Array, Any]) -> Array:
         return carry[0] < rows.count
@@ -90,7 +102,7 @@ def own_models(
             (rows.examples, rows.client),
         )
         mask = (row >= at) & (row < rows.count) & (whose == client)
-        model = tree_row(models, client)
+        model = models[client]
 
         def one(example: PyTree, row: Array) -> dict[str, AbstractMetric]:
             own = jr.fold_in(key, rows.first + row.astype(jnp.uint32))

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from .._check import check_choice, check_kind
 from .._checkpoint.fingerprint import Fingerprint, outlined
+from .._client.keeping import kept_in
 from .._history import check_known, names_in, ROUND, Row
 from .._processes import any_process
 from .._round import State
@@ -144,6 +145,16 @@ class Best:
 
     def _counts(self, row: Row, *, last: bool = False) -> bool:
         return (last or row[ROUND] % self._every == 0) and not row["nonfinite_model"]
+
+
+def check_stop(stop: AbstractStop | None, state: State) -> None:
+    """Refuses to keep the best of a model whose parts the clients keep."""
+    if stop is not None and kept_in(state.clients) is not None:
+        raise ValueError(
+            "`stop` keeps the best model, and here a part of it is each client's own, "
+            "which goes on. Leave it out, and end a loop over `equifed.rounds` where "
+            "you like."
+        )
 
 
 def _copy(model: Model | None) -> Model | None:

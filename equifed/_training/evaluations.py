@@ -4,13 +4,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
-from jax.sharding import Mesh
 
 from .._algorithm import AbstractAlgorithm
-from .._evaluate import AnyEvaluator, Evaluated, evaluator_of
-from .._types import Measure, Model
+from .._client.keeping import kept_in
+from .._evaluate import AnyEvaluator, Evaluated, evaluator_of, Personal
+from .._round import State
+from .._types import Measure
 from .._warn import warn
 from .._words import shown
+from ..data import AbstractLoader, Loader
 
 
 class Evaluations(eqx.Module):
@@ -21,18 +23,20 @@ class Evaluations(eqx.Module):
     names: dict[str, list[str]]
     """Of each of them the metrics."""
 
-    def __call__(self, model: Model, round: int) -> dict[str, Any]:
+    def __call__(
+        self, algorithm: AbstractAlgorithm, state: State, round: int
+    ) -> dict[str, Any]:
         """What the history has of them: `"test/accuracy"`, say.
 
         **Arguments:**
 
-        - `model`: that after a round.
+        - `state`: that after a round.
         - `round`: the number of that round, of which 0 is the first.
         """
         return {
             f"{where}/{metric}": value
             for where, evaluator in self.evaluators.items()
-            for metric, value in evaluator(model, round).items()
+            for metric, value in evaluator(algorithm, state, round).items()
         }
 
     def measures(self, metrics: Measure) -> bool:
@@ -76,26 +80,46 @@ def evaluations_of(
     evaluation: Mapping[str, Evaluated] | None,
     metrics: Measure | None,
     algorithm: AbstractAlgorithm,
-    model: Model | None,
-    mesh: Mesh | None,
+    state: State,
+    loader: AbstractLoader,
 ) -> Evaluations:
-    """Those of an algorithm whose model is like this one.
+    """Those of a training that begins with this state.
 
     **Raises:**
 
     `ValueError` if the algorithm has no one model, and what the metrics raise of the
     model and an example.
     """
-    if model is None and evaluation:
+    model = algorithm.model(state)
+    for where, of in (evaluation or {}).items():
+        if not isinstance(of, Personal):
+            _check_one_model(algorithm, state, model, where)
+    metrics = algorithm.loss if metrics is None else metrics
+    clients = loader.dataset if isinstance(loader, Loader) else None
+    evaluators = {
+        where: evaluator_of(dataset, metrics, loader.mesh, clients)
+        for where, dataset in (evaluation or {}).items()
+    }
+    names = {
+        where: list(evaluator.check(algorithm, state, f"{where!r}"))
+        for where, evaluator in evaluators.items()
+    }
+    return Evaluations(metrics, evaluators, names)
+
+
+def _check_one_model(
+    algorithm: AbstractAlgorithm, state: State, model: Any, where: str
+) -> None:
+    """Refuses to evaluate one model where there is not the one."""
+    remedy = f"give `{{{where!r}: Personal(dataset)}}`"
+    if kept_in(state.clients) is not None:
+        raise ValueError(
+            "Some leaves of the model are personal, so that no one model is what a "
+            f"client uses: {remedy}, which evaluates each client's own."
+        )
+    if model is None:
         raise ValueError(
             f"`{type(algorithm).__name__}` trains several models, none of which is the "
             "one to evaluate. Leave `evaluation` out, and evaluate those of "
-            "`solution.state`."
+            f"`solution.state`. If the clients have models of their own: {remedy}."
         )
-    metrics = algorithm.loss if metrics is None else metrics
-    evaluators = {
-        where: evaluator_of(dataset, metrics, mesh)
-        for where, dataset in (evaluation or {}).items()
-    }
-    names = {x: list(e.check(model, f"{x!r}")) for x, e in evaluators.items()}
-    return Evaluations(metrics, evaluators, names)

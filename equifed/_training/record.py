@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 
+from .._algorithm import AbstractAlgorithm
 from .._history import Row, rows_of
 from .._logger import AbstractLogger
-from .._types import Model
+from .._round import State
 from .best import Best
 from .evaluations import Evaluations
 from .solution import RESULTS
@@ -29,6 +30,7 @@ class Record:
         number: int,
         num_rounds: int,
         *,
+        algorithm: AbstractAlgorithm,
         evaluations: Evaluations,
         eval_every: int,
         best: Best,
@@ -37,6 +39,7 @@ class Record:
     ):
         self.history, self.number = history, number
         self._num_rounds = num_rounds
+        self._algorithm = algorithm
         self._evaluations, self._every = evaluations, eval_every
         self._best, self._watch, self._logger = best, watch, logger
         self._first = True
@@ -50,16 +53,14 @@ class Record:
     def finished(self) -> bool:
         return self.number == self._num_rounds or self.diverged
 
-    def add(
-        self, values: dict[str, Any], count: int | None, model: Model | None
-    ) -> None:
+    def add(self, values: dict[str, Any], count: int | None, state: State) -> None:
         """The rows of a call's rounds.
 
         **Arguments:**
 
         - `values`: the metrics of the rounds.
         - `count`: how many rounds these are, if they are stacked.
-        - `model`: that of the last of them.
+        - `state`: that after the last of them.
         """
         rows = rows_of(self.number, jax.device_get(values), count)
         self.number += len(rows)
@@ -70,7 +71,8 @@ class Record:
             self._first = False
         last = self.number == self._num_rounds or bool(row["nonfinite_model"])
         if self.number % self._every == 0 or last:
-            row |= self._evaluations(model, self.number - 1)
+            row |= self._evaluations(self._algorithm, state, self.number - 1)
+        model = self._algorithm.model(state)
         for row in rows:
             self.history.append(row)
             self.result = self._watch(row, model)

@@ -22,11 +22,12 @@ from .._compiled import compiled, FlatTree
 from .._evaluate import Evaluated
 from .._executor import Executor
 from .._history import Row, rows_of
+from .._roles import Roles
 from .._round import State
 from .._round.step import round_step
 from .._tree import tree_row, tree_where
 from .._types import Measure, Model
-from .._words import shown
+from .._words import listed, shown
 from ..data import Loader
 from .evaluations import check_evaluations, Evaluations, evaluations_of
 from .missing_rows import MissingRows
@@ -65,6 +66,7 @@ def sweep(
     evaluation: Mapping[str, Evaluated] | None = None,
     metrics: Measure | None = None,
     eval_every: int = 10,
+    roles: Roles | Mapping[str, Roles] | None = None,
 ) -> dict[str, list[Solution]]:
     """Trains with each of several algorithms, and with each of several keys.
 
@@ -84,6 +86,7 @@ def sweep(
     - `num_rounds`: the number of rounds.
     - `keys`: the runs' root keys, the seeds.
     - `evaluation`, `metrics`, `eval_every`: as for [`equifed.train`][].
+    - `roles`: as for [`equifed.train`][]: for all, or by label for some.
 
     **Returns:**
 
@@ -111,6 +114,11 @@ def sweep(
     check_count("eval_every", eval_every)
     check_evaluations(evaluation, num_rounds)
     seeds = _several(keys)
+    if isinstance(roles, Mapping) and (unknown := set(roles) - set(algorithms)):
+        raise ValueError(
+            f"`roles` names {unknown.pop()!r}, which is not one of the algorithms: "
+            f"{listed(algorithms)}."
+        )
     if not algorithms:
         raise ValueError("`algorithms` is empty: give at least one, with a label.")
     if isinstance(model, eqx.Module):
@@ -125,9 +133,12 @@ def sweep(
         )
     runs: list[_Run] = []
     groups: dict[Any, _Group] = {}
-    for algorithm in algorithms.values():
+    for label, algorithm in algorithms.items():
         count = loader.num_clients
-        states = [algorithm.init(model(k), num_clients=count, key=k) for k in seeds]
+        own = roles.get(label) if isinstance(roles, Mapping) else roles
+        states = [
+            algorithm.init(model(k), num_clients=count, key=k, roles=own) for k in seeds
+        ]
         reported, missing = check_rounds(algorithm, states[0], loader, 1)
         for key, state in zip(seeds, states, strict=True):
             group = groups.setdefault(
@@ -137,8 +148,7 @@ def sweep(
             measure = algorithm.loss if metrics is None else metrics
             found = next((e for e in group.evaluations if e.measures(measure)), None)
             if found is None:
-                trained = algorithm.model(state)
-                found = evaluations_of(evaluation, measure, algorithm, trained, None)
+                found = evaluations_of(evaluation, measure, algorithm, state, loader)
                 found.check_distinct(reported)
             group.members.append(len(runs))
             group.evaluations.append(found)
@@ -197,7 +207,7 @@ def _train(
             ran, goes_on = jax.device_get((before, going))
             for i in np.flatnonzero(ran if due else ran & ~goes_on).tolist():
                 algorithm, state, _ = tree_row(flat.build(arrays), i)
-                found[round, i] = group.evaluations[i](algorithm.model(state), round)
+                found[round, i] = group.evaluations[i](algorithm, state, round)
     stacked = flat.build(arrays)
     histories: list[list[Row]] = [[] for _ in runs]
     for round, values in enumerate(jax.device_get(measured)):

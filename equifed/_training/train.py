@@ -21,7 +21,7 @@ from .._round.state import begin
 from .._store import ClientStates
 from .._types import Measure, Model
 from ..data import AbstractLoader
-from .best import Best
+from .best import Best, check_stop
 from .evaluations import check_evaluations, evaluations_of
 from .reached import Keeping
 from .record import Record
@@ -66,7 +66,8 @@ def train(
     - `key`: the experiment's root key.
     - `evaluation`: datasets to evaluate the model on, by name; as an
         [`equifed.ClientQuantiles`][], with quantiles over the clients; as
-        [`equifed.SampledClients`][], some of the clients only: those of the round, say.
+        [`equifed.SampledClients`][], some of the clients only: those of the round, say;
+        as [`equifed.Personal`][], each client's own model.
     - `metrics`: what to measure on them; the algorithm's loss if not given. See
         [`equifed.evaluate`][].
     - `eval_every`: evaluate after every so many rounds, and after the last one.
@@ -120,9 +121,10 @@ def train(
     count = _num_clients(algorithm, model, loader, key, roles)
     state = algorithm._init(model, count, key, roles, client_states, mesh)
     model = algorithm.model(state)
-    evaluations = evaluations_of(evaluation, metrics, algorithm, model, mesh)
+    evaluations = evaluations_of(evaluation, metrics, algorithm, state, loader)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     evaluations.check_distinct(reported)
+    check_stop(stop, state)
     best = Best(stop, eval_every, model)
     best.check_evaluations(evaluations.names)
     looks = [eval_every] if evaluations or stop is not None else []
@@ -132,6 +134,7 @@ def train(
         logger.start(num_rounds, number := int(state.round))
         record = Record(
             *(history, number, num_rounds),
+            algorithm=algorithm,
             evaluations=evaluations,
             eval_every=eval_every,
             best=best,
@@ -154,11 +157,11 @@ def train(
         keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
         with keeping, logger:
             for state, values, ran in calls:
-                model = algorithm.model(state)
-                record.add(values, int(ran) if rounds_per_call > 1 else None, model)
+                ran = int(ran) if rounds_per_call > 1 else None
+                record.add(values, ran, state)
                 if record.diverged:
                     break
-                best.see(history, model)
+                best.see(history, algorithm.model(state))
                 stopped = best.ends(history, finished=record.finished)
                 last = stopped or record.finished
                 saving.after(record.number, state, history, last=last)

@@ -43,7 +43,140 @@ def alternating(loss, optim, batching, **kwargs):
 
 
 PERSONAL = (eqf.FedPer, eqf.LGFedAvg, eqf.FedBN, eqf.FedRep, eqf.FedAlt)
+FEDPER = eqf.FedPer(LOSS, SGD, BATCHING)
+STATE = FEDPER.init(MODEL, num_clients=4, roles=ROLES)
+TUNE = eqf.FineTune(LOSS, SGD, BATCHING)
+STRANGERS = eqf.data.FederatedDataset(DATASET.columns, DATASET.offsets, list("abcd"))
+
+
+def evaluated(algorithm=FEDPER, state=STATE, test=DATASET, metrics=LOSS, **kwargs):
+    kwargs = {"clients": DATASET, **kwargs}
+    return eqf.evaluate_personal(algorithm, state, test, metrics, **kwargs)
+
+
+def trained(**kwargs):
+    return train(algorithm=FEDPER, roles=ROLES, **kwargs)
+
+
 TABLE = {
+    "FineTune": {
+        "a number for the loss": (
+            lambda: eqf.FineTune(1.0, SGD, BATCHING),
+            TypeError,
+            "`loss`",
+        ),
+        "a rate": (
+            lambda: eqf.FineTune(LOSS, 0.1, BATCHING),
+            TypeError,
+            "optax.sgd(learning_rate)",
+        ),
+        "a size": (
+            lambda: eqf.FineTune(LOSS, SGD, 8),
+            TypeError,
+            "`batching` must be",
+        ),
+        "no roles": (
+            lambda: eqf.FineTune(LOSS, SGD, BATCHING, roles="head"),
+            TypeError,
+            ("`roles` must be", "'head'"),
+        ),
+        "roles of another model": (
+            lambda: evaluated(
+                fine_tune=eqf.FineTune(
+                    *(LOSS, SGD, BATCHING), roles=eqf.roles({"a": jnp.ones(2)})
+                )
+            ),
+            ValueError,
+            "`roles` are of another model",
+        ),
+    },
+    "FineTune.split": {
+        "roles of another model": (
+            lambda: eqf.FineTune(LOSS, SGD, BATCHING, roles=ROLES).split(
+                {"a": jnp.ones(2)}
+            ),
+            ValueError,
+            "`roles` are of another model",
+        ),
+    },
+    "Personal": {
+        "a list": (
+            lambda: eqf.Personal([DATASET]),
+            TypeError,
+            ("`of` must be", "Give a dataset, or a `ClientQuantiles`"),
+        ),
+        "no steps of fine-tuning": (
+            lambda: eqf.Personal(DATASET, fine_tune=3),
+            TypeError,
+            ("`fine_tune` must be", "got 3"),
+        ),
+        "nobody to tune": (
+            lambda: trained(
+                evaluation={"test": eqf.Personal(STRANGERS, fine_tune=TUNE)}
+            ),
+            ValueError,
+            ("no examples of 3 of the clients", "'a'", "`support`"),
+        ),
+    },
+    "evaluate_personal": {
+        "a model for the state": (
+            lambda: evaluated(state=MODEL),
+            TypeError,
+            "`state` must be",
+        ),
+        "an array for the test set": (
+            lambda: evaluated(test=jnp.ones(3)),
+            TypeError,
+            ("`test` must be", "FederatedDataset"),
+        ),
+        "another population": (
+            lambda: evaluated(clients=DATASET.select([0, 1])),
+            ValueError,
+            ("The state is of 4 clients, and `clients` has 2",),
+        ),
+        "several models": (
+            lambda: evaluated(*(ifca(), ifca().init(MODEL, num_clients=4, key=KEY))),
+            ValueError,
+            ("`IFCA` trains several models", "algorithm.models(state)"),
+        ),
+        "nobody to tune": (
+            lambda: evaluated(test=STRANGERS, fine_tune=TUNE),
+            ValueError,
+            ("no examples of 3 of the clients", "`support`"),
+        ),
+        "metrics that fail": (
+            lambda: evaluated(metrics=lambda m, e, k: m.nothing),
+            ValueError,
+            "The metrics failed",
+        ),
+    },
+    "train": {
+        "one model of personal leaves": (
+            lambda: trained(evaluation={"test": DATASET}),
+            ValueError,
+            ("no one model is what a client uses", "{'test': Personal(dataset)}"),
+        ),
+        "one model of those who train alone": (
+            lambda: train(
+                algorithm=eqf.LocalOnly(LOSS, SGD, BATCHING),
+                evaluation={"test": DATASET},
+            ),
+            ValueError,
+            ("trains several models", "Personal"),
+        ),
+        "the best of personal leaves": (
+            lambda: trained(stop=eqf.Patience("loss", 2, mode="min")),
+            ValueError,
+            ("`stop` keeps the best model", "each client's own"),
+        ),
+    },
+    "sweep": {
+        "roles of another label": (
+            lambda: sweep(roles={"b": ROLES}),
+            ValueError,
+            ("`roles` names 'b'", "'a'"),
+        ),
+    },
     **{x.__name__: {**parts(x), **needs(x, "personal")} for x in PERSONAL},
     "FedBABU": {**parts(eqf.FedBABU), **needs(eqf.FedBABU, "frozen")},
     "LocalOnly": parts(eqf.LocalOnly),

@@ -1,0 +1,251 @@
+"""The clients' own models, evaluated: against evaluating each by itself."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import testing
+from equifed._evaluate import personal
+
+from .shared import compilations
+
+
+SIZES = (5, 3, 0, 8, 6)
+BATCHING = eqf.data.Epochs(2, batch_size=2)
+SGD, KEY = optax.sgd(0.1), jr.key(0)
+TRAIN = testing.ragged_clients(SIZES)
+MODEL = testing.Linear()
+PERSONAL = eqf.roles(MODEL, personal=lambda m: m.bias)
+LOADER = eqf.data.Loader(TRAIN, eqf.data.UniformSampler(3), BATCHING)
+
+
+def loss(model, example, key):
+    return 0.5 * (example["x"] @ model.weight + model.bias - example["y"]) ** 2
+
+
+def of(ids, seed=7):
+    """Other examples of some of the clients, in an order of their own."""
+    made = testing.ragged_clients(tuple(range(3, 3 + len(ids))), seed=seed)
+    return eqf.data.FederatedDataset(made.columns, made.offsets, list(ids))
+
+
+NAMES = TRAIN.client_ids
+TEST = of([NAMES[3], NAMES[0], NAMES[2], NAMES[4]])
+
+
+@functools.cache
+def trained(name) -> Any:
+    make, roles = {
+        "FedPer": (eqf.FedPer, PERSONAL),
+        "LocalOnly": (eqf.LocalOnly, None),
+        "FedAvg": (eqf.FedAvg, None),
+        "Ditto": (functools.partial(eqf.Ditto, lam=0.1), None),
+    }[name]
+    algorithm = make(loss, SGD, BATCHING)
+    state = algorithm.init(MODEL, num_clients=len(TRAIN), roles=roles)
+    for i in range(3):
+        state, _ = algorithm.round(state, LOADER(i), key=KEY)
+    return algorithm, state
+
+
+def by_hand(algorithm, state, test, numbers):
+    """The mean loss of each client, one evaluation each."""
+    out = []
+    for i, number in enumerate(numbers):
+        kept = jtu.tree_map(lambda x: x[number], state.clients)  # noqa: B023
+        model = algorithm.own_model(state, kept)
+        out.append(eqf.evaluate(model, test.select([i]), loss)["loss"])
+    return np.array(out)
+
+
+@pytest.mark.parametrize("name", ("FedPer", "LocalOnly", "FedAvg", "Ditto"))
+def test_each_has_its_own(name):
+    algorithm, state = trained(name)
+    found = eqf.evaluate_personal(algorithm, state, TEST, loss, clients=TRAIN)
+    wanted = by_hand(algorithm, state, TEST, [3, 0, 2, 4])
+    np.testing.assert_allclose(found.values["loss"], wanted, rtol=1e-5)
+    assert found.client_ids == list(TEST.client_ids)
+    assert found.unseen == ()
+    if name != "FedAvg":
+        one = eqf.evaluate(state.model, TEST, loss, per_client=True).values["loss"]
+        assert (np.abs(one - wanted) > 1e-4).sum() >= 3
+
+
+def test_chunks_do_not_show(monkeypatch):
+    algorithm, state = trained("LocalOnly")
+    noisy = lambda m, e, k: loss(m, e, k) + jr.normal(k, ())  # noqa: E731
+    call = functools.partial(
+        eqf.evaluate_personal, algorithm, state, TEST, noisy, clients=TRAIN
+    )
+    whole = call().values["loss"]
+    monkeypatch.setattr(personal, "_CHUNK", 2 * 4 * 4)
+    np.testing.assert_allclose(call().values["loss"], whole, rtol=1e-5)
+
+
+def test_rows_may_lie_on_the_host():
+    algorithm, state = trained("LocalOnly")
+    host = eqx.tree_at(lambda s: s.clients, state, jax.device_get(state.clients))
+    call = functools.partial(
+        eqf.evaluate_personal, algorithm, test=TEST, metrics=loss, clients=TRAIN
+    )
+    np.testing.assert_array_equal(
+        call(state=host).values["loss"], call(state=state).values["loss"]
+    )
+
+
+def test_who_was_not_trained_with():
+    algorithm, state = trained("FedPer")
+    test = of([NAMES[0], "new"])
+    found = eqf.evaluate_personal(algorithm, state, test, loss, clients=TRAIN)
+    assert found.unseen == ("new",)
+    one = eqf.evaluate(state.model, test.select([1]), loss)["loss"]
+    np.testing.assert_allclose(found.values["loss"][1], one, rtol=1e-6)
+
+
+def test_a_client_without_rows_is_nan():
+    algorithm, state = trained("FedPer")
+    made = testing.ragged_clients((4, 0))
+    test = eqf.data.FederatedDataset(made.columns, made.offsets, [NAMES[1], NAMES[0]])
+    found = eqf.evaluate_personal(algorithm, state, test, loss, clients=TRAIN)
+    assert np.isnan(found.values["loss"]).tolist() == [False, True]
+    assert found.mean("loss") == pytest.approx(float(found.values["loss"][0]))
+
+
+TUNE = eqf.FineTune(loss, optax.sgd(0.05), BATCHING)
+
+
+def tuned_by_hand(model, dataset):
+    """One round of clients alone, all from this model."""
+    algorithm = eqf.LocalOnly(loss, optax.sgd(0.05), BATCHING)
+    state = algorithm.init(model, num_clients=len(dataset))
+    cohort = eqf.data.cohort(dataset, BATCHING)
+    return algorithm, algorithm.round(state, cohort, key=KEY)[0]
+
+
+def test_fine_tuning():
+    algorithm, state = trained("FedAvg")
+    found = eqf.evaluate_personal(
+        algorithm, state, TEST, loss, clients=TRAIN, fine_tune=TUNE
+    )
+    wanted = by_hand(*tuned_by_hand(state.model, TRAIN), TEST, [3, 0, 2, 4])
+    np.testing.assert_allclose(found.values["loss"], wanted, rtol=1e-5)
+
+
+def test_fine_tuning_who_was_not_trained_with_and_only_a_part():
+    algorithm, state = trained("FedPer")
+    test, support = of([NAMES[0], "new"]), of(["new", NAMES[0]], seed=8)
+    tune = eqf.FineTune(
+        loss, optax.sgd(0.05), BATCHING, roles=eqf.roles(MODEL, shared=lambda m: m.bias)
+    )
+    found = eqf.evaluate_personal(
+        *(algorithm, state, test, loss),
+        clients=TRAIN,
+        fine_tune=tune,
+        support=support,
+    )
+    frozen = eqx.tree_at(
+        lambda m: m.weight, state.model, replace_fn=jax.lax.stop_gradient
+    )
+    head = eqf.LocalOnly(loss, optax.sgd(0.05), BATCHING)
+    begun = head.init(
+        frozen, num_clients=2, roles=eqf.roles(MODEL, frozen=lambda m: m.weight)
+    )
+    bias = jnp.stack([state.model.bias, state.clients.personal.bias[0]])
+    begun = eqx.tree_at(lambda s: s.clients.bias, begun, bias)
+    cohort = eqf.data.cohort(support, BATCHING)
+    after, _ = head.round(begun, cohort, key=KEY)
+    wanted = by_hand(head, after, test, [1, 0])
+    np.testing.assert_allclose(found.values["loss"], wanted, rtol=1e-5)
+
+
+def test_fine_tuning_that_diverges_is_told():
+    algorithm, state = trained("FedAvg")
+    tune = eqf.FineTune(loss, optax.sgd(1e30), BATCHING)
+    with pytest.warns(UserWarning, match="Fine-tuning diverged for 3 clients"):
+        found = eqf.evaluate_personal(
+            algorithm, state, TEST, loss, clients=TRAIN, fine_tune=tune
+        )
+    plain = eqf.evaluate(state.model, TEST, loss, per_client=True)
+    np.testing.assert_allclose(found.values["loss"], plain.values["loss"], rtol=1e-6)
+
+
+def test_it_compiles_once():
+    algorithm, state = trained("FedPer")
+    call = functools.partial(
+        eqf.evaluate_personal,
+        algorithm,
+        state,
+        TEST,
+        loss,
+        clients=TRAIN,
+        fine_tune=TUNE,
+    )
+    call()
+    with compilations() as programs:
+        call()
+    assert programs == []
+
+
+def test_while_training(tmp_path):
+    of_test = eqf.Personal(eqf.ClientQuantiles(TEST, (0.5,)))
+    algorithm = eqf.FedPer(loss, SGD, BATCHING)
+
+    def run(num_rounds, directory):
+        return eqf.train(
+            *(algorithm, MODEL, LOADER),
+            num_rounds=num_rounds,
+            key=KEY,
+            roles=PERSONAL,
+            eval_every=2,
+            evaluation={"test": of_test, "tuned": eqf.Personal(TEST, fine_tune=TUNE)},
+            checkpointer=eqf.Checkpointer(tmp_path / directory, every=1),
+        )
+
+    solution = run(3, "a")
+    rounds, _ = solution.values("test/loss/clients")
+    assert rounds == [2, 3]
+    found = eqf.evaluate_personal(algorithm, solution.state, TEST, loss, clients=TRAIN)
+    last = solution.history[-1]
+    assert last["test/loss/clients"] == pytest.approx(found.mean("loss"))
+    assert last["test/loss"] == pytest.approx(found.mean("loss", by="examples"))
+    assert last["test/loss/p50"] == pytest.approx(found.quantiles("loss", (0.5,))[0.5])
+    assert last["tuned/loss/clients"] != last["test/loss/clients"]
+    run(1, "b")
+    resumed = run(3, "b").history
+    assert resumed[1:] == solution.history[1:]
+
+
+def test_several_seeds_in_one_program():
+    keys = jr.split(KEY, 2)
+    algorithms = {
+        "FedPer": eqf.FedPer(loss, SGD, BATCHING),
+        "FedAvg": eqf.FedAvg(loss, SGD, BATCHING),
+    }
+    runs = eqf.sweep(
+        algorithms,
+        lambda key: MODEL,
+        LOADER,
+        num_rounds=2,
+        keys=keys,
+        evaluation={"test": eqf.Personal(TEST)},
+        roles={"FedPer": PERSONAL},
+    )
+    one = eqf.train(
+        *(algorithms["FedPer"], MODEL, LOADER),
+        num_rounds=2,
+        key=keys[1],
+        evaluation={"test": eqf.Personal(TEST)},
+        roles=PERSONAL,
+    )
+    got, wanted = runs["FedPer"][1].history[-1], one.history[-1]
+    assert got["test/loss/clients"] == pytest.approx(wanted["test/loss/clients"])
+    assert "test/loss" in runs["FedAvg"][0].history[-1]
