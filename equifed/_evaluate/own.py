@@ -28,7 +28,8 @@ class Own(eqx.Module):
     """The others, which all have in common."""
 
     def __getitem__(self, client: Any) -> Model:
-        return eqx.combine(tree_row(self.stacked, client), self.common)
+        own = tree_row(self.stacked, client)
+        return own if self.common is None else eqx.combine(own, self.common)
 
 
 def stacked(models: Model | Sequence[Model], num_clients: int) -> Model:

@@ -44,7 +44,13 @@ class Best:
     last round of a training is, is no part of the experiment.
     """
 
-    def __init__(self, stop: AbstractStop | None, every: int, model: Model | None):
+    def __init__(
+        self,
+        stop: AbstractStop | None,
+        every: int,
+        model: Model | None,
+        state: State,
+    ):
         if stop is not None:
             check_kind("stop.metric", stop.metric, str)
             check_choice("stop.mode", stop.mode, ("max", "min"))
@@ -52,6 +58,12 @@ class Best:
                 raise ValueError(
                     "`stop` keeps the best model, and an algorithm that trains several "
                     "has none that is the one. Leave it out, and end a loop over "
+                    "`equifed.rounds` where you like."
+                )
+            if kept_in(state.clients) is not None:
+                raise ValueError(
+                    "`stop` keeps the best model, and here a part of it is each "
+                    "client's own, which goes on. Leave it out, and end a loop over "
                     "`equifed.rounds` where you like."
                 )
         self._stop, self._every = stop, every
@@ -145,16 +157,6 @@ class Best:
 
     def _counts(self, row: Row, *, last: bool = False) -> bool:
         return (last or row[ROUND] % self._every == 0) and not row["nonfinite_model"]
-
-
-def check_stop(stop: AbstractStop | None, state: State) -> None:
-    """Refuses to keep the best of a model whose parts the clients keep."""
-    if stop is not None and kept_in(state.clients) is not None:
-        raise ValueError(
-            "`stop` keeps the best model, and here a part of it is each client's own, "
-            "which goes on. Leave it out, and end a loop over `equifed.rounds` where "
-            "you like."
-        )
 
 
 def _copy(model: Model | None) -> Model | None:

@@ -21,7 +21,7 @@ from .._round.state import begin
 from .._store import ClientStates
 from .._types import Measure, Model
 from ..data import AbstractLoader
-from .best import Best, check_stop
+from .best import Best
 from .evaluations import check_evaluations, evaluations_of
 from .reached import Keeping
 from .record import Record
@@ -124,8 +124,7 @@ def train(
     evaluations = evaluations_of(evaluation, metrics, algorithm, state, loader)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     evaluations.check_distinct(reported)
-    check_stop(stop, state)
-    best = Best(stop, eval_every, model)
+    best = Best(stop, eval_every, model, state)
     best.check_evaluations(evaluations.names)
     looks = [eval_every] if evaluations or stop is not None else []
     saving = Saving(checkpointer, algorithm, best)

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import equifed as eqf
 
 from .parts import counts
-from .passes import parts
-from .shared import BATCHING, LOSS, MODEL, SGD
+from .passes import ifca, parts
+from .shared import BATCHING, DATASET, KEY, LOSS, MODEL, SGD, train
+from .stops import sweep
 
 
 ROLES = eqf.roles(MODEL, personal=lambda m: m.bias)
@@ -165,7 +166,7 @@ TABLE = {
             ("trains several models", "Personal"),
         ),
         "the best of personal leaves": (
-            lambda: trained(stop=eqf.Patience("loss", 2, mode="min")),
+            lambda: trained(stop=eqf.Patience("loss", rounds=2, mode="min")),
             ValueError,
             ("`stop` keeps the best model", "each client's own"),
         ),
