@@ -146,9 +146,9 @@ TABLE = {
             ("no examples of 3 of the clients", "`support`"),
         ),
         "metrics that fail": (
-            lambda: evaluated(metrics=lambda m, e, k: m.nothing),
+            lambda: evaluated(metrics=lambda m, e, k: e["x"]),
             ValueError,
-            "The metrics failed",
+            "one floating-point number",
         ),
     },
     "train": {
@@ -175,7 +175,7 @@ TABLE = {
         "roles of another label": (
             lambda: sweep(roles={"b": ROLES}),
             ValueError,
-            ("`roles` names 'b'", "'a'"),
+            ("`roles` names 'b'", "one of the algorithms: a"),
         ),
     },
     **{x.__name__: {**parts(x), **needs(x, "personal")} for x in PERSONAL},
