@@ -120,11 +120,10 @@ def train(
         logger = NoLogger()
     count = _num_clients(algorithm, model, loader, key, roles)
     state = algorithm._init(model, count, key, roles, client_states, mesh)
-    model = algorithm.model(state)
     evaluations = evaluations_of(evaluation, metrics, algorithm, state, loader)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     evaluations.check_distinct(reported)
-    best = Best(stop, eval_every, model, state)
+    best = Best(stop, eval_every, algorithm.model(state), state)
     best.check_evaluations(evaluations.names)
     looks = [eval_every] if evaluations or stop is not None else []
     saving = Saving(checkpointer, algorithm, best)
@@ -156,8 +155,7 @@ def train(
         keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
         with keeping, logger:
             for state, values, ran in calls:
-                ran = int(ran) if rounds_per_call > 1 else None
-                record.add(values, ran, state)
+                record.add(values, int(ran) if rounds_per_call > 1 else None, state)
                 if record.diverged:
                     break
                 best.see(history, algorithm.model(state))
