@@ -13,7 +13,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 from .._aggregator import UniformMean
 from .._check import as_number, check_count, checked
 from .._client import AbstractClient, AbstractCriterion, LocalSGD
-from .._client.outputs import as_column, labels_of, nan_where, Outputs, outputs_of
+from .._client.outputs import (
+    as_column,
+    labels_of,
+    masked_mean,
+    nan_where,
+    Outputs,
+    outputs_of,
+)
 from .._optim import OptimLike
 from .._round import Beginning
 from .._tree import tree_add, wide_dtype
@@ -53,9 +60,11 @@ class _Classes(eqx.Module):
     num_classes: int
     num_features: int
 
-    def sums(
+    def of(
         self, model: Model, examples: Example, mask: Bool[Array, " batch"], keys: Array
-    ) -> _Sums:
+    ) -> tuple[Float[Array, "batch features"], Float[Array, "batch classes"]]:
+        """The representations of a batch, 0 where there is no example, and the classes
+        as ones among zeros."""
         z = outputs_of("representation", self.representation, model, examples, keys)
         if z.shape[-1] != self.num_features:
             raise ValueError(
@@ -67,14 +76,12 @@ class _Classes(eqx.Module):
         # NaN of an example is NaN of all classes, and is found out.
         z = jnp.where(mask[:, None], nan_where(mask & ~valid, z), 0)
         hot = jax.nn.one_hot(labels, self.num_classes, dtype=z.dtype)
-        hot = jnp.where(mask[:, None], hot, 0)
-        total = jnp.matmul(hot.T, z, precision="highest")
-        return _Sums(total, hot.sum(0))
+        return z, jnp.where(mask[:, None], hot, 0)
 
 
 class _NearPrototypes(AbstractCriterion):
-    r"""The mean loss and $\lambda$ times the distances of the batch's prototypes from
-    those that are shared."""
+    r"""The mean loss and $\lambda$ times the mean squared distance of representations
+    from their class's prototype, where there is one."""
 
     classes: _Classes
     lam: Float[Array, ""]
@@ -83,15 +90,12 @@ class _NearPrototypes(AbstractCriterion):
         return broadcast.shared
 
     def value(self, loss, model, examples, mask, given, *, keys):
-        sums = self.classes.sums(model, examples, mask, keys)
-        there = (sums.count > 0) & (given.known > 0)
-        count = jnp.where(there, sums.count, 1)[:, None]
-        apart = sums.total / count - given.mean.astype(sums.total.dtype)
-        squares = jnp.where(there, jnp.sum(apart**2, -1), 0)
-        # The gradient of a square root at 0 is infinite.
-        zero = squares == 0
-        distances = jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squares)))
-        return loss + self.lam.astype(loss.dtype) * distances.sum().astype(loss.dtype)
+        z, hot = self.classes.of(model, examples, mask, keys)
+        mean, known = (x.astype(z.dtype) for x in (given.mean, given.known))
+        near = jnp.matmul(hot, mean, precision="highest")
+        there = jnp.matmul(hot, known[:, None], precision="highest")
+        apart = masked_mean(jnp.mean(there * (z - near) ** 2, -1), mask)
+        return loss + self.lam.astype(loss.dtype) * apart.astype(loss.dtype)
 
 
 class _SaysClasses(AbstractClient):
@@ -130,8 +134,9 @@ class _SaysClasses(AbstractClient):
 
         def look(sums, examples, mask, i):
             keys = jr.split(jr.fold_in(look_key, i), size)
-            new = self.classes.sums(model, examples, mask, keys)
-            return tree_add(sums, new)
+            z, hot = self.classes.of(model, examples, mask, keys)
+            total = jnp.matmul(hot.T, z, precision="highest")
+            return tree_add(sums, _Sums(total, hot.sum(0)))
 
         sums = data.fold_examples(look, self.payload(None), batch_size=size)
         return Message(sums, message.weight), params, metrics
@@ -145,20 +150,22 @@ class FedProto(AbstractAlgorithm):
     of class $j$. The server has the mean $\bar C^{(j)}$ over all these examples of the
     clients that took part. From its own last model, client $i$ takes local steps down
 
-    $$\frac{1}{|B|} \sum_{e \in B} \ell(\theta, e) + \lambda \sum_j \big\lVert
-    C_B^{(j)}(\theta) - \bar C^{(j)} \big\rVert,$$
+    $$\frac{1}{|B|} \sum_{e \in B} \Big(\ell(\theta, e) + \frac{\lambda}{d} \big\lVert
+    z_\theta(e) - \bar C^{(y_e)} \big\rVert^2\Big),$$
 
-    where $C_B^{(j)}$ is the prototype of the batch's examples, and the sum is over
-    those classes of which the batch has one, and the server a prototype. Then it goes
-    over its examples once more, and sends its prototypes, with its numbers of examples:
-    no model ever travels. A class that nobody has had yet has no prototype, and one
-    that nobody has in a round keeps its last. The metrics are those of the loss alone.
+    with the representations $z$ of $d$ numbers; an example whose class has no prototype
+    yet adds nothing to the second term. Then it goes over its examples once more, and
+    sends its prototypes, with its numbers of examples: no model ever travels. A class
+    that nobody has in a round keeps its last prototype. The metrics are those of the
+    loss alone.
 
-    The server's mean is that by numbers of examples, which is the one for which the
-    paper's objective asks; its formula for it divides by the number of clients once
-    more. (Its authors' program takes the mean of the clients' prototypes, and squares
-    of distances, of each example from its class's prototype.) Clients have models of
-    one architecture here, though the method would not need that.
+    Two things the paper leaves open. Of its second term, a sum over classes of the
+    distances of the client's prototypes from the server's, it does not say how it is
+    taken on a batch: here it is as in its authors' program, for which $\lambda = 1$ is.
+    And its formula for the server's mean, by numbers of examples, divides by the number
+    of clients once more, which would bring prototypes nearer to 0 the more clients
+    there are: here it does not. Clients have models of one architecture here, though
+    the method would not need that.
 
     `algorithm.own_model(state, kept)` is the client's model. There is no one model that
     is trained: `algorithm.model(state)` is `None`. `state.server` has the prototypes,
