@@ -249,3 +249,24 @@ def test_several_seeds_in_one_program():
     got, wanted = runs["FedPer"][1].history[-1], one.history[-1]
     assert got["test/loss/clients"] == pytest.approx(wanted["test/loss/clients"])
     assert "test/loss" in runs["FedAvg"][0].history[-1]
+
+
+def test_wherever_the_clients_states_lie(tmp_path):
+    def run(where):
+        return eqf.train(
+            *(eqf.FedPer(loss, SGD, BATCHING), MODEL, LOADER),
+            num_rounds=2,
+            key=KEY,
+            roles=PERSONAL,
+            evaluation={"test": eqf.Personal(of([NAMES[0], "new", NAMES[3]]))},
+            client_states=where,
+        )
+
+    device = run("device")
+    for where in ("host", tmp_path / "rows"):
+        other = run(where)
+        assert other.history == device.history
+        np.testing.assert_array_equal(
+            np.asarray(other.state.clients.personal.bias),
+            np.asarray(device.state.clients.personal.bias),
+        )

@@ -268,7 +268,8 @@ def _rows(all: Any, new: Any, numbers: np.ndarray) -> jax.Array:
     """Rows of what the clients keep, wherever it lies."""
     seen = numbers >= 0
     at = np.where(seen, numbers, 0)
-    rows = jnp.asarray(all[at] if isinstance(all, np.ndarray) else all[jnp.asarray(at)])
+    on_device = isinstance(all, jax.Array)
+    rows = all[jnp.asarray(at)] if on_device else jnp.asarray(all[at])
     if seen.all():
         return rows
     wide = jnp.asarray(seen).reshape(-1, *[1] * (rows.ndim - 1))
