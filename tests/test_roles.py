@@ -95,7 +95,8 @@ def test_all_shared_is_the_same_to_the_bit():
 
 
 @pytest.mark.parametrize(
-    "name", ("FedAvg-adam", "FedProx", "FedSAM", "DiLoCo", "wrappers")
+    "name",
+    ("FedAvg-adam", "FedProx", "FedSAM", "DiLoCo", "MOON", "PerFedAvg", "wrappers"),
 )
 def test_other_algorithms_keep_them(name):
     _, before, after, _ = run(ALGORITHMS[name], PERSONAL)
@@ -168,6 +169,24 @@ def test_what_is_frozen_costs_nothing():
         carried = (state.params, state.server, state.clients)
         assert all(2000 > x.size for x in jtu.tree_leaves(carried))
         assert state.rest.large.shape == (50, 40)
+
+
+@pytest.mark.parametrize(
+    "name", ("Ditto", "APFL", "PFedMe", "FedALA", "FedRoD", "FedProto", "MOON")
+)
+def test_clients_own_models_have_what_is_frozen_once(name):
+    algorithm = ALGORITHMS[name](testing.noisy_loss, BATCHING)
+    frozen = eqf.roles(MODEL, frozen=lambda m: m.bias)
+    state = algorithm.init(MODEL, num_clients=len(DATA), roles=frozen)
+    paths = [jtu.keystr(p) for p, _ in jtu.tree_leaves_with_path(state.clients)]
+    assert paths
+    assert not any("bias" in path for path in paths)
+    cohort = loader_of(3)(0)
+    state, _ = eqx.filter_eval_shape(algorithm.round, state, cohort, key=KEY)
+    kept = jtu.tree_map(lambda x: x.update(shape=x.shape[1:]), state.clients)
+    own = eqx.filter_eval_shape(algorithm.own_model, state, kept)
+    assert own.weight.shape == (3,)
+    assert own.bias.shape == ()
 
 
 def test_ways_to_say_it():

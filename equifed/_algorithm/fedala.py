@@ -116,8 +116,13 @@ class _Aggregates(AbstractClient):
                 batch = (broadcast.rest, examples, mask)
                 step_key = jr.fold_in(pass_key, i)
                 slope, _ = batch_gradient(self.loss, at, *batch, key=step_key)
+                rate = self.weight_learning_rate
                 return jtu.tree_map(
-                    self._step, weights, slope, apart, is_leaf=lambda x: x is None
+                    lambda w, g, d: None if w is None else _stepped(w, rate, g, d),
+                    weights,
+                    slope,
+                    apart,
+                    is_leaf=lambda x: x is None,
                 )
 
             return some.fold(step, weights)
@@ -129,12 +134,10 @@ class _Aggregates(AbstractClient):
             learn, state.weights, passes, bound, differentiable=differentiable
         )
 
-    def _step(self, weight: Array | None, slope: Array, apart: Array) -> Array | None:
-        if weight is None:
-            return None
-        rate = self.weight_learning_rate.astype(weight.dtype)
-        along = slope.astype(weight.dtype) * apart.astype(weight.dtype)
-        return jnp.clip(weight - rate * along, 0, 1)
+
+def _stepped(weight: Array, rate: Array, slope: Array, apart: Array) -> Array:
+    along = slope.astype(weight.dtype) * apart.astype(weight.dtype)
+    return jnp.clip(weight - rate.astype(weight.dtype) * along, 0, 1)
 
 
 def _mixed(weights: Params, own: Params, server: Params) -> Params:

@@ -108,6 +108,19 @@ def proto(**kwargs):
     return eqf.FedProto(LOSS, SGD, BATCHING, **{**PROTO, **kwargs})
 
 
+def with_personal(algorithm):
+    """One that gives each client a whole model, and is asked for a personal leaf."""
+    roles = eqf.roles(MODEL, personal=lambda m: m.bias)
+    return lambda: algorithm.init(MODEL, num_clients=2, roles=roles)
+
+
+TABLE["Ditto"] |= {
+    "personal leaves": (
+        with_personal(eqf.Ditto(LOSS, SGD, BATCHING, lam=0.1)),
+        ValueError,
+        ("`Ditto` cannot keep personal leaves", "a whole model of its own"),
+    )
+}
 TABLE["FedProto"] = {
     **counts(lambda x: proto(num_classes=x), name="num_classes", least=1),
     **counts(lambda x: proto(num_features=x), name="num_features", least=1),
@@ -117,9 +130,7 @@ TABLE["FedProto"] = {
         "`num_features` must be the length of what `representation` makes, 2, got 3",
     ),
     "personal leaves": (
-        lambda: proto().init(
-            MODEL, num_clients=2, roles=eqf.roles(MODEL, personal=lambda m: m.bias)
-        ),
+        with_personal(proto()),
         ValueError,
         ("`FedProto` cannot keep personal leaves", "whole model to itself"),
     ),
