@@ -97,10 +97,23 @@ def test_all_places_give_the_same_bits_as_users_compile_it(tmp_path):
             assert got.history == expected.history
 
 
-def test_debugged_rounds(tmp_path):
-    algorithm, executor = SCAFFOLD, eqf.Executor(debug=True)
+def test_personal_leaves_lie_anywhere(tmp_path):
+    """Whose initial rows are those of the model, and not zero."""
+    model = testing.Linear()
+    options = {
+        "algorithm": eqf.FedPer(LOSS, optax.sgd(0.1), BATCHING),
+        "roles": eqf.roles(model, personal=lambda m: m.bias),
+        "num_rounds": 2,
+    }
+    expected = train("device", **options)
+    for where in ("host", tmp_path / "states"):
+        assert_same(train(where, **options).state, expected.state)
+
+
+def test_debugged_rounds():
+    executor = eqf.Executor(debug=True)
     expected = train("device", num_rounds=1, executor=executor)
-    got = train("host", algorithm=algorithm, num_rounds=1, executor=executor)
+    got = train("host", num_rounds=1, executor=executor)
     assert_same(got.state, expected.state)
     assert np.asarray(got.state.clients.weight).any()
 
@@ -166,6 +179,10 @@ def test_by_default_they_lie_where_they_fit(monkeypatch):
     monkeypatch.setattr(choose, "_free_memory", lambda: 100)
     with pytest.raises(ValueError, match="Give a folder on a disk: `client_states="):
         train(None, num_rounds=0)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="several processes share this training"):
+        store_at("host")
+    monkeypatch.undo()
     # Of FedAvg clients keep nothing.
     plain = eqf.FedAvg(LOSS, optax.sgd(0.1), BATCHING)
     assert train("host", algorithm=plain, num_rounds=0).state.clients is None
@@ -605,7 +622,7 @@ def test_killed_while_the_store_is_ahead_of_its_checkpoint(tmp_path):
 def test_a_killed_training_without_a_checkpoint_begins_anew(tmp_path):
     store: Any = store_at(tmp_path / "states")
     store.write(np.arange(3), some(3))
-    store.place._lock.close()  # The operating system's part of a kill.
+    store.place._open.lock.close()  # The operating system's part of a kill.
     new = store_at(tmp_path / "states")
     assert_same(rows_of(new)["a"], np.repeat(ONE["a"][None], SIZE, 0))
     assert isinstance(new.place, DiskPlace)

@@ -250,17 +250,18 @@ class AbstractAlgorithm(eqx.Module):
         check_round(self, cohort, executor)
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
+        brought = are_brought(self, state, cohort, key)
+        old = FlatTree(dataclasses.replace(state, clients=None) if brought else state)
         if not executor.debug:
             # Of several that are alike one tells what is read of all.
-            alone = FlatTree(dataclasses.replace(state, clients=None))
             check_lookups(
-                self.loss, lambda: next(iter(self.models(state)), None), alone, cohort
+                self.loss, lambda: next(iter(self.models(state)), None), old, cohort
             )
-        if are_brought(self, state, cohort, key):
+        if brought:
             return round_of_slots(self, state, cohort, key, executor)
         if executor.debug:
             return debugged_round(self, state, cohort, key, executor)
-        fixed, old = FlatTree((self, key, executor, None)), FlatTree(state)
+        fixed = FlatTree((self, key, executor, None))
         if runs_apart(executor, cohort.mesh, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:

@@ -4,6 +4,7 @@ A checkpoint is one directory, named by its round:
 
     00000030/
         state/            the array leaves of the state, written by Orbax
+        clients/          what all clients keep, if not on the device: `journal.py`
         leaves.json       what they are: path, dtype and shape of each
         history.json      the metrics of the rounds so far
         fingerprint.json  what the experiment is

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import pathlib
+import weakref
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,11 @@ class DiskPlace(AbstractPlace):
         self._names, self._num_clients = names, num_clients
         self._initial = list(initial)
         self._touched = np.zeros(num_clients, bool)
-        self._files: list[int] | None = None
+        self._open = _Open()
         self._maps: list[np.ndarray] = []
         self._unwritten: dict[int, list[np.ndarray]] = {}
-        self._lock, self._writing = contextlib.ExitStack(), False
+        self._writing = False
+        weakref.finalize(self, self._open.close)
         check_left(folder, self._about)
 
     @property
@@ -60,24 +62,24 @@ class DiskPlace(AbstractPlace):
             self.folder.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as stack:
                 stack.enter_context(locked(self.folder))
-                if self._files is None:
+                if self._open.files is None:
                     check_left(self.folder, self._about, beginning=anew)
                 self._sign(finished=False)
-                if self._files is None:
+                if self._open.files is None:
                     self._make()
-                self._lock = stack.pop_all()
+                self._open.lock = stack.pop_all()
         self._writing = True
 
     def finish(self) -> None:
         """Sees to it that all rows are on disk, and says so."""
-        if not self._writing or self._files is None:
+        if not self._writing or self._open.files is None:
             return
         self._writing = False
-        with self._lock:
+        with self._open.lock:
             with self._told("write client states"):
                 if self._unwritten:
                     self._write_again()
-                for file in self._files:
+                for file in self._open.files:
                     os.fsync(file)
                 np.save(self.folder / "touched.npy", np.packbits(self._touched))
                 for i, x in enumerate(self._initial):
@@ -111,7 +113,7 @@ class DiskPlace(AbstractPlace):
         self._initial = list(initial)
         self._touched[:] = False
         self._unwritten.clear()
-        if self._files is not None:
+        if self._open.files is not None:
             with self._told("write client states"):
                 self._make()
 
@@ -123,8 +125,8 @@ class DiskPlace(AbstractPlace):
         )
 
     def _write(self, numbers: Numbers, rows: Rows) -> None:
-        assert self._files is not None, "It was not begun."
-        for file, x in zip(self._files, rows, strict=True):
+        assert self._open.files is not None, "It was not begun."
+        for file, x in zip(self._open.files, rows, strict=True):
             data = as_bytes(x)
             size = data.shape[1]
             for number, row in zip(numbers.tolist(), data, strict=True):
@@ -139,14 +141,15 @@ class DiskPlace(AbstractPlace):
 
     def _make(self) -> None:
         """Files without a row."""
-        self._close()
-        self._files, self._maps = [], []
+        self._open.close_files()
+        self._open.files = files = []
+        self._maps = []
         for i, x in enumerate(self._initial):
             path = self.folder / f"{i:05d}.rows"
             # A file that is there goes first: truncated, it would keep its room.
             path.unlink(missing_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
-            self._files.append(file)
+            files.append(file)
             shape = (self._num_clients, *x.shape)
             os.ftruncate(file, math.prod(shape) * x.dtype.itemsize)
             empty = x.size == 0  # Nothing cannot be mapped.
@@ -179,15 +182,22 @@ class DiskPlace(AbstractPlace):
             sentence.errno = error.errno
             raise sentence from error
 
-    def _close(self) -> None:
-        for file in self._files or ():
-            os.close(file)
-        self._files = None
 
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self._close()
-            self._lock.close()
+class _Open:
+    """What is to be closed in the end."""
+
+    def __init__(self):
+        self.files: list[int] | None = None
+        self.lock = contextlib.ExitStack()
+
+    def close_files(self) -> None:
+        files, self.files = self.files, None
+        for file in files or ():
+            os.close(file)
+
+    def close(self) -> None:
+        self.close_files()
+        self.lock.close()
 
 
 def _write_all(file: int, data: memoryview, offset: int) -> None:

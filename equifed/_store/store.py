@@ -135,6 +135,8 @@ class Store:
     def fill(self, arrays: Sequence[Any]) -> None:
         """Gives all clients the rows of whole arrays. What is as at the beginning is
         not written."""
+        # On a device each part would be a program of its own.
+        arrays = [np.asarray(x) if isinstance(x, jax.Array) else x for x in arrays]
         for part in chunks(np.arange(self.num_clients), self.row_bytes):
             rows = [np.asarray(x[part[0] : part[-1] + 1]) for x in arrays]
             differs = np.zeros(len(part), bool)
