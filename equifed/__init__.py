@@ -103,6 +103,7 @@ from ._client import (
     merge_metrics as merge_metrics,
     NoCorrection as NoCorrection,
     Proximal as Proximal,
+    Stateful as Stateful,
     zero_metrics as zero_metrics,
 )
 from ._cohort import ClientData as ClientData, Cohort as Cohort
@@ -157,7 +158,7 @@ from ._metrics import (
     Average as Average,
     Sum as Sum,
 )
-from ._norms import norms as norms
+from ._norms import norms as norms, statistics as statistics
 from ._optim import Optim as Optim
 from ._roles import Roles as Roles, roles as roles
 from ._round import Beginning as Beginning, State as State

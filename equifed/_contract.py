@@ -170,7 +170,7 @@ def check_step(algorithm: Any, out: Any, before: Any) -> tuple[Any, Metrics, Arr
     name = f"`{type(algorithm).__name__}.step`"
     if type(after) is not type(before):
         raise TypeError(f"{name} must return a `State` first, got {shown(after)}.")
-    for part in ("params", "rest", "server", "aggregator", "clients"):
+    for part in ("params", "rest", "server", "aggregator", "clients", "statistics"):
         new, old = getattr(after, part), getattr(before, part)
         _check_like(algorithm, "step", f"state.{part}", new, old)
     metrics = _check_metrics(name, metrics, taken=("round", "nonfinite_model"))

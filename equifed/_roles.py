@@ -6,8 +6,6 @@ is personal, a backbone that nobody trains is frozen, and all the rest is shared
 one place that tells them apart is here.
 """
 
-import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +15,8 @@ import wadler_lindig as wl
 from jaxtyping import PyTree
 
 from ._check import check_choice
-from ._tree import kind_of, split_params
+from ._role_table import array_words, paths_of, table
+from ._tree import split_params, split_statistics
 from ._types import Model, Params
 from ._words import first_line, shown
 
@@ -70,11 +69,11 @@ class Roles(eqx.Module):
 
         `ValueError` if the roles are of another model.
         """
-        params, rest = split_params(model)
-        self._check(params)
-        personal = _at(params, set(self.of("personal")))
-        frozen = _at(params, set(self.of("frozen")))
-        shared = _at(params, set(self.of("shared")))
+        has_role, rest = _split(model)
+        self._check(has_role)
+        personal = _at(has_role, set(self.of("personal")))
+        frozen = _at(has_role, set(self.of("frozen")))
+        shared = _at(has_role, set(self.of("shared")))
         return shared, personal, eqx.combine(rest, frozen)
 
     def _check(self, params: Params) -> None:
@@ -84,7 +83,7 @@ class Roles(eqx.Module):
             return
         path = next(p for p in {**known, **found} if known.get(p) != found.get(p))
         words = [
-            "nothing" if where.get(path) is None else _words(*where[path])
+            "nothing" if where.get(path) is None else array_words(*where[path])
             for where in (known, found)
         ]
         raise ValueError(
@@ -97,7 +96,7 @@ class Roles(eqx.Module):
         return wl.TextDoc(repr(self))
 
     def __repr__(self) -> str:
-        return _table(self.leaves)
+        return table(self.leaves, ROLES)
 
 
 def roles(
@@ -113,8 +112,11 @@ def roles(
     A *shared* array is trained and sent; a *personal* one is trained by each client for
     itself, and kept by it; a *frozen* one is neither: it has no gradient, no optimiser
     state, no message and no copy for each client. Only floating-point arrays have a
-    role, and those of an `equinox.nn.State` have none: whole numbers, functions and
-    sizes stay as they are.
+    role: whole numbers, functions and sizes stay as they are.
+
+    All arrays of an `equinox.nn.State` have one too, which counts under a
+    [`equifed.Stateful`][] loss. They are not trained: what is shared is averaged, what
+    is personal is the client's own, what is frozen stays as it is.
 
     **Arguments:**
 
@@ -141,7 +143,7 @@ def roles(
         eqf.roles(model, by=lambda path, x: "personal" if "norm" in path else "shared")
         ```
     """
-    params, _ = split_params(model)
+    params, _ = _split(model)
     asked = {"shared": shared, "personal": personal, "frozen": frozen}
     given = {name: where for name, where in asked.items() if where is not None}
     if by is not None:
@@ -165,7 +167,8 @@ def roles(
         default = "frozen" if shared is not None else "shared"
         named = {x.path: default for x in _leaves(params, {})} | named
     leaves = _leaves(params, named)
-    if not any(x.role != "frozen" for x in leaves):
+    can_train = dict(_by_path(split_params(model)[0]))
+    if not any(x.role != "frozen" for x in leaves if x.path in can_train):
         raise ValueError(
             "Nothing is trained: no floating-point array of the model is shared or "
             f"personal, got {shown(model)}."
@@ -173,13 +176,25 @@ def roles(
     return Roles(leaves)
 
 
-def split_model(model: Model, roles: Roles | None) -> tuple[Params, Params, Model]:
-    """What is shared of a model, what is personal, and the rest: by default all that
-    can be trained is shared."""
-    if roles is not None:
-        return roles.split(model)
+def split_model(
+    model: Model, roles: Roles | None
+) -> tuple[Params, Params, Params, Model]:
+    """What is shared of a model's params, what is personal (with what is of its
+    states), what is shared of its states, and the rest: by default all is shared."""
+    if roles is None:
+        shared, rest = _split(model)
+        personal = _at(shared, set())
+    else:
+        shared, personal, rest = roles.split(model)
+    params, statistics = split_params(shared)
+    return params, personal, statistics, rest
+
+
+def _split(model: Model) -> tuple[Params, Model]:
+    """What can have a role, and what cannot."""
     params, rest = split_params(model)
-    return params, _at(params, set()), rest
+    statistics, rest = split_statistics(rest)
+    return eqx.combine(params, statistics), rest
 
 
 def is_empty(params: Params) -> bool:
@@ -194,18 +209,13 @@ def _leaves(params: Params, named: dict[str, Any]) -> tuple[LeafRole, ...]:
 
 
 def _by_path(params: Params) -> list[tuple[str, Any]]:
-    return [(jtu.keystr(p), x) for p, x in jtu.tree_leaves_with_path(params)]
+    return list(zip(paths_of(params), jtu.tree_leaves(params), strict=True))
 
 
 def _at(params: Params, paths: set[str]) -> Params:
     """Those leaves, `None` elsewhere."""
-    return jtu.tree_map_with_path(
-        lambda path, x: x if jtu.keystr(path) in paths else None, params
-    )
-
-
-def _words(shape: tuple[int, ...], dtype: str) -> str:
-    return f"{dtype}[{','.join(map(str, shape))}]"
+    kept = [x if path in paths else None for path, x in _by_path(params)]
+    return jtu.tree_unflatten(jtu.tree_structure(params), kept)
 
 
 def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
@@ -222,12 +232,6 @@ def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
             ) from error
         paths = [p for p, x in _by_path(chosen) if eqx.is_array(x)]
     can = dict(_by_path(params))
-    for path, leaf in _by_path(model):
-        if path in paths and path not in can and eqx.is_inexact_array(leaf):
-            raise ValueError(
-                f"`{name}` names the model's `{path}`, {kind_of(leaf)} of an "
-                "`eqx.nn.State`, which is not trained. Leave it out."
-            )
     found = [path for path in paths if path in can]
     if not found:
         raise ValueError(
@@ -238,8 +242,9 @@ def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
 
 
 def selected(name: str, where: Callable[[Model], PyTree], model: Model) -> list[str]:
-    marked = jtu.tree_map_with_path(lambda path, _: _Leaf(jtu.keystr(path)), model)
-    known = {path for path, _ in _by_path(model)}
+    paths = paths_of(model)
+    marked = jtu.tree_unflatten(jtu.tree_structure(model), map(_Leaf, paths))
+    known = set(paths)
     remedy = (
         "Give a function of the model that returns a part of it: `lambda m: m.head`"
     )
@@ -284,16 +289,3 @@ def _by(params: Params, by: Any) -> dict[str, Any]:
                 f"{shown(role)}."
             )
     return named
-
-
-def _table(leaves: tuple[LeafRole, ...]) -> str:
-    rows = [("leaf", "array", "role", "parameters")]
-    counts: Counter[str] = Counter()
-    for x in leaves:
-        size = math.prod(x.shape)
-        counts[x.role] += size
-        rows.append((x.path, _words(x.shape, x.dtype), x.role, f"{size:,}"))
-    a, b, c, d = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [f"{w:{a}}  {x:{b}}  {y:{c}}  {z:>{d}}" for w, x, y, z in rows]
-    total = ", ".join(f"{counts[r]:,} {r}" for r in ROLES if counts[r])
-    return "\n".join([*lines, f"Roles: {total} parameters"])

@@ -84,6 +84,23 @@ def split_params(model: PyTree) -> tuple[PyTree, PyTree]:
     return eqx.partition(model, trained)
 
 
+def split_statistics(model: PyTree) -> tuple[PyTree, PyTree]:
+    """The arrays of a model's states (`equinox.nn.State`), `None` elsewhere, and the
+    rest. Random keys are no numbers that could be averaged, and are rest."""
+
+    def is_state(x: Any) -> bool:
+        return isinstance(x, eqx.nn.State)
+
+    def are_numbers(x: Any) -> PyTree[bool]:
+        return jtu.tree_map(_is_number, x) if is_state(x) else False
+
+    return eqx.partition(model, jtu.tree_map(are_numbers, model, is_leaf=is_state))
+
+
+def _is_number(x: Any) -> bool:
+    return eqx.is_array(x) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
 def params_of(model: PyTree) -> PyTree:
     """The trainable part of a model, `None` elsewhere."""
     return split_params(model)[0]

@@ -3,9 +3,11 @@
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._tree import split_params
+from ._tree import difference, split_params
 from ._types import Model, Params
 
 
@@ -18,6 +20,9 @@ class Broadcast(eqx.Module):
     """The others: functions, sizes, and arrays that are not trained."""
     shared: PyTree = None
     """Whatever else the algorithm sends down: SCAFFOLD's control variate, say."""
+    statistics: PyTree = None
+    """Of `rest`, the arrays of an `equinox.nn.State` that are averaged over the clients
+    and are sent for it; `None` where there are none."""
 
     @classmethod
     def of(cls, model: Model, shared: PyTree = None) -> "Broadcast":
@@ -65,6 +70,9 @@ class Message(eqx.Module):
     weight: Float[Array, ""]
     """At least 0; a message of weight 0, or less, counts as absent."""
     stats: PyTree[Array] = None
+    statistics: PyTree[Array] = None
+    """What the broadcast's `statistics` have become (of whole numbers, their change).
+    They are averaged as `stats` are."""
 
 
 class Aggregate(eqx.Module):
@@ -80,3 +88,47 @@ class Aggregate(eqx.Module):
     accept: Bool[Array, ""]
     """Whether there is something to act on. A mean over nobody is nothing; the noise
     that privacy asks for is added whoever came."""
+
+
+class WithStatistics(eqx.Module):
+    """The stats of a message, and statistics that are averaged with them."""
+
+    stats: PyTree[Array]
+    statistics: PyTree[Array]
+
+
+def sent_statistics(new: PyTree, old: PyTree) -> PyTree[Array]:
+    """What a client's statistics have become, in numbers that can be averaged: of whole
+    numbers and truth values it is their change."""
+
+    def sent(x: Array, y: Array) -> Array:
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        float_of = jnp.result_type(float)
+        return x.astype(float_of) - y.astype(float_of)
+
+    return jtu.tree_map(sent, new, old)
+
+
+def got_statistics(mean: PyTree[Array], old: PyTree) -> PyTree:
+    """The statistics, from what was sent, or a mean of that."""
+
+    def got(x: Array, y: Array) -> Array:
+        if jnp.issubdtype(y.dtype, jnp.inexact):
+            return x.astype(y.dtype)
+        if y.dtype == jnp.bool_:
+            return y.astype(x.dtype) + x > jnp.asarray(0.5, x.dtype)
+        return y + jnp.round(x).astype(y.dtype)
+
+    return jtu.tree_map(got, mean, old)
+
+
+def check_carried(client: Any, sent: PyTree, old: PyTree) -> None:
+    """Refuses a client that says nothing of the statistics that it was sent."""
+    found = difference("statistics", sent, sent_statistics(old, old))
+    if found is not None:
+        raise TypeError(
+            f"`{type(client).__name__}` does not carry the model's `eqx.nn.State` from "
+            f"step to step: in its message {found}. Train with `LocalSGD` (`FedAvg`, "
+            "`FedProx` or `Scaffold`, say), or a model without such a state."
+        )

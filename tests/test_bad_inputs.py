@@ -57,6 +57,7 @@ WITHOUT = {
     "NoCorrection": _PLAIN,
     "NoLogger": _PLAIN,
     "NonzeroMean": _PLAIN,
+    "statistics": "As `norms`.",
     "norms": "Any PyTree will do, and a model without such a layer has none.",
     "posterior.PosteriorProduct": _PLAIN,
     "UniformMean": _PLAIN,

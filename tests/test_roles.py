@@ -259,14 +259,23 @@ def test_normalisation_layers_are_found_wherever_they_are():
 
     model, state = eqx.nn.make_with_state(make)()
     roles = eqf.roles((model, state), personal=eqf.norms)
-    assert roles.of("personal") == (
+    personal = roles.of("personal")
+    assert personal == (
         *("[0][1]['b'].weight", "[0][1]['b'].bias", "[0][1]['l'].weight"),
         *("[0][1]['l'].bias", "[0][2][0].weight", "[0][2][0].bias"),
         *("[0][2][1].norm.weight", "[0][2][1].norm.bias"),
-        *(
-            f"[0][2][1].blocks[0].norm{i}.{x}"
-            for i in (1, 2)
-            for x in ("weight", "bias")
-        ),
+        *("[0][2][1].blocks[0].norm1.weight", "[0][2][1].blocks[0].norm1.bias"),
+        *("[0][2][1].blocks[0].norm2.weight", "[0][2][1].blocks[0].norm2.bias"),
+        # What it has measured is a part of it.
+        """[1]["list[1]['b'].ema_first_time_index"]""",
+        """[1]["list[1]['b'].ema_state_index"][0]""",
+        """[1]["list[1]['b'].ema_state_index"][1]""",
     )
+    statistics = eqf.roles((model, state), personal=eqf.statistics).of("personal")
+    assert statistics == personal[-3:]
+    by_name = eqf.roles(
+        (model, state), by=lambda path, _: "personal" if "_index" in path else "shared"
+    )
+    assert by_name.of("personal") == statistics
+    assert all(path in repr(roles) for path in personal)
     assert eqf.norms(MODEL) == ()

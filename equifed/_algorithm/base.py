@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PRNGKeyArray
 
@@ -38,9 +37,11 @@ from .._round.check import (
 from .._round.debugged import debugged_round
 from .._round.lookups import check_lookups
 from .._round.state import begin, repeat
+from .._round.statistics import averaged, copied
 from .._round.step import one_round
 from .._round.stored import are_brought, round_of_slots
 from .._store import begun as states_of_all, check_place, ClientStates
+from .._tree import split_params
 from .._types import ClientState, Loss, Model, Params
 from .._used_up import check_not_used_up
 from .._words import shown
@@ -63,6 +64,11 @@ class AbstractAlgorithm(eqx.Module):
     """How a client goes through its examples; the loader needs it too."""
     needs: ClassVar[tuple[Role, ...]] = ()
     """Which roles some of the model's leaves must have: see [`equifed.roles`][]."""
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether its step carries the state of a [`equifed.Stateful`][] loss."""
+        return False
 
     def __init_subclass__(cls) -> None:
         inherit_types(cls)
@@ -186,10 +192,11 @@ class AbstractAlgorithm(eqx.Module):
         check_count("num_clients", num_clients)
         check_not_used_up("model", model)
         check_model(model)
-        model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
-        params, personal, rest = split_model(model, roles)
+        model = copied(model)
+        params, personal, statistics, rest = split_model(model, roles)
         _check_needs(self, roles)
-        trained = eqx.combine(params, personal)
+        own, own_statistics = split_params(personal)
+        trained = eqx.combine(params, own)
         check_real(trained)
         if is_empty(trained):
             raise ValueError(
@@ -197,6 +204,9 @@ class AbstractAlgorithm(eqx.Module):
                 f"got {shown(model)}. Integer arrays and Python floats are not trained."
             )
         check_finite(trained)
+        of_state = averaged(self, statistics, own_statistics)
+        if of_state is None:
+            rest = eqx.combine(statistics, rest)
         if key is not None:
             key = jr.fold_in(key, NO_CLIENT)  # No round has this number.
         begun = begin(self, params, personal, num_clients=num_clients, key=key)
@@ -205,7 +215,8 @@ class AbstractAlgorithm(eqx.Module):
         # The leaves of every client's state are the same at the start.
         clients = states_of_all(begun.clients, num_clients, repeat, client_states, mesh)
         zero = jnp.zeros((), jnp.int32)
-        return State(begun.params, rest, begun.server, begun.aggregator, clients, zero)
+        parts = (begun.server, begun.aggregator, clients, zero, of_state)
+        return State(begun.params, rest, *parts)
 
     @checked(
         cohort="Take one from a `Loader`, or make one with `equifed.data.cohort`.",

@@ -1,5 +1,7 @@
 """FedExP."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -11,7 +13,6 @@ from .._optim import OptimLike
 from .._server import AbstractServer
 from .._tree import tree_add_scaled, tree_norm
 from .._types import Loss
-from .._wire import Message
 from ..data import AbstractBatching
 from .one_pass import AbstractOnePass
 
@@ -33,7 +34,7 @@ class _SendsNorm(AbstractWrapper):
     def round(self, broadcast, data, state, *, key):
         message, state, metrics = self.client.round(broadcast, data, state, key=key)
         square = jnp.square(tree_norm(message.payload))
-        return Message(message.payload, message.weight, square), state, metrics
+        return dataclasses.replace(message, stats=square), state, metrics
 
 
 class _Extrapolate(AbstractServer):

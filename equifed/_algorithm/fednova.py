@@ -7,6 +7,8 @@ simply how far the same optimiser carries one number whose gradient is 1 at ever
 So that is what is run.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from .._optim import OptimLike
 from .._server import AbstractServer, OptaxServer
 from .._tree import tree_add, tree_divide, tree_scale
 from .._types import Loss
-from .._wire import CHANGE, Message
+from .._wire import CHANGE
 from .._words import shown
 from ..data import AbstractBatching
 from .one_pass import AbstractOnePass
@@ -98,7 +100,8 @@ class Normalized(AbstractWrapper):
         )
         scale = -place
         payload = tree_divide(message.payload, scale)
-        return Message(payload, message.weight, scale), new_state, metrics
+        message = dataclasses.replace(message, payload=payload, stats=scale)
+        return message, new_state, metrics
 
 
 class NovaServer(AbstractServer):

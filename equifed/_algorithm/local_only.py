@@ -21,6 +21,7 @@ class Alone(AbstractWrapper):
     """Trains a model of its own, and says nothing."""
 
     client: LocalSGD
+    carries_state = False  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, client: LocalSGD):
         self.client = client

@@ -48,6 +48,13 @@ class AbstractOnePass(AbstractAlgorithm):
     def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.client.batching
 
+    @property
+    def carries_state(self) -> bool:
+        # Models of the clients' own have statistics of their own, which nobody keeps.
+        kind, plain = type(self), AbstractAlgorithm.own_model
+        as_here = kind.step is AbstractOnePass.step and kind.own_model is plain
+        return as_here and self.client.carries_state
+
     def begin(self, params, *, num_clients, key):
         return Beginning(
             params,
@@ -80,7 +87,7 @@ class AbstractOnePass(AbstractAlgorithm):
         server, at_server = reseed_noise((self.server, state.server), noise_key)
         params = state.params
         shared = server.broadcast(params, at_server)
-        broadcast = Broadcast(params, state.rest, shared)
+        broadcast = Broadcast(params, state.others, shared, state.statistics)
         has_personal = kept_in(state.clients) is not None
         out = clients(
             keeping(self.client) if has_personal else self.client,
@@ -102,6 +109,7 @@ class AbstractOnePass(AbstractAlgorithm):
             server=at_server,
             aggregator=out.aggregator,
             clients=out.clients,
+            statistics=out.statistics,
         )
         return state, out.metrics, out.aggregate.accept
 

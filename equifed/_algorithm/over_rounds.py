@@ -72,6 +72,10 @@ class OverRounds(AbstractAlgorithm):
         return self.first.models(state)
 
     @property
+    def carries_state(self) -> bool:
+        return self.first.carries_state
+
+    @property
     def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.first.needs
 

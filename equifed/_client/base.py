@@ -30,6 +30,10 @@ class AbstractClient(eqx.Module):
     """Whether it moves the params along the gradients of its loss and in no other way:
     the server then leaves alone those that the loss does not reach."""
 
+    carries_state: ClassVar[bool] = False
+    """Whether it carries the state of a [`equifed.Stateful`][] loss from step to step,
+    and says in its message what that has become."""
+
     def __init_subclass__(cls) -> None:
         inherit_types(cls)
 

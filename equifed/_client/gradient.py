@@ -25,6 +25,7 @@ from .._types import Example, Loss, Model, Params
 from .._wire import Broadcast
 from .criterion import AbstractCriterion, check_value, MeanLoss
 from .loss import check_loss, example_metrics, Metrics
+from .stateful import over_batch, Stateful
 
 
 def zero_metrics(loss: Loss, model: Model, example: Example) -> Metrics:
@@ -65,12 +66,22 @@ class BatchLoss(eqx.Module):
     given: PyTree = None
 
     def __call__(self, params: Params) -> tuple[Float[Array, ""], Metrics]:
+        value, (metrics, _) = self._all(params)
+        return value, metrics
+
+    def _all(self, params: Params) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
+        """The value, and beside the metrics the model's new state, if it has one."""
         model = eqx.combine(params, self.rest)
         mask = self.mask
         keys = jr.split(self.key, mask.shape[0])
-        values, metrics = jax.vmap(
-            lambda example, key: example_metrics(self.loss, model, example, key)
-        )(self.examples, keys)
+        state = None
+        if isinstance(self.loss, Stateful):
+            batch = (model, self.examples, mask, keys)
+            values, metrics, state = over_batch(self.loss, *batch)
+        else:
+            values, metrics = jax.vmap(
+                lambda example, key: example_metrics(self.loss, model, example, key)
+            )(self.examples, keys)
         value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
         if self.mean:
             count = jnp.maximum(jnp.sum(mask), 1)
@@ -78,12 +89,18 @@ class BatchLoss(eqx.Module):
             batch = (model, self.examples, mask, self.given)
             value = self.criterion.value(value, *batch, keys=jr.clone(keys))
             check_value(self.criterion, value)
-        return value, masked_sum(metrics, mask)
+        return value, (masked_sum(metrics, mask), state)
 
     def gradient(self, params: Params) -> tuple[Params, Metrics]:
-        if is_debugging():
+        grads, metrics, _ = self.gradient_and_state(params)
+        return grads, metrics
+
+    def gradient_and_state(self, params: Params) -> tuple[Params, Metrics, PyTree]:
+        # What is normalised over a batch cannot be called for one example.
+        if is_debugging() and not isinstance(self.loss, Stateful):
             self._call_each(params)
-        return jax.grad(self, has_aux=True)(params)
+        grads, (metrics, state) = jax.grad(self._all, has_aux=True)(params)
+        return grads, metrics, state
 
     def _call_each(self, params: Params) -> None:
         """Calls the loss with plain values, so that it can be looked into."""

@@ -5,14 +5,16 @@ trained, its own leaves in place of the blanks, and of its change only what is s
 goes up. The rest is added to what it keeps.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax.tree_util as jtu
+from jaxtyping import PyTree
 
-from .._tree import tree_add, tree_there
+from .._tree import split_params, tree_add, tree_there
 from .._types import ClientState, Params
-from .._wire import Broadcast, CHANGE, Message
+from .._wire import Broadcast, CHANGE, check_carried, got_statistics, Message
 from .base import AbstractClient
 from .wrapper import AbstractWrapper
 
@@ -23,7 +25,7 @@ class Kept(eqx.Module):
     own: ClientState
     """What its part of the algorithm keeps anyway."""
     personal: Params
-    """Its own leaves, `None` elsewhere."""
+    """Its own leaves, of states as well, `None` elsewhere."""
 
 
 class AbstractKeeping(AbstractClient):
@@ -49,20 +51,47 @@ class Keeping(AbstractWrapper, AbstractKeeping):
         return self.client.sends
 
     def init(self, params):
-        own = self.client.init(eqx.combine(params, self.personal))
-        return Kept(own, self.personal)
+        own, _ = split_params(self.personal)
+        return Kept(self.client.init(eqx.combine(params, own)), self.personal)
 
     def payload(self, params):
         return params
 
     def round(self, broadcast, data, state, *, key):
-        trained = eqx.combine(broadcast.params, state.personal)
-        whole = Broadcast(trained, broadcast.rest, broadcast.shared)
+        personal, statistics = split_params(state.personal)
+        trained = eqx.combine(broadcast.params, personal)
+        whole = dataclasses.replace(_with_own(broadcast, statistics), params=trained)
         message, own, metrics = self.client.round(whole, data, state.own, key=key)
-        kept, sent = eqx.partition(message.payload, tree_there(state.personal))
-        personal = tree_add(state.personal, kept)
-        sent = Message(sent, message.weight, message.stats)
-        return sent, Kept(own, personal), metrics
+        if whole.statistics is not None:
+            check_carried(self.client, message.statistics, whole.statistics)
+        kept, payload = eqx.partition(message.payload, tree_there(personal))
+        personal = tree_add(personal, kept)
+        message = dataclasses.replace(message, payload=payload)
+        message, statistics = _without_own(message, broadcast, statistics)
+        return message, Kept(own, eqx.combine(personal, statistics)), metrics
+
+
+def _with_own(broadcast: Broadcast, statistics: PyTree) -> Broadcast:
+    """The broadcast with a client's own statistics in place of those that it has."""
+    if not jtu.tree_leaves(statistics):
+        return broadcast
+    carried = statistics
+    if broadcast.statistics is not None:
+        carried = eqx.combine(statistics, broadcast.statistics)
+    rest = eqx.combine(statistics, broadcast.rest)
+    return dataclasses.replace(broadcast, rest=rest, statistics=carried)
+
+
+def _without_own(
+    message: Message, broadcast: Broadcast, statistics: PyTree
+) -> tuple[Message, PyTree]:
+    """The message without a client's own statistics, and these."""
+    if not jtu.tree_leaves(statistics):
+        return message, statistics
+    kept, sent = eqx.partition(message.statistics, tree_there(statistics))
+    sent = None if broadcast.statistics is None else sent
+    message = dataclasses.replace(message, statistics=sent)
+    return message, got_statistics(kept, statistics)
 
 
 def keeping(client: AbstractClient, personal: Params = None) -> AbstractClient:

@@ -1,5 +1,6 @@
 """The local solver that FedAvg, FedProx, SCAFFOLD, FedDyn and FedNova share."""
 
+import dataclasses
 from typing import Any
 
 import jax.random as jr
@@ -9,13 +10,14 @@ from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._tree import safe_divide, tree_add, tree_sub
 from .._types import Example, Loss, Params
-from .._wire import Broadcast, Message
+from .._wire import Broadcast, Message, sent_statistics
 from ..data import AbstractBatching
 from .base import AbstractClient
 from .correction import AbstractCorrection, NoCorrection
 from .criterion import AbstractCriterion, MeanLoss
 from .gradient import BatchLoss, full_gradient, merge_metrics, zero_metrics
 from .reach import only, reached
+from .stateful import statistics_in, with_statistics
 
 
 class LocalSGD(AbstractClient):
@@ -65,6 +67,11 @@ class LocalSGD(AbstractClient):
     def sends(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.correction.sends
 
+    @property
+    def carries_state(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # A criterion calls the model as it likes, and not over a batch.
+        return isinstance(self.criterion, MeanLoss)
+
     def init(self, params):
         return self.correction.init(params)
 
@@ -78,10 +85,13 @@ class LocalSGD(AbstractClient):
         optim = reseed_noise(self.optim, noise_key)
         given = self.criterion.begin(broadcast, data)
 
-        def gradient(at: Params, examples: Example, mask: Any, key: Any) -> Any:
-            batch = (self.loss, rest, examples, mask, key)
+        def gradient(
+            at: Params, statistics: Any, examples: Example, mask: Any, key: Any
+        ) -> Any:
+            others = with_statistics(statistics, rest)
+            batch = (self.loss, others, examples, mask, key)
             f = BatchLoss(*batch, criterion=self.criterion, given=given)
-            return f.gradient(at)
+            return f.gradient_and_state(at)
 
         def of_all(at: Params) -> Params:
             batch_size = self.batching.batch_size
@@ -89,12 +99,13 @@ class LocalSGD(AbstractClient):
             return full_gradient(self.loss, at, data, batch_size, key=pass_key)[0]
 
         def step(carry, examples, mask, i):
-            params, optim_state, correction, metrics = carry
+            params, optim_state, correction, statistics, metrics = carry
             key = jr.fold_in(step_key, i)
-            grads, new = gradient(params, examples, mask, key)
+            batch = (statistics, examples, mask, key)
+            grads, new, model_state = gradient(params, *batch)
 
             def elsewhere(at: Params) -> Params:
-                return gradient(at, examples, mask, jr.clone(key))[0]
+                return gradient(at, *batch[:-1], jr.clone(key))[0]
 
             grads, correction = self.correction.correct(
                 grads, params, correction, elsewhere
@@ -108,15 +119,21 @@ class LocalSGD(AbstractClient):
             )
             params = only(where, tree_add(params, updates), params)
             metrics = merge_metrics(metrics, new)
-            return params, optim_state, correction, metrics
+            statistics = statistics_in(model_state, statistics)
+            return params, optim_state, correction, statistics, metrics
 
         carry = (
             start,
             reseed_noise(optim.init(start), noise_key),
             self.correction.begin(start, broadcast.shared, state, of_all),
+            broadcast.statistics,
             zero_metrics(self.loss, broadcast.model, data.example),
         )
-        params, _, correction, metrics = data.fold(step, carry)
+        params, _, correction, statistics, metrics = data.fold(step, carry)
         delta = tree_sub(params, start)
         payload, state = self.correction.end(delta, data.num_steps, correction)
-        return Message(payload, data.weight), state, metrics
+        message = Message(payload, data.weight)
+        if statistics is not None:
+            sent = sent_statistics(statistics, broadcast.statistics)
+            message = dataclasses.replace(message, statistics=sent)
+        return message, state, metrics

@@ -18,6 +18,8 @@ from .._metrics import AbstractMetric, as_metrics
 from .._tree import tree_shapes
 from .._types import Example, Loss, Model
 from .._words import first_line, shown
+from .batch_program import StateError
+from .stateful import alone
 
 
 Metrics = dict[str, AbstractMetric]
@@ -34,9 +36,10 @@ def example_metrics(
 
 _NO_STATE = (
     "The loss asks for statistics of a batch, or updates an `eqx.nn.State`, as "
-    "`BatchNorm` and `SpectralNorm` do in training. It is given ONE example, and a "
-    "State is not carried from step to step. Use `eqx.nn.GroupNorm` or `LayerNorm`; or "
-    "train with the statistics as they are: `eqx.nn.inference_mode(model)`."
+    "`BatchNorm` and `SpectralNorm` do in training, but a plain loss is given ONE "
+    "example. Give `equifed.Stateful(loss)` of a `loss(model, state, example, key)` "
+    "that returns `(value, state)`; or use `eqx.nn.GroupNorm` or `LayerNorm`; or train "
+    "with the statistics as they are: `eqx.nn.inference_mode(model)`."
 )
 
 
@@ -48,7 +51,7 @@ def _stateless(loss: Loss, model: Model, example: Example, key: PRNGKeyArray) ->
     """The loss; an error if it updates a state, for the update would be lost."""
     leaves = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, eqx.nn.State))
     states = [x for x in leaves if isinstance(x, eqx.nn.State)]
-    out = loss(model, example, key)
+    out = alone(loss)(model, example, key)
     try:
         jax.tree.leaves(states)
     except ValueError as error:  # Equinox: an old state cannot be used again.
@@ -118,6 +121,8 @@ def _tried(
     shapes = f"{shapes!s:.150}"
     try:
         out: Any = trace(tree_shapes(model))
+    except StateError:
+        raise  # It says what is wrong.
     except Exception as error:
         if isinstance(error, _Stateful) or "unbound axis name" in str(error):
             raise ValueError(_NO_STATE) from error

@@ -21,6 +21,7 @@ from jaxtyping import Array, PyTree
 from .._tree import Static
 from .._types import Example, Loss, Params
 from .._wire import Broadcast
+from .stateful import alone
 
 
 # What was found out, by loss: the trace is as long as one of the loss. A loss that
@@ -48,7 +49,7 @@ def reached(loss: Loss, at: Broadcast, example: Example) -> PyTree[bool]:
             whole[i] = x
         rest, example = jtu.tree_unflatten(static, whole)
         model = eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
-        out: Any = loss(model, example, jr.key(0))
+        out: Any = alone(loss)(model, example, jr.key(0))
         return out[0] if isinstance(out, tuple) else out
 
     try:

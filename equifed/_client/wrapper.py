@@ -17,6 +17,10 @@ class AbstractWrapper(AbstractClient):
         return self.client.follows_loss
 
     @property
+    def carries_state(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.carries_state
+
+    @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.client.loss
 

@@ -16,7 +16,7 @@ from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor, Participants
 from .._optim import OptimLike
 from .._roles import Roles, split_model
-from .._tree import tree_add, tree_there
+from .._tree import split_params, tree_add, tree_there
 from .._types import Loss, Model, Params
 from .._warn import warn
 from .._wire import Broadcast, Message
@@ -28,7 +28,8 @@ class FineTune(eqx.Module):
 
     After [`equifed.FedAvg`][] it is the baseline of personal models; FedBABU's head is
     learnt so, and Per-FedAvg's model is made for it (with one step of plain SGD, at
-    the rate $\alpha$). The optimiser's state starts afresh.
+    the rate $\alpha$). The optimiser's state starts afresh; that of a model under a
+    [`equifed.Stateful`][] loss stays as it is.
 
     **Arguments:**
 
@@ -63,8 +64,10 @@ class FineTune(eqx.Module):
 
     def split(self, model: Model) -> tuple[Params, Model]:
         """What is tuned of a model, and the rest."""
-        shared, personal, rest = split_model(model, self.roles)
-        return eqx.combine(shared, personal), rest
+        shared, personal, statistics, rest = split_model(model, self.roles)
+        own, own_statistics = split_params(personal)
+        rest = eqx.combine(rest, statistics, own_statistics)
+        return eqx.combine(shared, own), rest
 
 
 class _Tunes(AbstractWrapper):

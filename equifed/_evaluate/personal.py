@@ -219,7 +219,8 @@ class _Maker:
     ):
         self._algorithm, self._state, self._newcomer = algorithm, state, newcomer
         model = algorithm.own_model(state, newcomer)
-        known = {id(x) for x in jtu.tree_leaves((state.params, state.rest))}
+        parts = (state.params, state.statistics, state.rest)
+        known = {id(x) for x in jtu.tree_leaves(parts)}
         new = {id(x) for x in jtu.tree_leaves(newcomer)}
         # What a newcomer has may be an array of the state: then it is not common.
         is_own = jtu.tree_map(

@@ -28,6 +28,7 @@ from .._tree import tree_isfinite, tree_where, tree_zeros_like
 from .._types import AggregatorState, ClientState
 from .._wire import Broadcast, Message
 from .executor import Executor
+from .statistics import with_statistics
 
 
 _CODED = ("bits_up_entropy", "bits_up_arithmetic")
@@ -50,6 +51,7 @@ class Pass(eqx.Module):
         with noted_in(self.client, "round"):
             out = self.client.round(self.broadcast, data, state, key=train_key)
         message, new_state, metrics = check_client(self.client, out, state)
+        message = with_statistics(self.client, message, self.broadcast)
         with noted_in(self.aggregator, "encode"):
             out = self.aggregator.encode(message, self.state, key=encode_key)
         encoded, measured = check_encoded(self.aggregator, out)
@@ -75,7 +77,8 @@ class Pass(eqx.Module):
         coded = [name for name in _CODED if name in measured]
         metrics = {n: x for n, x in metrics.items() if n not in (UP, *coded)}
         measured = {n: x for n, x in measured.items() if n != UP}
-        down = Bits(payload_bits((self.broadcast.params, self.broadcast.shared)))
+        sent = self.broadcast
+        down = Bits(payload_bits((sent.params, sent.shared, sent.statistics)))
         # A message that counts as absent need not be sent; it was asked for.
         up = _only_if(message.weight > 0, up)
         return add_metrics(metrics, measured), {UP: up, DOWN: down}

@@ -24,6 +24,7 @@ from .._wire import Aggregate, Broadcast
 from .blocks import Pass
 from .executor import Executor
 from .mapping import run_pass
+from .statistics import without_statistics
 
 
 class Outcome(eqx.Module):
@@ -37,6 +38,8 @@ class Outcome(eqx.Module):
     metrics: dict[str, AbstractMetric]
     """Those of the clients and of the aggregator, `clients` (the number of messages)
     and `nonfinite` (the number of clients whose message was not finite)."""
+    statistics: PyTree = None
+    """What the broadcast's `statistics` have become, averaged over the messages."""
 
 
 Run = Callable[[Pass, Executor, Cohort, ClientState], tuple[PyTree, ClientState]]
@@ -133,4 +136,5 @@ class Participants(eqx.Module):
         )
         metrics = add_metrics(metrics, measured)
         metrics = add_metrics(metrics, {"clients": Sum(aggregate.count)})
-        return Outcome(aggregate, states, new_state, metrics)
+        aggregate, statistics = without_statistics(aggregator, aggregate, broadcast)
+        return Outcome(aggregate, states, new_state, metrics, statistics)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._types import AggregatorState, ClientState, Model, Params, ServerState
 from .._used_up import MESSAGE, UsedUpError
@@ -55,10 +55,20 @@ class State(eqx.Module):
     an algorithm's step, those of the cohort's slots, along (devices, slots)."""
     round: Int[Array, ""]
     """How many rounds have been run."""
+    statistics: PyTree = None
+    """What is averaged over the clients and not trained: the arrays of an
+    `equinox.nn.State`, under a [`equifed.Stateful`][] loss; else `None`."""
 
     @property
     def model(self) -> Model:
-        return eqx.combine(self.params, self.rest)
+        return eqx.combine(self.params, self.others)
+
+    @property
+    def others(self) -> Model:
+        """All of the model that is not trained."""
+        if self.statistics is None:
+            return self.rest
+        return eqx.combine(self.statistics, self.rest)
 
     def __getattr__(self, name: str) -> Any:
         # Where a field is looked for that is not there.

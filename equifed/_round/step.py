@@ -44,9 +44,9 @@ def guarded_step(
     round_key = jr.fold_in(key, state.round)
     out = algorithm.step(state, clients, key=round_key)
     after, metrics, accept = check_step(algorithm, out, state)
-    finite = tree_isfinite((after.params, after.server))
+    finite = tree_isfinite((after.params, after.server, after.statistics))
     accept = accept & finite
-    parts = ("params", "server", "aggregator")
+    parts = ("params", "server", "aggregator", "statistics")
     new = tree_where(
         accept,
         {name: getattr(after, name) for name in parts},

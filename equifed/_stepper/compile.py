@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.extend.core import Jaxpr, jaxprs_in_params
 
+from .._client.stateful import alone
 from .._cohort import Cohort
 from .._types import Loss
 from ..nn._conv import conv2d_p
@@ -47,7 +48,9 @@ def compiler_options(
         batch_size, jaxpr = 1, trace()  # The batch is in it.
     else:
         batch_size = cohort.order.shape[-1]
-        jaxpr, _, _ = eqx.filter_make_jaxpr(loss)(model, cohort.example, jr.key(0))
+        jaxpr, _, _ = eqx.filter_make_jaxpr(alone(loss))(
+            model, cohort.example, jr.key(0)
+        )
     return _NO_YNN if batch_size * _largest(jaxpr.jaxpr) >= _LARGE else {}
 
 

@@ -1,5 +1,6 @@
 """A client that compresses what it sends, and remembers what that lost."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from .._bits import payload_bits
 from .._check import checked
 from .._client import AbstractClient, AbstractWrapper
 from .._tree import tree_cast_like, tree_where
-from .._wire import check_additive, Message
+from .._wire import check_additive
 from .base import AbstractCompressor
 
 
@@ -68,10 +69,11 @@ class CompressedClient(AbstractWrapper):
         )
         there = message.weight > 0
         memory = tree_where(there, new, memory)
-        sent = sent.with_more(payload_bits((message.stats, message.weight)))
+        aside = (message.stats, message.statistics, message.weight)
+        sent = sent.with_more(payload_bits(aside))
         counts: Any = jtu.tree_map(
             lambda x: jnp.where(there, x, jnp.zeros_like(x)), sent.metrics
         )
         payload = tree_cast_like(decoded, message.payload)
-        message = Message(payload, message.weight, message.stats)
+        message = dataclasses.replace(message, payload=payload)
         return message, (inner, memory), {**metrics, **counts}

@@ -21,7 +21,6 @@ from .._bits import Bits, DOWN, UP
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
 from .._executor.blocks import Pass
 from .._executor.mapping import run_pass
-from .._round import State
 from .._types import Loss
 from .._wire import Message
 from ..data import AbstractBatching, Epochs
@@ -80,7 +79,7 @@ def silent_clients(here: Setup) -> None:
         s, metrics = result
         metrics = {name: x for name, x in metrics.items() if name != DOWN}
         keep = jtu.tree_map(lambda x: jnp.delete(x, numbers, axis=0), s.clients)
-        s = State(s.params, s.rest, s.server, s.aggregator, keep, s.round)
+        s = dataclasses.replace(s, clients=keep)
         return s, metrics
 
     got, expected = here.run(_silence), here.run(lambda c: remove(_silence(c)))

@@ -25,6 +25,7 @@ from . import (
     personal,
     running,
     sets,
+    stateful,
     stops,
 )
 
@@ -49,6 +50,7 @@ _PARTS = (
     personal,
     running,
     sets,
+    stateful,
     stops,
 )
 TABLE: dict[str, dict[str, tuple]] = {}

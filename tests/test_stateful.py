@@ -1,0 +1,406 @@
+"""Models with a state: statistics of short batches, and what becomes of them in rounds.
+
+FedAvg with batch normalisation is checked against rounds in NumPy, whose batches hold
+nothing but the examples that count.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import testing
+from equifed._client.gradient import BatchLoss
+from equifed._tree import split_params
+
+
+class Net(eqx.Module):
+    dense: eqx.nn.Linear
+    norm: eqx.nn.BatchNorm
+    out: eqx.nn.Linear
+
+    def __init__(self, key, mode="batch"):
+        one, two = jr.split(key)
+        self.dense = eqx.nn.Linear(3, 4, use_bias=False, key=one)
+        self.norm = eqx.nn.BatchNorm(4, "batch", mode=mode, momentum=0.9)  # pyright: ignore[reportArgumentType]
+        self.out = eqx.nn.Linear(4, "scalar", use_bias=False, key=two)
+
+    def __call__(self, x, state):
+        x, state = self.norm(self.dense(x), state)
+        return self.out(x), state
+
+
+class Deep(eqx.Module):
+    """Every kind: in a program of its own, in one that is computed again, spectral."""
+
+    net: Net
+    norm: eqx.nn.BatchNorm
+    spectral: eqx.nn.SpectralNorm
+    first: eqx.nn.Linear
+
+    def __init__(self, key):
+        self.net, self.first = Net(key), eqx.nn.Linear(3, 3, key=key)
+        self.norm = eqx.nn.BatchNorm(3, "batch", mode="ema")
+        layer = eqx.nn.Linear(3, 3, key=key)
+        self.spectral = eqx.nn.SpectralNorm(layer, "weight", key=key)
+
+    def __call__(self, x, state):
+        x, state = self.spectral(self.first(x), state)
+        x, state = jax.checkpoint(lambda x, s: self.norm(x, s))(x, state)
+        return jax.jit(lambda x, s: self.net(jax.nn.tanh(x), s))(x, state)
+
+
+def loss(model, state, example, key):
+    del key
+    out, state = model(example["x"], state)
+    return 0.5 * (out - example["y"]) ** 2, state
+
+
+SIZES = (5, 3, 0, 8)
+RNG = np.random.default_rng(0)
+X = RNG.normal(2, 3, (7, 3)).astype(np.float32)
+Y = RNG.normal(size=7).astype(np.float32)
+DATA = testing.ragged_clients(SIZES)
+BATCHING = eqf.data.Epochs(2, batch_size=4)  # of 5, 3 and 8: batches of 1 and 3 too
+STATEFUL, SGD, KEY = eqf.Stateful(loss), optax.sgd(0.05), jr.key(0)
+PAIR = eqx.nn.make_with_state(Net)(KEY)
+OWN_STATISTICS = eqf.roles(PAIR, personal=eqf.statistics)
+OWN_NORMS = eqf.roles(PAIR, personal=eqf.norms)
+LOADER = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING)
+FEDAVG = eqf.FedAvg(STATEFUL, SGD, BATCHING)
+
+
+def run(algorithm=FEDAVG, roles=None, executor=None, mesh=None, num_rounds=2) -> Any:
+    batching = algorithm.batching
+    loader = eqf.data.Loader(DATA, eqf.data.AllClients(), batching, mesh=mesh)
+    state = algorithm.init(PAIR, num_clients=4, roles=roles, key=KEY)
+    executor = eqf.Executor() if executor is None else executor
+    for i in range(num_rounds):
+        state, metrics = algorithm.round(state, loader(i), key=KEY, executor=executor)
+    return state, metrics  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def assert_close(x, y, rtol=1e-5, atol=1e-6):
+    assert jtu.tree_structure(x) == jtu.tree_structure(y)
+    for a, b in zip(jtu.tree_leaves(x), jtu.tree_leaves(y), strict=True):
+        if eqx.is_array(a):
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+
+def in_numpy(own=(), num_rounds=2, rate=0.05, momentum=0.9):
+    """FedAvg of `Net` in NumPy, with what is named kept by each client: the shared
+    numbers, and each client's."""
+    net = PAIR[0]
+    shared = {
+        "dense": np.asarray(net.dense.weight, float),
+        "weight": np.ones(4),
+        "bias": np.zeros(4),
+        "out": np.asarray(net.out.weight, float)[0],
+        "count": 0.0,
+        "mean": np.zeros(4),
+        "var": np.ones(4),  # as Equinox begins
+    }
+    clients = [dict(shared) for _ in SIZES]
+    for r in range(num_rounds):
+        cohort = LOADER(r)
+        ends = {}
+        for slot, i in enumerate(np.asarray(cohort.index)[0]):
+            if i >= len(SIZES):
+                continue
+            p = {n: (clients[i] if n in own else shared)[n] for n in shared}
+            steps = slice(int(cohort.start[0, slot]), int(cohort.stop[0, slot]))
+            for rows in np.asarray(cohort.order)[0, steps]:
+                rows = rows[rows >= 0]
+                x, y = (np.asarray(cohort.examples[n])[0, rows] for n in "xy")
+                _step(p, x.astype(float), y, rate, momentum)
+            clients[i] = p
+            if SIZES[i]:
+                ends[i] = p
+        total = sum(SIZES[i] for i in ends)
+        shared = {
+            n: sum(SIZES[i] * end[n] for i, end in ends.items()) / total for n in shared
+        }
+        shared["count"] = np.round(shared["count"])
+    return shared, clients
+
+
+def _step(p, x, y, rate, momentum):
+    n = len(x)
+    z = x @ p["dense"].T
+    mean, var = z.mean(0), z.var(0)
+    scale = 1 / np.sqrt(var + 1e-5)
+    hat = (z - mean) * scale
+    h = hat * p["weight"] + p["bias"]
+    dy = (h @ p["out"] - y) / n
+    dh = dy[:, None] * p["out"]
+    dhat = dh * p["weight"]
+    dz = scale * (dhat - dhat.mean(0) - hat * (dhat * hat).mean(0))
+    grads = {"dense": dz.T @ x, "weight": (dh * hat).sum(0), "bias": dh.sum(0)}
+    grads["out"] = dy @ h
+    for name, grad in grads.items():
+        p[name] = p[name] - rate * grad
+    p["count"] = p["count"] + 1
+    for name, now in (("mean", mean), ("var", var)):
+        p[name] = momentum * p[name] + (1 - momentum) * now
+
+
+def numbers(pair):
+    net, state = pair
+    count = state.get(net.norm.batch_counter)
+    mean, var = state.get(net.norm.batch_state_index)
+    found = {"dense": net.dense.weight, "weight": net.norm.weight}
+    found |= {"bias": net.norm.bias, "out": net.out.weight[0], "count": count}
+    return found | {"mean": mean, "var": var}
+
+
+def own(algorithm, state, i):
+    return algorithm.own_model(state, jtu.tree_map(lambda x: x[i], state.clients))
+
+
+def test_fedavg_with_batch_normalisation_is_that_of_numpy():
+    state, metrics = run()
+    wanted, _ = in_numpy()
+    for name, x in numbers(state.model).items():
+        np.testing.assert_allclose(x, wanted[name], rtol=2e-4, atol=2e-5, err_msg=name)
+    # Of 4, 2 and 4 steps in each round.
+    assert int(numbers(state.model)["count"]) == int(wanted["count"]) == 8
+    assert metrics["clients"] == 3
+
+
+@pytest.mark.parametrize(
+    ("roles", "names"),
+    [
+        (OWN_STATISTICS, ("count", "mean", "var")),
+        (OWN_NORMS, ("weight", "bias", "count", "mean", "var")),
+    ],
+    ids=("SiloBN", "FedBN"),
+)
+def test_what_is_personal_of_it_stays_with_its_client(roles, names):
+    state, _ = run(roles=roles)
+    shared, clients = in_numpy(names)
+    for i in range(4):
+        for name, x in numbers(own(FEDAVG, state, i)).items():
+            wanted = clients[i][name] if name in names else shared[name]
+            np.testing.assert_allclose(x, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
+    counts = [int(numbers(own(FEDAVG, state, i))["count"]) for i in range(4)]
+    assert counts == [8, 4, 0, 8]
+    # Nothing of it is sent, and the server's is as it was.
+    assert state.statistics is None
+    before = FEDAVG.init(PAIR, num_clients=4).model
+    assert_close(state.model[1], before[1], rtol=0, atol=0)
+
+
+def test_frozen_statistics_stay_as_they_are():
+    state, _ = run(roles=eqf.roles(PAIR, frozen=eqf.statistics))
+    assert state.statistics is None
+    assert_close(state.model[1], PAIR[1], rtol=0, atol=0)
+    assert (state.model[0].norm.weight != 1).all()
+
+
+@pytest.mark.parametrize("count", (0, 1, 3, 5))
+def test_only_examples_that_count_enter_statistics(count):
+    pair = eqx.nn.make_with_state(Deep)(KEY)
+    params, rest = split_params(pair)
+    mask = jnp.asarray([0, 1, 1, 0, 1, 1, 1])[: count + 2 if count else 1] > 0
+    mask = jnp.zeros(7, bool).at[: len(mask)].set(mask)
+    mask = mask & (jnp.cumsum(mask) <= count)
+    # What stands in an empty place is looked at as little as what it is.
+    x = jnp.where(mask[:, None], X, 1e3)
+    examples = {"x": x, "y": jnp.asarray(Y)}
+
+    @jax.jit
+    def got(params, examples, mask):
+        batch = BatchLoss(STATEFUL, rest, examples, mask, KEY)
+        return batch.gradient_and_state(params)
+
+    grads, metrics, new = got(params, examples, mask)
+    assert int(metrics["loss"].weight) == count
+    if count == 0:
+        assert eqx.tree_equal(jtu.tree_leaves(new), jtu.tree_leaves(pair[1]))
+        return
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def wanted(params, x, y):
+        model, state = eqx.combine(params, rest)
+        values, state = jax.vmap(
+            lambda x, y: loss(model, state, {"x": x, "y": y}, None),
+            axis_name="batch",
+            out_axes=(0, None),
+        )(x, y)
+        return values.mean(), state
+
+    rows = np.flatnonzero(mask)
+    assert_close((grads, new), wanted(params, X[rows], Y[rows]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("executor", "roles"),
+    [
+        (eqf.Executor(block_size=4), None),
+        ("mesh", None),
+        (eqf.Executor(ordered=True), OWN_NORMS),
+        (eqf.Executor(debug=True), OWN_NORMS),
+        ("mesh", OWN_NORMS),
+    ],
+    ids=("blocks", "mesh", "ordered-FedBN", "debug-FedBN", "mesh-FedBN"),
+)
+def test_however_a_round_is_run(executor, roles):
+    mesh = None
+    if executor == "mesh":
+        kinds = (jax.sharding.AxisType.Auto,)
+        mesh = jax.make_mesh((2,), ("clients",), axis_types=kinds)
+        executor = eqf.Executor(block_size=2)
+    algorithm = FEDAVG
+    if executor.debug:  # which takes its time
+        batching = eqf.data.Steps(1, batch_size=4)
+        algorithm = eqf.FedAvg(STATEFUL, SGD, batching)
+    how = {"executor": executor, "mesh": mesh}
+    state, _ = run(algorithm, roles, num_rounds=1, **how)
+    assert_close(state, run(algorithm, roles, num_rounds=1)[0])
+
+
+def falling(t):
+    return 0.05 / (1 + t.astype(np.float32))
+
+
+SIGN = eqf.compress.Sign()
+# What they do to params, they do not do to statistics.
+ALIKE = {
+    "FedAdam": eqf.FedAdam(STATEFUL, SGD, BATCHING, server_learning_rate=0.1),
+    "Clip": eqf.FedAvg(
+        STATEFUL, SGD, BATCHING, aggregator=eqf.Clip(eqf.WeightedMean(), max_norm=1e-3)
+    ),
+    "Compress": eqf.FedAvg(
+        STATEFUL,
+        SGD,
+        BATCHING,
+        aggregator=eqf.compress.Compress(eqf.WeightedMean(), SIGN),
+    ),
+    "CompressedClient": eqf.Algorithm(
+        eqf.compress.CompressedClient(eqf.LocalSGD(STATEFUL, SGD, BATCHING), SIGN),
+        eqf.WeightedMean(),
+        eqf.OptaxServer(optax.sgd(1.0)),
+    ),
+    "FedNova": eqf.FedNova(STATEFUL, SGD, BATCHING),
+    "OverRounds": eqf.OverRounds(
+        lambda t: eqf.FedAvg(
+            STATEFUL, optax.sgd(0.05 / (1 + t.astype(np.float32))), BATCHING
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_the_server_averages_statistics_whatever_it_does_to_params(name):
+    plain, _ = run(num_rounds=1)
+    state, metrics = run(ALIKE[name], num_rounds=1)
+    assert_close(state.statistics, plain.statistics)
+    moved = np.abs(state.params[0].dense.weight - plain.params[0].dense.weight)
+    assert (moved.max() > 1e-3) == (name != "OverRounds")
+
+
+def test_a_median_counts_the_clients_statistics_alike():
+    median = eqf.FedAvg(STATEFUL, SGD, BATCHING, aggregator=eqf.Median())
+    uniform = eqf.FedAvg(STATEFUL, SGD, BATCHING, aggregator=eqf.UniformMean())
+    one, other = (run(x, num_rounds=1)[0] for x in (median, uniform))
+    assert_close(one.statistics, other.statistics)
+
+
+def test_statistics_are_counted_as_sent():
+    averaged, own = (run(roles=r, num_rounds=1)[1] for r in (None, OWN_STATISTICS))
+    bits = 32 * (
+        4 + 4 + 1
+    )  # to all four clients, and from the three that have examples
+    assert int(averaged["bits_down"]) - int(own["bits_down"]) == 4 * bits
+    assert int(averaged["bits_up"]) - int(own["bits_up"]) == 3 * bits
+
+
+def test_a_round_of_nobody_changes_nothing():
+    state = FEDAVG.init(PAIR, num_clients=4, roles=OWN_NORMS)
+    shared = FEDAVG.init(PAIR, num_clients=4)
+    cohort = LOADER(0)
+    nobody = dataclasses.replace(cohort, index=jnp.full_like(cohort.index, 2**31 - 1))
+    silent = dataclasses.replace(cohort, stop=cohort.start)
+    for before, some in ((state, nobody), (shared, nobody), (shared, silent)):
+        after, _ = FEDAVG.round(before, some, key=KEY)
+        after = dataclasses.replace(after, round=before.round)
+        assert_close(after, before, rtol=0, atol=0)
+
+
+def test_a_client_that_diverges_leaves_the_statistics_alone():
+    bad = {"x": np.full((4, 3), np.inf, np.float32), "y": np.zeros(4, np.float32)}
+    good = {name: np.asarray(column) for name, column in DATA.client(3).items()}
+    batching = eqf.data.Epochs(1, batch_size=4)
+    robust = eqf.DropNonfinite(eqf.WeightedMean())
+    algorithm = eqf.FedAvg(STATEFUL, SGD, batching, aggregator=robust)
+    states = []
+    for clients in ({"a": good, "b": bad}, {"a": good, "b": good}):
+        data = eqf.data.FederatedDataset.from_mapping(clients)
+        cohort = eqf.data.cohort(data, batching)
+        if clients["b"] is good:
+            cohort = dataclasses.replace(
+                cohort, index=jnp.where(cohort.index == 1, 2**31 - 1, cohort.index)
+            )
+        state = algorithm.init(PAIR, num_clients=2)
+        state, metrics = algorithm.round(state, cohort, key=KEY)
+        states.append(state)
+    assert_close(*(s.statistics for s in states))
+
+
+def test_training_goes_on_where_it_was_saved(tmp_path):
+    def train(num_rounds, folder=None, rounds_per_call=1):
+        return eqf.train(
+            *(FEDAVG, PAIR, LOADER),
+            num_rounds=num_rounds,
+            key=KEY,
+            roles=eqf.roles(PAIR, personal=lambda pair: pair[0].norm),
+            checkpointer=folder and eqf.Checkpointer(folder, every=1),
+            rounds_per_call=rounds_per_call,
+            evaluation={"all": DATA},
+            eval_every=3,
+        )
+
+    with jax.numpy_dtype_promotion("standard"):
+        whole = train(3, rounds_per_call=3)
+        train(2, tmp_path)
+        resumed = train(3, tmp_path)
+        found = eqf.evaluate(whole.model, DATA, STATEFUL)
+    assert_close(resumed.state, whole.state, rtol=0, atol=0)
+    assert numbers(whole.model)["mean"].any()
+    assert whole.history[-1]["all/loss"] == found["loss"]
+
+
+def test_evaluation_takes_the_statistics_as_they_are():
+    net, state = run()[0].model
+    still = eqx.nn.inference_mode(net)
+    rows = [DATA.client(i) for i in (0, 1, 3)]
+    x, y = (np.concatenate([np.asarray(r[n]) for r in rows]) for n in "xy")
+    # Equinox takes a power of a number of batches.
+    with jax.numpy_dtype_promotion("standard"):
+        found = eqf.evaluate((net, state), DATA, STATEFUL)
+        out = jax.vmap(lambda x: still(x, state)[0])(x)
+    np.testing.assert_allclose(found["loss"], np.mean(0.5 * (out - y) ** 2), rtol=1e-5)
+
+
+def test_each_client_is_evaluated_with_its_own_statistics():
+    state, _ = run(roles=OWN_NORMS)
+    tune = eqf.FineTune(STATEFUL, SGD, BATCHING)
+    models = [own(FEDAVG, state, i) for i in range(4)]
+    given = (FEDAVG, state, DATA, STATEFUL)
+    with jax.numpy_dtype_promotion("standard"):
+        found = eqf.evaluate_personal(*given, clients=DATA).values["loss"]
+        wanted = eqf.evaluate_own(models, DATA, STATEFUL).values["loss"]
+        tuned = eqf.evaluate_personal(*given, clients=DATA, fine_tune=tune)
+        tuned = tuned.values["loss"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert (tuned != found)[[0, 1, 3]].all()
