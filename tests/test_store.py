@@ -106,8 +106,15 @@ def test_personal_leaves_lie_anywhere(tmp_path):
         "num_rounds": 2,
     }
     expected = train("device", **options)
+
+    def own(state):
+        parts = (options["algorithm"], state, DATASET, LOSS)
+        return eqf.evaluate_personal(*parts, clients=DATASET).values
+
     for where in ("host", tmp_path / "states"):
-        assert_same(train(where, **options).state, expected.state)
+        state = train(where, **options).state
+        assert_same(state, expected.state)
+        assert_same(own(state), own(expected.state))
 
 
 def test_debugged_rounds():
