@@ -108,6 +108,7 @@ from ._client import (
 )
 from ._cohort import ClientData as ClientData, Cohort as Cohort
 from ._evaluate import (
+    ClientComparison as ClientComparison,
     ClientMetrics as ClientMetrics,
     ClientQuantiles as ClientQuantiles,
     evaluate as evaluate,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
+import equifed as eqf
 from equifed import plot
 
 
@@ -447,3 +448,25 @@ def test_matplotlib_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r'pip install "equifed\[plot\]"'):
         plot.learning_curves({"a": run([1])}, "loss")
+
+
+def evaluated(values, unseen=()):
+    ids = [f"c{i}" for i in range(len(values))]
+    values = {"accuracy": np.asarray(values, np.float64)}
+    return eqf.ClientMetrics(values, np.ones(len(ids), int), ids, unseen)
+
+
+def test_a_dot_for_each_client():
+    found = {
+        "FedAvg": evaluated([0.2, 0.4, 0.6, np.nan]),
+        "FedPer": evaluated([0.3, 0.5, 0.5, 0.9], ("c1",)),
+    }
+    table = eqf.ClientComparison(found, "accuracy", mode="max", baselines=["FedAvg"])
+    ax = plot.client_gains(table)
+    _, seen, unseen = ax.collections  # The first is what is shaded.
+    np.testing.assert_allclose(seen.get_offsets(), [[0.2, 0.3], [0.6, 0.5]])
+    np.testing.assert_allclose(unseen.get_offsets(), [[0.4, 0.5]])
+    assert unseen.get_facecolors().size == 0
+    assert [x.get_text() for x in ax.get_legend().get_texts()] == ["FedPer: 67% gain"]
+    assert "FedAvg" in ax.get_xlabel()
+    assert "FedPer" in ax.get_ylabel()

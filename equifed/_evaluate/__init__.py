@@ -9,6 +9,7 @@ metric is a sum, so it does not matter how the rows are cut.
 """
 
 from .clients import ClientMetrics as ClientMetrics
+from .comparison import ClientComparison as ClientComparison
 from .during import (
     AnyEvaluator as AnyEvaluator,
     Evaluated as Evaluated,

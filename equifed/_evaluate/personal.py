@@ -117,6 +117,12 @@ class PersonalEvaluator:
         self._at_support = _numbers(test, self._support)
         if fine_tune is not None:
             self._check_support()
+        elif support is not None:
+            raise ValueError(
+                "`support` has examples to fine-tune on, and there is no `fine_tune`. "
+                "Give `fine_tune=equifed.FineTune(loss, optim, batching)`, or leave it "
+                "out."
+            )
 
     def _check_support(self) -> None:
         sizes = np.asarray(self._test.client_sizes)

@@ -15,6 +15,7 @@ from ._clients import (
 )
 from ._confusion import confusion_matrix as confusion_matrix
 from ._curves import learning_curves as learning_curves
+from ._gains import client_gains as client_gains
 from ._objectives import (
     objective_contours as objective_contours,
     trajectory as trajectory,

@@ -7,6 +7,7 @@ would, and prints a line of JSON for each.
 
 from . import (
     algorithms,
+    compared,
     compression,
     criteria,
     data,
@@ -32,6 +33,7 @@ from . import (
 
 _PARTS = (
     algorithms,
+    compared,
     compression,
     criteria,
     data,

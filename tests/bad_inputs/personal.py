@@ -145,6 +145,11 @@ TABLE = {
             ValueError,
             ("no examples of 3 of the clients", "`support`"),
         ),
+        "examples for no tuning": (
+            lambda: evaluated(support=DATASET),
+            ValueError,
+            ("there is no `fine_tune`", "equifed.FineTune"),
+        ),
         "metrics that fail": (
             lambda: evaluated(metrics=lambda m, e, k: e["x"]),
             ValueError,
