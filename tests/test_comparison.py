@@ -1,5 +1,7 @@
 """Evaluations of the same clients, side by side: against sums by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -11,12 +13,12 @@ ACCURACY = np.linspace(0.1, 1.0, 10)
 SIZES = np.arange(1, 11)
 
 
-def metrics(values, ids=IDS, sizes=SIZES, unseen=()):
+def metrics(values, ids=IDS, sizes: Any = SIZES, unseen=()):
     values = {"accuracy": np.asarray(values, np.float32)}
     return eqf.ClientMetrics(values, np.asarray(sizes), list(ids), unseen)
 
 
-def compared(mode="max", **others):
+def compared(mode: Any = "max", **others):
     found = {"FedAvg": metrics(ACCURACY), **others}
     return eqf.ClientComparison(found, "accuracy", mode=mode, baselines=["FedAvg"])
 
