@@ -29,6 +29,7 @@ class _Saved(eqx.Module):
     aggregator: Any
     clients: Any
     round: Any
+    statistics: Any
     best: Any
 
 
