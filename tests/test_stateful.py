@@ -401,3 +401,26 @@ def test_each_client_is_evaluated_with_its_own_statistics():
         tuned = tuned.values["loss"]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert (tuned != found)[[0, 1, 3]].all()
+
+
+class Forgets(eqf.LocalSGD):
+    """Says nothing of the statistics that it was sent."""
+
+    def round(self, broadcast, data, state, *, key):
+        out = eqf.LocalSGD.round(self, broadcast, data, state, key=key)
+        return dataclasses.replace(out[0], statistics=None), *out[1:]
+
+
+@pytest.mark.parametrize("roles", (None, OWN_STATISTICS), ids=("averaged", "personal"))
+def test_a_client_that_forgets_its_state_is_refused(roles):
+    plain = FEDAVG.client
+    client = Forgets(
+        loss=plain.loss,
+        optim=plain.optim,
+        batching=plain.batching,
+        correction=plain.correction,
+        criterion=plain.criterion,
+    )
+    algorithm: Any = eqx.tree_at(lambda a: a.client, FEDAVG, client)
+    with pytest.raises(TypeError, match="`Forgets` does not carry the model's"):
+        run(algorithm, roles, num_rounds=1)
