@@ -174,8 +174,8 @@ def test_fine_tuning_that_diverges_is_told():
         found = eqf.evaluate_personal(
             algorithm, state, TEST, loss, clients=TRAIN, fine_tune=tune
         )
-    plain = eqf.evaluate(state.model, TEST, loss, per_client=True)
-    np.testing.assert_allclose(found.values["loss"], plain.values["loss"], rtol=1e-6)
+    # One has no example to diverge on.
+    assert np.isnan(found.values["loss"]).tolist() == [True, True, False, True]
 
 
 def test_it_compiles_once():

@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
@@ -72,7 +71,7 @@ class FineTune(eqx.Module):
 
 class _Tunes(AbstractWrapper):
     """A client of an evaluation: what it keeps are the leaves of its model that others
-    do not have, of which some are tuned."""
+    do not have, of which some are tuned, and whether it has come to the end of that."""
 
     client: LocalSGD
     tuned: Params
@@ -89,11 +88,13 @@ class _Tunes(AbstractWrapper):
         return None
 
     def round(self, broadcast, data, state, *, key):
-        params, kept = eqx.partition(state, self.tuned)
+        own, done = state
+        params, kept = eqx.partition(own, self.tuned)
         at = Broadcast(params, eqx.combine(kept, broadcast.rest))
         message, _, metrics = self.client.round(at, data, None, key=key)
         new = eqx.combine(tree_add(params, message.payload), kept)
-        return Message(None, message.weight), new, metrics
+        state = (new, jnp.ones_like(done))
+        return Message(None, message.weight), state, metrics
 
 
 def fine_tuned(
@@ -103,8 +104,8 @@ def fine_tuned(
     dataset: FederatedDataset,
     numbers: np.ndarray,
     key: PRNGKeyArray,
-) -> Model:
-    """The clients' leaves after fine-tuning.
+) -> tuple[Model, np.ndarray]:
+    """The clients' leaves after fine-tuning, and for which of them it diverged.
 
     **Arguments:**
 
@@ -115,7 +116,7 @@ def fine_tuned(
     """
     there = np.flatnonzero(numbers >= 0)
     if not there.size:
-        return own
+        return own, np.zeros(len(numbers), bool)
     clients = numbers[there]
     cohort = cohort_of(dataset, tune.client.batching, clients=clients, resident=False)
     # Where the client in a slot stands among ours; nowhere, if the slot is empty.
@@ -125,13 +126,14 @@ def fine_tuned(
     seat = np.where(
         index == NO_CLIENT, len(numbers), place[np.minimum(index, len(place) - 1)]
     )
-    new, failed = _tuned(tune, own, common, cohort, jnp.asarray(seat), key)
-    if failed := int(failed):
+    new, done = _tuned(tune, own, common, cohort, jnp.asarray(seat), key)
+    failed = ~np.asarray(done)
+    if failed.any():
         warn(
-            f"Fine-tuning diverged for {failed} clients, which are evaluated without "
-            "it. Lower its learning rate."
+            f"Fine-tuning diverged for {int(failed.sum())} clients, whose metrics are "
+            "NaN. Lower its learning rate."
         )
-    return new
+    return new, failed
 
 
 @eqx.filter_jit
@@ -146,10 +148,12 @@ def _tuned(
     one = jtu.tree_map(lambda x: x[0], own)
     tuned = tree_there(tune.split(eqx.combine(one, common))[0])
     client: AbstractClient = _Tunes(tune.client, tuned)
+    # Who has no slot has nothing to do.
+    count = jtu.tree_leaves(own)[0].shape[0]
+    begun = own, jnp.ones(count, bool)
     states = jtu.tree_map(lambda x: x.at[seat].get(mode="clip"), own)
+    states = states, jnp.zeros(seat.shape, bool)
     clients = Participants(Executor(), cohort, jnp.zeros((), jnp.int32))
     sent = Broadcast(None, common)
     out: Any = clients(client, UniformMean(), sent, states, key=key)
-    new = jtu.tree_map(lambda x, y: x.at[seat].set(y, mode="drop"), own, out.clients)
-    failed = out.metrics["nonfinite"].compute()
-    return new, jax.lax.convert_element_type(failed, jnp.int32)
+    return jtu.tree_map(lambda x, y: x.at[seat].set(y, mode="drop"), begun, out.clients)

@@ -67,7 +67,8 @@ def evaluate_personal(
     - `test`: the examples to evaluate on.
     - `clients`: the dataset that was trained on: its clients are the rows of
         `state.clients`.
-    - `fine_tune`: steps that each client takes first, on its examples of `support`.
+    - `fine_tune`: steps that each client takes first, on its examples of `support`. The
+        metrics of one that diverges are NaN, with a warning.
     - `support`: by default `clients`. Who has no example there is not tuned.
     - `key`: fine-tuning's too; a client's own follows from it and its number.
 
@@ -169,13 +170,14 @@ class PersonalEvaluator:
         maker = _Maker(algorithm, state, _newcomer(algorithm, state), self._tune)
         parts = []
         for chunk in self._chunks(maker.nbytes):
-            own = self._models(maker, chunk, key)
+            own, failed = self._models(maker, chunk, key)
             one = self._whole
             if len(chunk) < self._test.num_clients:
                 size = one._batch_size_for(own[0])
                 first_row = int(self._test.offsets[chunk[0]])
                 one = one._like(self._test.select(chunk), size, first_row)
-            parts.append(jax.device_get(one._own(own, key)))
+            part = jax.device_get(one._own(own, key))
+            parts.append(jtu.tree_map(lambda x: _nan_where(failed, x), part))  # noqa: B023
             self._whole._explained |= one._explained
         total = jtu.tree_map(lambda *x: np.concatenate(x), *parts)
         found, each = self._whole._told(total)
@@ -191,15 +193,19 @@ class PersonalEvaluator:
         for start in range(0, count, size):
             yield np.arange(start, min(start + size, count))
 
-    def _models(self, maker: "_Maker", chunk: np.ndarray, key: PRNGKeyArray) -> Own:
+    def _models(
+        self, maker: "_Maker", chunk: np.ndarray, key: PRNGKeyArray
+    ) -> tuple[Own, np.ndarray]:
+        """The models of some clients, and whose fine-tuning diverged."""
         own = maker(self._number[chunk])
         stacked, common = own.stacked, own.common
+        failed = np.zeros(len(chunk), bool)
         if self._tune is not None:
             numbers = self._at_support[chunk]
             parts = (self._tune, stacked, common, self._support, numbers)
-            stacked = fine_tuned(*parts, key)
+            stacked, failed = fine_tuned(*parts, key)
         # The flags of layers are not arrays, and so in common.
-        return Own(stacked, eqx.nn.inference_mode(common))
+        return Own(stacked, eqx.nn.inference_mode(common)), failed
 
 
 def _newcomer(algorithm: AbstractAlgorithm, state: State) -> ClientState:
@@ -287,3 +293,10 @@ def _numbers(test: FederatedDataset, other: FederatedDataset) -> np.ndarray:
     """The numbers of a dataset's clients in another one, -1 where they are not."""
     known = {name: i for i, name in enumerate(other.client_ids)}
     return np.array([known.get(name, -1) for name in test.client_ids])
+
+
+def _nan_where(failed: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Sums of clients, of which some are not known."""
+    if not failed.any() or not np.issubdtype(x.dtype, np.floating):
+        return x
+    return np.where(failed.reshape(-1, *[1] * (x.ndim - 1)), np.nan, x).astype(x.dtype)
