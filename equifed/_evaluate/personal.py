@@ -5,31 +5,27 @@ first. Clients are gone through in chunks, so that the models of all need not fi
 all have in common is there once.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
 from .._check import checked
-from .._client.keeping import kept_in
 from .._round import State
-from .._round.state import begin
-from .._tree import tree_there
-from .._types import ClientState, Measure, Model
+from .._types import Measure
 from .._used_up import check_not_used_up
 from ..data import FederatedDataset
 from .clients import ClientMetrics
 from .evaluator import Evaluator
 from .fine_tune import fine_tuned, FineTune
+from .made import Maker, newcomer
 from .own import Own
 
 
@@ -141,7 +137,7 @@ class PersonalEvaluator:
         self, algorithm: AbstractAlgorithm, state: State, where: str = ""
     ) -> list[str]:
         """The names of what is measured; an error if there is no model to measure."""
-        row = eqx.filter_eval_shape(_newcomer, algorithm, state)
+        row = eqx.filter_eval_shape(newcomer, algorithm, state)
         model = eqx.filter_eval_shape(algorithm.own_model, state, row)
         if model is None:
             raise ValueError(
@@ -167,7 +163,7 @@ class PersonalEvaluator:
         check_not_used_up("state", state)
         self.check(algorithm, state)
         key = jr.key(0) if key is None else key
-        maker = _Maker(algorithm, state, _newcomer(algorithm, state), self._tune)
+        maker = Maker(algorithm, state, self._tune)
         parts = []
         for chunk in self._chunks(maker.nbytes):
             own, failed = self._models(maker, chunk, key)
@@ -194,7 +190,7 @@ class PersonalEvaluator:
             yield np.arange(start, min(start + size, count))
 
     def _models(
-        self, maker: "_Maker", chunk: np.ndarray, key: PRNGKeyArray
+        self, maker: Maker, chunk: np.ndarray, key: PRNGKeyArray
     ) -> tuple[Own, np.ndarray]:
         """The models of some clients, and whose fine-tuning diverged."""
         own = maker(self._number[chunk])
@@ -206,87 +202,6 @@ class PersonalEvaluator:
             stacked, failed = fine_tuned(*parts, key)
         # The flags of layers are not arrays, and so in common.
         return Own(stacked, eqx.nn.inference_mode(common)), failed
-
-
-def _newcomer(algorithm: AbstractAlgorithm, state: State) -> ClientState:
-    """What a client keeps that joins now."""
-    kept = kept_in(state.clients)
-    personal = None
-    if kept is not None:
-        personal = eqx.filter(state.rest, tree_there(kept.personal))
-    parts = (algorithm, state.params, personal)
-    return begin(*parts, num_clients=1, key=jr.key(0)).clients
-
-
-class _Maker:
-    """Makes the clients' models of what they keep, and tells apart what they have in
-    common: the leaves that are the state's own, unless these are to be tuned."""
-
-    def __init__(
-        self,
-        algorithm: AbstractAlgorithm,
-        state: State,
-        newcomer: ClientState,
-        tune: FineTune | None,
-    ):
-        self._algorithm, self._state, self._newcomer = algorithm, state, newcomer
-        model = algorithm.own_model(state, newcomer)
-        parts = (state.params, state.statistics, state.rest)
-        known = {id(x) for x in jtu.tree_leaves(parts)}
-        new = {id(x) for x in jtu.tree_leaves(newcomer)}
-        # What a newcomer has may be an array of the state: then it is not common.
-        is_own = jtu.tree_map(
-            lambda x: eqx.is_array(x) and (id(x) not in known or id(x) in new), model
-        )
-        if tune is not None:
-            is_own = jtu.tree_map(
-                lambda own, tuned: bool(own) or tuned is not None,
-                *(is_own, tune.split(model)[0]),
-                is_leaf=lambda x: x is None,
-            )
-        self._is_own = is_own
-        self._common = eqx.filter(model, is_own, inverse=True)
-        self.nbytes = sum(x.nbytes for x in jtu.tree_leaves(eqx.filter(model, is_own)))
-
-    def __call__(self, numbers: np.ndarray) -> Own:
-        """The models of clients by their numbers in the training, -1 for newcomers."""
-        rows = jtu.tree_map(
-            lambda all, new: _rows(all, new, numbers),
-            self._state.clients,
-            self._newcomer,
-        )
-        # Those of all clients may be too many for a device.
-        rest = dataclasses.replace(self._state, clients=None)
-        places = jnp.arange(len(numbers))
-        stacked = _stacked(self._algorithm, rest, rows, places, self._is_own)
-        return Own(stacked, self._common)
-
-
-@eqx.filter_jit
-def _stacked(
-    algorithm: AbstractAlgorithm,
-    state: State,
-    rows: ClientState,
-    places: Array,
-    is_own: PyTree[bool],
-) -> Model:
-    def one(kept: ClientState, place: Array) -> Model:
-        del place  # It is mapped over, as there may be nothing that is kept.
-        return eqx.filter(algorithm.own_model(state, kept), is_own)
-
-    return jax.vmap(one)(rows, places)
-
-
-def _rows(all: Any, new: Any, numbers: np.ndarray) -> jax.Array:
-    """Rows of what the clients keep, wherever it lies."""
-    seen = numbers >= 0
-    at = np.where(seen, numbers, 0)
-    on_device = isinstance(all, jax.Array)
-    rows = all[jnp.asarray(at)] if on_device else jnp.asarray(all[at])
-    if seen.all():
-        return rows
-    wide = jnp.asarray(seen).reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.where(wide, rows, jnp.asarray(new)[None])
 
 
 def _numbers(test: FederatedDataset, other: FederatedDataset) -> np.ndarray:
