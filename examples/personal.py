@@ -65,6 +65,10 @@ def features(model, example, key):
     return model.features(example["x"].astype(model.body.weight.dtype))
 
 
+def head_of(model):
+    return model.head
+
+
 def classify(model, example, key):
     scores = logits(model, example, key)
     right = eqf.accuracy(scores, example["label"])
@@ -208,12 +212,12 @@ def methods(task, model):
         "APFL": (plain(eqf.APFL, alpha_learning_rate=0.1), None, False),
         "pFedMe": (pfedme, None, False),
         "Per-FedAvg + tuning": (per_fedavg, None, True),
-        "FedALA": (plain(eqf.FedALA, adapts=lambda m: m.head), None, False),
+        "FedALA": (plain(eqf.FedALA, adapts=head_of), None, False),
         "MOON": (plain(eqf.MOON, representation=features, mu=0.1), None, False),
     }
     if task.loss is classify:
         found["FedRoD"] = (
-            plain(eqf.FedRoD, logits=logits, head=lambda m: m.head),
+            plain(eqf.FedRoD, logits=logits, head=head_of),
             *(None, False),
         )
         found["FedProto"] = (
