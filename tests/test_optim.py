@@ -242,13 +242,16 @@ def test_a_round_is_strict(name, dtype):
         if name not in RUN:
             init = functools.partial(eqx.filter_eval_shape, algorithm.init)
             run = functools.partial(eqx.filter_eval_shape, run)
-        state = init(model, num_clients=3, key=jr.key(1))
+        needs, roles = algorithm.needs, None
+        if needs:
+            roles = eqf.roles(model, **{needs[0]: lambda m: m.bias})
+        state = init(model, num_clients=3, key=jr.key(1), roles=roles)
         new, metrics = run(state, cohort, key=jr.key(0))
         for before, after in zip(
             jtu.tree_leaves(state), jtu.tree_leaves(new), strict=True
         ):
             assert (before.dtype, before.shape) == (after.dtype, after.shape)
-        assert new.params.bias.dtype == jnp.dtype(dtype)
+        assert new.params.weight.dtype == jnp.dtype(dtype)
         if name not in RUN:
             return
         assert (np.asarray(new.params.bias) != np.asarray(state.params.bias)).any()

@@ -91,7 +91,7 @@ def one_round_apart(
         rest = dataclasses.replace(after, clients=None)
         rest, metrics, accept = everywhere((rest, metrics, accept), mesh)
         if slots:
-            kept = (cohort.index, after.clients, accept)
+            kept = (cohort.index, along(after.clients, mesh), accept)
             return FlatTree(rest).arrays, metrics, kept
         clients = everyone
         if jtu.tree_leaves(everyone):
