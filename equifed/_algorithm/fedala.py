@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import as_number, check_count, checked
-from .._client import AbstractClient, batch_gradient, LocalSGD
+from .._client import AbstractWrapper, batch_gradient, LocalSGD
 from .._client.part import part_of
 from .._cohort import ClientData
 from .._loop import fold_range
@@ -35,38 +35,29 @@ class _Kept(eqx.Module):
     """In how many rounds it took part: 0, 1, or 2 for more."""
 
 
-class _Aggregates(AbstractClient):
+class _Aggregates(AbstractWrapper):
     """Begins with a mixture of the server's model and its own last one."""
 
-    local: LocalSGD
+    client: LocalSGD
     adapts: Callable | None
     weight_learning_rate: Float[Array, ""]
     share: Float[Array, ""]
     first_passes: int
     sends = (CHANGE,)
-    follows_loss = True
 
     def __init__(
         self,
-        local: LocalSGD,
+        client: LocalSGD,
         adapts: Callable | None,
         weight_learning_rate: Float[Array, ""],
         share: Float[Array, ""],
         first_passes: int,
     ):
-        self.local = local
+        self.client = client
         self.adapts = adapts
         self.weight_learning_rate = weight_learning_rate
         self.share = share
         self.first_passes = first_passes
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.local.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.local.batching
 
     def init(self, params):
         part = params
@@ -86,7 +77,7 @@ class _Aggregates(AbstractClient):
         start = _mixed(weights, state.params, server)
         # One that was never here has no model of its own yet.
         start = tree_where(state.rounds > 0, start, server)
-        message, _, metrics = self.local.round(
+        message, _, metrics = self.client.round(
             Broadcast(start, rest), data, None, key=key
         )
         params = tree_add(start, message.payload)

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._aggregator import UniformMean
 from .._check import as_number, check_count, checked
-from .._client import AbstractClient, AbstractCriterion, LocalSGD
+from .._client import AbstractCriterion, AbstractWrapper, LocalSGD
 from .._client.outputs import (
     as_column,
     labels_of,
@@ -98,23 +98,15 @@ class _NearPrototypes(AbstractCriterion):
         return loss + self.lam.astype(loss.dtype) * apart.astype(loss.dtype)
 
 
-class _SaysClasses(AbstractClient):
+class _SaysClasses(AbstractWrapper):
     """Trains a model of its own, and says what the classes look like to it."""
 
-    local: LocalSGD
+    client: LocalSGD
     classes: _Classes
 
-    def __init__(self, local: LocalSGD, classes: _Classes):
-        self.local = local
+    def __init__(self, client: LocalSGD, classes: _Classes):
+        self.client = client
         self.classes = classes
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.local.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.local.batching
 
     def init(self, params):
         return params
@@ -127,7 +119,7 @@ class _SaysClasses(AbstractClient):
     def round(self, broadcast, data, state, *, key):
         key, look_key = jr.split(key)
         start = Broadcast(state, broadcast.rest, broadcast.params)
-        message, _, metrics = self.local.round(start, data, None, key=key)
+        message, _, metrics = self.client.round(start, data, None, key=key)
         params = tree_add(state, message.payload)
         model = eqx.combine(params, broadcast.rest)
         size = data.batch_size

@@ -8,6 +8,7 @@ from .._algorithm import AbstractAlgorithm
 from .._history import Row, rows_of
 from .._logger import AbstractLogger
 from .._round import State
+from .._types import Model
 from .best import Best
 from .evaluations import Evaluations
 from .solution import RESULTS
@@ -43,6 +44,8 @@ class Record:
         self._evaluations, self._every = evaluations, eval_every
         self._best, self._watch, self._logger = best, watch, logger
         self._first = True
+        self.model: Model | None = None
+        """That of the last round which was added."""
         self.result = watch.result if history else RESULTS.successful
 
     @property
@@ -72,10 +75,10 @@ class Record:
         last = self.number == self._num_rounds or bool(row["nonfinite_model"])
         if self.number % self._every == 0 or last:
             row |= self._evaluations(self._algorithm, state, self.number - 1)
-        model = self._algorithm.model(state)
+        self.model = self._algorithm.model(state)
         for row in rows:
             self.history.append(row)
-            self.result = self._watch(row, model)
+            self.result = self._watch(row, self.model)
             self._logger.log(row["round"], _numbers(row))
 
 

@@ -158,7 +158,7 @@ def train(
                 record.add(values, int(ran) if rounds_per_call > 1 else None, state)
                 if record.diverged:
                     break
-                best.see(history, algorithm.model(state))
+                best.see(history, record.model)
                 stopped = best.ends(history, finished=record.finished)
                 last = stopped or record.finished
                 saving.after(record.number, state, history, last=last)
