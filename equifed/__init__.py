@@ -15,6 +15,7 @@ from ._algorithm import (
     AbstractAlgorithm as AbstractAlgorithm,
     AbstractClusters as AbstractClusters,
     AbstractOnePass as AbstractOnePass,
+    AFL as AFL,
     AgnosticFedAvg as AgnosticFedAvg,
     Algorithm as Algorithm,
     APFL as APFL,
@@ -76,6 +77,7 @@ from ._algorithm import (
     PFedMe as PFedMe,
     PicksBest as PicksBest,
     PowerOfChoice as PowerOfChoice,
+    QFedAvg as QFedAvg,
     Scaffnew as Scaffnew,
     Scaffold as Scaffold,
     ScaffoldPayload as ScaffoldPayload,
@@ -84,6 +86,7 @@ from ._algorithm import (
     server_adam as server_adam,
     server_yogi as server_yogi,
     SharpnessAware as SharpnessAware,
+    TERM as TERM,
 )
 from ._bits import add_bits as add_bits, Bits as Bits
 from ._checkpoint import Checkpointer as Checkpointer

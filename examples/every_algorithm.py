@@ -63,6 +63,11 @@ GROUPS = {
         "fedlc": f"{SGD} --tau 0.1",
         "feddecorr": f"{SGD} --beta 0.1",
         "moon": f"{SGD} --mu 1",
+    },
+    "fairness": {
+        "afl": f"{SGD} --weight-learning-rate 0.01",
+        "qfedavg": "--learning-rate 0.1 --q 1",
+        "term": f"{SGD} --t 0.5",
         "agnosticfedavg": f"{SGD} --num-domains 10 --domain label "
         "--domain-learning-rate 0.01",
     },

@@ -160,6 +160,11 @@ ALGORITHMS = {
     "AgnosticFedAvg": lambda loss, batching: eqf.AgnosticFedAvg(
         loss, SGD, batching, num_domains=2, domain=sign, domain_learning_rate=0.1
     ),
+    "AFL": lambda loss, batching: eqf.AFL(
+        loss, SGD, batching, weight_learning_rate=0.1
+    ),
+    "TERM": lambda loss, batching: eqf.TERM(loss, SGD, batching, t=0.5),
+    "QFedAvg": lambda loss, batching: eqf.QFedAvg(loss, 0.05, batching, q=1.5),
     "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
     "HypCluster": lambda loss, batching: eqf.HypCluster(
         loss, SGD, batching, num_clusters=2, server_optim=optax.adam(0.05)

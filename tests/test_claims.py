@@ -294,17 +294,19 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and not name.startswith("Abstract")
         and name not in ("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown")
     ]
-    assert len(algorithms) == 50
+    assert len(algorithms) == 53
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP", "FedProto", "LocalOnly"}
     server = ("server_optim", "server_learning_rate")
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
-    without |= {"FedLin", "FedSMOO", "Scaffnew", "LocalOnly", "FedProto"}
+    without |= {"FedLin", "FedSMOO", "Scaffnew", "LocalOnly", "FedProto", "QFedAvg"}
     assert none == {"MIFA"} | without
     # As docs/choosing.md has it.
     weighted = {
+        "AFL",
+        "TERM",
         "AgnosticFedAvg",
         "FedSGD",
         "FedAvg",

@@ -48,6 +48,8 @@ NEEDED = {
     "alpha": 0.3,
     "rho": 0.1,
     "tau": 0.5,
+    "weight_learning_rate": 0.1,
+    "t": 0.5,
     "num_domains": 2,
     "domain_learning_rate": 0.1,
     "num_clusters": 2,

@@ -1,3 +1,4 @@
+from .afl import AFL as AFL
 from .agnostic import AgnosticFedAvg as AgnosticFedAvg
 from .apfl import APFL as APFL
 from .base import AbstractAlgorithm as AbstractAlgorithm
@@ -67,6 +68,7 @@ from .over_rounds import OverRounds as OverRounds
 from .perfedavg import PerFedAvg as PerFedAvg
 from .pfedme import PFedMe as PFedMe
 from .power_of_choice import PowerOfChoice as PowerOfChoice
+from .qfedavg import QFedAvg as QFedAvg
 from .scaffnew import Scaffnew as Scaffnew
 from .scaffold import (
     ControlVariate as ControlVariate,
@@ -74,3 +76,4 @@ from .scaffold import (
     ScaffoldPayload as ScaffoldPayload,
     ScaffoldServer as ScaffoldServer,
 )
+from .term import TERM as TERM

@@ -7,34 +7,12 @@ from jaxtyping import Array, Bool, Float
 from .._aggregator import UniformMean
 from .._bits import add_bits
 from .._check import check_count, checked
-from .._client import AbstractClient, full_metrics
+from .._client import MeasuresLoss
 from .._executor import Participants
-from .._tree import tree_zeros_like
 from .._types import Loss
-from .._wire import Broadcast, Message
+from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
-
-
-class _Measures(AbstractClient):
-    """Computes its mean loss, which it keeps as its state, and sends nothing."""
-
-    loss: Loss
-    batching: AbstractBatching
-
-    def init(self, params):
-        return jnp.zeros((), jnp.result_type(float))
-
-    def payload(self, params):
-        return self.init(params)
-
-    def round(self, broadcast, data, state, *, key):
-        size = self.batching.batch_size
-        metrics = full_metrics(self.loss, broadcast, data, size, key=key)
-        loss = metrics["loss"].compute().astype(state.dtype)
-        # One that would take no step is not worth a place.
-        loss = jnp.where(data.num_steps > 0, loss, jnp.full_like(loss, -jnp.inf))
-        return Message(tree_zeros_like(state), data.weight), loss, metrics
 
 
 class PowerOfChoice(AbstractAlgorithm):
@@ -99,7 +77,7 @@ class PowerOfChoice(AbstractAlgorithm):
                 f"`{name}` trains several. Wrap an algorithm that trains one."
             )
         measured = clients(
-            _Measures(self.loss, self.batching),
+            MeasuresLoss(self.loss, self.batching),
             UniformMean(),
             Broadcast(state.params, state.rest),
             jnp.full(clients.index.shape, -jnp.inf, jnp.result_type(float)),

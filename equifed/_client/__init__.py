@@ -21,5 +21,6 @@ from .keeping import AbstractKeeping as AbstractKeeping, Kept as Kept
 from .local_sgd import LocalSGD as LocalSGD
 from .loss import check_loss as check_loss, traced_loss as traced_loss
 from .mean_gradient import MeanGradient as MeanGradient
+from .measures_loss import MeasuresLoss as MeasuresLoss
 from .stateful import Stateful as Stateful
 from .wrapper import AbstractWrapper as AbstractWrapper

@@ -26,6 +26,8 @@ KINDS = {
     ),
     eqf.FedLESAM: ({"rho": 0.1}, {"rho": RATE}),
     eqf.DiLoCo: ({}, {}),
+    eqf.AFL: ({"weight_learning_rate": 0.1}, {"weight_learning_rate": RATE}),
+    eqf.TERM: ({"t": 0.5}, {"t": {True: "a number, got True"}}),
     eqf.AgnosticFedAvg: (
         {"num_domains": 2, "domain_learning_rate": 0.1},
         {"domain_learning_rate": RATE},
@@ -108,21 +110,33 @@ TABLE["AgnosticFedAvg"] |= {
         ("`domain_weights` must be at least 0 and sum to 1, got",),
     ),
 }
-TABLE["MIFA"] = {
-    "a number for the loss": (
-        lambda: eqf.MIFA(1.0, 0.1, BATCHING),  # pyright: ignore[reportArgumentType]
-        TypeError,
-        "`loss`",
-    ),
-    "a size for the batching": (
-        lambda: eqf.MIFA(LOSS, 0.1, 8),  # pyright: ignore[reportArgumentType]
-        TypeError,
-        "`batching` must be",
-    ),
-    "an optimiser for the rate": (
-        lambda: eqf.MIFA(LOSS, optax.sgd(0.1), BATCHING),
-        TypeError,
-        "`learning_rate` must be",
-    ),
-    **numbers(lambda x: eqf.MIFA(LOSS, x, BATCHING), POSITIVE, name="learning_rate"),
-}
+
+
+def with_a_rate(kind, **others):
+    """Of those that take a rate in place of an optimiser."""
+    return {
+        "a number for the loss": (
+            lambda: kind(1.0, 0.1, BATCHING, **others),
+            TypeError,
+            "`loss`",
+        ),
+        "a size for the batching": (
+            lambda: kind(LOSS, 0.1, 8, **others),
+            TypeError,
+            "`batching` must be",
+        ),
+        "an optimiser for the rate": (
+            lambda: kind(LOSS, optax.sgd(0.1), BATCHING, **others),
+            TypeError,
+            "`learning_rate` must be",
+        ),
+        **numbers(
+            lambda x: kind(LOSS, x, BATCHING, **others), POSITIVE, name="learning_rate"
+        ),
+    }
+
+
+TABLE["MIFA"] = with_a_rate(eqf.MIFA)
+TABLE["QFedAvg"] = with_a_rate(eqf.QFedAvg, q=1.0) | numbers(
+    lambda q: eqf.QFedAvg(LOSS, 0.1, BATCHING, q=q), RATE, name="q"
+)
