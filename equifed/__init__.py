@@ -1,10 +1,17 @@
 """equifed: federated learning in JAX, whole rounds compiled."""
 
-from . import compress as compress, data as data, nn as nn, posterior as posterior
+from . import (
+    compress as compress,
+    data as data,
+    nn as nn,
+    posterior as posterior,
+    privacy as privacy,
+)
 from ._aggregator import (
     AbstractAggregator as AbstractAggregator,
     Clip as Clip,
     DropNonfinite as DropNonfinite,
+    FixedDenominatorMean as FixedDenominatorMean,
     Median as Median,
     NonzeroMean as NonzeroMean,
     TrimmedMean as TrimmedMean,

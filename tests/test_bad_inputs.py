@@ -46,6 +46,10 @@ WITHOUT = {
     "posterior.Natural": _MADE,
     "Outcome": _MADE,
     "Roles": "`roles` makes them.",
+    "data.FixedSizeParticipation": "A sampler makes it.",
+    "data.OrderedParticipation": "A sampler makes it.",
+    "data.PoissonParticipation": "A sampler makes it.",
+    "privacy.IndependentNoise": "It takes no argument.",
     "Participants": _MADE,
     "RESULTS": "An enumeration.",
     "posterior.Samples": _MADE,
@@ -81,6 +85,9 @@ WITHOUT = {
 # Whose methods are called by the library, with what it has made, and how what they
 # return is looked at.
 PROTOCOLS = {
+    "privacy.AbstractClipping": "`PrivateMean` calls it, with a message.",
+    "privacy.AbstractMechanism": "A plan calls it, with what it has looked at.",
+    "privacy.AbstractNoise": "`PrivateMean` calls it, with a sum.",
     "AbstractKeeping": "It is an `AbstractClient`.",
     "AbstractAggregator": "See `aggregator_round` in `bad_inputs/algorithms.py`.",
     "compress.AbstractCompressor": "A client or an aggregator calls it in a round.",
@@ -106,6 +113,10 @@ PROTOCOLS = {
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
 METHODS_WITHOUT = {
+    "data.OrderedParticipation.most_rounds": "A plan calls it, with its rounds.",
+    "privacy.Deployment.like": "A plan calls it, with what a sampler says.",
+    "privacy.PrivacyPlan.shown": "`train` calls it, with a round's metrics.",
+    "privacy.PrivacyPlan.check": "`train` calls it: see `PrivacyPlan`.",
     "Broadcast.of": "Any tree is a model: what can be trained of it is.",
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",
     "ClientData.fold": "A client calls it in a round: JAX's errors name the function.",

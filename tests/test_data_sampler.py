@@ -136,3 +136,54 @@ def test_a_cohort_larger_than_the_population_is_refused():
 def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@settings(deadline=None, max_examples=40)
+@given(sized(), st.booleans(), st.integers(0, 99))
+def test_a_client_takes_part_as_rarely_as_it_is_said(sizes, reshuffle, seed):
+    cohort_size, population = sizes
+    sampler = eqd.ShuffledSampler(cohort_size, reshuffle=reshuffle, seed=seed)
+    there = sampler.participation(population)
+    rounds = [[] for _ in range(population)]
+    for round in range(24):
+        for client in sampler(round, population):
+            rounds[client].append(round)
+        assert max(map(len, rounds)) <= there.most_rounds(round + 1)
+    gaps = [b - a for r in rounds for a, b in zip(r, r[1:], strict=False)]
+    assert min(gaps, default=there.min_separation) >= there.min_separation
+    if not reshuffle:
+        assert there.min_separation == population // cohort_size
+        assert gaps == [] or min(gaps) == there.min_separation
+
+
+def test_truncated_poisson_sampling_keeps_a_random_part_of_too_many():
+    plain, cut = (
+        eqd.PoissonSampler(0.5, seed=2),
+        eqd.PoissonSampler(0.5, most=5, seed=2),
+    )
+    times = np.zeros(10)
+    for round in range(2000):
+        all_of_them, drawn = plain(round, 10), cut(round, 10)
+        assert set(drawn) <= set(all_of_them)
+        assert len(drawn) == min(len(all_of_them), 5)
+        times[drawn] += 1
+    assert cut.max_clients(10) == 5
+    assert cut.max_clients(3) == 3
+    # No client is favoured: each is kept as often as any other.
+    expected = times.sum() / 10
+    assert np.abs(times - expected).max() < 4 * np.sqrt(expected)
+
+
+def test_what_is_known_of_how_clients_are_drawn():
+    poisson = eqd.PoissonSampler(0.1, most=8).participation(50)
+    assert poisson == eqd.PoissonParticipation(0.1, 50, 8)
+    assert poisson.expected == 5.0
+    # A limit that cannot be reached is none.
+    unlimited = eqd.PoissonParticipation(0.1, 50)
+    assert eqd.PoissonSampler(0.1, most=50).participation(50) == unlimited
+    everyone = eqd.OrderedParticipation(50, 50, min_separation=1)
+    assert eqd.AllClients().participation(50) == everyone
+    assert eqd.PoissonSampler(1.0).participation(50) == everyone
+    fixed = eqd.UniformSampler(5).participation(50)
+    assert fixed == eqd.FixedSizeParticipation(5, 50)
+    assert eqd.WeightedSampler(1, np.ones(50)).participation(50) is None

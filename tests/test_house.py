@@ -26,7 +26,7 @@ PARTS |= {"equifed.posterior": eqf.posterior}
 PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
 PARTS |= {"equifed.objectives": eqf.objectives, "equifed.data.sets": eqf.data.sets}
 PARTS |= {"equifed.models": eqf.models, "equifed.recipes": eqf.recipes}
-PARTS |= {"equifed.compress": eqf.compress}
+PARTS |= {"equifed.compress": eqf.compress, "equifed.privacy": eqf.privacy}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -55,6 +55,7 @@ LAYERS = (
     ("_store",),
     ("_round",),
     ("_algorithm",),
+    ("privacy",),
     ("_stepper", "_logger", "_checkpoint", "_evaluate"),
     ("_training",),
     ("testing", "plot", "recipes"),
@@ -164,6 +165,7 @@ def is_abstract(cls):
 
 # What nearly all have in common, so that few would want to write it.
 DEFAULTS = {("AbstractAlgorithm", x) for x in ("models", "own_model", "keep")}
+DEFAULTS |= {("AbstractSampler", "participation")}
 
 
 @pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__qualname__)

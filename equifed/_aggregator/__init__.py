@@ -1,4 +1,5 @@
 from .base import AbstractAggregator as AbstractAggregator
+from .fixed import FixedDenominatorMean as FixedDenominatorMean
 from .mean import (
     NonzeroMean as NonzeroMean,
     UniformMean as UniformMean,

@@ -27,6 +27,12 @@ def _divide(total: Total) -> Aggregate:
     return Aggregate(payload, stats, total.weight, total.count, total.count > 0)
 
 
+def uniform_total(message: Message) -> Total:
+    """One message, which counts 1 if it is there."""
+    present = message.weight > 0
+    return _weigh(message, present.astype(message.weight.dtype))
+
+
 class WeightedMean(AbstractAggregator):
     r"""$\sum_i w_i m_i \big/ \sum_i w_i$, where $w_i$ is the message's weight: the
     client's number of examples, unless its algorithm says otherwise."""
@@ -56,8 +62,7 @@ class UniformMean(AbstractAggregator):
         return None
 
     def encode(self, message, state, *, key):
-        present = message.weight > 0
-        return _weigh(message, present.astype(message.weight.dtype)), {}
+        return uniform_total(message), {}
 
     def decode(self, encoded, state, *, key):
         return _divide(encoded), state, {}

@@ -56,7 +56,7 @@ class Segments:
         for eqn in jaxpr.eqns:
             if eqn.primitive is _pass_p:
                 groups += [[eqn], []]
-            elif any(map(_has_pass, jex.jaxprs_in_params(eqn.params))):
+            elif any(map(has_pass, jex.jaxprs_in_params(eqn.params))):
                 raise CannotCut
             else:
                 groups[-1].append(eqn)
@@ -99,10 +99,9 @@ class Segments:
         return [value(v) for v in self._outputs]
 
 
-def _has_pass(jaxpr: Any) -> bool:
+def has_pass(jaxpr: Any) -> bool:
     return any(
-        eqn.primitive is _pass_p
-        or any(map(_has_pass, jex.jaxprs_in_params(eqn.params)))
+        eqn.primitive is _pass_p or any(map(has_pass, jex.jaxprs_in_params(eqn.params)))
         for eqn in jaxpr.eqns
     )
 

@@ -1,5 +1,6 @@
 """The history of a training as it grows: a round is evaluated, watched and logged."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ from .._history import Row, rows_of
 from .._logger import AbstractLogger
 from .._round import State
 from .._types import Model
+from ..data import AbstractLoader
+from ..privacy import PrivacyPlan
 from .best import Best
 from .evaluations import Evaluations
 from .solution import RESULTS
@@ -23,6 +26,8 @@ class Record:
     - `history`: the rows of a checkpoint, or none.
     - `number`: how many rounds they are.
     - `num_rounds`: how many there are to be.
+    - `reported`: the names of the metrics that the loss reports, if they are known.
+    - `privacy`: what is promised, if anything is: it says what of a row is shown.
     """
 
     def __init__(
@@ -35,18 +40,24 @@ class Record:
         evaluations: Evaluations,
         eval_every: int,
         best: Best,
-        watch: Watch,
+        loader: AbstractLoader,
+        reported: Collection[str],
         logger: AbstractLogger,
+        privacy: PrivacyPlan | None,
     ):
         self.history, self.number = history, number
         self._num_rounds = num_rounds
         self._algorithm = algorithm
         self._evaluations, self._every = evaluations, eval_every
-        self._best, self._watch, self._logger = best, watch, logger
-        self._first = True
+        self._best, self._logger = best, logger
+        self._first, self._privacy = True, privacy
+        self._watch = Watch(
+            *(loader, algorithm.loss, history, reported),
+            needs_clients=privacy is None,
+        )
         self.model: Model | None = None
         """That of the last round which was added."""
-        self.result = watch.result if history else RESULTS.successful
+        self.result = self._watch.result if history else RESULTS.successful
 
     @property
     def diverged(self) -> bool:
@@ -55,6 +66,12 @@ class Record:
     @property
     def finished(self) -> bool:
         return self.number == self._num_rounds or self.diverged
+
+    def result_if(self, *, stopped: bool) -> RESULTS:
+        """How the training ended, if it may be its `stop` that ended it."""
+        if stopped and self.result == RESULTS.successful:
+            return RESULTS.stopped
+        return self.result
 
     def add(self, values: dict[str, Any], count: int | None, state: State) -> None:
         """The rows of a call's rounds.
@@ -70,16 +87,20 @@ class Record:
         row = rows[-1]
         if self._first:  # A client of the user's own may report what its loss does not.
             self._evaluations.check_distinct(row)
-            self._best.check(row, self._evaluations.names)
+            self._best.check(self._shown(row), self._evaluations.names)
             self._first = False
         last = self.number == self._num_rounds or bool(row["nonfinite_model"])
         if self.number % self._every == 0 or last:
             row |= self._evaluations(self._algorithm, state, self.number - 1)
         self.model = self._algorithm.model(state)
         for row in rows:
-            self.history.append(row)
             self.result = self._watch(row, self.model)
+            row = self._shown(row)
+            self.history.append(row)
             self._logger.log(row["round"], _numbers(row))
+
+    def _shown(self, row: Row) -> Row:
+        return row if self._privacy is None else self._privacy.shown(row)
 
 
 def _numbers(row: Row) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from jaxtyping import PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
 from .._checkpoint import Checkpointer
+from .._checkpoint.fingerprint import outlined
 from .._history import Row
 from .._round import State
 from ..data import AbstractLoader
+from ..privacy import PrivacyPlan
 from .best import Best
 from .rounds import check_ahead
 
@@ -19,7 +21,9 @@ class Saving:
         checkpointer: Checkpointer | None,
         algorithm: AbstractAlgorithm,
         best: Best,
+        privacy: PrivacyPlan | None,
     ):
+        self._privacy = privacy
         self._checkpointer, self._algorithm, self._best = checkpointer, algorithm, best
         self._name, self._made_with = type(algorithm).__name__, None
 
@@ -41,6 +45,8 @@ class Saving:
             return state, []
         made_with = saves.fingerprint(self._algorithm, state.model, loader, key=key)
         self._made_with = made_with | self._best.made_with
+        if self._privacy is not None:
+            self._made_with |= outlined("privacy", self._privacy)
         found = saves.restore(
             self._best.with_state(state),
             algorithm=self._name,

@@ -21,15 +21,15 @@ from .._round.state import begin
 from .._store import ClientStates
 from .._types import Measure, Model
 from ..data import AbstractLoader
+from ..privacy import PrivacyPlan
 from .best import Best
 from .evaluations import check_evaluations, evaluations_of
 from .reached import Keeping
 from .record import Record
 from .rounds import Calls, check_rounds, stateful_on_a_stream
 from .saving import Saving
-from .solution import RESULTS, Solution
+from .solution import Solution
 from .stop import AbstractStop
-from .watch import Watch
 
 
 @checked(
@@ -54,6 +54,7 @@ def train(
     rounds_per_call: int = 1,
     roles: Roles | None = None,
     client_states: ClientStates = None,
+    privacy: PrivacyPlan | None = None,
 ) -> Solution:
     """Trains a model.
 
@@ -91,6 +92,10 @@ def train(
         on the device, if a quarter of the free memory of one holds it (on a CPU: if 1
         GiB holds all copies), and if not, on the host, or spread over accelerators.
         Then `solution.state.clients` has [`equifed.ClientRows`][] in place of arrays.
+    - `privacy`: what is promised to the clients, and held against this run before it
+        begins. The history then has the `epsilon` of the rounds up to each, and of the
+        metrics only those that the plan covers or names: see
+        [`equifed.privacy.PrivacyPlan`][].
 
     **Returns:**
 
@@ -123,10 +128,12 @@ def train(
     evaluations = evaluations_of(evaluation, metrics, algorithm, state, loader)
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     evaluations.check_distinct(reported)
+    if privacy is not None:
+        privacy.check(algorithm, state, loader, num_rounds=num_rounds)
     best = Best(stop, eval_every, algorithm.model(state), state)
     best.check_evaluations(evaluations.names)
     looks = [eval_every] if evaluations or stop is not None else []
-    saving = Saving(checkpointer, algorithm, best)
+    saving = Saving(checkpointer, algorithm, best, privacy)
     with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before
         state, history = saving.restored(state, loader, key, num_rounds)
         logger.start(num_rounds, number := int(state.round))
@@ -136,8 +143,10 @@ def train(
             evaluations=evaluations,
             eval_every=eval_every,
             best=best,
-            watch=Watch(loader, algorithm.loss, history, reported),
+            loader=loader,
+            reported=reported,
             logger=logger,
+            privacy=privacy,
         )
         # A restored one may be one that had ended.
         stopped = best.ends(history, finished=record.finished)
@@ -152,8 +161,7 @@ def train(
             stop_nonfinite=True,
             owned=True,
         )
-        keeping = Keeping(calls, algorithm, history, num_rounds, checkpointer)
-        with keeping, logger:
+        with Keeping(calls, algorithm, history, num_rounds, checkpointer), logger:
             for state, values, ran in calls:
                 record.add(values, int(ran) if rounds_per_call > 1 else None, state)
                 if record.diverged:
@@ -164,10 +172,8 @@ def train(
                 saving.after(record.number, state, history, last=last)
                 if stopped:
                     break
-    result = record.result
-    if stopped and result == RESULTS.successful:
-        result = RESULTS.stopped
     chosen, best_round = best.choose(history, algorithm.model(state))
+    result = record.result_if(stopped=stopped)
     return Solution(chosen, state, result, history, best_round)
 
 

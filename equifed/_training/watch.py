@@ -20,8 +20,8 @@ from .solution import RESULTS
 
 
 NOBODY = (
-    "No client took part in round {}: {}. The model stayed as it was, and the round's "
-    "means are NaN."
+    "No client took part in round {}: {}. The round's means are NaN, and nothing was "
+    "learnt."
 )
 NO_MESSAGES = (
     "No client of round {} had a finite message that counts, so that the model stayed "
@@ -44,11 +44,15 @@ class Watch:
         loss: Loss,
         history: Iterable[Row],
         reported: Collection[str] = (),
+        *,
+        needs_clients: bool = True,
     ):
         """**Arguments:**
 
         - `reported`: the names of the metrics that the loss reports. Others may be
             means over nothing by right, as FedPA's `correction_norm` in burn-in rounds.
+        - `needs_clients`: whether a round in which nobody takes part is worth a word.
+            With noise for privacy it is a round as any other.
         """
         self._loader, self._loss = loader, loss
         self._reported = set(reported) - set(RESERVED)
@@ -56,7 +60,8 @@ class Watch:
         self._seen: set[str] = set()
         history = list(history)
         self._lost = any(map(_is_lost, history))
-        self._heard = any(row["clients"] > 0 for row in history)
+        self._needs_clients = needs_clients
+        self._heard = not needs_clients or any(row["clients"] > 0 for row in history)
 
     def __call__(self, row: Row, model: Model) -> RESULTS:
         """Warns of what is new, and returns how the training would end here.
@@ -97,7 +102,7 @@ class Watch:
             warn(f"{text} {where}".rstrip())
 
     def _nobody(self, row: Row) -> None:
-        if "nobody" in self._said:
+        if "nobody" in self._said or not self._needs_clients:
             return
         self._said.add("nobody")
         count = len(self._clients(row))
@@ -141,4 +146,5 @@ class Watch:
 
 def _is_lost(row: Row) -> bool:
     """Whether messages counted, but not what their clients measured."""
-    return row["clients"] > 0 and not math.isfinite(row.get("loss", 0.0))
+    # A history that is kept private does not say.
+    return row.get("clients", 0) > 0 and not math.isfinite(row.get("loss", 0.0))

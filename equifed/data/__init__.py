@@ -32,6 +32,9 @@ from ._partition import (
 from ._sampler import (
     AbstractSampler as AbstractSampler,
     AllClients as AllClients,
+    FixedSizeParticipation as FixedSizeParticipation,
+    OrderedParticipation as OrderedParticipation,
+    PoissonParticipation as PoissonParticipation,
     PoissonSampler as PoissonSampler,
     ShuffledSampler as ShuffledSampler,
     UniformSampler as UniformSampler,

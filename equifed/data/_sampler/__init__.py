@@ -8,6 +8,12 @@ processes agree on the cohort without talking to each other. Samplers draw clien
 
 from .all import AllClients as AllClients
 from .base import AbstractSampler as AbstractSampler
+from .participation import (
+    FixedSizeParticipation as FixedSizeParticipation,
+    OrderedParticipation as OrderedParticipation,
+    Participation as Participation,
+    PoissonParticipation as PoissonParticipation,
+)
 from .poisson import PoissonSampler as PoissonSampler
 from .shuffled import ShuffledSampler as ShuffledSampler
 from .uniform import UniformSampler as UniformSampler

@@ -5,6 +5,7 @@ from jaxtyping import Int
 
 from ..._check import check_seed, checked
 from .base import AbstractSampler
+from .participation import OrderedParticipation
 
 
 class AllClients(AbstractSampler):
@@ -25,3 +26,6 @@ class AllClients(AbstractSampler):
 
     def max_clients(self, num_clients: int) -> int:
         return num_clients
+
+    def participation(self, num_clients: int) -> OrderedParticipation:
+        return OrderedParticipation(num_clients, num_clients, min_separation=1)

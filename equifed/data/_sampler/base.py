@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..._overrides import inherit_types
+from .participation import Participation
 
 
 class AbstractSampler(eqx.Module):
@@ -37,6 +38,17 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def max_clients(self, num_clients: int) -> int:
         """The most clients that a round can have."""
+
+    def participation(self, num_clients: int) -> Participation | None:
+        """How a client comes to take part, if this can be said: what
+        [`equifed.privacy.PrivacyPlan`][] accounts for. `None` of a sampler of which
+        nothing is known.
+
+        **Arguments:**
+
+        - `num_clients`: The size of the population.
+        """
+        return None
 
 
 def check_cohort_size(cohort_size: int, num_clients: int) -> None:

@@ -8,33 +8,44 @@ from jaxtyping import Int
 from ..._check import check_count, check_seed, checked
 from .._random import generator, permutation, SAMPLE
 from .base import AbstractSampler, check_cohort_size
+from .participation import OrderedParticipation
 
 
 class ShuffledSampler(AbstractSampler):
-    """Passes over the population, each in a new random order.
+    """Passes over the population, each in a new random order, or all in the same.
 
     The passes are strung together and cut into cohorts of `cohort_size` clients. Each
     pass visits every client exactly once. Where a cohort straddles two passes, those
     clients of the new pass that the cohort holds already are put off until just after
     it, so that no cohort holds a client twice.
+
+    With `reshuffle=False` all passes are in the order of the first, so that between two
+    rounds of a client there are always about as many as in a pass: at least
+    `num_clients // cohort_size`, which correlated noise for privacy asks for.
     """
 
     cohort_size: int
+    reshuffle: bool
     seed: int
 
     @checked()
-    def __init__(self, cohort_size: int, *, seed: int = 0):
+    def __init__(self, cohort_size: int, *, reshuffle: bool = True, seed: int = 0):
         """**Arguments:**
 
         - `cohort_size`: The number of clients in a round.
+        - `reshuffle`: Whether each pass has an order of its own.
         - `seed`: The seed of all rounds.
         """
         self.cohort_size = check_count("cohort_size", cohort_size)
+        self.reshuffle = bool(reshuffle)
         self.seed = check_seed(seed)
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
         check_cohort_size(self.cohort_size, num_clients)
         start = round * self.cohort_size
+        if not self.reshuffle:
+            places = np.arange(start, start + self.cohort_size) % num_clients
+            return _shuffled(self.seed, 0, num_clients)[places]
         number, place = divmod(start, num_clients)
         clients = _pass(self.seed, number, num_clients, self.cohort_size)
         cohort = clients[place : place + self.cohort_size]
@@ -46,6 +57,11 @@ class ShuffledSampler(AbstractSampler):
 
     def max_clients(self, num_clients: int) -> int:
         return self.cohort_size
+
+    def participation(self, num_clients: int) -> OrderedParticipation:
+        check_cohort_size(self.cohort_size, num_clients)
+        separation = 1 if self.reshuffle else num_clients // self.cohort_size
+        return OrderedParticipation(self.cohort_size, num_clients, separation)
 
 
 # Remembered because consecutive rounds need the same pass; still a pure function.

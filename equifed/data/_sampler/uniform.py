@@ -6,6 +6,7 @@ from jaxtyping import Int
 from ..._check import check_count, check_seed, checked
 from .._random import generator, integers, permutation, SAMPLE
 from .base import AbstractSampler, check_cohort_size
+from .participation import FixedSizeParticipation
 
 
 class UniformSampler(AbstractSampler):
@@ -40,3 +41,7 @@ class UniformSampler(AbstractSampler):
 
     def max_clients(self, num_clients: int) -> int:
         return self.cohort_size
+
+    def participation(self, num_clients: int) -> FixedSizeParticipation:
+        check_cohort_size(self.cohort_size, num_clients)
+        return FixedSizeParticipation(self.cohort_size, num_clients)

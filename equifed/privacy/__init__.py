@@ -1,0 +1,12 @@
+"""Privacy by a plan that is what was run."""
+
+from .clipping import (
+    AbstractClipping as AbstractClipping,
+    FlatClip as FlatClip,
+    GroupClip as GroupClip,
+)
+from .deployment import Deployment as Deployment
+from .mean import PrivateMean as PrivateMean
+from .mechanism import AbstractMechanism as AbstractMechanism
+from .noise import AbstractNoise as AbstractNoise, IndependentNoise as IndependentNoise
+from .plan import PrivacyPlan as PrivacyPlan

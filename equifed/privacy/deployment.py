@@ -1,0 +1,42 @@
+"""The population that a simulation stands for."""
+
+import dataclasses
+
+import equinox as eqx
+
+from .._check import check_count, checked
+from ..data import OrderedParticipation, PoissonParticipation
+from ..data._sampler import Participation
+
+
+class Deployment(eqx.Module):
+    """The population that a simulation stands for, where it is larger.
+
+    The noise of a simulated mean over $m$ clients is then that of a mean over
+    `cohort_size` of them (as papers on small simulations do it).
+    """
+
+    num_clients: int
+    cohort_size: int
+
+    @checked()
+    def __init__(self, num_clients: int, cohort_size: int):
+        """**Arguments:**
+
+        - `num_clients`: the size of the population.
+        - `cohort_size`: how many of them take part in a round, on average.
+        """
+        self.num_clients = check_count("num_clients", num_clients)
+        self.cohort_size = check_count("cohort_size", cohort_size, most=num_clients)
+
+    def like(self, there: Participation) -> Participation:
+        """How its clients take part, where those of the simulation do it like that."""
+        sizes = {"cohort_size": self.cohort_size, "num_clients": self.num_clients}
+        if isinstance(there, PoissonParticipation):
+            scale = self.cohort_size / there.expected
+            most = None if there.most is None else int(there.most * scale)
+            rate = self.cohort_size / self.num_clients
+            return PoissonParticipation(rate, self.num_clients, most)
+        if isinstance(there, OrderedParticipation) and there.min_separation > 1:
+            sizes["min_separation"] = self.num_clients // self.cohort_size
+        return dataclasses.replace(there, **sizes)

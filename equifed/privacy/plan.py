@@ -1,0 +1,269 @@
+"""What was run, and how private that is."""
+
+import dataclasses
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.core
+import numpy as np
+
+from .._algorithm import AbstractAlgorithm
+from .._check import check_choice, check_count, check_kind, check_number, checked
+from .._history import ROUND, Row
+from .._round import State
+from .._words import shown
+from ..data import AbstractLoader, AbstractSampler, Loader
+from ..data._sampler import Participation
+from .accounting import Accounted, check_known, epsilon_of, make_accountant
+from .deployment import Deployment
+from .extra import dp_accounting
+from .leaks import check_release
+from .mechanism import AbstractMechanism
+
+
+# Of a row, what follows from what the mechanism released, whatever it is.
+_RELEASED = (ROUND, "nonfinite_model")
+
+
+class PrivacyPlan(eqx.Module):
+    r"""Who takes part, and what noise is added: from which the privacy follows.
+
+    A plan is for client-level privacy: $(\varepsilon, \delta)$ bounds what anyone who
+    sees the model after every round can tell of whether a client took part in the
+    training at all, with all its examples; between which neighbours exactly,
+    `plan.adjacency` says. It is held against the loader and the algorithm that are
+    really run: [`equifed.train`][] with `privacy=plan` refuses what the plan does not
+    describe, has `epsilon` in the metrics of every round, of the rounds up to it, and
+    keeps from the history what no noise covers, except for what `unprotected` names.
+
+    !!! example
+
+        ```python
+        mechanism = eqf.privacy.PrivateMean(
+            eqf.privacy.FlatClip(0.5), noise_multiplier=1.0, expected_clients=20
+        )
+        sampler = eqf.data.PoissonSampler(20 / dataset.num_clients)
+        plan = eqf.privacy.PrivacyPlan(
+            sampler,
+            mechanism,
+            num_clients=dataset.num_clients,
+            num_rounds=200,
+            delta=1e-5,
+        ).for_epsilon(8.0)
+        algorithm = eqf.FedAvg(loss, optim, batching, aggregator=plan.mechanism)
+        ```
+
+    Needs the extra `privacy`.
+    """
+
+    sampler: AbstractSampler
+    mechanism: AbstractMechanism
+    num_clients: int
+    num_rounds: int
+    delta: float
+    unprotected: tuple[str, ...]
+    deployment: Deployment | None
+
+    @checked(
+        sampler="Write `PoissonSampler(0.01)`, for example.",
+        mechanism="Write `PrivateMean(FlatClip(1.0), ...)`, for example.",
+    )
+    def __init__(
+        self,
+        sampler: AbstractSampler,
+        mechanism: AbstractMechanism,
+        *,
+        num_clients: int,
+        num_rounds: int,
+        delta: float,
+        unprotected: tuple[str, ...] = (),
+        deployment: Deployment | None = None,
+    ):
+        """**Arguments:**
+
+        - `sampler`: the loader's.
+        - `mechanism`: the algorithm's aggregator.
+        - `num_clients`: the size of the population, which counts as known to all.
+        - `num_rounds`: the most rounds that will be run.
+        - `delta`: of epsilon and delta, more than 0 and less than 1; usually well below
+            1 / `num_clients`.
+        - `unprotected`: the names of metrics that are to be in the history though no
+            noise covers them, `"loss"` or `"clients"` say: for whoever simulates, and
+            not a part of what the plan promises.
+        - `deployment`: the larger population that is simulated, if one is.
+
+        **Raises:**
+
+        `ValueError` for a sampler of which nothing is known, for a mechanism that
+        expects another number of clients, and for what no bound is known of.
+        """
+        check_number("delta", delta, least=0, strict=True, below=1)
+        self.sampler, self.mechanism = sampler, mechanism
+        self.num_clients = check_count("num_clients", num_clients)
+        most = mechanism.most_rounds
+        self.num_rounds = check_count("num_rounds", num_rounds, most=most)
+        self.delta = float(delta)
+        for name in unprotected:
+            check_kind("unprotected", name, str, "Give the names of metrics.")
+        self.unprotected, self.deployment = tuple(unprotected), deployment
+        mechanism.check(self.participation)
+        self._check_expected()
+
+    @property
+    def participation(self) -> Participation:
+        """How the clients of the run come to take part."""
+        there = self.sampler.participation(self.num_clients)
+        return check_known(self.sampler, there)
+
+    @property
+    def adjacency(self) -> str:
+        """Which two populations are neighbours: `"add or remove one"` client, `"replace
+        one"` by another, or `"zero out one"`: a client sends 0 instead of its
+        message."""
+        return self._account(self.participation, 1.0, 1).adjacency
+
+    @property
+    def noise_multiplier(self) -> float:
+        """The mechanism's, in double precision."""
+        given = self.mechanism.noise_multiplier
+        if isinstance(given, jax.core.Tracer):
+            raise ValueError(
+                "A plan accounts for a noise multiplier that is known, got one that is "
+                "traced. Make a plan for each outside of `vmap` and `jit`."
+            )
+        return float(given)
+
+    def epsilon(self, num_rounds: int | None = None) -> float:
+        """The epsilon of the first `num_rounds` rounds as they are run; infinite where
+        there is no bound.
+
+        **Arguments:**
+
+        - `num_rounds`: those really run; all of the plan's if not given.
+        """
+        there = self.participation
+        return self._epsilon(there, self.noise_multiplier, self._rounds(num_rounds))
+
+    def deployed_epsilon(self, num_rounds: int | None = None) -> float:
+        """The epsilon that the same rounds would have with the population and the
+        cohorts of `deployment`, and the noise that their mean has here."""
+        there, scale = self._deployed()
+        noise = self.noise_multiplier * scale
+        return self._epsilon(there, noise, self._rounds(num_rounds))
+
+    def for_epsilon(
+        self, epsilon: float, *, of: Literal["run", "deployment"] = "run"
+    ) -> "PrivacyPlan":
+        """The plan with the least noise for which all its rounds have at most that
+        epsilon.
+
+        **Arguments:**
+
+        - `epsilon`: the epsilon, more than 0.
+        - `of`: whether it is that of what is run, or that of the deployment.
+        """
+        check_number("epsilon", epsilon, least=0, strict=True)
+        check_choice("of", of, ("run", "deployment"))
+        there, scale = self.participation, 1.0
+        if of == "deployment":
+            there, scale = self._deployed()
+        dp, like = dp_accounting(), self._account(there, 1.0, self.num_rounds)
+        found = dp.calibrate_dp_mechanism(
+            lambda: make_accountant(like.adjacency, like.accountant),
+            lambda z: self._account(there, z, self.num_rounds).event,
+            float(epsilon),
+            self.delta,
+            dp.LowerEndpointAndGuess(0.0, 1.0),
+            tol=1e-4,
+        )
+        # Rounded up, as what is added is in single precision.
+        up = np.nextafter(np.float32(found / scale), np.float32(np.inf))
+        mechanism = dataclasses.replace(self.mechanism, noise_multiplier=float(up))
+        return dataclasses.replace(self, mechanism=mechanism)
+
+    def check(
+        self,
+        algorithm: AbstractAlgorithm,
+        state: State,
+        loader: AbstractLoader,
+        *,
+        num_rounds: int,
+    ) -> None:
+        """Refuses a run that is not the one of the plan.
+
+        **Arguments:**
+
+        - `state`: where it begins.
+        - `num_rounds`: how many rounds there are to be, from the first.
+
+        **Raises:**
+
+        `ValueError` for a loader of another population or with another sampler, more
+        rounds, another aggregator than the plan's mechanism, several passes in a round,
+        and an algorithm whose server reads what no noise covers.
+        """
+        if not isinstance(loader, Loader):
+            raise ValueError(
+                "A plan needs to know its population, got a loader of a stream or of "
+                "your own. Use a `Loader` of a `FederatedDataset`."
+            )
+        if loader.num_clients != self.num_clients:
+            raise ValueError(
+                f"The plan is for {self.num_clients} clients, but the loader has "
+                f"{loader.num_clients}. Make it with `num_clients=loader.num_clients`."
+            )
+        if not eqx.tree_equal(loader.sampler, self.sampler):
+            raise ValueError(
+                f"The plan's sampler is {shown(self.sampler)}, but the loader draws "
+                f"with {shown(loader.sampler)}. Make the loader with `plan.sampler`."
+            )
+        check_count("num_rounds", num_rounds, least=0, most=self.num_rounds)
+        check_release(algorithm, self.mechanism, state, loader(0))
+
+    def shown(self, row: Row) -> Row:
+        """Of a round's metrics those that the mechanism's noise covers and those that
+        `unprotected` names, and the epsilon of the rounds up to it."""
+        kept = {*_RELEASED, *self.mechanism.reports, *self.unprotected}
+        shown = {n: x for n, x in row.items() if n in kept or "/" in n}
+        shown["epsilon"] = self.epsilon(row[ROUND])
+        if self.deployment is not None:
+            shown["deployed_epsilon"] = self.deployed_epsilon(row[ROUND])
+        return shown
+
+    def _rounds(self, given: int | None) -> int:
+        if given is None:
+            return self.num_rounds
+        return check_count("num_rounds", given, least=0, most=self.num_rounds)
+
+    def _account(self, there: Participation, noise: float, rounds: int) -> Accounted:
+        return self.mechanism.account(there, noise, rounds)
+
+    def _epsilon(self, there: Participation, noise: float, rounds: int) -> float:
+        if rounds == 0:
+            return 0.0
+        return epsilon_of(self._account(there, noise, rounds), self.delta)
+
+    def _deployed(self) -> tuple[Participation, float]:
+        """How clients of the deployment take part, and by how much the noise of its sum
+        is larger."""
+        if self.deployment is None:
+            raise ValueError(
+                "This plan has no deployment. Give it one: "
+                "`deployment=Deployment(num_clients=1_000_000, cohort_size=5_000)`."
+            )
+        expected = float(self.mechanism.expected_clients)
+        scale = self.deployment.cohort_size / expected
+        return self.deployment.like(self.participation), scale
+
+    def _check_expected(self) -> None:
+        wanted, got = self.participation.expected, self.mechanism.expected_clients
+        if isinstance(got, jax.core.Tracer) or np.isclose(
+            float(got), wanted, rtol=1e-5
+        ):
+            return
+        raise ValueError(
+            f"`expected_clients` of the mechanism is {float(got):g}, but a round of "
+            f"`{type(self.sampler).__name__}` has {wanted:g} of the {self.num_clients} "
+            f"clients on average. Give `expected_clients={wanted:g}`."
+        )

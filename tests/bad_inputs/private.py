@@ -1,0 +1,194 @@
+"""Bad inputs of what makes a training private."""
+
+import math
+
+import numpy as np
+
+import equifed as eqf
+import equifed.privacy as eqp
+from equifed import testing
+
+from .shared import BATCHING, KEY, LOSS, SGD
+
+
+TABLE: dict[str, dict[str, tuple]] = {}
+COUNT = 8
+
+
+def mechanism(**kwargs):
+    kwargs = {"noise_multiplier": 1.0, "expected_clients": 4.0, **kwargs}
+    return eqp.PrivateMean(eqp.FlatClip(1.0), **kwargs)
+
+
+def plan(sampler=None, mech=None, **kwargs):
+    sampler = eqf.data.PoissonSampler(0.5) if sampler is None else sampler
+    mech = mechanism() if mech is None else mech
+    kwargs = {"num_clients": COUNT, "num_rounds": 5, "delta": 1e-3, **kwargs}
+    return eqp.PrivacyPlan(sampler, mech, **kwargs)
+
+
+def trained(
+    made, *, sampler=None, count=COUNT, num_rounds=1, algorithm=eqf.FedAvg, **kwargs
+):
+    kwargs = {"aggregator": made.mechanism, **kwargs}
+    algorithm = algorithm(LOSS, SGD, BATCHING, **kwargs)
+    dataset = testing.ragged_clients((4,) * count)
+    loader = eqf.data.Loader(dataset, sampler or made.sampler, BATCHING)
+    model = testing.Linear()
+    return eqf.train(
+        algorithm, model, loader, num_rounds=num_rounds, key=KEY, privacy=made
+    )
+
+
+TABLE["FixedDenominatorMean"] = {
+    "nobody expected": (
+        lambda: eqf.FixedDenominatorMean(0.0),
+        ValueError,
+        "`expected_clients` must be more than 0, got 0",
+    ),
+}
+TABLE["privacy.FlatClip"] = {
+    "norm 0": (lambda: eqp.FlatClip(0.0), ValueError, "`max_norm` must be more than 0"),
+    "NaN": (lambda: eqp.FlatClip(math.nan), ValueError, "`max_norm` must be finite"),
+    "negative": (lambda: eqp.FlatClip(-1), ValueError, "`max_norm` must be more than"),
+}
+TABLE["privacy.GroupClip"] = {
+    "norm 0": (lambda: eqp.GroupClip(0.0), ValueError, "`max_norm` must be more than"),
+    "no function": (
+        lambda: eqp.GroupClip(1.0, group="layer"),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        "`group` must be a function",
+    ),
+    "no share": (
+        lambda: eqp.GroupClip(1.0, shares={"a": 0.0}),
+        ValueError,
+        "`shares['a']` must be more than 0",
+    ),
+    "an unknown group": (
+        lambda: eqp.GroupClip(1.0, shares={"a": 1.0}).init({"b": np.ones(2)}),
+        ValueError,
+        "`shares` names the group 'a', of which no array is",
+    ),
+}
+TABLE["privacy.PrivateMean"] = {
+    "no clipping": (
+        lambda: eqp.PrivateMean(1.0, noise_multiplier=1.0, expected_clients=1.0),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        "`clipping` must be",
+    ),
+    "less than no noise": (
+        lambda: mechanism(noise_multiplier=-1.0),
+        ValueError,
+        "`noise_multiplier` must be at least 0",
+    ),
+    "nobody expected": (
+        lambda: mechanism(expected_clients=0),
+        ValueError,
+        "`expected_clients` must be more than 0",
+    ),
+    "no noise": (
+        lambda: mechanism(noise=1.0),
+        TypeError,
+        "`noise` must be",
+    ),
+    "several passes": (
+        lambda: trained(plan(), algorithm=eqf.Mime),
+        ValueError,
+        "`Mime` makes 2 passes over its clients",
+    ),
+    "more than a payload": (
+        lambda: trained(plan(), algorithm=eqf.FedNova),
+        ValueError,
+        "sends `stats` as well",
+    ),
+    "a number of messages": (
+        lambda: trained(plan(), algorithm=eqf.Scaffold),
+        ValueError,
+        "The server of `Scaffold` makes use of the number of messages",
+    ),
+}
+TABLE["privacy.Deployment"] = {
+    "a cohort beyond the population": (
+        lambda: eqp.Deployment(num_clients=10, cohort_size=11),
+        ValueError,
+        "`cohort_size` must be at most 10, got 11",
+    ),
+}
+TABLE["privacy.PrivacyPlan"] = {
+    "delta 0": (lambda: plan(delta=0), ValueError, "`delta` must be more than 0"),
+    "delta 1": (lambda: plan(delta=1.0), ValueError, "`delta` must be less than 1"),
+    "no rounds": (lambda: plan(num_rounds=0), ValueError, "`num_rounds` must be at"),
+    "weights": (
+        lambda: plan(eqf.data.WeightedSampler(4, np.ones(COUNT))),
+        ValueError,
+        "weights make some clients likelier than others",
+    ),
+    "another expected cohort": (
+        lambda: plan(eqf.data.UniformSampler(3)),
+        ValueError,
+        "Give `expected_clients=3`",
+    ),
+    "a cohort beyond the population": (
+        lambda: plan(eqf.data.UniformSampler(9)),
+        ValueError,
+        "`cohort_size` is 9, but the population has only 8",
+    ),
+    "no mechanism": (
+        lambda: plan(mech=eqf.WeightedMean()),
+        TypeError,
+        "`mechanism` must be",
+    ),
+    "a metric that has no name": (
+        lambda: plan(unprotected=(1,)),
+        TypeError,
+        "`unprotected` must be",
+    ),
+    "another aggregator": (
+        lambda: trained(plan(), aggregator=eqf.WeightedMean()),
+        ValueError,
+        "Make the algorithm with `aggregator=plan.mechanism`",
+    ),
+    "another sampler": (
+        lambda: trained(plan(), sampler=eqf.data.PoissonSampler(0.5, seed=1)),
+        ValueError,
+        "Make the loader with `plan.sampler`",
+    ),
+    "another population": (
+        lambda: trained(plan(), count=9),
+        ValueError,
+        "The plan is for 8 clients, but the loader has 9",
+    ),
+    "more rounds": (
+        lambda: trained(plan(), num_rounds=6),
+        ValueError,
+        "`num_rounds` must be at most 5, got 6",
+    ),
+}
+TABLE["privacy.PrivacyPlan.epsilon"] = {
+    "more rounds": (lambda: plan().epsilon(6), ValueError, "must be at most 5, got 6"),
+}
+TABLE["privacy.PrivacyPlan.deployed_epsilon"] = {
+    "of none": (
+        lambda: plan().deployed_epsilon(),
+        ValueError,
+        "This plan has no deployment",
+    ),
+}
+TABLE["privacy.PrivacyPlan.for_epsilon"] = {
+    "0": (lambda: plan().for_epsilon(0.0), ValueError, "`epsilon` must be more than 0"),
+    "infinite": (
+        lambda: plan().for_epsilon(math.inf),
+        ValueError,
+        "`epsilon` must be finite",
+    ),
+    "of another": (
+        lambda: plan().for_epsilon(1.0, of="paper"),  # pyright: ignore[reportArgumentType]
+        ValueError,
+        "`of` must be 'run' or 'deployment'",
+    ),
+    "of no deployment": (
+        lambda: plan().for_epsilon(1.0, of="deployment"),
+        ValueError,
+        "This plan has no deployment",
+    ),
+}

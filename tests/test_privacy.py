@@ -1,0 +1,414 @@
+"""Privacy: what a mechanism adds, what a plan accounts for, and what it refuses."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import equifed as eqf
+import equifed.privacy as eqp
+from equifed import testing
+
+
+dpa = pytest.importorskip("dp_accounting")
+
+BATCHING = eqf.data.Epochs(1, batch_size=4)
+SIZES = (5, 3, 0, 8, 2, 9, 4, 7)
+DATASET = testing.ragged_clients(SIZES)
+COUNT = len(SIZES)
+SGD = optax.sgd(0.1)
+ROUNDS = 6
+
+
+def mechanism(max_norm=0.5, noise=1.0, expected=4.0, **kwargs):
+    return eqp.PrivateMean(
+        eqp.FlatClip(max_norm),
+        noise_multiplier=noise,
+        expected_clients=expected,
+        **kwargs,
+    )
+
+
+def plan(sampler=None, *, noise=1.0, num_rounds=ROUNDS, **kwargs):
+    sampler = eqf.data.PoissonSampler(0.5, seed=3) if sampler is None else sampler
+    expected = sampler.participation(COUNT).expected
+    return eqp.PrivacyPlan(
+        sampler,
+        mechanism(noise=noise, expected=expected),
+        num_clients=COUNT,
+        num_rounds=num_rounds,
+        delta=1e-3,
+        **kwargs,
+    )
+
+
+def trained(aggregator, sampler, *, algorithm=eqf.FedAvg, mesh=None, **kwargs):
+    algorithm = algorithm(testing.noisy_loss, SGD, BATCHING, aggregator=aggregator)
+    loader = eqf.data.Loader(DATASET, sampler, BATCHING, mesh=mesh)
+    kwargs = {"num_rounds": ROUNDS, "key": jr.key(1), **kwargs}
+    return eqf.train(algorithm, testing.Linear(), loader, **kwargs)
+
+
+def aggregated(aggregator, payloads, weights=None, key=None, state=None):
+    """One round of an aggregator on stacked payloads."""
+    one = jtu.tree_map(lambda x: jnp.zeros(x.shape[1:], x.dtype), payloads)
+    state = aggregator.init(one) if state is None else state
+    count = jtu.tree_leaves(payloads)[0].shape[0]
+    weights = jnp.ones(count) if weights is None else jnp.asarray(weights)
+    encode = lambda x, w: aggregator.encode(eqf.Message(x, w), state, key=jr.key(0))[0]  # noqa: E731
+    total = jtu.tree_map(lambda x: x.sum(0), jax.vmap(encode)(payloads, weights))
+    key = jr.key(5) if key is None else key
+    return *aggregator.decode(total, state, key=key), total
+
+
+def same(x, y):
+    jtu.tree_map(np.testing.assert_array_equal, x, y)
+
+
+# What the accountant is given.
+
+
+def test_poisson_sampling_is_accounted_for_as_the_library_does():
+    # TensorFlow Privacy's old example (MNIST, 15 epochs) as a round number of rounds.
+    sampler = eqf.data.PoissonSampler(0.01)
+    mech = mechanism(noise=1.1, expected=10.0)
+    made = eqp.PrivacyPlan(sampler, mech, num_clients=1000, num_rounds=1500, delta=1e-5)
+    assert made.adjacency == "add or remove one"
+    accountant = dpa.pld.PLDAccountant()
+    event = dpa.PoissonSampledDpEvent(0.01, dpa.GaussianDpEvent(float(np.float32(1.1))))
+    accountant.compose(event, 1500)
+    fine = accountant.get_epsilon(1e-5)
+    assert fine <= made.epsilon() * (1 + 1e-6)
+    np.testing.assert_allclose(made.epsilon(), fine, rtol=1e-3)
+    assert made.epsilon(0) == 0.0
+    assert made.epsilon(10) < made.epsilon(100) < made.epsilon()
+
+
+def test_the_first_paper_s_figure_is_an_upper_bound():
+    # Abadi et al. (2016, arXiv 1607.00133), section 3.2: q = 0.01, sigma = 4, 10,000
+    # steps and delta 1e-5 give 1.26 by the moments accountant; 9.34 by composition.
+    mech = mechanism(noise=4.0, expected=10.0)
+    sampler = eqf.data.PoissonSampler(0.01)
+    made = eqp.PrivacyPlan(
+        sampler, mech, num_clients=1000, num_rounds=10_000, delta=1e-5
+    )
+    assert 0.9 < made.epsilon() < 1.26
+
+
+@pytest.mark.parametrize("rounds", (1, 5, 16))
+def test_all_clients_in_all_rounds_are_one_gaussian(rounds):
+    made = plan(eqf.data.AllClients(), noise=3.0, num_rounds=16)
+    assert made.adjacency == "zero out one"
+    exact = dpa.get_epsilon_gaussian(3.0 / math.sqrt(rounds), 1e-3)
+    np.testing.assert_allclose(made.epsilon(rounds), exact, rtol=1e-3)
+
+
+def test_a_fixed_size_counts_two_messages_for_a_client_that_is_replaced():
+    made = plan(eqf.data.UniformSampler(2), noise=4.0)
+    assert made.adjacency == "replace one"
+    relation = dpa.NeighboringRelation.REPLACE_ONE
+    accountant = dpa.rdp.RdpAccountant(neighboring_relation=relation)
+    gaussian = dpa.GaussianDpEvent(2.0)
+    event = dpa.SampledWithoutReplacementDpEvent(COUNT, 2, gaussian)
+    accountant.compose(event, ROUNDS)
+    assert made.epsilon() == accountant.get_epsilon(1e-3)
+
+
+def test_truncation_costs_little_where_it_is_rare_and_more_where_it_is_not():
+    def epsilon(most):
+        sampler = eqf.data.PoissonSampler(0.02, most=most)
+        mech = mechanism(noise=1.0, expected=20.0)
+        return eqp.PrivacyPlan(
+            sampler, mech, num_clients=1000, num_rounds=50, delta=1e-5
+        ).epsilon()
+
+    never, rare, often = epsilon(None), epsilon(60), epsilon(20)
+    assert never <= rare < never * 1.001
+    assert often > rare * 1.05
+
+
+@pytest.mark.parametrize("reshuffle", (True, False))
+def test_passes_limit_how_often_a_client_takes_part(reshuffle):
+    sampler = eqf.data.ShuffledSampler(3, reshuffle=reshuffle)
+    made = plan(sampler, noise=2.0, num_rounds=8)
+    # Of eight clients three a round: the third pass begins in the sixth round.
+    times = [0, 1, 1, 2, 2, 2, 3, 3, 3]
+    for rounds in range(1, 9):
+        exact = dpa.get_epsilon_gaussian(2.0 / math.sqrt(times[rounds]), 1e-3)
+        np.testing.assert_allclose(made.epsilon(rounds), exact, rtol=1e-3)
+
+
+@pytest.mark.parametrize("epsilon", (0.5, 8.0))
+@pytest.mark.parametrize(
+    "sampler",
+    (
+        eqf.data.PoissonSampler(0.5),
+        eqf.data.UniformSampler(2),
+        eqf.data.ShuffledSampler(2),
+        eqf.data.AllClients(),
+    ),
+    ids=lambda s: type(s).__name__,
+)
+def test_the_least_noise_for_an_epsilon(sampler, epsilon):
+    made = plan(sampler).for_epsilon(epsilon)
+    assert 0.995 * epsilon < made.epsilon() <= epsilon
+    assert made.epsilon(3) < made.epsilon()
+
+
+@pytest.mark.parametrize("name", ("PoissonSampler", "UniformSampler", "AllClients"))
+def test_no_noise_is_no_bound(name):
+    sampler = {
+        "PoissonSampler": eqf.data.PoissonSampler(0.5),
+        "UniformSampler": eqf.data.UniformSampler(2),
+        "AllClients": eqf.data.AllClients(),
+    }[name]
+    assert plan(sampler, noise=0.0).epsilon() == math.inf
+
+
+def test_a_deployment_has_its_own_epsilon_beside_that_of_the_run():
+    deployment = eqp.Deployment(num_clients=10_000, cohort_size=100)
+    made = plan(noise=0.04, deployment=deployment)
+    # The noise of a mean over 4 is 0.01; of one over 100 that is a multiplier of 1.
+    like = eqp.PrivacyPlan(
+        eqf.data.PoissonSampler(0.01),
+        mechanism(noise=1.0, expected=100.0),
+        num_clients=10_000,
+        num_rounds=ROUNDS,
+        delta=1e-3,
+    )
+    np.testing.assert_allclose(made.deployed_epsilon(), like.epsilon(), rtol=1e-5)
+    assert made.epsilon() > 100 * made.deployed_epsilon()
+    fitted = made.for_epsilon(2.0, of="deployment")
+    assert 1.99 < fitted.deployed_epsilon() <= 2.0
+
+
+# What the mechanism does.
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=5, max_size=5),
+    st.floats(0.125, 1024, width=32),
+    st.booleans(),
+)
+def test_one_client_changes_the_sum_by_the_bound_at_most(numbers, bound, grouped):
+    payload = {"a": jnp.asarray(numbers[:2]), "b": jnp.asarray([numbers[2:]])}
+    rule = eqp.GroupClip(bound) if grouped else eqp.FlatClip(bound)
+    mech = eqp.PrivateMean(rule, noise_multiplier=0.0, expected_clients=1.0)
+    base = {"a": jnp.asarray([[0.5, 1.0]]), "b": jnp.asarray([[[3.0, 0.0, 1.0]]])}
+    both = jtu.tree_map(lambda x, y: jnp.concatenate([x, y[None]]), base, payload)
+    # Added or zeroed out, as the other mechanism in `plan` accounts for it.
+    without, with_it = aggregated(mech, base)[0], aggregated(mech, both)[0]
+    change = jtu.tree_map(lambda x, y: x - y, with_it.payload, without.payload)
+    assert optax.tree.norm(change) <= bound * (1 + 1e-4) + 1e-6
+
+
+def test_groups_share_one_budget():
+    payload = {"a": jnp.asarray([[30.0, 40.0]]), "b": jnp.asarray([[0.5]])}
+    rule = eqp.GroupClip(1.0, shares={"['a']": 0.64, "['b']": 0.36})
+    mech = eqp.PrivateMean(rule, noise_multiplier=0.0, expected_clients=1.0)
+    got = aggregated(mech, payload)[0].payload
+    np.testing.assert_allclose(got["a"], [0.48, 0.64], rtol=1e-6)  # norm 0.8
+    np.testing.assert_allclose(got["b"], [0.5], rtol=1e-6)  # within 0.6: as it was
+
+
+def test_the_noise_is_as_large_as_it_says_and_fresh_in_every_round():
+    mech = mechanism(max_norm=2.0, noise=3.0, expected=4.0)
+    payload = {"a": jnp.zeros((1, 20_000)), "b": jnp.zeros((1, 100, 100))}
+    out, state, metrics, _ = aggregated(mech, payload)
+    for x in out.payload.values():
+        np.testing.assert_allclose(np.std(x), 1.5, rtol=0.03)  # 3 * 2 / 4
+        assert abs(np.mean(x)) < 0.05
+    np.testing.assert_allclose(metrics["noise_stddev"].compute(), 1.5)
+    again = aggregated(mech, payload, key=jr.key(6), state=state)[0]
+    a, b = out.payload["a"], again.payload["a"]
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.03
+    assert abs(np.corrcoef(a[:10_000], out.payload["b"].reshape(-1))[0, 1]) < 0.04
+
+
+@pytest.mark.parametrize("bad", (np.nan, np.inf))
+def test_what_is_not_finite_or_absent_counts_as_nothing(bad):
+    mech = mechanism(max_norm=10.0, noise=0.0, expected=2.0)
+    payload = {"a": jnp.asarray([[1.0, 2.0], [bad, 0.0], [5.0, 5.0]])}
+    out = aggregated(mech, payload, weights=[7.0, 1.0, 0.0])[0]
+    np.testing.assert_allclose(out.payload["a"], [0.5, 1.0])
+    assert out.count == 1
+
+
+def test_a_round_of_nobody_gets_its_noise():
+    mech = mechanism(noise=1.0)
+    out = aggregated(mech, {"a": jnp.ones((2, 50))}, weights=[0.0, 0.0])[0]
+    assert out.accept
+    assert np.std(out.payload["a"]) > 0.05
+
+
+@pytest.mark.filterwarnings("ignore:No client took part")
+def test_without_clipping_and_noise_it_is_a_mean_of_fixed_denominator():
+    sampler = eqf.data.PoissonSampler(0.3, seed=1)
+    plain = trained(eqf.FixedDenominatorMean(2.4), sampler)
+    mech = mechanism(max_norm=math.inf, noise=0.0, expected=2.4)
+    noised = trained(mech, sampler)
+    same(plain.model, noised.model)
+    assert [r["loss"] for r in plain.history] == [r["loss"] for r in noised.history]
+
+
+def test_a_fixed_denominator():
+    mean = eqf.FixedDenominatorMean(4.0)
+    out = aggregated(mean, {"a": jnp.asarray([[1.0], [3.0]])}, weights=[9.0, 1.0])[0]
+    np.testing.assert_allclose(out.payload["a"], [1.0])
+    nobody = aggregated(mean, {"a": jnp.ones((2, 1))}, weights=[0.0, 0.0])[0]
+    np.testing.assert_array_equal(nobody.payload["a"], [0.0])
+    assert nobody.accept
+    assert nobody.count == 0
+
+
+@pytest.mark.parametrize("devices", (2, 4))
+def test_the_same_noise_on_any_number_of_devices(devices):
+    made = plan(eqf.data.AllClients())
+    mesh = jax.make_mesh(
+        (devices,),
+        ("clients",),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=jax.devices()[:devices],
+    )
+    executor = eqf.Executor(ordered=True)
+    one = trained(made.mechanism, made.sampler, executor=executor)
+    many = trained(made.mechanism, made.sampler, executor=executor, mesh=mesh)
+    same(one.model, many.model)
+
+
+# The plan in a training.
+
+
+def test_every_round_says_the_epsilon_up_to_it():
+    made = plan(unprotected=("loss",))
+    history = trained(made.mechanism, made.sampler, privacy=made).history
+    assert [r["epsilon"] for r in history] == [
+        made.epsilon(i + 1) for i in range(ROUNDS)
+    ]
+    shown = {"round", "epsilon", "loss", "noise_stddev", "nonfinite_model"}
+    assert set(history[0]) == shown
+    deployment = eqp.Deployment(num_clients=10_000, cohort_size=100)
+    made = dataclasses.replace(made, unprotected=(), deployment=deployment)
+    row = trained(made.mechanism, made.sampler, privacy=made).history[-1]
+    assert "loss" not in row
+    assert row["deployed_epsilon"] == made.deployed_epsilon()
+
+
+def test_a_plan_changes_no_bit_of_the_training():
+    made = plan()
+    with_it = trained(made.mechanism, made.sampler, privacy=made)
+    without = trained(made.mechanism, made.sampler)
+    same(with_it.model, without.model)
+
+
+def test_a_resumed_run_goes_on_with_the_same_noise(tmp_path):
+    made = plan()
+
+    def run(rounds, directory):
+        saves = eqf.Checkpointer(directory, every=2)
+        return trained(
+            *(made.mechanism, made.sampler),
+            privacy=made,
+            num_rounds=rounds,
+            checkpointer=saves,
+        )
+
+    run(3, tmp_path / "a")
+    resumed, straight = run(ROUNDS, tmp_path / "a"), run(ROUNDS, tmp_path / "b")
+    same(resumed.model, straight.model)
+    assert resumed.history == straight.history
+    other = dataclasses.replace(made, delta=1e-2)
+    with pytest.raises(ValueError, match="privacy.delta"):
+        trained(
+            *(other.mechanism, other.sampler),
+            privacy=other,
+            checkpointer=eqf.Checkpointer(tmp_path / "a"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    (
+        ("Scaffold", "the number of messages"),
+        ("FedVARP", "the number of messages"),
+        ("Mime", "makes 2 passes"),
+        ("FedNova", "sends `stats` as well"),
+    ),
+)
+def test_a_server_that_reads_what_no_noise_covers_is_refused(name, words):
+    made = plan()
+    with pytest.raises(ValueError, match=words):
+        trained(
+            *(made.mechanism, made.sampler),
+            algorithm=getattr(eqf, name),
+            privacy=made,
+        )
+
+
+@pytest.mark.parametrize("name", ("FedAvg", "FedAdam", "FedYogi"))
+def test_a_server_that_reads_the_payload_alone_is_not(name):
+    made, kind = plan(), getattr(eqf, name)
+    trained(made.mechanism, made.sampler, algorithm=kind, privacy=made, num_rounds=1)
+
+
+class _Own(eqf.AbstractOnePass):
+    """FedAvg whose step does something more."""
+
+    client: eqf.AbstractClient
+    aggregator: eqf.AbstractAggregator
+    server: eqf.AbstractServer
+    more: str = eqx.field(static=True)
+
+    def __init__(self, like, more):
+        self.client, self.aggregator = like.client, like.aggregator
+        self.server, self.more = like.server, more
+
+    def step(self, state, clients, *, key):
+        if self.more == "loop":
+
+            def one(_, state):
+                return eqf.AbstractOnePass.step(self, state, clients, key=key)[0]
+
+            state = jax.lax.fori_loop(0, 2, one, state)
+        state, metrics, accept = eqf.AbstractOnePass.step(self, state, clients, key=key)
+        by = {
+            "loss": metrics["loss"].compute() * 0.01,
+            "metric in a program": jax.jit(jnp.sin)(metrics["clients"].compute()),
+            "who": clients.present.sum().astype(jnp.float32),
+            "round": state.round.astype(jnp.float32),
+            "loop": jnp.ones(()),
+        }[self.more]
+        params = jtu.tree_map(lambda x: x + by.astype(x.dtype), state.params)
+        return dataclasses.replace(state, params=params), metrics, accept
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    (
+        ("loss", "metric 'loss'"),
+        ("metric in a program", "the number of messages"),
+        ("who", "which clients take part"),
+        ("loop", "makes 2 passes"),
+        ("round", None),
+    ),
+)
+def test_an_algorithm_of_one_s_own_is_held_to_it(more, words):
+    made = plan()
+    like = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+    own = _Own(like, more)
+    state = own.init(testing.Linear(), num_clients=COUNT)
+    loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
+    if words is None:
+        made.check(own, state, loader, num_rounds=1)
+    else:
+        with pytest.raises(ValueError, match=words):
+            made.check(own, state, loader, num_rounds=1)
