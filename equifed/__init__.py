@@ -30,6 +30,7 @@ from ._algorithm import (
     CompressDown as CompressDown,
     ControlVariate as ControlVariate,
     Decorrelation as Decorrelation,
+    Diagnose as Diagnose,
     DiLoCo as DiLoCo,
     Ditto as Ditto,
     DynamicRegularizer as DynamicRegularizer,

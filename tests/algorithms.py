@@ -172,6 +172,7 @@ ALGORITHMS = {
     "PowerOfChoice": lambda loss, batching: eqf.PowerOfChoice(
         eqf.Scaffold(loss, SGD, batching), num_chosen=3
     ),
+    "Diagnose": lambda loss, batching: eqf.Diagnose(eqf.Mime(loss, SGD, batching)),
     "OverRounds": lambda loss, batching: decaying(loss, batching),
     "FedPA": lambda loss, batching: eqf.FedPA(
         loss, eqp.IASG(SGD, burnin=1), batching, rho=0.1, start_round=1

@@ -292,7 +292,11 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         if inspect.isclass(thing)
         and issubclass(thing, eqf.AbstractAlgorithm)
         and not name.startswith("Abstract")
-        and name not in ("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown")
+        and name
+        not in (
+            *("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown"),
+            "Diagnose",
+        )
     ]
     assert len(algorithms) == 53
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}

@@ -4,6 +4,7 @@ from .apfl import APFL as APFL
 from .base import AbstractAlgorithm as AbstractAlgorithm
 from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
 from .compress_down import CompressDown as CompressDown
+from .diagnose import Diagnose as Diagnose
 from .diloco import DiLoCo as DiLoCo
 from .ditto import Ditto as Ditto
 from .fedacg import FedACG as FedACG

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 import equifed as eqf
+import equifed.posterior as eqp
 from equifed import testing
 
 from .algorithms import numbers, RATE, with_number
@@ -55,6 +56,11 @@ def ifca(kind=eqf.IFCA, **kwargs):
 
 
 ROWS = jnp.arange(2)
+POSTERIORS = eqf.Algorithm(
+    eqp.PosteriorClient(LOSS, eqp.SGLD(0.01), BATCHING, eqp.GaussianMoments(1.0)),
+    eqp.PosteriorProduct(),
+    eqf.OptaxServer(SGD),
+)
 
 
 def with_models(models, begun=MODEL):
@@ -208,6 +214,33 @@ TABLE = {
             lambda: ifca(eqf.HypCluster, server_optim=0.1),
             TypeError,
             "`optax.sgd(learning_rate)`",
+        ),
+    },
+    "Diagnose": {
+        "no algorithm": (
+            lambda: eqf.Diagnose(LOSS),
+            TypeError,
+            "`algorithm` must be an `AbstractAlgorithm`",
+        ),
+        "an aggregator": (
+            lambda: eqf.Diagnose(eqf.WeightedMean()),
+            TypeError,
+            ("`algorithm` must be an `AbstractAlgorithm`", "got a `WeightedMean`"),
+        ),
+        "a number for the matrix": (
+            lambda: eqf.Diagnose(fedavg(), gram=2),
+            TypeError,
+            "`gram` must be",
+        ),
+        "messages that may not be added up": (
+            lambda: one_round(eqf.Diagnose(POSTERIORS)),
+            TypeError,
+            ("`Diagnose` works on each number of a message apart",),
+        ),
+        "nothing is sent": (
+            lambda: one_round(eqf.Diagnose(eqf.LocalOnly(LOSS, SGD, BATCHING))),
+            ValueError,
+            ("those of `LocalOnly` send nothing", "Leave it out"),
         ),
     },
     "PowerOfChoice": {
