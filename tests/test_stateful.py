@@ -79,10 +79,12 @@ LOADER = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING)
 FEDAVG = eqf.FedAvg(STATEFUL, SGD, BATCHING)
 
 
-def run(algorithm=FEDAVG, roles=None, executor=None, mesh=None, num_rounds=2) -> Any:
+def run(
+    algorithm=FEDAVG, roles=None, executor=None, mesh=None, num_rounds=2, pair=PAIR
+) -> Any:
     batching = algorithm.batching
     loader = eqf.data.Loader(DATA, eqf.data.AllClients(), batching, mesh=mesh)
-    state = algorithm.init(PAIR, num_clients=4, roles=roles, key=KEY)
+    state = algorithm.init(pair, num_clients=4, roles=roles, key=KEY)
     executor = eqf.Executor() if executor is None else executor
     for i in range(num_rounds):
         state, metrics = algorithm.round(state, loader(i), key=KEY, executor=executor)
@@ -257,8 +259,9 @@ def test_only_examples_that_count_enter_statistics(rows):
     ids=("blocks", "mesh", "ordered-FedBN", "debug-FedBN"),
 )
 def test_however_a_round_is_run(executor, roles):
-    mesh = None
+    mesh, pair = None, PAIR
     if executor == "mesh":
+        pair = DEEP  # with layers that set their states to constants, too
         kinds = (jax.sharding.AxisType.Auto,)
         mesh = jax.make_mesh((2,), ("clients",), axis_types=kinds)
         executor = eqf.Executor(block_size=2)
@@ -267,8 +270,8 @@ def test_however_a_round_is_run(executor, roles):
         batching = eqf.data.Steps(1, batch_size=4)
         algorithm = eqf.FedAvg(STATEFUL, SGD, batching)
     how = {"executor": executor, "mesh": mesh}
-    state, _ = run(algorithm, roles, num_rounds=1, **how)
-    assert_close(state, run(algorithm, roles, num_rounds=1)[0])
+    state, _ = run(algorithm, roles, num_rounds=1, pair=pair, **how)
+    assert_close(state, run(algorithm, roles, num_rounds=1, pair=pair)[0])
 
 
 def falling(t):

@@ -54,11 +54,11 @@ class Program:
             shapes.append(treedef_out)
             return [jnp.asarray(x) for x in leaves_out]
 
-        # What goes in must lie on the mesh of the trace, as what is computed from it
-        # does: Equinox compares the two where a state is set.
-        here = jax.eval_shape(lambda *x: [y[None][0] for y in x], *leaves)
         trace = jax.make_jaxpr(flat, axis_env=[(axis, size)])
-        self._program: ClosedJaxpr = trace(*here)
+        # Without the mesh of the round, on which what is computed from arguments would
+        # lie and constants would not: Equinox compares the two where a state is set.
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            self._program: ClosedJaxpr = trace(*leaves)
         self._treedef = shapes[-1]
 
     def __call__(self, collective: Collective, *args: PyTree) -> PyTree:
@@ -89,12 +89,14 @@ class Program:
         known = dict(zip(jaxpr.constvars, consts, strict=True))
         known.update(zip(jaxpr.invars, args, strict=True))
 
+        mesh = jax.sharding.get_abstract_mesh()
+
         def read(x: Any) -> Any:
             return x.val if isinstance(x, Literal) else known[x]
 
         for equation in jaxpr.eqns:
             given = [read(x) for x in equation.invars]
-            with equation.ctx.manager:
+            with equation.ctx.manager, jax.sharding.use_abstract_mesh(mesh):
                 if self._is_over(equation):
                     out = self._reduced(equation, given, collective)
                 elif self._holds(equation):
