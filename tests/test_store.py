@@ -256,6 +256,13 @@ def test_rows_are_read_as_they_were_written(store):
     assert (x.shape, x.dtype, len(x)) == (y.shape, y.dtype, SIZE)
     for index in (3, -1, slice(2, 5), [5, 0, 5], np.arange(SIZE) > 2, (2, 1)):
         assert_same(x[index], y[index])
+    deeper = ([0, 2], [1, 0]), (slice(1, 4), [1, 0]), (..., 0), (1, ..., 0), (None, 3)
+    for x, y in zip(rows, wanted, strict=True):
+        for index in (3, np.arange(SIZE) > 2, [[0, 1], [5, 3]], None, ...):
+            assert_same(x[index], y[index])
+        for index in deeper if y.ndim > 1 and y.size else ():
+            assert_same(x[index], y[index])
+    x, y = rows[0], wanted[0]
     assert_same(jtu.tree_map(jnp.asarray, rows), wanted)
     for index in (SIZE, "a", 1.5):
         with pytest.raises(IndexError, match="Rows are read by the numbers of clients"):

@@ -47,6 +47,8 @@ class ClientRows:
 
     def __getitem__(self, index: Any) -> Any:
         clients, *inner = index if isinstance(index, tuple) and index else (index,)
+        if clients is None or clients is Ellipsis:
+            return np.asarray(self)[index]
         try:
             numbers = np.arange(len(self))[clients]
         except (IndexError, TypeError, ValueError) as error:
@@ -55,8 +57,10 @@ class ClientRows:
                 f"got {shown(clients)}. Write `rows[3]` or `rows[[1, 5]]`."
             ) from error
         rows = self._store.read(self._leaf, numbers.reshape(-1))
-        rows = rows.reshape(*numbers.shape, *self.shape[1:])
-        return rows[(slice(None),) * numbers.ndim + tuple(inner)]
+        read = np.arange(numbers.size).reshape(numbers.shape)
+        # A slice leaves the other indices alone, and an array is paired with theirs.
+        of_read = slice(None) if isinstance(clients, slice) else read
+        return rows[(of_read, *inner)]
 
     def __array__(
         self,
