@@ -108,6 +108,35 @@ def test_other_algorithms_keep_them(name):
     )
 
 
+class Own(eqf.AbstractClient):
+    """Local SGD, as who knows nothing of roles writes it."""
+
+    loss: Any
+    batching: Any
+    sends = eqf.OptaxServer.understands
+
+    def payload(self, params):
+        return params
+
+    def init(self, params):
+        return None
+
+    def round(self, broadcast, data, state, *, key):
+        client = eqf.LocalSGD(self.loss, SGD, self.batching)
+        return client.round(broadcast, data, state, key=key)
+
+
+def own(loss, batching):
+    server = eqf.OptaxServer(optax.sgd(1.0))
+    return eqf.Algorithm(Own(loss, batching), eqf.WeightedMean(), server)
+
+
+def test_a_client_of_ones_own_keeps_them():
+    states = [run(make, PERSONAL)[2] for make in (own, fedavg)]
+    here, wanted = ((x.params, x.clients.personal) for x in states)
+    assert eqx.tree_equal(here, wanted)
+
+
 def compressed(loss, batching):
     algorithm = eqf.FedAvg(loss, SGD, batching)
     client = eqf.compress.CompressedClient(

@@ -14,7 +14,7 @@ from .._tree import tree_add
 from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .base import AbstractAlgorithm, NOT_KEPT
 
 
 class Alone(AbstractWrapper):
@@ -68,6 +68,10 @@ class LocalOnly(AbstractAlgorithm):
 
     def begin(self, params, *, num_clients, key):
         return Beginning(params, clients=self.client.init(params))
+
+    def keep(self, params, personal, begun):
+        what = "keeps each client's whole model to itself"
+        raise ValueError(NOT_KEPT.format(type(self).__name__, what))
 
     def step(self, state, clients, *, key):
         nothing = Broadcast(None, state.rest)

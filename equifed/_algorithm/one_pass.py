@@ -149,7 +149,11 @@ def _check_pair(client: AbstractClient, server: AbstractServer) -> None:
 
 
 def _sent(client: AbstractClient) -> str:
-    return " or ".join(client.sends) or f"what {_name(client)} makes"
+    unknown = (
+        f"what {_name(client)} makes, which does not say that it is a change of the "
+        "params (`sends = equifed.OptaxServer.understands`)"
+    )
+    return " or ".join(client.sends) or unknown
 
 
 def _name(client: AbstractClient) -> str:

@@ -33,7 +33,10 @@ def describe(x: Any) -> tuple[str, list[int]]:
 def check_same(
     path: pathlib.Path, about: dict[str, Any], algorithm: str, leaves: dict[str, Any]
 ) -> None:
-    other = f"The checkpoint `{path}` is of another algorithm, model or roles"
+    other = (
+        f"The checkpoint `{path}` is of another algorithm, model or roles, "
+        "or of another number of clients"
+    )
     remedy = (
         "Give the algorithm and the model that it was made with, or another directory."
     )

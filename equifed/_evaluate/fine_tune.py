@@ -34,7 +34,8 @@ class FineTune(eqx.Module):
 
     - `loss`, `optim`, `batching`: as those of [`equifed.LocalSGD`][].
     - `roles`: which leaves are tuned, those that are shared or personal in it; by
-        default all that can be trained.
+        default all that can be trained, what was frozen in training as well: name
+        the adapters of a large backbone, or each client has a copy of all of it.
 
     !!! example
 
