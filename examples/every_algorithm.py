@@ -66,7 +66,7 @@ GROUPS = {
     },
     "fairness": {
         "afl": f"{SGD} --weight-learning-rate 0.01",
-        "qfedavg": "--learning-rate 0.1 --q 1",
+        "qfedavg": "--learning-rate 0.1 --q 0.1",
         "term": f"{SGD} --t 0.5",
         "agnosticfedavg": f"{SGD} --num-domains 10 --domain label "
         "--domain-learning-rate 0.01",
