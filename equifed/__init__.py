@@ -6,6 +6,7 @@ from . import (
     nn as nn,
     posterior as posterior,
     privacy as privacy,
+    robust as robust,
 )
 from ._aggregator import (
     AbstractAggregator as AbstractAggregator,

@@ -199,6 +199,14 @@ ALGORITHMS = {
         batching,
         aggregator=eqf.DropNonfinite(eqf.Clip(eqf.TrimmedMean(0.2), max_norm=0.5)),
     ),
+    "robust": lambda loss, batching: eqf.FedAvg(
+        loss,
+        SGD,
+        batching,
+        aggregator=eqf.robust.NearestNeighbourMixing(
+            eqf.robust.Bucketing(eqf.robust.CentredClipping(0.5), 2), 1
+        ),
+    ),
     "Compress": lambda loss, batching: eqf.FedAvg(
         loss,
         SGD,

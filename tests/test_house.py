@@ -27,6 +27,7 @@ PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
 PARTS |= {"equifed.objectives": eqf.objectives, "equifed.data.sets": eqf.data.sets}
 PARTS |= {"equifed.models": eqf.models, "equifed.recipes": eqf.recipes}
 PARTS |= {"equifed.compress": eqf.compress, "equifed.privacy": eqf.privacy}
+PARTS |= {"equifed.robust": eqf.robust}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -48,7 +49,7 @@ LAYERS = (
     ("_client",),
     ("_aggregator",),
     ("_server",),
-    ("compress",),
+    ("compress", "robust"),
     ("posterior",),
     ("_contract",),
     ("_executor",),
