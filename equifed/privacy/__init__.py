@@ -6,7 +6,9 @@ from .clipping import (
     GroupClip as GroupClip,
 )
 from .deployment import Deployment as Deployment
+from .local import LocalGaussian as LocalGaussian, LocalLaplace as LocalLaplace
 from .mean import PrivateMean as PrivateMean
 from .mechanism import AbstractMechanism as AbstractMechanism
+from .modular import ModularMean as ModularMean
 from .noise import AbstractNoise as AbstractNoise, IndependentNoise as IndependentNoise
 from .plan import PrivacyPlan as PrivacyPlan

@@ -18,7 +18,9 @@ from .extra import dp_accounting
 from .noise import AbstractNoise
 
 
-Adjacency = Literal["add or remove one", "replace one", "zero out one"]
+Adjacency = Literal[
+    "add or remove one", "replace one", "zero out one", "replace a message"
+]
 
 # Of the values of a privacy loss. An epsilon is an upper bound however coarse these
 # are, and this one is within a thousandth, at a tenth of the cost of the default.
@@ -84,6 +86,14 @@ def _of_a_round(
     )
 
 
+def most_rounds(participation: Participation, num_rounds: int) -> int:
+    """In how many of so many rounds one client takes part at most. A random draw bounds
+    nothing."""
+    if isinstance(participation, OrderedParticipation):
+        return participation.most_rounds(num_rounds)
+    return num_rounds
+
+
 def check_known(sampler: Any, participation: Participation | None) -> Participation:
     """Refuses a sampler of which nothing is known."""
     if participation is None:
@@ -125,6 +135,8 @@ def make_accountant(adjacency: Adjacency, kind: Literal["PLD", "RDP"]) -> Any:
         "add or remove one": dp.NeighboringRelation.ADD_OR_REMOVE_ONE,
         "replace one": dp.NeighboringRelation.REPLACE_ONE,
         "zero out one": dp.NeighboringRelation.REPLACE_SPECIAL,
+        # One of a pair of outputs for another: the event is of their distance.
+        "replace a message": dp.NeighboringRelation.REPLACE_SPECIAL,
     }[adjacency]
     if kind == "RDP":
         return dp.rdp.RdpAccountant(neighboring_relation=relation)

@@ -9,11 +9,12 @@ from jaxtyping import Array, Float, Int, PyTree
 from .._check import check_kind, number
 from .._metrics import Sum
 from .._tree import floating, tree_add, tree_divide, tree_isfinite, tree_wide
-from .._wire import Aggregate, check_additive
+from .._wire import Aggregate
 from .accounting import account, check_accountable
 from .clipping import AbstractClipping
 from .mechanism import AbstractMechanism
 from .noise import AbstractNoise, IndependentNoise, scaled_noise
+from .plain import check_plain
 
 
 class Covered(eqx.Module):
@@ -106,19 +107,15 @@ class PrivateMean(AbstractMechanism):
     def account(self, participation, noise_multiplier, num_rounds):
         return account(participation, self.noise, noise_multiplier, num_rounds)
 
+    def like(self, noise_multiplier, ratio):
+        return noise_multiplier * ratio
+
     def init(self, payload):
         clipping, noise = self.clipping.init(payload), self.noise.init(payload)
         return _State(clipping, noise, jnp.zeros((), jnp.int32))
 
     def encode(self, message, state, *, key):
-        check_additive(message.payload, self)
-        if jtu.tree_leaves(message.stats):
-            raise ValueError(
-                "`PrivateMean` adds noise to the payload of a message, but this client "
-                "sends `stats` as well (a number of steps, or a layer's statistics), "
-                "which would leave it as they are. Take an algorithm that sends none, "
-                "such as `FedAvg`, and a model without an `eqx.nn.State`."
-            )
+        check_plain(message, self)
         present = (message.weight > 0) & tree_isfinite(message.payload)
         clipped, more = self.clipping.clip(message.payload, state.clipping)
         covered = jtu.tree_map(

@@ -14,8 +14,8 @@ class AbstractMechanism(AbstractAggregator):
     """Makes one noised aggregate of a cohort's messages."""
 
     noise_multiplier: eqx.AbstractVar[Float[Array, ""]]
-    """The standard deviation of the fresh noise of a round's sum over the bound on the
-    norm of one client's message."""
+    """How large the fresh noise is over the bound on the norm of one client's message:
+    that of a round's sum, unless the mechanism says otherwise."""
     expected_clients: eqx.AbstractVar[Float[Array, ""]]
     """What the sum is divided by."""
 
@@ -31,8 +31,8 @@ class AbstractMechanism(AbstractAggregator):
 
     @abc.abstractmethod
     def covered(self, encoded: PyTree) -> PyTree:
-        """Which leaves of the sum of what was encoded get noise in `decode`, before
-        anything else becomes of them: a truth value for each."""
+        """Which leaves of the sum of what was encoded are noised: in `encode`, or in
+        `decode` before anything else becomes of them. A truth value for each."""
 
     @abc.abstractmethod
     def check(self, participation: Participation) -> None:
@@ -43,3 +43,8 @@ class AbstractMechanism(AbstractAggregator):
         self, participation: Participation, noise_multiplier: float, num_rounds: int
     ) -> Accounted:
         """What there is to account for in the first `num_rounds` rounds."""
+
+    @abc.abstractmethod
+    def like(self, noise_multiplier: float, ratio: float) -> float:
+        """The noise multiplier with which a mean over `ratio` times as many clients has
+        the noise that it has here with `noise_multiplier`."""

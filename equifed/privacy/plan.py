@@ -119,8 +119,9 @@ class PrivacyPlan(eqx.Module):
     @property
     def adjacency(self) -> str:
         """Which two populations are neighbours: `"add or remove one"` client, `"replace
-        one"` by another, or `"zero out one"`: a client sends 0 instead of its
-        message."""
+        one"` by another, `"zero out one"`: a client sends 0 instead of its message; or
+        `"replace a message"`: any other message, which was noised before it left, and
+        whoever sees it."""
         return self._account(self.participation, 1.0, 1).adjacency
 
     @property
@@ -148,8 +149,8 @@ class PrivacyPlan(eqx.Module):
     def deployed_epsilon(self, num_rounds: int | None = None) -> float:
         """The epsilon that the same rounds would have with the population and the
         cohorts of `deployment`, and the noise that their mean has here."""
-        there, scale = self._deployed()
-        noise = self.noise_multiplier * scale
+        there, ratio = self._deployed()
+        noise = self.mechanism.like(self.noise_multiplier, ratio)
         return self._epsilon(there, noise, self._rounds(num_rounds))
 
     def for_epsilon(
@@ -165,9 +166,9 @@ class PrivacyPlan(eqx.Module):
         """
         check_number("epsilon", epsilon, least=0, strict=True)
         check_choice("of", of, ("run", "deployment"))
-        there, scale = self.participation, 1.0
+        there, ratio = self.participation, 1.0
         if of == "deployment":
-            there, scale = self._deployed()
+            there, ratio = self._deployed()
         dp, like = dp_accounting(), self._account(there, 1.0, self.num_rounds)
         found = dp.calibrate_dp_mechanism(
             lambda: make_accountant(like.adjacency, like.accountant),
@@ -178,7 +179,8 @@ class PrivacyPlan(eqx.Module):
             tol=1e-4,
         )
         # Rounded up, as what is added is in single precision.
-        up = np.nextafter(np.float32(found / scale), np.float32(np.inf))
+        here = self.mechanism.like(found, 1 / ratio)
+        up = np.nextafter(np.float32(here), np.float32(np.inf))
         mechanism = dataclasses.replace(self.mechanism, noise_multiplier=float(up))
         return dataclasses.replace(self, mechanism=mechanism)
 
@@ -245,16 +247,16 @@ class PrivacyPlan(eqx.Module):
         return epsilon_of(self._account(there, noise, rounds), self.delta)
 
     def _deployed(self) -> tuple[Participation, float]:
-        """How clients of the deployment take part, and by how much the noise of its sum
-        is larger."""
+        """How clients of the deployment take part, and how many times as many of them
+        a round has."""
         if self.deployment is None:
             raise ValueError(
                 "This plan has no deployment. Give it one: "
                 "`deployment=Deployment(num_clients=1_000_000, cohort_size=5_000)`."
             )
         expected = float(self.mechanism.expected_clients)
-        scale = self.deployment.cohort_size / expected
-        return self.deployment.like(self.participation), scale
+        ratio = self.deployment.cohort_size / expected
+        return self.deployment.like(self.participation), ratio
 
     def _check_expected(self) -> None:
         wanted, got = self.participation.expected, self.mechanism.expected_clients

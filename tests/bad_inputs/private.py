@@ -107,6 +107,41 @@ TABLE["privacy.PrivateMean"] = {
         "The server of `Scaffold` makes use of the number of messages",
     ),
 }
+TABLE["privacy.ModularMean"] = {
+    "no step": (
+        lambda: eqp.ModularMean(step=0.0),
+        ValueError,
+        "`step` must be more than 0",
+    ),
+    "too many bits": (
+        lambda: eqp.ModularMean(step=1.0, num_bits=33),
+        ValueError,
+        "`num_bits` must be at most 32, got 33",
+    ),
+    "nobody expected": (
+        lambda: eqp.ModularMean(step=1.0, expected_clients=0.0),
+        ValueError,
+        "`expected_clients` must be more than 0",
+    ),
+}
+for _kind in (eqp.LocalGaussian, eqp.LocalLaplace):
+    TABLE[f"privacy.{_kind.__name__}"] = {
+        "norm 0": (
+            lambda k=_kind: k(0.0, noise_multiplier=1.0, expected_clients=1.0),
+            ValueError,
+            "`max_norm` must be more than 0",
+        ),
+        "less than no noise": (
+            lambda k=_kind: k(1.0, noise_multiplier=-1.0, expected_clients=1.0),
+            ValueError,
+            "`noise_multiplier` must be at least 0",
+        ),
+        "nobody expected": (
+            lambda k=_kind: k(1.0, noise_multiplier=1.0, expected_clients=0.0),
+            ValueError,
+            "`expected_clients` must be more than 0",
+        ),
+    }
 TABLE["privacy.Deployment"] = {
     "a cohort beyond the population": (
         lambda: eqp.Deployment(num_clients=10, cohort_size=11),

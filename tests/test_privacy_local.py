@@ -1,0 +1,111 @@
+"""Privacy of a client's own: noised messages, and noised steps."""
+
+import math
+
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import equifed as eqf
+import equifed.privacy as eqp
+
+from .test_privacy import aggregated, trained
+
+
+dpa = pytest.importorskip("dp_accounting")
+COUNT, DELTA = 8, 1e-3
+
+
+def plan(kind, sampler, *, noise=4.0, num_rounds=6, **kwargs):
+    expected = sampler.participation(COUNT).expected
+    mech = kind(1.0, noise_multiplier=noise, expected_clients=expected)
+    sizes = {"num_clients": COUNT, "num_rounds": num_rounds, "delta": DELTA}
+    return eqp.PrivacyPlan(sampler, mech, **sizes, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "times"),
+    (
+        (eqf.data.PoissonSampler(0.5), 6),
+        (eqf.data.UniformSampler(4), 6),
+        (eqf.data.ShuffledSampler(2), 2),
+        (eqf.data.AllClients(), 6),
+    ),
+    ids=("poisson", "uniform", "shuffled", "all"),
+)
+def test_a_client_pays_for_the_rounds_that_it_may_be_in(sampler, times):
+    made = plan(eqp.LocalGaussian, sampler)
+    assert made.adjacency == "replace a message"
+    exact = dpa.get_epsilon_gaussian(4.0 / 2 / math.sqrt(times), DELTA)
+    np.testing.assert_allclose(made.epsilon(), exact, rtol=1e-3)
+    laplace = plan(eqp.LocalLaplace, sampler)
+    assert laplace.epsilon() <= times * 2 / 4.0 * (1 + 1e-3)
+    assert plan(eqp.LocalLaplace, sampler, noise=0.0).epsilon() == math.inf
+    assert made.for_epsilon(3.0).epsilon() == pytest.approx(3.0, rel=5e-3)
+
+
+def test_one_message_with_laplace_noise_is_purely_private():
+    made = plan(eqp.LocalLaplace, eqf.data.AllClients(), num_rounds=1)
+    # Of two Laplace densities 2 C apart, of scale 4 C: exactly, for a small delta,
+    # epsilon = 1/2 + 2 log(1 - delta).
+    np.testing.assert_allclose(
+        made.epsilon(), 0.5 + 2 * math.log1p(-DELTA), rtol=2e-3, atol=1e-3
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=4, max_size=4),
+    st.floats(0.125, 1024, width=32),
+    st.sampled_from((eqp.LocalGaussian, eqp.LocalLaplace)),
+)
+def test_a_message_is_within_its_bound(numbers, bound, kind):
+    payload = {"a": jnp.asarray([numbers[:1]]), "b": jnp.asarray([[numbers[1:]]])}
+    mech = kind(bound, noise_multiplier=0.0, expected_clients=1.0)
+    got = aggregated(mech, payload)[0].payload
+    flat = np.concatenate([np.ravel(x) for x in jtu.tree_leaves(got)])
+    order = 2 if kind is eqp.LocalGaussian else 1
+    assert np.linalg.norm(flat, order) <= bound * (1 + 1e-4)
+    sent = np.asarray(numbers, np.float32)
+    if np.linalg.norm(sent, order) <= 0.99 * bound:
+        np.testing.assert_array_equal(flat, sent)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stddev"), ((eqp.LocalGaussian, 1.0), (eqp.LocalLaplace, math.sqrt(2)))
+)
+def test_each_message_has_noise_of_its_own(kind, stddev):
+    mech = kind(2.0, noise_multiplier=3.0, expected_clients=1.0)
+    payload = {"a": jnp.zeros(20_000), "b": jnp.zeros(20_000)}
+    encode = lambda key, weight: mech.encode(  # noqa: E731
+        eqf.Message(payload, jnp.asarray(weight)), None, key=key
+    )[0]
+    one, other = encode(jr.key(1), 1.0), encode(jr.key(2), 0.0)
+    for x in (*one.payload.values(), *other.payload.values()):
+        np.testing.assert_allclose(np.std(x), 6 * stddev, rtol=0.03)
+        assert abs(np.mean(x)) < 0.2
+    pairs = (
+        (one.payload["a"], one.payload["b"]),
+        (one.payload["a"], other.payload["a"]),
+    )
+    for x, y in pairs:
+        assert abs(np.corrcoef(x, y)[0, 1]) < 0.03
+    # Who has no examples sends noise, and is not counted.
+    assert (one.count, other.count) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", (eqp.LocalGaussian, eqp.LocalLaplace))
+def test_a_training_with_local_noise(kind):
+    deployment = eqp.Deployment(num_clients=800, cohort_size=400)
+    made = plan(kind, eqf.data.UniformSampler(4), deployment=deployment)
+    row = trained(made.mechanism, made.sampler, privacy=made, num_rounds=2).history[-1]
+    assert set(row) == {"round", "epsilon", "deployed_epsilon", "nonfinite_model"}
+    assert row["epsilon"] == made.epsilon(2)
+    # A hundred times as many clients have the same mean with ten times the noise each.
+    like = plan(kind, eqf.data.UniformSampler(4), noise=40.0)
+    np.testing.assert_allclose(made.deployed_epsilon(), like.epsilon(), rtol=1e-6)
+    fitted = made.for_epsilon(1.0, of="deployment")
+    assert 0.98 < fitted.deployed_epsilon() <= 1.0
