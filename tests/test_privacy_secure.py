@@ -1,5 +1,7 @@
 """Sums of integers modulo a power of two, and what is sent through them."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,7 +12,10 @@ from hypothesis import given, settings, strategies as st
 
 import equifed as eqf
 import equifed.privacy as eqp
+from equifed import testing
+from equifed.privacy.discrete_gaussian import discrete_gaussian
 from equifed.privacy.modular import ModularSum
+from equifed.privacy.rounding import conditional_round
 
 from .test_privacy import aggregated, same, trained
 
@@ -98,3 +103,146 @@ def test_the_same_bits_on_any_number_of_devices_in_no_order(devices):
     same(one.model, many.model)
     assert one.history[0]["wrapped"] == 0
     assert one.history[0]["saturated"] == 0
+
+
+# The distributed discrete Gaussian mechanism.
+
+
+@pytest.mark.parametrize("stddev", (0.3, 1.0, 2.5, 40.0))
+def test_noise_is_discrete_gaussian(stddev):
+    draw = jax.jit(discrete_gaussian, static_argnums=1)
+    drawn = np.asarray(draw(jr.key(1), (100_000,), jnp.asarray(stddev)))
+    k = np.arange(-400, 401)
+    pmf = np.exp(-(k**2) / (2 * stddev**2))
+    pmf /= pmf.sum()
+    variance = (pmf * k**2).sum()
+    assert abs(drawn.mean()) < 4 * math.sqrt(variance / drawn.size)
+    spread = math.sqrt(((pmf * k**4).sum() - variance**2) / drawn.size)
+    assert abs(drawn.var() - variance) < 4 * spread
+    assert abs((drawn > 0).mean() - (drawn < 0).mean()) < 0.013
+    seen = np.bincount(drawn + 400, minlength=801)
+    often = pmf * drawn.size >= 5
+    expected = np.append(pmf[often], pmf[~often].sum()) * drawn.size
+    seen = np.append(seen[often], seen[~often].sum())
+    statistic = ((seen - expected) ** 2 / np.maximum(expected, 1e-9)).sum()
+    freedom = often.sum()
+    assert statistic < freedom + 5 * math.sqrt(2 * freedom) + 5
+
+
+def test_no_noise_is_0():
+    assert not discrete_gaussian(jr.key(1), (50,), jnp.zeros(())).any()
+    assert not discrete_gaussian(jr.key(1), (50,), jnp.asarray(jnp.nan)).any()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31), st.sampled_from((0.02, 0.3, 1.0)))
+def test_a_rounded_message_is_within_the_bound(seed, step):
+    mech = distributed(100, step=step)
+    x = jr.normal(jr.key(seed), (mech.padded,))
+    x = x / jnp.linalg.norm(x) / step
+    most = mech.most / step
+    whole, missed = ROUND(x, most, key=jr.key(seed + 1))
+    assert np.linalg.norm(np.asarray(whole, np.float64)) <= most * (1 + 1e-6)
+    assert missed == 0
+    assert np.abs(np.asarray(whole) - np.asarray(x)).max() < 1
+    nothing, missed = ROUND(x, 0.5 / step, key=jr.key(seed))
+    assert not nothing.any()
+    assert missed == 1
+
+
+ROUND = jax.jit(conditional_round, static_argnums=1)
+
+
+def distributed(num_params=7, *, noise=1.0, step=0.01, expected=4.0, **kwargs):
+    return eqp.DistributedDiscreteGaussian(
+        0.5,
+        noise_multiplier=noise,
+        expected_clients=expected,
+        step=step,
+        num_params=num_params,
+        **kwargs,
+    )
+
+
+def test_without_noise_it_is_a_mean_of_clipped_messages():
+    payload = {"a": jr.normal(jr.key(1), (4, 5)), "b": jr.normal(jr.key(2), (4, 1, 2))}
+    payload["b"] = payload["b"].at[3].set(jnp.nan)
+    mech = distributed(noise=0.0, step=1e-5)
+    out, state, metrics, _ = aggregated(mech, payload, weights=[5.0, 1.0, 0.0, 1.0])
+    plain = eqp.PrivateMean(
+        eqp.FlatClip(0.5), noise_multiplier=0.0, expected_clients=4.0
+    )
+    wanted = aggregated(plain, payload, weights=[5.0, 1.0, 0.0, 1.0])[0]
+    for name in payload:
+        np.testing.assert_allclose(out.payload[name], wanted.payload[name], atol=1e-5)
+    assert (out.count, metrics["wrapped"].compute()) == (2, 0)
+    assert state.round == 1
+
+
+def test_the_clients_add_the_noise_together():
+    # One key a client, as a round has it.
+    mech = distributed(5000, noise=2.0, step=0.05)
+    zero = {"a": jnp.zeros(5000)}
+    state = mech.init(zero)
+    weights = jnp.asarray([1.0, 0.0, 1.0, 1.0])
+    encode = lambda w, k: mech.encode(eqf.Message(zero, w), state, key=k)[0]  # noqa: E731
+    sent = jax.vmap(encode)(weights, jr.split(jr.key(3), 4))
+    total = jtu.tree_map(lambda x: x.sum(0, x.dtype), sent)
+    out, _, metrics = mech.decode(total, state, key=jr.key(0))
+    # 2 * 0.5 / 4, though one of the four has no examples.
+    np.testing.assert_allclose(np.std(out.payload["a"]), 0.25, rtol=0.05)
+    np.testing.assert_allclose(metrics["noise_stddev"].compute(), 0.25)
+    assert out.count == 3
+
+
+def test_the_paper_s_theorem():
+    dpa = pytest.importorskip("dp_accounting")
+    sampler, rounds, n, z, g, d = eqf.data.UniformSampler(4), 5, 4, 3.0, 0.4, 8
+    made = plan(sampler, distributed(noise=z, step=g))
+    assert made.adjacency == "zero out one"
+    sigma2 = z**2 / n  # in units of the bound on a message
+    beta = math.exp(-0.5)
+    root = math.sqrt(2 * math.log(1 / beta))
+    delta2 = min(
+        1 + g**2 * d / 4 + root * g * (1 + g / 2 * math.sqrt(d)),
+        (1 + g * math.sqrt(d)) ** 2,
+    )
+    tau = 10 * sum(
+        math.exp(-2 * math.pi**2 * sigma2 / g**2 * k / (k + 1)) for k in range(1, n)
+    )
+    one = min(
+        math.sqrt(delta2 / (n * sigma2) + tau * d / 2),
+        math.sqrt(delta2 / (n * sigma2)) + tau * math.sqrt(d),
+    )
+    accountant = dpa.rdp.RdpAccountant()
+    accountant.compose(dpa.ZCDpEvent(one**2 / 2), rounds)
+    np.testing.assert_allclose(made.epsilon(), accountant.get_epsilon(1e-3), rtol=1e-6)
+
+
+def test_it_is_as_private_as_a_gaussian_where_the_step_is_small():
+    dpa = pytest.importorskip("dp_accounting")
+    exact = dpa.get_epsilon_gaussian(4.0 / math.sqrt(5), 1e-3)
+    sampler = eqf.data.UniformSampler(4)
+    epsilon = lambda step: plan(sampler, distributed(noise=4.0, step=step)).epsilon()  # noqa: E731
+    assert exact < epsilon(1e-4) < 1.15 * exact
+    assert epsilon(1e-4) < epsilon(0.1) < epsilon(1.0)
+    assert epsilon(1.0) > 2 * exact
+    assert plan(sampler, distributed(noise=0.0)).epsilon() == math.inf
+
+
+def plan(sampler, mech, **kwargs):
+    sizes = {"num_clients": 8, "num_rounds": 5, "delta": 1e-3}
+    return eqp.PrivacyPlan(sampler, mech, **sizes, **kwargs)
+
+
+@pytest.mark.parametrize("sampler", ("UniformSampler", "ShuffledSampler"))
+def test_a_training_through_a_modular_sum(sampler):
+    count = sum(x.size for x in jtu.tree_leaves(testing.Linear()))
+    sampler = getattr(eqf.data, sampler)(4)
+    made = plan(sampler, distributed(count), unprotected=("wrapped",))
+    made = made.for_epsilon(20.0)
+    assert 19.9 < made.epsilon() <= 20.0
+    row = trained(made.mechanism, sampler, privacy=made, num_rounds=2).history[-1]
+    names = {"round", "epsilon", "wrapped", "noise_stddev", "nonfinite_model"}
+    assert set(row) == names
+    assert row["wrapped"] == 0

@@ -6,6 +6,7 @@ from .clipping import (
     GroupClip as GroupClip,
 )
 from .deployment import Deployment as Deployment
+from .distributed import DistributedDiscreteGaussian as DistributedDiscreteGaussian
 from .local import LocalGaussian as LocalGaussian, LocalLaplace as LocalLaplace
 from .mean import PrivateMean as PrivateMean
 from .mechanism import AbstractMechanism as AbstractMechanism

@@ -124,6 +124,47 @@ TABLE["privacy.ModularMean"] = {
         "`expected_clients` must be more than 0",
     ),
 }
+
+
+def distributed(**kwargs):
+    kwargs = {
+        "max_norm": 1.0,
+        "noise_multiplier": 1.0,
+        "expected_clients": 4.0,
+        "step": 0.01,
+        "num_params": 3,
+        **kwargs,
+    }
+    return eqp.DistributedDiscreteGaussian(**kwargs)
+
+
+TABLE["privacy.DistributedDiscreteGaussian"] = {
+    "a large step": (
+        lambda: distributed(step=2.0),
+        ValueError,
+        "`step` must be at most 1, got 2",
+    ),
+    "beta 1": (
+        lambda: distributed(beta=1.0),
+        ValueError,
+        "`beta` must be less than 1",
+    ),
+    "one bit": (
+        lambda: distributed(num_bits=1),
+        ValueError,
+        "`num_bits` must be at least 2, got 1",
+    ),
+    "another size": (
+        lambda: distributed(num_params=3).init({"a": np.ones(4)}),
+        ValueError,
+        "Give `num_params=4`",
+    ),
+    "a Poisson sample": (
+        lambda: plan(mech=distributed()),
+        ValueError,
+        "a Poisson sample of fewer clients than expected would have too little",
+    ),
+}
 for _kind in (eqp.LocalGaussian, eqp.LocalLaplace):
     TABLE[f"privacy.{_kind.__name__}"] = {
         "norm 0": (
