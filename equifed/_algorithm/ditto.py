@@ -10,7 +10,7 @@ from .._check import checked, number
 from .._client import AbstractMemoryless, AbstractWrapper, LocalSGD
 from .._optim import as_optim, OptimLike
 from .._server import OptaxServer
-from .._tree import tree_add, tree_add_scaled, tree_sub
+from .._tree import tree_add_scaled, tree_sub
 from .._types import Loss
 from .._wire import Broadcast, CHANGE
 from ..data import AbstractBatching
@@ -48,10 +48,18 @@ class _TrainsOwn(AbstractWrapper):
 
     def round(self, broadcast, data, state, *, key):
         key, own_key = jr.split(key)
-        message, _, metrics = self.client.round(broadcast, data, None, key=key)
         start = Broadcast(state, broadcast.rest, broadcast.params)
-        moved, _, _ = self.own.round(start, data, None, key=own_key)
-        return message, tree_add(state, moved.payload), metrics
+        first, step = self.client._begin(broadcast, data, None, key=key)
+        own_first, own_step = self.own._begin(start, data, None, key=own_key)
+
+        def both(carries, examples, mask, i):
+            carry, own = carries
+            return step(carry, examples, mask, i), own_step(own, examples, mask, i)
+
+        # In one loop: neither of the two gradients of a batch waits for the other.
+        carry, (own_params, *_) = data.fold(both, (first, own_first))
+        message, _, metrics = self.client._end(broadcast, data, carry)
+        return message, own_params, metrics
 
 
 class Ditto(AbstractOnePass):

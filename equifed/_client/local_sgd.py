@@ -1,11 +1,14 @@
 """The local solver that FedAvg, FedProx, SCAFFOLD, FedDyn and FedNova share."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.random as jr
+from jaxtyping import PRNGKeyArray, PyTree
 
 from .._check import checked
+from .._cohort import ClientData
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._tree import safe_divide, tree_add, tree_sub
@@ -79,6 +82,14 @@ class LocalSGD(AbstractClient):
         return self.correction.payload(params)
 
     def round(self, broadcast, data, state, *, key):
+        carry, step = self._begin(broadcast, data, state, key=key)
+        return self._end(broadcast, data, data.fold(step, carry))
+
+    def _begin(
+        self, broadcast: Broadcast, data: ClientData, state: Any, *, key: PRNGKeyArray
+    ) -> tuple[PyTree, Callable]:
+        """What the steps of a round carry, the params first, and one of them: also for
+        a client that takes them beside others."""
         start, rest = broadcast.params, broadcast.rest
         where = reached(self.loss, broadcast, data.example)
         step_key, pass_key, noise_key = jr.split(key, 3)
@@ -129,8 +140,12 @@ class LocalSGD(AbstractClient):
             broadcast.statistics,
             zero_metrics(self.loss, broadcast.model, data.example),
         )
-        params, _, correction, statistics, metrics = data.fold(step, carry)
-        delta = tree_sub(params, start)
+        return carry, step
+
+    def _end(self, broadcast: Broadcast, data: ClientData, carry: PyTree) -> Any:
+        """What `round` returns, of what its steps carry at the end."""
+        params, _, correction, statistics, metrics = carry
+        delta = tree_sub(params, broadcast.params)
         payload, state = self.correction.end(delta, data.num_steps, correction)
         message = Message(payload, data.weight)
         if statistics is not None:
