@@ -220,7 +220,7 @@ def _at(params: Params, paths: set[str]) -> Params:
 
 def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
     """The paths that a selector names."""
-    if callable(where):
+    if not _is_tree_of(bool, where) and callable(where):
         paths = selected(name, where, model)
     else:
         try:
@@ -265,8 +265,14 @@ def selected(name: str, where: Callable[[Model], PyTree], model: Model) -> list[
     return list(dict.fromkeys(leaf.path for leaf in leaves))
 
 
+def _is_tree_of(kind: type, tree: PyTree) -> bool:
+    """Whether it says something of leaves, though it may be callable: a model is."""
+    leaves = jtu.tree_leaves(tree)
+    return bool(leaves) and all(isinstance(x, kind) for x in leaves)
+
+
 def _by(params: Params, by: Any) -> dict[str, Any]:
-    if callable(by):
+    if not _is_tree_of(str, by) and callable(by):
         named: dict[str, Any] = {path: by(path, x) for path, x in _by_path(params)}
     else:
         try:

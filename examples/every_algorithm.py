@@ -71,6 +71,15 @@ GROUPS = {
         "agnosticfedavg": f"{SGD} --num-domains 10 --domain label "
         "--domain-learning-rate 0.01",
     },
+    "own parts": {
+        "fedper": SGD,
+        "lgfedavg": SGD,
+        "fedrep": f"{SGD} --batching.epochs 11",
+        "fedalt": SGD,
+        "fedbn": f"{SGD} --personal layers.0.bias",
+        "fedbabu": SGD,
+        "localonly": SGD,
+    },
     "own models": {
         "ditto": f"{SGD} --lam 0.1",
         "apfl": f"{SGD} --alpha-learning-rate 0.01",
@@ -137,8 +146,8 @@ def plot(groups, output):
     for ax, (group, runs) in zip(grid.flat, groups.items(), strict=False):
         for name in runs:
             run = history(output / "runs" / name)
-            # Several models are not evaluated in between: it is that of training.
-            several = name in ("ifca", "hypcluster", "fedproto")
+            # Clusters are not evaluated in between: it is that of training.
+            several = name in ("ifca", "hypcluster")
             label = f"{name} (in training)" if several else name
             metric = "accuracy" if several else "test/accuracy"
             eqf.plot.learning_curves({label: run}, metric, ax=ax)

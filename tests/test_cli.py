@@ -7,6 +7,7 @@ import signal
 import sys
 import types
 
+import jax.random as jr
 import numpy as np
 import pytest
 
@@ -56,6 +57,7 @@ def test_every_algorithm_parses(name):
             assert got == (2 if argument.kind is int else 0.5)
         else:
             assert got == argument.default
+    assert (settings.personal, settings.frozen) == ((), ())
     if name != "fedpa":  # which needs more than one sample, and so more epochs
         assert type(settings.build()) is cls
     again = json.loads(json.dumps(settings.as_json()))
@@ -249,16 +251,9 @@ def test_seeds_in_one_program(tmp_path, capsys):
     assert "with other clients_per_round, rounds, eval_every" in line
 
 
-SEVERAL = {
-    "ifca": ["--num-clusters", "2"],
-    "fedproto": ["--num-classes", "10", "--num-features", "64"],
-}
-
-
-@pytest.mark.parametrize("name", SEVERAL)
-def test_several_models_are_evaluated_at_the_end(name, tmp_path, capsys):
-    folder = tmp_path / name
-    words = ["run", *SHORT, "--algorithm", name, *SGD, *SEVERAL[name]]
+def test_models_of_clusters_are_evaluated_at_the_end(tmp_path, capsys):
+    folder = tmp_path / "ifca"
+    words = ["run", *SHORT, "--algorithm", "ifca", *SGD, "--num-clusters", "2"]
     assert main([*words, "--output", str(folder)]) == 0
     (end,) = json.loads((folder / "result.json").read_text())
     # Of the two writers who never trained nobody knows which model is theirs.
@@ -267,6 +262,48 @@ def test_several_models_are_evaluated_at_the_end(name, tmp_path, capsys):
     capsys.readouterr()
     assert main(["table", str(folder)]) == 0
     assert f"{end['last']['test/accuracy']:.4f}" in capsys.readouterr().out
+
+
+OWN = {
+    "fedper": ["--personal", "layers.1.bias", "--frozen", "layers.0.bias"],
+    "fedproto": ["--num-classes", "10", "--num-features", "64"],
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_client_is_evaluated_on_its_own_model(name, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    words = [*SHORT, "--algorithm", name, *SGD, *OWN[name]]
+    assert main(["run", *words, "--output", str(whole)]) == 0
+    last = rows(whole / "metrics.jsonl")[-1]
+    settings, _ = settings_of(words)
+    task, algorithm = settings.of_task, settings.build()
+    train, evaluation = task.load()
+    sampler = eqf.data.UniformSampler(2, seed=0)
+    loader = eqf.data.Loader(train, sampler, settings.batching.build())
+    model, roles = task.model(jr.key(0)), None
+    if name == "fedper":
+        roles = eqf.roles(
+            model,
+            personal=lambda m: m.layers[1].bias,
+            frozen=lambda m: m.layers[0].bias,
+        )
+    solution = eqf.train(
+        *(algorithm, model, loader), num_rounds=2, key=jr.key(0), roles=roles
+    )
+    for test, dataset in evaluation.items():
+        parts = (algorithm, solution.state, dataset, task.metrics)
+        found = eqf.evaluate_personal(*parts, clients=train)
+        for metric in ("accuracy", "loss"):
+            mean = found.mean(metric)
+            assert last[f"{test}/{metric}/clients"] == pytest.approx(mean, rel=1e-5)
+    # A run that goes on has the same roles.
+    config = json.loads((whole / "config.json").read_text())
+    cut.mkdir()
+    (cut / "config.json").write_text(json.dumps(config), "utf-8")
+    assert main(["resume", str(cut)]) == 0
+    files = [folder / "metrics.jsonl" for folder in (whole, cut)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_figures_of_others_are_beside_ours(tmp_path, capsys):
@@ -358,6 +395,38 @@ REFUSED = {
         "--domain-weights 0.5 0.6",
         "`domain_weights` must be at least 0 and sum to 1",
     ),
+    "a part that there is not": (
+        "--task digits-dense --algorithm fedper --client-optim.learning-rate 1 "
+        "--personal hed",
+        "`personal` must be the name of one, got 'hed'. Did you mean 'head'? There "
+        "are: head, body, layers.",
+    ),
+    "a layer that there is not": (
+        "--recipe digits-fedavg --frozen layers.2.weight",
+        "`frozen layers` must be the name of one, got '2'. There are: 0, 1.",
+    ),
+    "a part of an array": (
+        "--recipe digits-fedavg --frozen layers.0.weight.0",
+        "'layers.0.weight' has no parts",
+    ),
+    "two roles": (
+        "--recipe digits-fedavg --personal head --frozen layers.1.bias",
+        "is named by `personal` and by `frozen`",
+    ),
+    "nothing to send": (
+        "--recipe digits-fedavg --personal head body",
+        "`FedAvg` has nothing to send",
+    ),
+    "what cannot be kept": (
+        "--task digits-dense --algorithm scaffold --client-optim.learning-rate 1 "
+        "--personal head",
+        "`Scaffold` cannot keep personal leaves",
+    ),
+    "no normalisation to keep": (
+        "--task digits-dense --algorithm fedbn --client-optim.learning-rate 1",
+        "takes its 'norms' if none are named, but that of 'digits-dense' has none. "
+        "Name others by `--personal`",
+    ),
     "no data": ("--recipe fedjax-stackoverflow-word", "`--data FOLDER`"),
     "data where there are none": (
         "--recipe fedjax-emnist-conv --data .",
@@ -382,7 +451,7 @@ def test_refused(case, tmp_path, monkeypatch, capsys):
     assert main(["run", *words.split()]) == 1
     message = capsys.readouterr().err
     assert expected in message
-    assert len(message) < 620
+    assert len(message) < 700
     assert "Traceback" not in message
     # Nor is a folder left that the next try would run into.
     assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]
@@ -398,6 +467,12 @@ def test_config_files_that_are_none(tmp_path, monkeypatch, capsys):
         (
             '{"task": "digits-dense", "algorithm": "fedavg", "numbers": {"mu": 1}}',
             "`numbers of fedavg` must be the name of one, got 'mu'",
+        ),
+        (
+            '{"task": "digits-dense", "algorithm": "fedper", "numbers": '
+            '{"client_optim": {"kind": "sgd", "learning_rate": 1.0}}, '
+            '"personal": "head"}',
+            "`personal` must be a `list` or a `tuple`, got 'head'.",
         ),
         ('{"taks": "digits-dense"}', "Did you mean 'task'?"),
     ):

@@ -28,7 +28,7 @@ SERVER = optax.adamw(0.1, weight_decay=0.5)
 
 
 def loss(model, example, key):
-    return jnp.sum((model["used"] - example["x"]) ** 2)
+    return jnp.sum((model["used"] + model["own"] - example["x"]) ** 2)
 
 
 def outputs(model, example, key):
@@ -122,11 +122,13 @@ def steps(states, cohort, key):
 
 @pytest.fixture(scope="module")
 def models():
-    model = {"used": jnp.ones(2), "unused": jnp.ones(2)}
+    model = {"used": jnp.ones(2), "own": jnp.ones(2), "unused": jnp.ones(2)}
     cohort = eqf.data.cohort(DATASET, BATCHING)
     states = {}
     for name, algorithm in ALGORITHMS.items():
-        state = algorithm.init(model, num_clients=2, key=jr.key(0))
+        where = dict.fromkeys(algorithm.needs, lambda m: m["own"])
+        roles = eqf.roles(model, **where) if where else None
+        state = algorithm.init(model, num_clients=2, key=jr.key(0), roles=roles)
         # The slots of the one device are the two clients.
         rows = jtu.tree_map(lambda x: x[None], state.clients)
         states[name] = dataclasses.replace(state, clients=rows)

@@ -4,6 +4,7 @@ says; the small forms run."""
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,6 +19,7 @@ from equifed import recipes
 from equifed.recipes._algorithms import ALGORITHMS
 from equifed.recipes._arguments import arguments_of
 from equifed.recipes._recipe import measured
+from equifed.recipes._roles import roles_of
 
 from .test_data_sets_images import femnist, parquet
 from .test_data_sqlite import example, fedjax_file, packed, texts, tff_file
@@ -155,6 +157,48 @@ def test_every_algorithm_of_a_loss_has_its_arguments_with_help():
     assert fedadam["tau"].default == 1e-3
     assert fedadam["client_optim"].required
     assert "loss" not in fedadam
+
+
+class Normed(eqx.Module):
+    """A model with all that has a name."""
+
+    first: eqx.nn.Linear
+    norm: eqx.nn.LayerNorm
+    last: eqx.nn.Linear
+
+    def __init__(self, key):
+        self.first, self.last = (eqx.nn.Linear(2, 2, key=key) for _ in range(2))
+        self.norm = eqx.nn.LayerNorm(2)
+
+
+LAST = (".last.weight", ".last.bias")
+FIRST = (".first.weight", ".first.bias")
+NORM = (".norm.weight", ".norm.bias")
+ROLES = {
+    "by default": (eqf.FedPer, (), (), LAST, ()),
+    "the body by default": (eqf.LGFedAvg, (), (), FIRST + NORM, ()),
+    "normalisation by default": (eqf.FedBN, (), (), NORM, ()),
+    "frozen by default": (eqf.FedBABU, (), (), (), LAST),
+    "frozen too": (eqf.FedRep, (), ("norm",), LAST, NORM),
+    "several": (eqf.FedAlt, ("norms", "first.bias", "norm"), (), FIRST[1:] + NORM, ()),
+    "of any algorithm": (eqf.FedAvg, (), ("head", "norms"), (), NORM + LAST),
+    "none": (eqf.FedAvg, (), (), None, None),
+}
+
+
+@pytest.mark.parametrize("case", ROLES)
+def test_parts_of_a_model_have_names(case):
+    cls, personal, frozen, is_personal, is_frozen = ROLES[case]
+    task = dataclasses.replace(
+        recipes.task("digits-dense"), make=Normed, head=lambda m: m.last
+    )
+    named: Any = {"personal": personal, "frozen": frozen}
+    found = roles_of(cls, task, task.model(jr.key(0)), named)
+    if found is None:
+        assert is_personal is None
+        return
+    assert found.of("personal") == is_personal
+    assert found.of("frozen") == is_frozen
 
 
 def test_our_figure_is_of_the_same_kind():

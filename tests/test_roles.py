@@ -71,6 +71,16 @@ def test_a_personal_leaf_stays_with_its_client():
     assert after.clients.personal.bias[2] == MODEL.bias
 
 
+def test_a_tree_like_a_model_that_can_be_called_is_no_function():
+    model = eqx.nn.Linear(2, 1, key=KEY)
+    assert callable(model)
+    own = jtu.tree_map(lambda x: x is model.bias, model)
+    found = eqf.roles(model, personal=own)
+    assert found.of("personal") == (".bias",)
+    names = jtu.tree_map(lambda x: "personal" if x else "shared", own)
+    assert eqf.roles(model, by=names) == found
+
+
 def test_a_client_has_its_own_model():
     algorithm, _, after, _ = run(fedavg, PERSONAL)
     for i in range(len(SIZES)):

@@ -1,26 +1,42 @@
 """`equifed run` and `equifed resume`: a training, kept in a folder."""
 
+import dataclasses
 import hashlib
 import pathlib
 import sys
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import jax.random as jr
 
 from .._algorithm import AbstractAlgorithm
 from .._checkpoint import Checkpointer
+from .._evaluate import Evaluated, Personal
 from .._history import ROUND, Row
 from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
+from .._roles import Roles
 from .._training import RESULTS, Solution, sweep, train
+from .._types import Model
 from ..data import FederatedDataset, Loader, UniformSampler
-from .clusters import are_several, evaluated
+from .evaluation import of_clusters, whose
 from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
 from .parsing import settings_of
 from .settings import Settings
 
 
 INTERRUPTED = 130  # what shells give for Ctrl-C
-Made: TypeAlias = tuple[AbstractAlgorithm, Loader, dict[str, FederatedDataset]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What a run is made of; that it fits together has been seen."""
+
+    algorithm: AbstractAlgorithm
+    model: Model
+    roles: Roles | None
+    loader: Loader
+    evaluation: dict[str, FederatedDataset]
+    whose: str
+    """Who uses a model."""
 
 
 def run(args: list[str]) -> int:
@@ -82,21 +98,29 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
 
 
 def _made(settings: Settings) -> Made:
-    algorithm = settings.build()
+    algorithm, model = settings.build(), settings.of_task.model(jr.key(settings.seed))
+    roles = settings.roles(model)
+    users = whose(algorithm, model, roles)
     data, evaluation = settings.of_task.load(settings.data)
     if settings.max_examples is not None:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
     sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
-    return algorithm, Loader(data, sampler, settings.batching.build()), evaluation
+    loader = Loader(data, sampler, settings.batching.build())
+    return Made(algorithm, model, roles, loader, evaluation, users)
 
 
 def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solution]:
-    task, (algorithm, loader, evaluation) = settings.of_task, made
+    task, algorithm, loader = settings.of_task, made.algorithm, made.loader
+    evaluation: dict[str, Evaluated] = {}
+    if made.whose != "cluster":
+        own = made.whose == "own"
+        evaluation = {n: Personal(x) if own else x for n, x in made.evaluation.items()}
     common = {
         "num_rounds": settings.rounds,
-        "evaluation": None if are_several(algorithm, task) else evaluation,
+        "evaluation": evaluation,
         "metrics": task.metrics,
         "eval_every": settings.eval_every,
+        "roles": made.roles,
     }
     if settings.seeds > 1:
         keys = [jr.key(settings.seed + i) for i in range(settings.seeds)]
@@ -108,7 +132,7 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
         return solutions
     key = jr.key(settings.seed)
     solution = train(
-        *(algorithm, task.model(key), loader),
+        *(algorithm, made.model, loader),
         key=key,
         logger=_logger(folder, settings),
         checkpointer=Checkpointer(
@@ -154,10 +178,9 @@ def _result(solution: Solution) -> str:
 
 
 def _evaluated(solution: Solution, settings: Settings, made: Made) -> dict[str, float]:
-    """What the last evaluation measured; of several models it is made here."""
-    algorithm, loader, evaluation = made
-    if are_several(algorithm, settings.of_task):
-        own = (loader.dataset, evaluation, settings.of_task.metrics)
-        return evaluated(algorithm, solution, *own)
+    """What the last evaluation measured; that of clusters is made here."""
+    if made.whose == "cluster":
+        parts = (made.loader.dataset, made.evaluation, settings.of_task.metrics)
+        return of_clusters(made.algorithm, solution, *parts)
     last = solution.history[-1] if solution.history else {}
     return {n: float(x) for n, x in last.items() if "/" in n}

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._algorithm import AbstractAlgorithm, AbstractClusters
-from .._check import check_count, check_seed
+from .._check import check_count, check_kind, check_seed
+from .._roles import Role, Roles
+from .._types import Model
 from ..recipes import algorithm, Batching, Recipe, recipe as recipe_of, Task, task
 from ..recipes._algorithms import build
 from ..recipes._arguments import arguments_of, as_json, checked_numbers, from_json
 from ..recipes._names import check_name
+from ..recipes._roles import roles_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,10 @@ class Settings:
     - `power_of_choice`: how many of these train, those whose loss is highest; all, if
         not given.
     - `rounds`: the number of rounds.
+    - `personal`: parts of the model that each client trains for itself and keeps, by
+        their paths (`layers.0`), or `head`, `body` or `norms`; if not given, those
+        that the algorithm needs.
+    - `frozen`: parts that nobody trains, likewise.
     - `batching`: how a client goes through its examples.
     - `max_examples`: how many examples a client has at most.
     - `seed`: of the model, of who takes part, and of all else that is random.
@@ -39,6 +46,8 @@ class Settings:
     task: str
     algorithm: str
     numbers: Mapping[str, Any]
+    personal: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     batching: Batching = Batching()
     clients_per_round: int = 10
     power_of_choice: int | None = None
@@ -105,6 +114,14 @@ class Settings:
         parts = self.numbers, self.of_task, self.batching
         return build(cls, *parts, num_chosen=chosen)
 
+    def roles(self, model: Model) -> Roles | None:
+        """Which of the model's arrays are shared, personal or frozen."""
+        named: dict[Role, tuple[str, ...]] = {
+            "personal": self.personal,
+            "frozen": self.frozen,
+        }
+        return roles_of(algorithm(self.algorithm), self.of_task, model, named)
+
     def as_json(self) -> dict[str, Any]:
         """All settings, as JSON has them."""
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -121,6 +138,8 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "task": recipe.task.name,
         "algorithm": recipe.algorithm_name,
         "numbers": checked_numbers(recipe.algorithm, recipe.numbers),
+        "personal": (),
+        "frozen": (),
         "batching": recipe.batching,
         "clients_per_round": recipe.clients_per_round,
         "power_of_choice": None,
@@ -142,6 +161,10 @@ def from_json_dict(values: Mapping[str, Any]) -> dict[str, Any]:
             f"A configuration needs `task`, `algorithm` and `numbers`, and has no "
             f"{missing[0]!r}. Give one that a run has saved: its `config.json`."
         )
+    for name in ("personal", "frozen"):
+        names = out.get(name, ())
+        check_kind(name, names, (list, tuple), 'Give `["head"]`, for example.')
+        out[name] = tuple(map(str, names))
     if isinstance(out.get("batching"), Mapping):
         out["batching"] = Batching(**out["batching"])
     arguments = arguments_of(algorithm(out["algorithm"]))

@@ -20,13 +20,12 @@ from ._task import Task
 
 
 def _all() -> dict[str, type[AbstractAlgorithm]]:
-    """Every one that is made of a loss, and of any model: the others are wrappers of
-    another one, or must be told which leaves have which role."""
+    """Every one that is made of a loss: the others are wrappers of another one."""
     out = {}
     for name, cls in sorted(vars(_algorithm).items()):
         if not inspect.isclass(cls) or not issubclass(cls, AbstractAlgorithm):
             continue
-        if "loss" in inspect.signature(cls).parameters and not cls.needs:
+        if "loss" in inspect.signature(cls).parameters:
             out[name.lower()] = cls
     return out
 

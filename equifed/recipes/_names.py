@@ -41,9 +41,9 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
 def _those(names: list[str], room: int = 420) -> str:
     """All of the names; the families alone where there are very many."""
     text = ", ".join(names)
-    if len(text) <= room:
-        return text
     families = dict.fromkeys(name.partition("-")[0] for name in names)
+    if len(text) <= room or len(families) == len(names):
+        return text
     return (
         ", ".join(f"{family}-..." for family in families)
         + f" ({len(names)} in all: see `equifed list`)"
