@@ -30,7 +30,7 @@ class _PullTo(AbstractMemoryless):
 
 
 class _TrainsOwn(AbstractWrapper):
-    """Trains the server's model, and then its own, which it keeps."""
+    """Trains the server's model, and beside it its own, which it keeps."""
 
     client: LocalSGD
     own: LocalSGD
