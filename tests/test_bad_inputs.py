@@ -115,6 +115,7 @@ _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
 METHODS_WITHOUT = {
     "data.OrderedParticipation.most_rounds": "A plan calls it, with its rounds.",
     "privacy.Deployment.like": "A plan calls it, with what a sampler says.",
+    "privacy.PrivateSGD.gradient": "Its round calls it, with a batch.",
     "privacy.PrivacyPlan.shown": "`train` calls it, with a round's metrics.",
     "privacy.PrivacyPlan.check": "`train` calls it: see `PrivacyPlan`.",
     "Broadcast.of": "Any tree is a model: what can be trained of it is.",

@@ -2,15 +2,19 @@
 
 import math
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import equifed as eqf
 import equifed.privacy as eqp
+from equifed import testing
 
 from .test_privacy import aggregated, trained
 
@@ -109,3 +113,84 @@ def test_a_training_with_local_noise(kind):
     np.testing.assert_allclose(made.deployed_epsilon(), like.epsilon(), rtol=1e-6)
     fitted = made.for_epsilon(1.0, of="deployment")
     assert 0.98 < fitted.deployed_epsilon() <= 1.0
+
+
+# Examples: noised steps within a client.
+
+
+BATCHING = eqf.data.Epochs(2, batch_size=4)
+
+
+def private_client(**kwargs):
+    kwargs = {"max_norm": math.inf, "noise_multiplier": 0.0, **kwargs}
+    return eqp.PrivateSGD(testing.noisy_loss, optax.sgd(0.1), BATCHING, **kwargs)
+
+
+def test_without_clipping_and_noise_it_is_local_sgd():
+    loader = eqf.data.Loader(
+        testing.ragged_clients((8, 4, 12, 0)), eqf.data.AllClients(), BATCHING
+    )
+    plain = eqf.FedAvg(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    own = eqx.tree_at(lambda a: a.client, plain, private_client())
+    models = [
+        eqf.train(a, testing.Linear(), loader, num_rounds=3, key=jr.key(1)).model
+        for a in (plain, own)
+    ]
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)  # noqa: E731
+    jtu.tree_map(close, *models)
+
+
+def line(params, example, key):
+    return jnp.vdot(params, example)  # whose gradient is the example
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3),
+    st.floats(0.125, 1024, width=32),
+)
+def test_an_example_changes_the_sum_by_the_bound_at_most(numbers, bound):
+    examples = jnp.asarray([[1.0, 2.0, 0.5], numbers, [0.0, 0.1, 3.0]])
+    with_it = of_a_batch(examples, jnp.asarray([True, True, True]), bound)
+    without = of_a_batch(examples, jnp.asarray([True, False, True]), bound)
+    change = 3 * (np.asarray(with_it) - np.asarray(without))
+    assert np.linalg.norm(change) <= bound * (1 + 1e-4) + 1e-4
+    if np.linalg.norm(numbers) <= 0.99 * bound:
+        np.testing.assert_allclose(change, numbers, rtol=1e-4, atol=1e-2)
+
+
+@jax.jit
+def of_a_batch(examples, mask, bound, noise=0.0):
+    client = eqp.PrivateSGD(
+        line, optax.sgd(0.1), BATCHING, max_norm=bound, noise_multiplier=noise
+    )
+    keys = {"key": jr.key(0), "noise_key": jr.key(1)}
+    params = jnp.zeros(examples.shape[1:])
+    return client.gradient(params, None, examples, mask, **keys)[0]
+
+
+def test_the_noise_of_a_step():
+    got = of_a_batch(
+        jnp.zeros((4, 20_000)), jnp.asarray([True] * 3 + [False]), 2.0, 3.0
+    )
+    np.testing.assert_allclose(np.std(got), 1.5, rtol=0.03)  # 3 * 2 / 4, all four
+    assert abs(np.mean(got)) < 0.05
+    bad = jnp.asarray([[np.nan, 0.0], [3.0, 4.0]])
+    got = of_a_batch(bad, jnp.asarray([True, True]), 1.0)
+    np.testing.assert_allclose(got, [0.3, 0.4], rtol=1e-6)
+
+
+def test_an_example_pays_for_its_epochs():
+    sampler = eqf.data.ShuffledSampler(2)
+    client = private_client(max_norm=1.0, noise_multiplier=5.0)
+    sizes = {"num_clients": COUNT, "num_rounds": 6, "delta": DELTA}
+    made = eqp.ExampleLevelPlan(sampler, client, **sizes)
+    # Of eight clients two a round: six rounds begin two passes, of two epochs each.
+    exact = dpa.get_epsilon_gaussian(5.0 / math.sqrt(4), DELTA)
+    np.testing.assert_allclose(made.epsilon(), exact, rtol=1e-3)
+    exact = dpa.get_epsilon_gaussian(5.0 / math.sqrt(2), DELTA)
+    np.testing.assert_allclose(made.epsilon(4), exact, rtol=1e-3)
+    assert made.epsilon(0) == 0
+    assert 1.99 < made.for_epsilon(2.0).epsilon() <= 2.0
+    none = eqp.ExampleLevelPlan(sampler, private_client(max_norm=1.0), **sizes)
+    assert none.epsilon() == math.inf

@@ -7,6 +7,10 @@ from .clipping import (
 )
 from .deployment import Deployment as Deployment
 from .distributed import DistributedDiscreteGaussian as DistributedDiscreteGaussian
+from .example_level import (
+    ExampleLevelPlan as ExampleLevelPlan,
+    PrivateSGD as PrivateSGD,
+)
 from .local import LocalGaussian as LocalGaussian, LocalLaplace as LocalLaplace
 from .mean import PrivateMean as PrivateMean
 from .mechanism import AbstractMechanism as AbstractMechanism

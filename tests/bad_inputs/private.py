@@ -165,6 +165,69 @@ TABLE["privacy.DistributedDiscreteGaussian"] = {
         "a Poisson sample of fewer clients than expected would have too little",
     ),
 }
+
+
+def private_sgd(loss=LOSS, batching=BATCHING, **kwargs):
+    kwargs = {"max_norm": 1.0, "noise_multiplier": 1.0, **kwargs}
+    return eqp.PrivateSGD(loss, SGD, batching, **kwargs)
+
+
+def of_examples(client=None, **kwargs):
+    sampler = kwargs.pop("sampler", eqf.data.UniformSampler(4))
+    kwargs = {"num_clients": COUNT, "num_rounds": 5, "delta": 1e-3, **kwargs}
+    return eqp.ExampleLevelPlan(sampler, client or private_sgd(), **kwargs)
+
+
+TABLE["privacy.PrivateSGD"] = {
+    "norm 0": (
+        lambda: private_sgd(max_norm=0.0),
+        ValueError,
+        "`max_norm` must be more than 0",
+    ),
+    "less than no noise": (
+        lambda: private_sgd(noise_multiplier=-1.0),
+        ValueError,
+        "`noise_multiplier` must be at least 0",
+    ),
+    "a loss of a batch": (
+        lambda: private_sgd(eqf.Stateful(LOSS)),
+        ValueError,
+        "no example has a gradient of its own",
+    ),
+}
+TABLE["privacy.ExampleLevelPlan"] = {
+    "delta 0": (
+        lambda: of_examples(delta=0),
+        ValueError,
+        "`delta` must be more than 0",
+    ),
+    "batches that are filled up": (
+        lambda: of_examples(private_sgd(batching=eqf.data.Steps(3, batch_size=4))),
+        ValueError,
+        "batches that are filled up may have one twice",
+    ),
+    "weights": (
+        lambda: of_examples(
+            sampler=eqf.data.WeightedSampler(4, np.ones(COUNT))
+        ).epsilon(),
+        ValueError,
+        "weights make some clients likelier than others",
+    ),
+}
+TABLE["privacy.ExampleLevelPlan.epsilon"] = {
+    "more rounds": (
+        lambda: of_examples().epsilon(6),
+        ValueError,
+        "must be at most 5, got 6",
+    ),
+}
+TABLE["privacy.ExampleLevelPlan.for_epsilon"] = {
+    "0": (
+        lambda: of_examples().for_epsilon(0.0),
+        ValueError,
+        "`epsilon` must be more than 0",
+    ),
+}
 for _kind in (eqp.LocalGaussian, eqp.LocalLaplace):
     TABLE[f"privacy.{_kind.__name__}"] = {
         "norm 0": (
