@@ -28,7 +28,7 @@ from .._tree import (
     tree_add,
     tree_cast_like,
     tree_divide,
-    tree_isfinite,
+    tree_norm,
     tree_sub,
     tree_wide,
 )
@@ -37,7 +37,7 @@ from .._wire import CHANGE, Message
 from ..data import AbstractBatching, AbstractSampler, Epochs
 from ..data._sampler import Participation
 from .accounting import Accounted, check_known, epsilon_of, make_accountant, most_rounds
-from .clipping import FlatClip, scaled_to
+from .clipping import FlatClip
 from .extra import dp_accounting
 from .noise import normal_like, scaled_noise
 
@@ -121,22 +121,22 @@ class PrivateSGD(AbstractClient):
         """The noised mean of a batch's clipped gradients, and the metrics of its
         examples, summed."""
 
-        def one(example: Example, key: PRNGKeyArray, there: Array) -> tuple:
+        def one(example: Example, key: PRNGKeyArray) -> tuple:
             def value(params: Params) -> tuple[Array, Metrics]:
                 model = eqx.combine(params, rest)
                 return example_metrics(self.loss, model, example, key)
 
             grads, metrics = jax.grad(value, has_aux=True)(params)
-            there = there & tree_isfinite(grads)
-            clipped = scaled_to(tree_wide(grads), self.max_norm)
-            kept = jtu.tree_map(
-                lambda x: jnp.where(there, x, jnp.zeros_like(x)), clipped
-            )
-            return kept, metrics
+            grads = tree_wide(grads)
+            return grads, tree_norm(grads), metrics
 
         keys = jr.split(key, mask.shape[0])
-        clipped, metrics = jax.vmap(one)(examples, keys, mask)
-        total = jtu.tree_map(lambda x: x.sum(0), clipped)
+        grads, norms, metrics = jax.vmap(one)(examples, keys)
+        # A norm is finite if all numbers are; one that overflowed would count 0 anyway.
+        there = mask & jnp.isfinite(norms)
+        long = there & (norms > self.max_norm)
+        shrink = jnp.where(long, self.max_norm / jnp.where(long, norms, 1), 1)
+        total = jtu.tree_map(lambda x: _weighed(there, shrink, x), grads)
         # Without noise the bound may be infinite, and their product is 0.
         none = self.noise_multiplier == 0
         scale = self.noise_multiplier * jnp.where(none, 0, self.max_norm)
@@ -163,6 +163,16 @@ class PrivateSGD(AbstractClient):
         carry = (start, reseed_noise(optim.init(start), noise_key), metrics)
         params, _, metrics = data.fold(step, carry)
         return Message(tree_sub(params, start), data.weight), state, metrics
+
+
+def _weighed(
+    there: Bool[Array, " batch"], scale: Float[Array, " batch"], x: Array
+) -> Array:
+    """The scaled sum of those that are there: a product, which is faster than a sum of
+    products that were computed before."""
+    rows = jnp.where(there[:, None], x.reshape(x.shape[0], -1), 0)
+    total = jnp.matmul(scale.astype(x.dtype), rows, precision="highest")
+    return total.reshape(x.shape[1:])
 
 
 class ExampleLevelPlan(eqx.Module):
