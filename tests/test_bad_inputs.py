@@ -49,6 +49,8 @@ WITHOUT = {
     "data.FixedSizeParticipation": "A sampler makes it.",
     "data.OrderedParticipation": "A sampler makes it.",
     "data.PoissonParticipation": "A sampler makes it.",
+    "privacy.AuditReport": "`Audit.report` makes it.",
+    "privacy.CanaryClient": "`Audit.algorithm` makes it.",
     "privacy.IndependentNoise": "It takes no argument.",
     "Participants": _MADE,
     "RESULTS": "An enumeration.",

@@ -1,5 +1,7 @@
 """Privacy by a plan that is what was run."""
 
+from .audit import Audit as Audit
+from .canary import CanaryClient as CanaryClient
 from .clipping import (
     AbstractClipping as AbstractClipping,
     FlatClip as FlatClip,
@@ -7,6 +9,7 @@ from .clipping import (
 )
 from .deployment import Deployment as Deployment
 from .distributed import DistributedDiscreteGaussian as DistributedDiscreteGaussian
+from .estimates import AuditReport as AuditReport
 from .example_level import (
     ExampleLevelPlan as ExampleLevelPlan,
     PrivateSGD as PrivateSGD,

@@ -331,3 +331,74 @@ TABLE["privacy.PrivacyPlan.for_epsilon"] = {
         "This plan has no deployment",
     ),
 }
+
+
+def audit(**kwargs):
+    return eqp.Audit(testing.ragged_clients((4, 4)), **{"num_canaries": 4, **kwargs})
+
+
+def reported(model=None, **kwargs):
+    found = audit()
+    algorithm = found.algorithm(eqf.FedAvg(LOSS, SGD, BATCHING))
+    state = algorithm.init(testing.Linear(), num_clients=6)
+    model = testing.Linear() if model is None else model
+    return found.report(model, state, **{"delta": 1e-3, **kwargs})
+
+
+TABLE["privacy.Audit"] = {
+    "one canary": (
+        lambda: audit(num_canaries=1),
+        ValueError,
+        "`num_canaries` must be at least 2, got 1",
+    ),
+    "no norm": (lambda: audit(norm=0.0), ValueError, "`norm` must be more than 0"),
+    "no dataset": (
+        lambda: eqp.Audit([1, 2], num_canaries=4),  # pyright: ignore[reportArgumentType]
+        TypeError,
+        "`dataset` must be",
+    ),
+}
+TABLE["privacy.Audit.loader"] = {
+    "an info": (
+        lambda: audit().loader(
+            eqf.data.AllClients(), BATCHING, info=lambda round, clients: clients
+        ),
+        ValueError,
+        "An audit's `info` says which clients are canaries",
+    ),
+}
+TABLE["privacy.Audit.algorithm"] = {
+    "no client": (
+        lambda: audit().algorithm(eqf.Mime(LOSS, SGD, BATCHING)),
+        TypeError,
+        "An audit needs an algorithm with a `client`",
+    ),
+}
+TABLE["privacy.Audit.report"] = {
+    "delta 0": (lambda: reported(delta=0), ValueError, "`delta` must be more than 0"),
+    "confidence 1": (
+        lambda: reported(confidence=1.0),
+        ValueError,
+        "`confidence` must be less than 1",
+    ),
+    "no training": (
+        lambda: reported(),
+        ValueError,
+        "The change of the model is 0 or not finite",
+    ),
+    "another model": (
+        lambda: reported(model={"a": np.ones(2)}),
+        ValueError,
+        "`before` must be the model with which the training began",
+    ),
+}
+TABLE["privacy.Audit.scores"] = {
+    "another model": (
+        lambda: audit().scores(
+            {"a": np.ones(2)},
+            eqf.FedAvg(LOSS, SGD, BATCHING).init(testing.Linear(), num_clients=6),
+        ),
+        ValueError,
+        "`before` must be the model with which the training began",
+    ),
+}

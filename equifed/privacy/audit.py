@@ -1,0 +1,200 @@
+"""An audit: canaries take part in a training, and are looked for in its model.
+
+A canary is one more client of the population, drawn as any other, that sends a random
+direction of a norm far above what is clipped to. Half of them, by the toss of a coin,
+are a part of the training; the others are drawn and send nothing. Whoever can tell from
+the model which are which bounds the epsilon of what was run from below: a mechanism
+that clips too little, or adds less noise than it says, is found out by one training.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import ArrayLike, Bool, Float, Int
+
+from .._algorithm import AbstractAlgorithm
+from .._check import as_number, check_count, check_number, check_seed, checked
+from .._client import AbstractClient
+from .._round import State
+from .._tree import leaves_by_path, tree_norm
+from .._types import Model
+from .._words import shown
+from ..data import AbstractBatching, AbstractSampler, FederatedDataset, Loader
+from .canary import CanaryClient, direction_of
+from .estimates import AuditReport, report
+
+
+class Audit:
+    """Canaries for one training.
+
+    !!! example
+
+        ```python
+        audit = eqf.privacy.Audit(dataset, num_canaries=200)
+        plan = eqf.privacy.PrivacyPlan(
+            sampler, mechanism, num_clients=audit.dataset.num_clients, ...
+        )
+        algorithm = audit.algorithm(
+            eqf.FedAvg(loss, optim, batching, aggregator=plan.mechanism)
+        )
+        loader = audit.loader(plan.sampler, batching)
+        solution = eqf.train(algorithm, model, loader, ..., privacy=plan)
+        found = audit.report(model, solution.state, delta=plan.delta)
+        assert found.lower_bound <= plan.epsilon()
+        ```
+
+    Each canary's direction must be all but orthogonal to the others', so that the
+    model needs many more params than there are canaries. Needs the extra `privacy`.
+    """
+
+    dataset: FederatedDataset
+    """The population, with the canaries behind it."""
+    included: Bool[np.ndarray, " canaries"]
+    """Which of them are a part of the training."""
+
+    @checked(dataset="Build one with `FederatedDataset.from_arrays` or its siblings.")
+    def __init__(
+        self,
+        dataset: FederatedDataset,
+        *,
+        num_canaries: int,
+        norm: ArrayLike = 1000.0,
+        seed: int = 0,
+    ):
+        """**Arguments:**
+
+        - `dataset`: the population.
+        - `num_canaries`: how many there are: 2 at least, and some hundreds to find a
+            small epsilon.
+        - `norm`: of a canary's message. A mechanism clips it; one that does not is
+            found out.
+        - `seed`: of the directions, and of the coins.
+        """
+        check_count("num_canaries", num_canaries, least=2)
+        self._norm = as_number("norm", norm, least=0, strict=True)
+        self._key = jr.key(check_seed(seed))
+        self._first = dataset.num_clients
+        coins = np.random.Generator(np.random.Philox(seed)).random(num_canaries) < 0.5
+        if coins.all() or not coins.any():
+            coins[0] = not coins[0]  # there is someone to be told from
+        self.included = coins
+        # They borrow an example, which nobody learns from.
+        lender = int(np.argmax(dataset.client_sizes > 0))
+        example = {n: x[:1] for n, x in dataset.client(lender).items()}
+        canaries = {f"canary {i}": example for i in range(num_canaries)}
+        more = FederatedDataset.from_mapping(canaries)
+        self.dataset = FederatedDataset.concatenate([dataset, more])
+
+    @property
+    def num_canaries(self) -> int:
+        return len(self.included)
+
+    def loader(
+        self, sampler: AbstractSampler, batching: AbstractBatching, **options: Any
+    ) -> Loader:
+        """A loader of the population with the canaries, which says who they are.
+
+        **Arguments:**
+
+        - `sampler`, `batching`, and the rest: as of [`equifed.data.Loader`][].
+        """
+        if "info" in options:
+            raise ValueError(
+                "An audit's `info` says which clients are canaries, got another one. "
+                "Leave it out, or audit a training without it."
+            )
+        return Loader(self.dataset, sampler, batching, info=self._info, **options)
+
+    def algorithm(self, algorithm: AbstractAlgorithm) -> AbstractAlgorithm:
+        """The algorithm, with clients that are canaries where the loader says so.
+
+        **Arguments:**
+
+        - `algorithm`: one whose `client` is an [`equifed.AbstractClient`][].
+        """
+        client = getattr(algorithm, "client", None)
+        if not isinstance(client, AbstractClient):
+            raise TypeError(
+                "An audit needs an algorithm with a `client`, such as `FedAvg`, got "
+                f"{shown(algorithm)}."
+            )
+        included = jnp.asarray(self.included)
+        canary = CanaryClient(client, self._key, self._norm, included)
+        return eqx.tree_at(lambda a: a.client, algorithm, canary)
+
+    def scores(self, before: Model, state: State) -> Float[np.ndarray, " canaries"]:
+        """The cosine of each canary's direction with the change of the params.
+
+        **Arguments:**
+
+        - `before`: the model with which the training began.
+        - `state`: where it ended: `solution.state`.
+        """
+        change = self._change(before, state)
+        key, norm = self._key, tree_norm(change)
+
+        def score(number: jax.Array) -> jax.Array:
+            direction = direction_of(key, number, change)
+            return sum(map(jnp.vdot, direction, change), start=jnp.zeros(()))
+
+        # One direction at a time: all of them may not fit.
+        each = jax.jit(lambda i: jax.lax.map(score, i))(jnp.arange(self.num_canaries))
+        return np.asarray(each) / float(norm)
+
+    def report(
+        self,
+        before: Model,
+        state: State,
+        *,
+        delta: float,
+        confidence: float = 0.95,
+    ) -> AuditReport:
+        """What the training's last model gives away of the canaries.
+
+        **Arguments:**
+
+        - `before`: the model with which the training began.
+        - `state`: where it ended: `solution.state`.
+        - `delta`: that of the plan.
+        - `confidence`: of the lower bound and the interval.
+
+        **Raises:**
+
+        `ValueError` if the training did not change the model, or it is not finite.
+        """
+        check_number("delta", delta, least=0, strict=True, below=1)
+        check_number("confidence", confidence, least=0.5, strict=True, below=1)
+        scores = self.scores(before, state)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "The change of the model is 0 or not finite, so that no canary can be "
+                "looked for. See `solution.result`."
+            )
+        change = self._change(before, state)
+        return report(
+            scores[self.included],
+            scores[~self.included],
+            dimension=sum(x.size for x in change),
+            delta=float(delta),
+            confidence=float(confidence),
+        )
+
+    def _change(self, before: Model, state: State) -> list[jax.Array]:
+        """Of the params that were trained and sent, array by array, as in a message."""
+        old, new = leaves_by_path(before), leaves_by_path(state.params)
+        if not set(new) <= set(old):
+            raise ValueError(
+                "`before` must be the model with which the training began, got "
+                f"{shown(before)}, which has other arrays."
+            )
+        wide = jnp.result_type(float)
+        return [x.astype(wide) - old[n].astype(wide) for n, x in new.items()]
+
+    def _info(
+        self, round: int, clients: Int[np.ndarray, " clients"]
+    ) -> Int[np.ndarray, " clients"]:
+        return np.where(clients >= self._first, clients - self._first, -1)

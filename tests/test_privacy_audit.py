@@ -1,0 +1,162 @@
+"""An audit finds a mechanism that is not what it says, and lets a right one pass."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+import equifed.privacy as eqp
+from equifed import testing
+from equifed.privacy.estimates import epsilon_of_normals, report
+
+
+dpa = pytest.importorskip("dp_accounting")
+
+BATCHING = eqf.data.Epochs(1, batch_size=2)
+DATASET = testing.ragged_clients((3, 2, 4, 1))
+SIZE = 16384
+CANARIES = 300
+
+
+class Wide(eqx.Module):
+    """A model of many params, of which its loss makes little use."""
+
+    weight: jnp.ndarray
+    bias: jnp.ndarray
+
+    def __init__(self):
+        self.weight, self.bias = jnp.zeros((64, SIZE // 64)), jnp.zeros(())
+
+
+def loss(model, example, key):
+    return jnp.square(model.weight[0, 0] + model.bias - example["y"])
+
+
+class Weak(eqp.PrivateMean):
+    """Says one thing and does another."""
+
+    fault: str = eqx.field(static=True, kw_only=True)
+
+    def encode(self, message, state, *, key):
+        wrong = self if self.fault != "no clipping" else self._with(math.inf)
+        return eqp.PrivateMean.encode(wrong, message, state, key=key)
+
+    def decode(self, encoded, state, *, key):
+        scale = 0.05 if self.fault == "little noise" else 1.0
+        multiplier = self.noise_multiplier * scale
+        less = eqx.tree_at(lambda m: m.noise_multiplier, self, multiplier)
+        return eqp.PrivateMean.decode(less, encoded, state, key=key)
+
+    def _with(self, norm):
+        return dataclasses.replace(self, clipping=eqp.FlatClip(norm))
+
+
+def audited(fault="none", sampler=None, num_rounds=2):
+    audit = eqp.Audit(DATASET, num_canaries=CANARIES, seed=3)
+    sampler = eqf.data.AllClients() if sampler is None else sampler
+    count = audit.dataset.num_clients
+    expected = sampler.participation(count).expected
+    mechanism = Weak(
+        eqp.FlatClip(1.0), noise_multiplier=1.0, expected_clients=expected, fault=fault
+    )
+    plan = eqp.PrivacyPlan(
+        sampler, mechanism, num_clients=count, num_rounds=num_rounds, delta=1e-5
+    ).for_epsilon(1.5)
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING, aggregator=plan.mechanism)
+    solution = eqf.train(
+        audit.algorithm(algorithm),
+        model := Wide(),
+        audit.loader(plan.sampler, BATCHING),
+        num_rounds=num_rounds,
+        key=jr.key(2),
+        privacy=plan,
+    )
+    return plan, audit.report(model, solution.state, delta=plan.delta)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    (None, eqf.data.PoissonSampler(0.5), eqf.data.ShuffledSampler(152)),
+    ids=("all", "poisson", "passes"),
+)
+def test_a_right_mechanism_passes(sampler):
+    plan, found = audited(sampler=sampler)
+    assert found.lower_bound <= plan.epsilon()
+    assert found.interval[0] <= plan.epsilon()
+    assert 0.5 < found.auroc < 0.8
+    assert len(found.included) + len(found.excluded) == CANARIES
+
+
+@pytest.mark.parametrize("fault", ("little noise", "no clipping"))
+def test_a_broken_one_is_found_out(fault):
+    plan, found = audited(fault)
+    assert found.lower_bound > 1.5 * plan.epsilon()
+    assert found.estimate > 5 * plan.epsilon()
+    assert found.auroc > 0.99
+
+
+def test_of_all_clients_in_one_round_the_estimate_is_the_gaussian_s_epsilon():
+    plan, found = audited(num_rounds=1)
+    exact = dpa.get_epsilon_gaussian(plan.noise_multiplier, plan.delta)
+    np.testing.assert_allclose(plan.epsilon(), exact, rtol=2e-3)
+    low, high = found.interval
+    assert low < exact < high
+
+
+@pytest.mark.parametrize("multiplier", (0.5, 1.0, 4.0))
+def test_two_normals_of_one_variance_are_a_gaussian_mechanism(multiplier):
+    null = 0.01
+    got = epsilon_of_normals(null / multiplier, null, null, 1e-5)
+    exact = dpa.get_epsilon_gaussian(multiplier, 1e-5)
+    np.testing.assert_allclose(got, exact, rtol=1e-3)
+    assert epsilon_of_normals(0.0, null, null, 1e-5) == 0.0
+
+
+def test_a_canary_sends_its_direction_or_nothing():
+    audit = eqp.Audit(DATASET, num_canaries=6, norm=5.0, seed=1)
+    mean = eqf.FixedDenominatorMean(1.0)
+    algorithm = audit.algorithm(
+        eqf.FedAvg(loss, optax.sgd(0.0), BATCHING, aggregator=mean)
+    )
+    loader = audit.loader(eqf.data.AllClients(), BATCHING)
+    solution = eqf.train(algorithm, Wide(), loader, num_rounds=1, key=jr.key(0))
+    # The sum of the directions of those that are included, five times as long.
+    change = jnp.concatenate([x.reshape(-1) for x in jtu.tree_leaves(solution.model)])
+    count = audit.included.sum()
+    assert 0 < count < 6
+    length = np.linalg.norm(change)
+    np.testing.assert_allclose(length, 5 * np.sqrt(count), rtol=0.1)
+    cosines = audit.scores(Wide(), solution.state)
+    expected = np.where(audit.included, 1 / np.sqrt(count), 0.0)
+    np.testing.assert_allclose(cosines, expected, atol=4 / np.sqrt(SIZE))
+    # The clients of the data are as they were, and the loss is theirs.
+    assert solution.history[0]["clients"] == 4 + count
+    alone = eqf.train(
+        eqf.FedAvg(loss, optax.sgd(0.0), BATCHING, aggregator=mean),
+        Wide(),
+        eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING),
+        num_rounds=1,
+        key=jr.key(0),
+    )
+    np.testing.assert_allclose(
+        solution.history[0]["loss"], alone.history[0]["loss"], rtol=1e-6
+    )
+
+
+def test_the_bound_holds_where_there_is_nothing_to_find():
+    # Twenty audits of nothing at all: at 95 % about one bound may be above 0.
+    rng = np.random.default_rng(0)
+    above = 0
+    for _ in range(20):
+        included, excluded = rng.normal(size=(2, 60)) / 64
+        found = report(included, excluded, dimension=4096, delta=1e-5, confidence=0.95)
+        above += found.lower_bound > 0
+        assert found.interval[0] <= found.estimate <= found.interval[1]
+    assert above <= 3
