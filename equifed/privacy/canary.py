@@ -33,6 +33,16 @@ class CanaryClient(AbstractWrapper):
     norm: Float[Array, ""]
     included: Bool[Array, " canaries"]
 
+    def __init__(
+        self,
+        client: AbstractClient,
+        key: PRNGKeyArray,
+        norm: Float[Array, ""],
+        included: Bool[Array, " canaries"],
+    ):
+        self.client, self.key = client, key
+        self.norm, self.included = norm, included
+
     @property
     def sends(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.client.sends

@@ -70,7 +70,7 @@ def _plausible(
     """The corners of what the true mean and spread may be, each with half the doubt;
     and the spread among these of which the epsilon is least."""
     doubt = (1 - confidence) / 4  # on either side of either of the two
-    width = scipy.stats.t.isf(doubt, count - 1) * spread / math.sqrt(count)
+    width = float(scipy.stats.t.isf(doubt, count - 1)) * spread / math.sqrt(count)
     least, most = (
         spread * math.sqrt((count - 1) / scipy.stats.chi2.ppf(p, count - 1))
         for p in (1 - doubt, doubt)
