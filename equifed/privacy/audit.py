@@ -143,7 +143,7 @@ class Audit:
 
         # One direction at a time: all of them may not fit.
         each = jax.jit(lambda i: jax.lax.map(score, i))(jnp.arange(self.num_canaries))
-        return np.asarray(each) / float(norm)
+        return np.asarray(each / norm)
 
     def report(
         self,
