@@ -133,9 +133,18 @@ class Audit:
 
         - `before`: the model with which the training began.
         - `state`: where it ended: `solution.state`.
+
+        **Raises:**
+
+        `ValueError` if the training did not change the model, or it is not finite.
         """
         change = self._change(before, state)
         key, norm = self._key, tree_norm(change)
+        if not 0 < float(norm) < np.inf:
+            raise ValueError(
+                "The change of the model is 0 or not finite, so that no canary can be "
+                "looked for. See the solution's `result`."
+            )
 
         def score(number: jax.Array) -> jax.Array:
             direction = direction_of(key, number, change)
@@ -169,11 +178,6 @@ class Audit:
         check_number("delta", delta, least=0, strict=True, below=1)
         check_number("confidence", confidence, least=0.5, strict=True, below=1)
         scores = self.scores(before, state)
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                "The change of the model is 0 or not finite, so that no canary can be "
-                "looked for. See `solution.result`."
-            )
         change = self._change(before, state)
         return report(
             scores[self.included],
