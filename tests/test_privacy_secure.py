@@ -195,9 +195,9 @@ def test_the_clients_add_the_noise_together():
     assert out.count == 3
 
 
-def test_the_paper_s_theorem():
+def test_the_paper_s_proposition():
     dpa = pytest.importorskip("dp_accounting")
-    sampler, rounds, n, z, g, d = eqf.data.UniformSampler(4), 5, 4, 3.0, 0.4, 8
+    sampler, rounds, n, z, g, d = eqf.data.UniformSampler(4), 5, 4, 1.5, 0.9, 8
     made = plan(sampler, distributed(noise=z, step=g))
     assert made.adjacency == "zero out one"
     sigma2 = z**2 / n  # in units of the bound on a message
@@ -210,10 +210,13 @@ def test_the_paper_s_theorem():
     tau = 10 * sum(
         math.exp(-2 * math.pi**2 * sigma2 / g**2 * k / (k + 1)) for k in range(1, n)
     )
-    one = min(
-        math.sqrt(delta2 / (n * sigma2) + tau * d / 2),
-        math.sqrt(delta2 / (n * sigma2)) + tau * math.sqrt(d),
+    # Of the rounded message, in steps, the sum of absolute values.
+    delta1 = min(math.sqrt(d * delta2) / g, delta2 / g**2) * g
+    root_n_sigma = math.sqrt(n * sigma2)
+    one = math.sqrt(
+        delta2 / (n * sigma2) + 2 * tau * delta1 / root_n_sigma + tau**2 * d
     )
+    assert one > 1.001 * math.sqrt(delta2 / (n * sigma2))
     accountant = dpa.rdp.RdpAccountant()
     accountant.compose(dpa.ZCDpEvent(one**2 / 2), rounds)
     np.testing.assert_allclose(made.epsilon(), accountant.get_epsilon(1e-3), rtol=1e-6)

@@ -70,8 +70,11 @@ class DistributedDiscreteGaussian(AbstractMechanism):
     \sigma^2 / \gamma^2)$ a round is $\frac12 \varepsilon^2$-concentrated differentially
     private for
 
-    $$\varepsilon = \min \Bigl\{ \sqrt{\tfrac{\Delta_2^2}{n \sigma^2} + \tfrac12 \tau
-    d},\; \tfrac{\Delta_2}{\sqrt n \sigma} + \tau \sqrt d \Bigr\}.$$
+    $$\varepsilon^2 = \frac{\Delta_2^2}{n \sigma^2} + \frac{2 \tau \Delta_1}{\sqrt n
+    \sigma} + \tau^2 d, \quad \Delta_1 = \Delta_2 \min \bigl\{ \sqrt d, \Delta_2 /
+    \gamma \bigr\}$$
+
+    (proposition 14; integers have no larger sum of absolute values than of squares).
 
     The noise is that of $n$ clients, so all must come: a plan takes samplers of a fixed
     cohort alone, and gains nothing by the drawing. A client without examples, or whose
@@ -252,13 +255,12 @@ def concentrated_epsilon(
     step: float,
     size: int,
 ) -> float:
-    """The epsilon of one round, in units of the clipping's bound (theorem 1)."""
+    """The epsilon of one round, in units of the clipping's bound (proposition 14; of
+    its bounds the one that is the least for tau below 1)."""
     own = noise_multiplier**2 / num_clients / step**2  # a client's variance
     tau = 10 * sum(
         math.exp(-2 * math.pi**2 * own * k / (k + 1)) for k in range(1, num_clients)
     )
-    plain = sensitivity / noise_multiplier
-    return min(
-        math.sqrt(plain**2 + tau * size / 2),
-        plain + tau * math.sqrt(size),
-    )
+    in_euclid = sensitivity / noise_multiplier
+    in_sum = in_euclid * min(math.sqrt(size), sensitivity / step)
+    return math.sqrt(in_euclid**2 + 2 * tau * in_sum + tau**2 * size)
