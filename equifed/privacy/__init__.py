@@ -1,6 +1,9 @@
 """Privacy by a plan that is what was run."""
 
+from .adaptive import AdaptiveClip as AdaptiveClip
 from .audit import Audit as Audit
+from .banded import BandedNoise as BandedNoise
+from .buffered import BufferedToeplitzNoise as BufferedToeplitzNoise
 from .canary import CanaryClient as CanaryClient
 from .clipping import (
     AbstractClipping as AbstractClipping,
@@ -20,3 +23,4 @@ from .mechanism import AbstractMechanism as AbstractMechanism
 from .modular import ModularMean as ModularMean
 from .noise import AbstractNoise as AbstractNoise, IndependentNoise as IndependentNoise
 from .plan import PrivacyPlan as PrivacyPlan
+from .tree import TreeNoise as TreeNoise

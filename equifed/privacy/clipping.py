@@ -57,7 +57,8 @@ class AbstractClipping(eqx.Module):
     @abc.abstractmethod
     def share(self, noise_multiplier: Float[Array, ""]) -> Float[Array, ""]:
         """The noise multiplier of the messages alone, if with the other sum together it
-        is to be `noise_multiplier`."""
+        is to be `noise_multiplier`. Refuses one that the other sum leaves nothing of,
+        where it is known."""
 
     @abc.abstractmethod
     def update(

@@ -84,6 +84,7 @@ class PrivateMean(AbstractMechanism):
                 "each message must have the same bound in all of them, but that of "
                 f"`{type(self.clipping).__name__}` changes. Clip with `FlatClip`."
             )
+        self.clipping.share(self.noise_multiplier)
 
     @property
     def gathers(self):

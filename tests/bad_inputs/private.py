@@ -70,6 +70,87 @@ TABLE["privacy.GroupClip"] = {
         "`shares` names the group 'a', of which no array is",
     ),
 }
+TABLE["privacy.AdaptiveClip"] = {
+    "norm 0": (
+        lambda: eqp.AdaptiveClip(0.0, indicator_stddev=1.0),
+        ValueError,
+        "`initial_norm` must be more than 0",
+    ),
+    "beyond all norms": (
+        lambda: eqp.AdaptiveClip(1.0, indicator_stddev=1.0, quantile=1.5),
+        ValueError,
+        "`quantile` must be at most 1",
+    ),
+    "an indicator beyond the budget": (
+        lambda: eqp.PrivateMean(
+            eqp.AdaptiveClip(1.0, indicator_stddev=0.5),
+            noise_multiplier=1.0,
+            expected_clients=4.0,
+        ),
+        ValueError,
+        "`indicator_stddev` must be more than half of the noise multiplier 1, got 0.5",
+    ),
+    "correlated noise": (
+        lambda: eqp.PrivateMean(
+            eqp.AdaptiveClip(1.0, indicator_stddev=2.0),
+            noise_multiplier=1.0,
+            expected_clients=4.0,
+            noise=eqp.TreeNoise(),
+        ),
+        ValueError,
+        "`TreeNoise` is correlated over rounds",
+    ),
+}
+TABLE["privacy.TreeNoise"] = {
+    "random samples": (
+        lambda: plan(mech=mechanism(noise=eqp.TreeNoise())),
+        ValueError,
+        "Of Poisson sampling with `TreeNoise` no bound is known",
+    ),
+}
+TABLE["privacy.BandedNoise"] = {
+    "no bands": (
+        lambda: eqp.BandedNoise(0, 10),
+        ValueError,
+        "`num_bands` must be at least 1, got 0",
+    ),
+    "more bands than rounds": (
+        lambda: eqp.BandedNoise(11, 10),
+        ValueError,
+        "`num_bands` must be at most 10, got 11",
+    ),
+    "more rounds": (
+        lambda: plan(
+            eqf.data.ShuffledSampler(4), mechanism(noise=eqp.BandedNoise(1, 4))
+        ),
+        ValueError,
+        "`num_rounds` must be at most 4, got 5",
+    ),
+}
+TABLE["privacy.BufferedToeplitzNoise"] = {
+    "no buffers": (
+        lambda: eqp.BufferedToeplitzNoise(0, 10, min_separation=2),
+        ValueError,
+        "`num_buffers` must be at least 1, got 0",
+    ),
+    "a single round": (
+        lambda: eqp.BufferedToeplitzNoise(1, 1, min_separation=2),
+        ValueError,
+        "`num_rounds` must be at least 2, got 1",
+    ),
+    "no separation": (
+        lambda: eqp.BufferedToeplitzNoise(1, 10, min_separation=0),
+        ValueError,
+        "`min_separation` must be at least 1, got 0",
+    ),
+    "nobody takes part": (
+        lambda: eqp.BufferedToeplitzNoise(
+            1, 10, min_separation=2, max_participations=0
+        ),
+        ValueError,
+        "`max_participations` must be at least 1, got 0",
+    ),
+}
 TABLE["privacy.PrivateMean"] = {
     "no clipping": (
         lambda: eqp.PrivateMean(1.0, noise_multiplier=1.0, expected_clients=1.0),  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,308 @@
+"""Noise that is correlated over rounds: what it is, and what one client changes."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import equifed as eqf
+import equifed.privacy as eqp
+from equifed import testing
+from equifed.data import OrderedParticipation
+from equifed.privacy.noise import normal_like
+
+
+dpa = pytest.importorskip("dp_accounting")
+pytest.importorskip("jax_privacy")
+
+ROUNDS = 12
+BATCHING = eqf.data.Epochs(1, batch_size=4)
+DATASET = testing.ragged_clients((5, 3, 2, 8, 2, 9, 4, 7))
+COUNT = 8
+
+
+def noises():
+    return {
+        "tree": eqp.TreeNoise(),
+        "banded": eqp.BandedNoise(4, ROUNDS),
+        "buffered": eqp.BufferedToeplitzNoise(2, ROUNDS, min_separation=4),
+    }
+
+
+NAMES = ("tree", "banded", "buffered")
+
+
+def strategy(noise, rounds=ROUNDS):
+    """The matrix C, entry by entry."""
+    matrix = np.zeros((rounds, rounds))
+    for t in range(rounds):
+        for s in range(t + 1):
+            if isinstance(noise, eqp.TreeNoise):
+                # The node that ends with round t + 1 is as long as its lowest bit.
+                matrix[t, s] = t - s < ((t + 1) & -(t + 1))
+            elif isinstance(noise, eqp.BandedNoise):
+                near = t - s < noise.num_bands
+                matrix[t, s] = noise.coefficients[t - s] if near else 0.0
+            else:
+                pairs = zip(noise.scales, noise.decays, strict=True)
+                later = sum(w * d ** (t - s - 1) for w, d in pairs) if t > s else 1.0
+                matrix[t, s] = later
+    return matrix
+
+
+def drawn(noise, payload, rounds=ROUNDS, impl=None):
+    """The noise of the first rounds, and what would be fresh noise in each."""
+    root = jr.key(3, impl=impl)
+
+    def one(state, t):
+        key = jr.fold_in(root, t)
+        out, state = noise.draw(payload, state, round=t, key=key)
+        return state, (out, normal_like(payload, key))
+
+    numbers = jnp.arange(rounds, dtype=jnp.int32)
+    return eqx.filter_jit(jax.lax.scan)(one, noise.init(payload), numbers)[1]
+
+
+def rows(tree):
+    leaves = [np.asarray(x, np.float64) for x in jax.tree_util.tree_leaves(tree)]
+    return np.concatenate([x.reshape(x.shape[0], -1) for x in leaves], 1)
+
+
+# What is drawn.
+
+
+@pytest.mark.parametrize("name", ("banded", "buffered"))
+def test_the_strategy_times_the_noise_is_fresh_noise(name):
+    noise = noises()[name]
+    payload = {"a": jnp.zeros(5), "b": jnp.zeros((2, 3), jnp.bfloat16)}
+    out, fresh = drawn(noise, payload)
+    assert out["b"].dtype == jnp.float32
+    np.testing.assert_allclose(strategy(noise) @ rows(out), rows(fresh), atol=3e-5)
+
+
+@pytest.mark.parametrize("impl", (None, "rbg"))
+def test_a_tree_s_sums_share_the_noise_of_their_nodes(impl):
+    size, rounds = 20_000, 11
+    payload = {"a": jnp.zeros(size // 2), "b": jnp.zeros((10, size // 20))}
+    sums = rows(drawn(eqp.TreeNoise(), payload, rounds, impl)[0]).cumsum(0)
+
+    def nodes(t):
+        """Those of the binary digits, from the largest, as first and last round."""
+        found, begin = set(), 0
+        for digit in reversed(range(4)):
+            if t & (1 << digit):
+                found.add((begin, begin + (1 << digit)))
+                begin += 1 << digit
+        return found
+
+    shared = [
+        [len(nodes(s) & nodes(t)) for t in range(1, rounds + 1)]
+        for s in range(1, rounds + 1)
+    ]
+    np.testing.assert_allclose(sums @ sums.T / size, shared, atol=0.12)
+
+
+# How much one client changes it.
+
+
+@pytest.mark.parametrize("rounds", (1, 2, 3, 4, 7, 8, 100))
+def test_a_tree_of_one_pass_is_the_library_s(rounds):
+    once = OrderedParticipation(1, 1000, 1000)
+    sensitivity = eqp.TreeNoise().sensitivity(once, rounds)
+
+    def epsilon(event):
+        relation = dpa.NeighboringRelation.REPLACE_SPECIAL
+        accountant = dpa.rdp.RdpAccountant(neighboring_relation=relation)
+        accountant.compose(event)
+        return accountant.get_epsilon(1e-5)
+
+    theirs = epsilon(dpa.SingleEpochTreeAggregationDpEvent(2.0, rounds))
+    ours = epsilon(dpa.GaussianDpEvent(2.0 / sensitivity))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rounds", (1, 5, ROUNDS))
+def test_a_client_of_all_rounds_is_accounted_for_exactly(name, rounds):
+    noise = noises()[name]
+    always = OrderedParticipation(8, 8, 1)
+    exact = np.linalg.norm(strategy(noise, rounds).sum(1))
+    np.testing.assert_allclose(noise.sensitivity(always, rounds), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ("banded", "buffered"))
+@pytest.mark.parametrize("apart", (1, 3, 5, ROUNDS))
+@pytest.mark.parametrize("rounds", (2, 7, ROUNDS))
+def test_a_toeplitz_sensitivity_is_the_library_s(name, apart, rounds):
+    from jax_privacy.matrix_factorization import toeplitz
+
+    noise = noises()[name]
+    there = OrderedParticipation(1, max(apart, 4), apart)
+    squared = toeplitz.minsep_sensitivity_squared(
+        jnp.asarray(strategy(noise, rounds)[:, 0], jnp.float32),
+        apart,
+        there.most_rounds(rounds),
+    )
+    got = noise.sensitivity(there, rounds)
+    np.testing.assert_allclose(got, math.sqrt(squared), rtol=1e-5)
+
+
+def test_far_apart_participations_of_bands_add_as_squares():
+    noise = eqp.BandedNoise(4, ROUNDS)
+    there = OrderedParticipation(2, 8, 4)
+    np.testing.assert_allclose(
+        noise.sensitivity(there, ROUNDS), math.sqrt(3), rtol=1e-9
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_no_client_changes_more_than_the_bound(data):
+    noise = noises()[data.draw(st.sampled_from(NAMES))]
+    cohort = data.draw(st.integers(1, 4))
+    clients = data.draw(st.integers(cohort, 12))
+    reshuffle = data.draw(st.booleans())
+    sampler = eqf.data.ShuffledSampler(
+        cohort, reshuffle=reshuffle, seed=data.draw(st.integers(0, 9))
+    )
+    rounds = data.draw(st.integers(1, ROUNDS))
+    bound = noise.sensitivity(sampler.participation(clients), rounds)
+    drawn = [np.asarray(sampler(r, clients)) for r in range(rounds)]
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    for client in range(clients):
+        there = [r for r in range(rounds) if client in drawn[r]]
+        columns = strategy(noise, rounds)[:, there]
+        for one in (np.ones((len(there), 1)), rng.normal(size=(len(there), 3))):
+            messages = one / np.linalg.norm(one, axis=1, keepdims=True)
+            assert np.linalg.norm(columns @ messages) <= bound * (1 + 1e-6)
+
+
+# What it is good for.
+
+
+def test_correlated_noise_hurts_sums_less_at_equal_privacy():
+    rounds = 64
+    there = OrderedParticipation(1, 16, 16)
+
+    def error(noise):
+        matrix = np.eye(rounds) if noise is None else strategy(noise, rounds)
+        bound = (noise or eqp.IndependentNoise()).sensitivity(there, rounds)
+        sums = np.tri(rounds) @ np.linalg.inv(matrix)
+        return bound * np.sqrt((sums**2).sum(1).mean())
+
+    alone = error(None)
+    banded = error(eqp.BandedNoise(16, rounds))
+    buffered = error(eqp.BufferedToeplitzNoise(2, rounds, min_separation=16))
+    assert banded < 0.6 * alone
+    assert buffered < 0.6 * alone
+
+
+def test_a_strategy_changes_nothing_of_the_configuration():
+    from equifed.privacy import banded
+
+    before = jax.config.jax_enable_x64
+    banded._optimal.cache_clear()
+    made = []
+
+    @jax.jit
+    def traced(x):
+        made.append(eqp.BandedNoise(3, 10))
+        return x + made[0].coefficients[1]
+
+    traced(jnp.zeros(()))
+    assert jax.config.jax_enable_x64 == before
+    banded._optimal.cache_clear()
+    assert eqx.tree_equal(made[0], eqp.BandedNoise(3, 10)) is True
+    first = np.asarray(made[0].coefficients)
+    np.testing.assert_allclose(np.linalg.norm(first), 1, rtol=1e-12)
+
+
+# In a training.
+
+
+def plan(noise, sampler, num_rounds=6, **kwargs):
+    expected = sampler.participation(COUNT).expected
+    mechanism = eqp.PrivateMean(
+        eqp.FlatClip(0.5), noise_multiplier=1.0, expected_clients=expected, noise=noise
+    )
+    kwargs = {"num_clients": COUNT, "num_rounds": num_rounds, "delta": 1e-3, **kwargs}
+    return eqp.PrivacyPlan(sampler, mechanism, **kwargs)
+
+
+def trained(made, *, mesh=None, **kwargs):
+    algorithm = eqf.FedAvg(
+        testing.noisy_loss, optax.sgd(0.1), BATCHING, aggregator=made.mechanism
+    )
+    loader = eqf.data.Loader(DATASET, made.sampler, BATCHING, mesh=mesh)
+    kwargs = {"num_rounds": 6, "key": jr.key(1), **kwargs}
+    return eqf.train(algorithm, testing.Linear(), loader, **kwargs)
+
+
+def same(x, y):
+    jax.tree_util.tree_map(np.testing.assert_array_equal, x, y)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_noise_on_several_devices_and_after_a_resume(name, tmp_path):
+    made = plan(noises()[name], eqf.data.ShuffledSampler(4, reshuffle=False))
+    executor = eqf.Executor(ordered=True)
+    one = trained(made, executor=executor)
+
+    def on(devices, rounds):
+        mesh = jax.make_mesh(
+            (devices,),
+            ("clients",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:devices],
+        )
+        saves = eqf.Checkpointer(tmp_path, every=1)
+        kwargs = {"executor": executor, "num_rounds": rounds, "checkpointer": saves}
+        return trained(made, mesh=mesh, **kwargs)
+
+    on(2, 3)
+    resumed = on(4, 6)
+    same(one.model, resumed.model)
+    assert one.history == resumed.history
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_accounts_for_the_rounds_that_were_run(name):
+    noise = noises()[name]
+    made = plan(noise, eqf.data.ShuffledSampler(2, reshuffle=False), ROUNDS)
+    for rounds in (1, 5, ROUNDS):
+        bound = noise.sensitivity(made.participation, rounds)
+        exact = dpa.get_epsilon_gaussian(1.0 / bound, 1e-3)
+        np.testing.assert_allclose(made.epsilon(rounds), exact, rtol=1e-3)
+    fitted = made.for_epsilon(3.0)
+    assert 2.98 < fitted.epsilon() <= 3.0
+    assert fitted.mechanism.noise == noise
+
+
+def test_a_sweep_over_the_noise_is_as_one_by_one():
+    noise, payload = eqp.BandedNoise(3, 10), {"a": jnp.zeros(6)}
+
+    def last(multiplier):
+        mechanism = eqp.PrivateMean(
+            eqp.FlatClip(1.0),
+            noise_multiplier=multiplier,
+            expected_clients=1.0,
+            noise=noise,
+        )
+        state = mechanism.init(payload)
+        message = eqf.Message(payload, jnp.ones(()))
+        for t in range(4):
+            total, _ = mechanism.encode(message, state, key=jr.key(0))
+            out, state, _ = mechanism.decode(total, state, key=jr.key(t))
+        return out.payload["a"]
+
+    multipliers = jnp.asarray([0.0, 0.5, 2.0])
+    swept = jax.vmap(last)(multipliers)
+    for x, multiplier in zip(swept, multipliers, strict=True):
+        np.testing.assert_allclose(x, last(multiplier), rtol=1e-5, atol=1e-6)
+    assert np.all(swept[0] == 0)
