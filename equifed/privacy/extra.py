@@ -17,6 +17,6 @@ def _imported(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"Accounting for privacy needs the package `{package}`. Install it with "
-            "`pip install 'equifed[privacy]'`."
+            f"This part of `equifed.privacy` needs the package `{package}`. Install it "
+            "with `pip install 'equifed[privacy]'`."
         ) from error

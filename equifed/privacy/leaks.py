@@ -34,7 +34,7 @@ from .mechanism import AbstractMechanism
 STATES = "what the clients keep (`state.clients`)"
 WHO = "which clients take part (`clients.index`, `clients.present` or `clients.info`)"
 LOOP = "a pass inside of a loop or a branch"
-COUNT = "the number of messages (`aggregate.count` or `aggregate.weight`)"
+COUNT = "the number of messages or another plain sum (`aggregate.count`, say)"
 
 
 def check_release(
