@@ -202,7 +202,7 @@ from ._wire import (
 
 def __getattr__(name: str):
     # Loaded when first used: none belongs to training.
-    if name in ("models", "objectives", "plot", "recipes", "testing"):
+    if name in ("attacks", "models", "objectives", "plot", "recipes", "testing"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -173,6 +173,9 @@ ALGORITHMS = {
         eqf.Scaffold(loss, SGD, batching), num_chosen=3
     ),
     "Diagnose": lambda loss, batching: eqf.Diagnose(eqf.Mime(loss, SGD, batching)),
+    "Attacked": lambda loss, batching: eqf.attacks.Attacked(
+        eqf.Mime(loss, SGD, batching), eqf.attacks.MinMax(), [0, 3]
+    ),
     "OverRounds": lambda loss, batching: decaying(loss, batching),
     "FedPA": lambda loss, batching: eqf.FedPA(
         loss, eqp.IASG(SGD, burnin=1), batching, rho=0.1, start_round=1

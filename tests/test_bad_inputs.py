@@ -31,6 +31,10 @@ _MADE = "The library makes it, and looks at what is in it where it is used."
 _PLAIN = "It takes no argument."
 _IN_ROUND = "A client calls it in a round, with what it was given."
 WITHOUT = {
+    "attacks.ALIE": _PLAIN,
+    "attacks.Mimic": _PLAIN,
+    "attacks.ModelReplacement": _PLAIN,
+    "attacks.Seen": _MADE,
     "compress.Sent": "What `compress` returns.",
     "Aggregate": _MADE,
     "Beginning": "What `begin` returns: see `AbstractAlgorithm.step`.",
@@ -87,6 +91,7 @@ WITHOUT = {
 # Whose methods are called by the library, with what it has made, and how what they
 # return is looked at.
 PROTOCOLS = {
+    "attacks.AbstractAttack": "`Attacked` calls it, with what it has made.",
     "privacy.AbstractClipping": "`PrivateMean` calls it, with a message.",
     "privacy.AbstractMechanism": "A plan calls it, with what it has looked at.",
     "privacy.AbstractNoise": "`PrivateMean` calls it, with a sum.",

@@ -27,7 +27,7 @@ PARTS |= {"equifed.plot": eqf.plot, "equifed.testing": eqf.testing}
 PARTS |= {"equifed.objectives": eqf.objectives, "equifed.data.sets": eqf.data.sets}
 PARTS |= {"equifed.models": eqf.models, "equifed.recipes": eqf.recipes}
 PARTS |= {"equifed.compress": eqf.compress, "equifed.privacy": eqf.privacy}
-PARTS |= {"equifed.robust": eqf.robust}
+PARTS |= {"equifed.robust": eqf.robust, "equifed.attacks": eqf.attacks}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -56,7 +56,7 @@ LAYERS = (
     ("_store",),
     ("_round",),
     ("_algorithm",),
-    ("privacy",),
+    ("privacy", "attacks"),
     ("_stepper", "_logger", "_checkpoint", "_evaluate"),
     ("_training",),
     ("testing", "plot", "recipes"),

@@ -7,6 +7,7 @@ would, and prints a line of JSON for each.
 
 from . import (
     algorithms,
+    attacks,
     compared,
     compression,
     criteria,
@@ -35,6 +36,7 @@ from . import (
 
 _PARTS = (
     algorithms,
+    attacks,
     compared,
     compression,
     criteria,
