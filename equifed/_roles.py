@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.tree_util as jtu
 import wadler_lindig as wl
 from jaxtyping import PyTree
@@ -120,7 +121,8 @@ def roles(
 
     **Arguments:**
 
-    - `model`: the model that will be trained.
+    - `model`: the model that will be trained, or its shapes, as
+        `equinox.filter_eval_shape` gives them.
     - `shared`, `personal`, `frozen`: which arrays these are. Each is a function of the
         model that returns a part of it, or several, as `equinox.tree_at` takes it
         (`lambda m: m.head`, `lambda m: (m.head, m.norm.weight)`), or a PyTree of
@@ -143,6 +145,9 @@ def roles(
         eqf.roles(model, by=lambda path, x: "personal" if "norm" in path else "shared")
         ```
     """
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jtu.tree_leaves(model)):
+        options: Any = {"shared": shared, "personal": personal, "frozen": frozen}
+        return eqx.filter_eval_shape(lambda m: roles(m, **options, by=by), model)
     params, _ = _split(model)
     asked = {"shared": shared, "personal": personal, "frozen": frozen}
     given = {name: where for name, where in asked.items() if where is not None}

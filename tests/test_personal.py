@@ -80,6 +80,38 @@ def test_each_has_its_own(name):
         assert (np.abs(one - wanted) > 1e-4).sum() >= 3
 
 
+def round_of(algorithm, train=TRAIN):
+    state = algorithm.init(MODEL, num_clients=len(train), key=KEY)
+    cohort = eqf.data.cohort(train, BATCHING)
+    after, metrics = algorithm.round(state, cohort, key=KEY)
+    return state, after, {name: float(x) for name, x in metrics.items()}
+
+
+def test_own_models_that_diverge_leave_the_servers_training_alone():
+    make = functools.partial(eqf.Ditto, loss, optax.sgd(0.05), BATCHING, lam=0.1)
+    _, wanted, sane = round_of(make())
+    before, after, metrics = round_of(make(own_optim=optax.sgd(1e30)))
+    assert metrics["nonfinite"] == metrics["clients"] == sane["clients"] > 1
+    assert metrics["loss"] == pytest.approx(sane["loss"], rel=1e-6)
+    for x, y in ((after.params, wanted.params), (after.clients, before.clients)):
+        for a, b in zip(jtu.tree_leaves(x), jtu.tree_leaves(y), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_who_diverges_alone_has_not_taken_part():
+    columns = {name: np.array(x) for name, x in TRAIN.columns.items()}
+    columns["x"][: TRAIN.offsets[1]] = np.inf  # those of the first client
+    bad = eqf.data.FederatedDataset(columns, TRAIN.offsets, TRAIN.client_ids)
+    algorithm = eqf.LocalOnly(loss, optax.sgd(0.05), BATCHING)
+    _, wanted, sane = round_of(algorithm)
+    before, after, metrics = round_of(algorithm, bad)
+    assert metrics["nonfinite"] == 1
+    assert metrics["clients"] == sane["clients"] - 1
+    assert np.isfinite(metrics["loss"])
+    np.testing.assert_array_equal(after.clients.weight[0], before.clients.weight[0])
+    np.testing.assert_allclose(after.clients.weight[1:], wanted.clients.weight[1:])
+
+
 def test_chunks_do_not_show(monkeypatch):
     algorithm, state = trained("LocalOnly")
     noisy = lambda m, e, k: loss(m, e, k) + jr.normal(k, ())  # noqa: E731

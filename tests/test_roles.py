@@ -81,6 +81,21 @@ def test_a_tree_like_a_model_that_can_be_called_is_no_function():
     assert eqf.roles(model, by=names) == found
 
 
+def test_the_shapes_of_a_model_will_do():
+    make = functools.partial(eqx.nn.MLP, 2, 1, 3, 1)
+    model, shapes = make(key=KEY), eqx.filter_eval_shape(make, key=KEY)
+    own = jtu.tree_map(lambda x: False, model)
+    own = eqx.tree_at(lambda m: m.layers[0].bias, own, True)
+    for how in (
+        {"personal": lambda m: m.layers[-1], "frozen": lambda m: m.layers[0].bias},
+        {"personal": own},
+        {"by": lambda path, x: "shared" if x.ndim == 2 else "frozen"},
+    ):
+        assert eqf.roles(shapes, **how) == eqf.roles(model, **how)
+    with pytest.raises(ValueError, match="`personal` names no floating-point array"):
+        eqf.roles(shapes, personal=lambda m: m.activation)
+
+
 def test_a_client_has_its_own_model():
     algorithm, _, after, _ = run(fedavg, PERSONAL)
     for i in range(len(SIZES)):

@@ -253,15 +253,17 @@ def test_only_examples_that_count_enter_statistics(rows):
     [
         (eqf.Executor(block_size=4), None),
         ("mesh", None),
+        ("mesh", OWN_NORMS),
         (eqf.Executor(ordered=True), OWN_NORMS),
         (eqf.Executor(debug=True), OWN_NORMS),
     ],
-    ids=("blocks", "mesh", "ordered-FedBN", "debug-FedBN"),
+    ids=("blocks", "mesh", "mesh-FedBN", "ordered-FedBN", "debug-FedBN"),
 )
 def test_however_a_round_is_run(executor, roles):
     mesh, pair = None, PAIR
     if executor == "mesh":
-        pair = DEEP  # with layers that set their states to constants, too
+        # With layers that set their states to constants, too.
+        pair = DEEP if roles is None else PAIR
         kinds = (jax.sharding.AxisType.Auto,)
         mesh = jax.make_mesh((2,), ("clients",), axis_types=kinds)
         executor = eqf.Executor(block_size=2)
@@ -382,6 +384,74 @@ def test_training_goes_on_where_it_was_saved(tmp_path):
     assert_close(resumed.state, whole.state, rtol=0, atol=0)
     assert numbers(whole.model)["mean"].any()
     assert whole.history[-1]["all/loss"] == found["loss"]
+
+
+class Spectral(eqx.Module):
+    norm: eqx.nn.SpectralNorm
+
+    def __init__(self, key):
+        layer = eqx.nn.Linear(3, 3, use_bias=False, key=key)
+        self.norm = eqx.nn.SpectralNorm(layer, "weight", key=key)
+
+    def __call__(self, x, state):
+        y, state = self.norm(x, state)
+        return jnp.sum(y), state
+
+
+@pytest.mark.parametrize("personal", (False, True), ids=("averaged", "personal"))
+def test_a_spectral_norm_iterates_in_each_client(personal):
+    pair = eqx.nn.make_with_state(Spectral)(KEY)
+    weight = np.asarray(pair[0].norm.layer.weight, float)
+    roles = eqf.roles(pair, personal=eqf.statistics) if personal else None
+    still = eqf.FedAvg(STATEFUL, optax.sgd(0.0), BATCHING)
+    state, _ = run(still, roles, num_rounds=1, pair=pair)
+
+    def ended(steps):
+        """The two vectors after so many steps of the power iteration."""
+        u, v = (np.asarray(x, float) for x in pair[1].get(pair[0].norm.uv_index))
+        for _ in range(steps):
+            v = weight.T @ u / np.linalg.norm(weight.T @ u)
+            u = weight @ v / np.linalg.norm(weight @ v)
+        return u, v
+
+    ends = [ended(steps) for steps in (4, 2, 0, 4)]
+    if not personal:
+        mean = [np.average(x, axis=0, weights=SIZES) for x in zip(*ends, strict=True)]
+        models, ends = [state.model], [mean]
+    else:
+        models = [own(still, state, i) for i in range(4)]
+    for (net, states), wanted in zip(models, ends, strict=True):
+        for x, y in zip(states.get(net.norm.uv_index), wanted, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("personal", (False, True), ids=("averaged", "personal"))
+@pytest.mark.parametrize("statistics", (jnp.float32, jnp.bfloat16))
+def test_in_half_the_precision(statistics, personal):
+    """All keeps its dtype, and comes near to what it is in full precision."""
+
+    def half_loss(model, state, example, key):
+        half = {name: x.astype(jnp.bfloat16) for name, x in example.items()}
+        return loss(model, state, half, key)
+
+    def cast(x, dtype):
+        return jtu.tree_map(
+            lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, x
+        )
+
+    half = cast(PAIR[0], jnp.bfloat16), cast(PAIR[1], statistics)
+    algorithm = eqf.FedAvg(eqf.Stateful(half_loss), SGD, BATCHING)
+    roles = eqf.roles(half, personal=eqf.norms) if personal else None
+    with jax.numpy_dtype_promotion("standard"):  # Equinox's own sums
+        state, _ = run(algorithm, roles, pair=half)
+    wanted, _ = run(roles=OWN_NORMS if personal else None)
+    first = algorithm.init(half, num_clients=4, roles=roles)
+    states = (state, wanted, first)
+    each = [jtu.tree_leaves((s.params, s.statistics, s.clients)) for s in states]
+    for x, y, before in zip(*each, strict=True):
+        assert x.dtype == before.dtype
+        x, y = (np.asarray(a, np.float32) for a in (x, y))
+        np.testing.assert_allclose(x, y, rtol=0.05, atol=0.05)
 
 
 def test_evaluation_takes_the_statistics_as_they_are():

@@ -405,14 +405,29 @@ def test_a_folder_is_of_one_training(tmp_path):
         train(folder / "00000.rows" / "x", num_rounds=1)
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
-    def refused(*args, **kwargs):
-        raise PermissionError(errno.EACCES, "no")
+@pytest.mark.parametrize(
+    ("owner", "name", "why", "words"),
+    [
+        (pathlib.Path, "mkdir", errno.EACCES, "Permission denied"),
+        (os, "open", errno.EROFS, "Read-only file system"),
+    ],
+    ids=("the folder", "what is in it"),
+)
+def test_a_folder_that_cannot_be_written_to(
+    tmp_path, monkeypatch, owner, name, why, words
+):
+    folder, function = tmp_path / "states", getattr(owner, name)
 
-    monkeypatch.setattr(pathlib.Path, "mkdir", refused)
-    with pytest.raises(PermissionError, match="Could not write client states in") as e:
-        train(tmp_path / "states")
-    assert "Permission denied" in str(e.value)
+    def refused(path, *args, **kwargs):
+        if str(folder) in str(path):
+            raise OSError(why, "no")
+        return function(path, *args, **kwargs)
+
+    monkeypatch.setattr(owner, name, refused)
+    with pytest.raises(OSError, match="Could not write client states in") as e:
+        train(folder)
+    assert e.value.errno == why
+    assert words in str(e.value)
 
 
 def test_a_disk_that_gets_full_loses_nothing(tmp_path, monkeypatch):
@@ -641,3 +656,16 @@ def test_a_killed_training_without_a_checkpoint_begins_anew(tmp_path):
     assert_same(rows_of(new)["a"], np.repeat(ONE["a"][None], SIZE, 0))
     assert isinstance(new.place, DiskPlace)
     assert isinstance(new, Store)
+
+
+def test_files_that_a_killed_training_left_truncated_are_of_no_use(tmp_path):
+    folder = tmp_path / "states"
+    saves = eqf.Checkpointer(tmp_path / "run", every=2)
+    solution = train(folder, num_rounds=4, checkpointer=saves)
+    del solution  # What is no longer there writes nothing.
+    (rows,) = folder.glob("00000.rows")
+    os.truncate(rows, rows.stat().st_size // 2)
+    index = folder / "client-states.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"finished": False}))
+    got = train(folder, num_rounds=6, checkpointer=saves)
+    assert_same(got.state, train("device").state)

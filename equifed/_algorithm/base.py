@@ -248,10 +248,10 @@ class AbstractAlgorithm(eqx.Module):
         The new state, and metrics: `loss` (the mean training loss over the examples
         visited, as the clients moved, of those clients whose message is finite; NaN
         if there is none), whatever else the loss reports, `clients` (the number of
-        messages aggregated), `nonfinite` (the number of clients whose message was not
-        finite), `nonfinite_model` (1 if that is why the round was rejected), and
-        `bits_up` and `bits_down` (what the clients sent, and what was sent to them, in
-        all passes; each a [`equifed.Bits`][]).
+        messages aggregated), `nonfinite` (the number of clients whose message, or what
+        they would keep, was not finite), `nonfinite_model` (1 if that is why the round
+        was rejected), and `bits_up` and `bits_down` (what the clients sent, and what
+        was sent to them, in all passes; each a [`equifed.Bits`][]).
 
         **Raises:**
 

@@ -75,7 +75,9 @@ class Ditto(AbstractOnePass):
     with the $w$ that it was sent, not with what it has made of it. (The paper leaves
     the number $s$ of these steps open; its authors' program takes as many as of the
     others, as here.) They have random numbers of their own. The server's model is that
-    of FedAvg. The metrics are those of its training.
+    of FedAvg. The metrics are those of its training. A client whose own model becomes
+    non-finite keeps the one that it had, and is counted in `nonfinite`; its message is
+    aggregated all the same.
 
     `algorithm.own_model(state, kept)` is $v_i$; `state.model` is the server's.
 

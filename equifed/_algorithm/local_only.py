@@ -3,6 +3,7 @@
 import dataclasses
 
 import equinox as eqx
+import jax.numpy as jnp
 
 from .._aggregator import UniformMean
 from .._bits import Bits, UP
@@ -10,7 +11,7 @@ from .._check import checked
 from .._client import AbstractWrapper, LocalSGD
 from .._optim import OptimLike
 from .._round import Beginning
-from .._tree import tree_add
+from .._tree import tree_add, tree_isfinite
 from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
@@ -36,7 +37,9 @@ class Alone(AbstractWrapper):
         own = Broadcast(state, broadcast.rest)
         message, _, metrics = self.client.round(own, data, None, key=key)
         state = tree_add(state, message.payload)
-        return Message(None, message.weight), state, {**metrics, UP: Bits(0)}
+        # One that diverged keeps the model that it had: as if it had not taken part.
+        weight = jnp.where(tree_isfinite(state), message.weight, 0)
+        return Message(None, weight), state, {**metrics, UP: Bits(0)}
 
 
 class LocalOnly(AbstractAlgorithm):
@@ -46,6 +49,8 @@ class LocalOnly(AbstractAlgorithm):
     Nothing is sent, and there is no one model: [`equifed.evaluate_personal`][] measures
     the clients' own. All begin with the model that `init` was given. The optimiser's
     state starts afresh in every round, as that of the clients of the other algorithms.
+    A client whose model becomes non-finite keeps the one that it had, and counts as
+    `nonfinite` and not among `clients`.
 
     **Arguments:**
 

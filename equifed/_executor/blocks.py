@@ -57,10 +57,13 @@ class Pass(eqx.Module):
         encoded, measured = check_encoded(self.aggregator, out)
         metrics, bits = self._count(message, metrics, measured)
         # A client that diverged forgets this round, or it would never come back.
-        finite = tree_isfinite((message, new_state))
+        heard, kept = tree_isfinite(message), tree_isfinite(new_state)
+        finite = heard & kept
         state = tree_where(present & finite, new_state, state)
-        # Nor do its metrics count, or every mean over the cohort would be NaN.
-        metrics = _only_if(present & finite, metrics)
+        # Nor do its metrics count, or every mean over the cohort would be NaN. They may
+        # be of a training that did not diverge: what it keeps is of another one, then.
+        counts = heard & (kept | tree_isfinite(metrics))
+        metrics = _only_if(present & counts, metrics)
         nonfinite = Sum((present & ~finite).astype(jnp.float32))
         metrics = add_metrics(metrics, {"nonfinite": nonfinite})
         metrics = add_metrics(metrics, _only_if(present, bits))

@@ -37,7 +37,7 @@ class Outcome(eqx.Module):
     aggregator: AggregatorState
     metrics: dict[str, AbstractMetric]
     """Those of the clients and of the aggregator, `clients` (the number of messages)
-    and `nonfinite` (the number of clients whose message was not finite)."""
+    and `nonfinite` (the number of clients whose message or state was not finite)."""
     statistics: PyTree = None
     """What the broadcast's `statistics` have become, averaged over the messages."""
 
