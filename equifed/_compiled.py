@@ -226,7 +226,7 @@ def _tell_of_new_functions(key: Key) -> None:
     functions = [x for x in leaves if _is_made(x)]
     if not functions:
         return
-    rest = [x().__code__ if _is_made(x) else x for x in leaves]
+    rest = [_where(x().__code__) if _is_made(x) else x for x in leaves]
     alike = hash((key.parts[0], key.parts[1], *rest, *key.parts[-len(key.flats) :]))
     count, last = _seen.pop(alike, (1, functions))
     new = [x() for x, old in zip(functions, last, strict=True) if x != old]
@@ -242,6 +242,11 @@ def _tell_of_new_functions(key: Key) -> None:
             "the loop; numbers that change belong into arrays, as those of the model "
             "or of an `equinox.Module` with a `__call__`, which is then the function."
         )
+
+
+def _where(code: types.CodeType) -> tuple[types.CodeType, str, int]:
+    """What one function made twice has in common, and two that look alike do not."""
+    return code, code.co_filename, code.co_firstlineno
 
 
 def _is_made(x: Any) -> bool:

@@ -148,6 +148,16 @@ def test_a_function_made_anew_in_a_loop():
     loop(5, change=10)
 
 
+def test_functions_that_look_alike_are_not_one_made_anew():
+    one, two, three = (
+        lambda x: x + 0,
+        lambda x: x + 0,
+        lambda x: x + 0,
+    )
+    for function in (one, two, three):
+        run(function, 1)
+
+
 def test_under_transformations():
     # A round may be called while something else is traced, as often as one likes.
     algorithm = eqf.FedAvg(testing.quadratic_loss, optax.sgd(0.1), BATCHING)
