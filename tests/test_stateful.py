@@ -410,8 +410,8 @@ def test_a_spectral_norm_iterates_in_each_client(personal):
         """The two vectors after so many steps of the power iteration."""
         u, v = (np.asarray(x, float) for x in pair[1].get(pair[0].norm.uv_index))
         for _ in range(steps):
-            v = weight.T @ u / np.linalg.norm(weight.T @ u)
             u = weight @ v / np.linalg.norm(weight @ v)
+            v = weight.T @ u / np.linalg.norm(weight.T @ u)
         return u, v
 
     ends = [ended(steps) for steps in (4, 2, 0, 4)]
