@@ -121,8 +121,7 @@ def roles(
 
     **Arguments:**
 
-    - `model`: the model that will be trained, or its shapes, as
-        `equinox.filter_eval_shape` gives them.
+    - `model`: the model that will be trained, or its shapes (`filter_eval_shape`).
     - `shared`, `personal`, `frozen`: which arrays these are. Each is a function of the
         model that returns a part of it, or several, as `equinox.tree_at` takes it
         (`lambda m: m.head`, `lambda m: (m.head, m.norm.weight)`), or a PyTree of
@@ -145,11 +144,10 @@ def roles(
         eqf.roles(model, by=lambda path, x: "personal" if "norm" in path else "shared")
         ```
     """
+    asked: Any = {"shared": shared, "personal": personal, "frozen": frozen}
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jtu.tree_leaves(model)):
-        options: Any = {"shared": shared, "personal": personal, "frozen": frozen}
-        return eqx.filter_eval_shape(lambda m: roles(m, **options, by=by), model)
+        return eqx.filter_eval_shape(lambda m: roles(m, **asked, by=by), model)
     params, _ = _split(model)
-    asked = {"shared": shared, "personal": personal, "frozen": frozen}
     given = {name: where for name, where in asked.items() if where is not None}
     if by is not None:
         if given:
