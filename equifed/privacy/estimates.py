@@ -9,7 +9,6 @@ import math
 
 import equinox as eqx
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 
 from .extra import jax_privacy
@@ -69,10 +68,12 @@ def _plausible(
 ) -> list[tuple[float, float]]:
     """The corners of what the true mean and spread may be, each with half the doubt;
     and the spread among these of which the epsilon is least."""
+    from scipy import stats  # A second, which an import of this package need not take.
+
     doubt = (1 - confidence) / 4  # on either side of either of the two
-    width = float(scipy.stats.t.isf(doubt, count - 1)) * spread / math.sqrt(count)
+    width = float(stats.t.isf(doubt, count - 1)) * spread / math.sqrt(count)
     least, most = (
-        spread * math.sqrt((count - 1) / scipy.stats.chi2.ppf(p, count - 1))
+        spread * math.sqrt((count - 1) / stats.chi2.ppf(p, count - 1))
         for p in (1 - doubt, doubt)
     )
     spreads = (least, min(max(null, least), most), most)
