@@ -22,7 +22,7 @@ import wadler_lindig as wl
 from jaxtyping import Array, ArrayLike, Float
 
 from ._overrides import inherit_types
-from ._tree import floating, wide_dtype
+from ._tree import floating, rowwise, wide_dtype
 from ._words import message, of_type, shown
 
 
@@ -170,8 +170,7 @@ def masked_sum(metrics: Any, mask: Array) -> Any:
 
 
 def _masked_sum(x: Array, mask: Array) -> Array:
-    keep = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-    return jnp.sum(jnp.where(keep, x, jnp.zeros_like(x)), axis=0)
+    return jnp.sum(jnp.where(rowwise(mask, x), x, jnp.zeros_like(x)), axis=0)
 
 
 def compute_metrics(metrics: dict[str, AbstractMetric]) -> dict[str, Any]:

@@ -145,6 +145,11 @@ def tree_add_scaled(x: PyTree, scale: Array, y: PyTree) -> PyTree:
     )
 
 
+def rowwise(values: Array, x: Array) -> Array:
+    """One value for each row of `x`, with as many axes."""
+    return values.reshape(values.shape + (1,) * (x.ndim - values.ndim))
+
+
 def tree_row(x: PyTree, i: int | Array) -> PyTree:
     """One of several trees that are stacked along a leading axis of their arrays."""
     return jtu.tree_map(lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, x)

@@ -10,6 +10,7 @@ from .robust import (
     TrimmedMean as TrimmedMean,
 )
 from .wrap import (
+    AbstractEach as AbstractEach,
     Clip as Clip,
     DropNonfinite as DropNonfinite,
 )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._check import number
 from .._metrics import masked_sum
 from .._share import floor_share
-from .._tree import tree_divide, tree_wide
+from .._tree import rowwise, tree_divide, tree_wide
 from .._wire import Aggregate
 from .base import AbstractAggregator, Gathered
 
@@ -28,7 +28,7 @@ def _uniform(gathered: Gathered, payload: PyTree) -> Aggregate:
 
 def _sorted(x: Array, present: Array) -> Array:
     """Sorted along the messages, the absent ones (as infinities) last."""
-    keep = present.reshape(present.shape + (1,) * (x.ndim - 1))
+    keep = rowwise(present, x)
     return jnp.sort(jnp.where(keep, x, jnp.full_like(x, jnp.inf)), axis=0)
 
 
@@ -88,7 +88,7 @@ class TrimmedMean(AbstractAggregator):
         def mean(x):
             place = jnp.arange(x.shape[0])
             keep = (place >= cut) & (place < count - cut)
-            keep = keep.reshape(keep.shape + (1,) * (x.ndim - 1))
+            keep = rowwise(keep, x)
             x = _sorted(tree_wide(x), encoded.present)
             total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
             mean = tree_divide(total, (count - 2 * cut).astype(x.dtype))

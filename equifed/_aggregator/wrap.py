@@ -10,7 +10,26 @@ from .._wire import check_additive, Message
 from .base import AbstractAggregator
 
 
-class Clip(AbstractAggregator):
+class AbstractEach(AbstractAggregator):
+    """Changes each message before another aggregator sees it, which does the rest."""
+
+    aggregator: eqx.AbstractVar[AbstractAggregator]
+
+    def __check_init__(self):
+        check_kind("aggregator", self.aggregator, AbstractAggregator)
+
+    @property
+    def gathers(self):
+        return self.aggregator.gathers
+
+    def init(self, payload):
+        return self.aggregator.init(payload)
+
+    def decode(self, encoded, state, *, key):
+        return self.aggregator.decode(encoded, state, key=key)
+
+
+class Clip(AbstractEach):
     r"""Scales each message down to norm at most $C$: $m \min(1, C / \lVert m \rVert)$.
 
     The norm is that of the whole payload: for SCAFFOLD, of the change of the params
@@ -22,16 +41,6 @@ class Clip(AbstractAggregator):
         converter=number("max_norm", least=0, strict=True)
     )
 
-    def __check_init__(self):
-        check_kind("aggregator", self.aggregator, AbstractAggregator)
-
-    @property
-    def gathers(self):
-        return self.aggregator.gathers
-
-    def init(self, payload):
-        return self.aggregator.init(payload)
-
     def encode(self, message, state, *, key):
         check_additive(message.payload, self)
         norm = tree_norm(message.payload)
@@ -40,11 +49,8 @@ class Clip(AbstractAggregator):
         message = Message(payload, message.weight, message.stats)
         return self.aggregator.encode(message, state, key=key)
 
-    def decode(self, encoded, state, *, key):
-        return self.aggregator.decode(encoded, state, key=key)
 
-
-class DropNonfinite(AbstractAggregator):
+class DropNonfinite(AbstractEach):
     """Leaves out every message that holds a NaN or an infinity.
 
     The round's metrics count them as `nonfinite`, with or without this wrapper.
@@ -52,21 +58,8 @@ class DropNonfinite(AbstractAggregator):
 
     aggregator: AbstractAggregator
 
-    def __check_init__(self):
-        check_kind("aggregator", self.aggregator, AbstractAggregator)
-
-    @property
-    def gathers(self):
-        return self.aggregator.gathers
-
-    def init(self, payload):
-        return self.aggregator.init(payload)
-
     def encode(self, message, state, *, key):
         finite = tree_isfinite((message.payload, message.stats, message.weight))
         weight = jnp.where(finite, message.weight, jnp.zeros_like(message.weight))
         message = Message(message.payload, weight, message.stats)
         return self.aggregator.encode(message, state, key=key)
-
-    def decode(self, encoded, state, *, key):
-        return self.aggregator.decode(encoded, state, key=key)

@@ -4,15 +4,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
-from .._aggregator import UniformMean
 from .._bits import add_bits
 from .._check import check_count, checked
-from .._client import MeasuresLoss
 from .._executor import Participants
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
+from .measured import measured_losses
 
 
 class PowerOfChoice(AbstractAlgorithm):
@@ -76,12 +75,9 @@ class PowerOfChoice(AbstractAlgorithm):
                 f"`PowerOfChoice` compares clients by the loss of one model, and "
                 f"`{name}` trains several. Wrap an algorithm that trains one."
             )
-        measured = clients(
-            MeasuresLoss(self.loss, self.batching),
-            UniformMean(),
-            Broadcast(state.params, state.rest),
-            jnp.full(clients.index.shape, -jnp.inf, jnp.result_type(float)),
-            key=measure_key,
+        sent = Broadcast(state.params, state.rest)
+        measured = measured_losses(
+            clients, self.loss, self.batching, sent, key=measure_key
         )
         chosen = highest(measured.clients, clients, self.num_chosen)
         state, metrics, accept = self.algorithm.step(

@@ -7,10 +7,10 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
-from .._aggregator import AbstractAggregator, UniformMean, WeightedMean
+from .._aggregator import AbstractAggregator, WeightedMean
 from .._bits import add_bits
 from .._check import as_number, checked
-from .._client import AbstractWrapper, LocalSGD, MeasuresLoss
+from .._client import AbstractWrapper, LocalSGD
 from .._client.reach import only, reached
 from .._noise import reseed_noise
 from .._optim import OptimLike
@@ -20,6 +20,7 @@ from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
+from .measured import measured_losses
 
 
 class _Weighted(AbstractWrapper):
@@ -122,12 +123,8 @@ class TERM(AbstractAlgorithm):
     def step(self, state, clients, *, key):
         measure_key, train_key, noise_key, server_key = jr.split(key, 4)
         sent = Broadcast(state.params, state.rest)
-        measured = clients(
-            MeasuresLoss(self.loss, self.batching),
-            UniformMean(),
-            sent,
-            jnp.full(clients.index.shape, -jnp.inf, jnp.result_type(float)),
-            key=measure_key,
+        measured = measured_losses(
+            clients, self.loss, self.batching, sent, key=measure_key
         )
         out = clients(
             _Weighted(self.client),

@@ -17,7 +17,7 @@ from .._compiled import compiled, FlatTree
 from .._lookups import Lookups, traced
 from .._mesh import AXIS
 from .._metrics import AbstractMetric, as_metrics
-from .._tree import tree_shapes, tree_zeros_like
+from .._tree import rowwise, tree_shapes, tree_zeros_like
 from .._types import Measure, Model
 from .rows import Rows
 
@@ -120,8 +120,7 @@ def one_model(
         values = jax.vmap(lambda e, k: metrics_of(metrics, model, e, k))(batch, keys)
 
         def add(total, x):
-            keep = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-            x = jnp.where(keep, x, jnp.zeros_like(x))
+            x = jnp.where(rowwise(mask, x), x, jnp.zeros_like(x))
             return total + x.sum(0) if num_clients is None else total.at[client].add(x)
 
         return jtu.tree_map(add, total, values)

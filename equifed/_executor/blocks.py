@@ -63,11 +63,11 @@ class Pass(eqx.Module):
         # Nor do its metrics count, or every mean over the cohort would be NaN. They may
         # be of a training that did not diverge: what it keeps is of another one, then.
         counts = heard & (kept | tree_isfinite(metrics))
-        metrics = _only_if(present & counts, metrics)
+        metrics = only_if(present & counts, metrics)
         nonfinite = Sum((present & ~finite).astype(jnp.float32))
         metrics = add_metrics(metrics, {"nonfinite": nonfinite})
-        metrics = add_metrics(metrics, _only_if(present, bits))
-        return (_only_if(present, encoded), metrics), state
+        metrics = add_metrics(metrics, only_if(present, bits))
+        return (only_if(present, encoded), metrics), state
 
     def _count(self, message: Message, metrics: Any, measured: Any) -> tuple[Any, Any]:
         """The metrics of one client, and its bits up and down.
@@ -83,7 +83,7 @@ class Pass(eqx.Module):
         sent = self.broadcast
         down = Bits(payload_bits((sent.params, sent.shared, sent.statistics)))
         # A message that counts as absent need not be sent; it was asked for.
-        up = _only_if(message.weight > 0, up)
+        up = only_if(message.weight > 0, up)
         return add_metrics(metrics, measured), {UP: up, DOWN: down}
 
 
@@ -167,7 +167,7 @@ def _used(present: Bool[Array, " slots"]) -> Int[Array, ""]:
     return jnp.max(jnp.where(present, jnp.arange(1, present.size + 1), 0))
 
 
-def _only_if(condition: Array, x: PyTree) -> PyTree:
+def only_if(condition: Array, x: PyTree) -> PyTree:
     return jtu.tree_map(lambda x: jnp.where(condition, x, jnp.zeros_like(x)), x)
 
 

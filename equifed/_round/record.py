@@ -62,21 +62,26 @@ class Recorded:
         self, work: Pass, executor: Executor, cohort: Cohort, states: ClientState
     ) -> tuple[PyTree, ClientState]:
         """Stands for a pass: what goes in, and the shapes of what comes out."""
-
-        def one_device(
-            work: Pass, cohort: Cohort, states: ClientState
-        ) -> tuple[PyTree, ClientState]:
-            cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
-            _, kept, states = run_device(work, executor, cohort, states, keep=True)
-            return kept, states
-
-        (encoded, metrics), _ = eqx.filter_eval_shape(one_device, work, cohort, states)
-        axes = (self._capacity,) if work.aggregator.gathers else ()
-        shapes = (resized(encoded, axes), resized(metrics, ())), states
+        shapes = pass_shapes(work, executor, cohort, states, self._capacity)
         given = FlatTree((work, cohort, states))
-        like = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jtu.tree_leaves(shapes)]
-        out = Call(given.weak(self._key), like)(*given.arrays)
+        out = Call(given.weak(self._key), jtu.tree_leaves(shapes))(*given.arrays)
         return jtu.tree_unflatten(jtu.tree_structure(shapes), out)
+
+
+def pass_shapes(
+    work: Pass, executor: Executor, cohort: Cohort, states: ClientState, capacity: int
+) -> tuple[tuple[PyTree, PyTree], ClientState]:
+    """The shapes of what a pass gives: what was encoded, summed or so many of it, and
+    the metrics; and the slots' states, which are like those that it is given."""
+
+    def one_device(work: Pass, cohort: Cohort, states: ClientState) -> PyTree:
+        cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
+        return run_device(work, executor, cohort, states, keep=True)[1]
+
+    encoded, metrics = eqx.filter_eval_shape(one_device, work, cohort, states)
+    axes = (capacity,) if work.aggregator.gathers else ()
+    like = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
+    return (resized(encoded, axes), resized(metrics, ())), like
 
 
 def recorded(

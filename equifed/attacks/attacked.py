@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
@@ -25,10 +25,10 @@ from .._bits import SENT
 from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
 from .._contract import check_encoded
-from .._executor.blocks import Pass
+from .._executor.blocks import only_if, Pass
 from .._executor.in_order import in_order
 from .._metrics import AbstractMetric, add_metrics, Sum
-from .._tree import tree_isfinite
+from .._tree import rowwise, tree_isfinite
 from .._types import Loss
 from .._wire import check_additive, Message
 from ..data import AbstractBatching
@@ -182,7 +182,7 @@ class Attacked(AbstractAlgorithm):
         rows = jnp.broadcast_to(self.attack.attack(seen, key=key), rows.shape)
         turned = byzantine & known.any()
         payload = jtu.tree_map(
-            lambda new, old: jnp.where(_along(turned, old), new, old),
+            lambda new, old: jnp.where(rowwise(turned, old), new, old),
             _unrowed(rows, message.payload),
             message.payload,
         )
@@ -224,10 +224,10 @@ def _encoded(
         finite = tree_isfinite((message.payload, message.stats, message.weight))
         counts = {name: message.weight > 0 for name in SENT}
         measured = {
-            name: _only_if(present & counts.get(name, finite), x)
+            name: only_if(present & counts.get(name, finite), x)
             for name, x in measured.items()
         }
-        return _only_if(present, encoded), measured
+        return only_if(present, encoded), measured
 
     kept, count = jax.vmap(one)(message, index), index.size
     capacity = count if work.aggregator.gathers else None
@@ -237,10 +237,6 @@ def _encoded(
 def _with(message: Message, payload: PyTree[Array]) -> Message:
     # Of stacked messages, whose weights are not one number.
     return eqx.tree_at(lambda m: m.payload, message, payload)
-
-
-def _only_if(condition: Bool[Array, ""], x: PyTree) -> PyTree:
-    return jtu.tree_map(lambda x: jnp.where(condition, x, jnp.zeros_like(x)), x)
 
 
 def _row(payload: PyTree[Array]) -> Float[Array, " numbers"]:
@@ -258,7 +254,3 @@ def _unrowed(rows: Float[Array, "messages numbers"], like: PyTree[Array]) -> PyT
     parts = jnp.split(rows, ends, axis=1) if leaves else []
     pairs = zip(parts, leaves, strict=True)
     return treedef.unflatten([x.reshape(y.shape).astype(y.dtype) for x, y in pairs])
-
-
-def _along(values: Bool[Array, " messages"], x: Array) -> Bool[Array, "messages ..."]:
-    return values.reshape(values.shape + (1,) * (x.ndim - 1))

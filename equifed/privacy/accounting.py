@@ -6,7 +6,10 @@ differential privacy (RDP) for sampling without replacement, which has no PLD th
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
+
+import numpy as np
 
 from ..data import (
     FixedSizeParticipation,
@@ -124,12 +127,37 @@ def check_accountable(participation: Participation, noise: AbstractNoise) -> Non
 
 def epsilon_of(accounted: Accounted, delta: float) -> float:
     """The epsilon at that delta: an upper bound, infinite where there is none."""
-    accountant = make_accountant(accounted.adjacency, accounted.accountant)
+    accountant = _accountant(accounted.adjacency, accounted.accountant)
     accountant.compose(accounted.event)
     return float(accountant.get_epsilon(delta))
 
 
-def make_accountant(adjacency: Adjacency, kind: Literal["PLD", "RDP"]) -> Any:
+def least_noise(
+    account: Callable[[float], Accounted], epsilon: float, delta: float
+) -> float:
+    """The least noise multiplier that has at most that epsilon.
+
+    **Arguments:**
+
+    - `account`: what there is to account for with a noise multiplier.
+    """
+    like = account(1.0)
+    return dp_accounting().calibrate_dp_mechanism(
+        lambda: _accountant(like.adjacency, like.accountant),
+        lambda multiplier: account(multiplier).event,
+        float(epsilon),
+        delta,
+        dp_accounting().LowerEndpointAndGuess(0.0, 1.0),
+        tol=1e-4,
+    )
+
+
+def rounded_up(multiplier: float) -> float:
+    """In single precision, in which it is added, and never less."""
+    return float(np.nextafter(np.float32(multiplier), np.float32(np.inf)))
+
+
+def _accountant(adjacency: Adjacency, kind: Literal["PLD", "RDP"]) -> Any:
     dp = dp_accounting()
     relation = {
         "add or remove one": dp.NeighboringRelation.ADD_OR_REMOVE_ONE,

@@ -18,7 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray, PyTree
 from .._bits import Bits, UP
 from .._check import as_number, check_count, check_number, check_seed, checked
 from .._metrics import Sum
-from .._tree import tree_isfinite, tree_wide, tree_zeros_like
+from .._tree import tree_wide, tree_zeros_like
 from .._wire import Aggregate
 from ..compress import rotate, rotate_back
 from ..data import PoissonParticipation
@@ -28,7 +28,7 @@ from .discrete_gaussian import discrete_gaussian
 from .extra import dp_accounting
 from .mechanism import AbstractMechanism
 from .modular import modular_bits, ModularSum
-from .plain import check_plain
+from .plain import plain_payload
 from .rounding import conditional_round, rounded_bound
 
 
@@ -211,12 +211,8 @@ class DistributedDiscreteGaussian(AbstractMechanism):
         return _State(tree_zeros_like(payload), jnp.zeros((), jnp.int32))
 
     def encode(self, message, state, *, key):
-        check_plain(message, self)
         round_key, noise_key = jr.split(key)
-        present = (message.weight > 0) & tree_isfinite(message.payload)
-        payload = jtu.tree_map(
-            lambda x: jnp.where(present, x, jnp.zeros_like(x)), message.payload
-        )
+        payload, present = plain_payload(message, self)
         flat = ravel_pytree(scaled_to(tree_wide(payload), self.max_norm))[0]
         unit = self.max_norm * self.step
         rotated = rotate(flat / unit.astype(flat.dtype), self._rotation(state.round))

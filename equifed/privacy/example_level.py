@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
 from .._check import as_number, check_count, check_number, checked
@@ -36,7 +35,14 @@ from .._types import Example, Loss, Model, Params
 from .._wire import CHANGE, Message
 from ..data import AbstractBatching, AbstractSampler, Epochs
 from ..data._sampler import Participation
-from .accounting import Accounted, check_known, epsilon_of, make_accountant, most_rounds
+from .accounting import (
+    Accounted,
+    check_known,
+    epsilon_of,
+    least_noise,
+    most_rounds,
+    rounded_up,
+)
 from .clipping import FlatClip
 from .extra import dp_accounting
 from .noise import normal_like, scaled_noise
@@ -251,17 +257,11 @@ class ExampleLevelPlan(eqx.Module):
         """The plan with the least noise for which all its rounds have at most that
         epsilon."""
         check_number("epsilon", epsilon, least=0, strict=True)
-        dp, like = dp_accounting(), self._account(1.0, self.num_rounds)
-        found = dp.calibrate_dp_mechanism(
-            lambda: make_accountant(like.adjacency, like.accountant),
-            lambda z: self._account(z, self.num_rounds).event,
-            float(epsilon),
-            self.delta,
-            dp.LowerEndpointAndGuess(0.0, 1.0),
-            tol=1e-4,
+        found = least_noise(
+            lambda z: self._account(z, self.num_rounds), epsilon, self.delta
         )
-        up = np.nextafter(np.float32(found), np.float32(np.inf))
-        client = eqx.tree_at(lambda c: c.noise_multiplier, self.client, jnp.asarray(up))
+        up = jnp.asarray(rounded_up(found), self.client.noise_multiplier.dtype)
+        client = eqx.tree_at(lambda c: c.noise_multiplier, self.client, up)
         return dataclasses.replace(self, client=client)
 
     def _account(self, noise_multiplier: float, rounds: int) -> Accounted:

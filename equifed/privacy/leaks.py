@@ -22,8 +22,9 @@ from jaxtyping import Array, PyTree
 from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort
 from .._executor import Executor, Participants
-from .._executor.blocks import Pass, resized, run_device
+from .._executor.blocks import Pass
 from .._round import State
+from .._round.record import pass_shapes
 from .._round.segments import Call, has_pass
 from .._round.step import guarded_step
 from .._types import ClientState
@@ -117,25 +118,15 @@ class Followed:
                 f"{shown(work.aggregator)} that is another one. Make the algorithm "
                 "with `aggregator=plan.mechanism`."
             )
-
-        def one_device(
-            work: Pass, cohort: Cohort, states: ClientState
-        ) -> tuple[PyTree, ClientState]:
-            cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
-            _, kept, states = run_device(work, executor, cohort, states, keep=True)
-            return kept, jtu.tree_map(lambda x: x[None], states)
-
-        shapes = eqx.filter_eval_shape(one_device, work, cohort, states)
+        shapes = pass_shapes(work, executor, cohort, states, cohort.index.size)
         (encoded, metrics), states = shapes
-        encoded, metrics = resized((encoded, metrics), ())
         covered = self._mechanism.covered(encoded)
         labels = [None if yes else COUNT for yes in jtu.tree_leaves(covered)]
         labels += [f"the clients' metric {n!r}" for n in _names(metrics)]
         labels += [STATES] * len(jtu.tree_leaves(states))
-        like = jtu.tree_leaves(((encoded, metrics), states))
-        out = Call(labels, like)(*jtu.tree_leaves(eqx.filter(work, eqx.is_array)))
-        structure = jtu.tree_structure(((encoded, metrics), states))
-        return jtu.tree_unflatten(structure, out)
+        sent = jtu.tree_leaves(eqx.filter(work, eqx.is_array))
+        out = Call(labels, jtu.tree_leaves(shapes))(*sent)
+        return jtu.tree_unflatten(jtu.tree_structure(shapes), out)
 
 
 def _names(metrics: dict[str, Any]) -> Iterator[str]:

@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._check import number
-from .._tree import tree_add, tree_divide, tree_isfinite, tree_scale, tree_wide
+from .._tree import tree_add, tree_divide, tree_scale, tree_wide
 from .._wire import Aggregate, Message
 from .accounting import Accounted, most_rounds
 from .clipping import scaled_to
 from .extra import dp_accounting
 from .mechanism import AbstractMechanism
 from .noise import normal_like, scaled_noise
-from .plain import check_plain
+from .plain import plain_payload
 
 
 class Noised(eqx.Module):
@@ -173,10 +173,6 @@ class LocalLaplace(AbstractLocal):
 def _present(
     message: Message, mechanism: AbstractAggregator
 ) -> tuple[PyTree, Float[Array, ""]]:
-    """The payload, 0 where it counts for nothing; and whether it counts."""
-    check_plain(message, mechanism)
-    present = (message.weight > 0) & tree_isfinite(message.payload)
-    payload = jtu.tree_map(
-        lambda x: jnp.where(present, x, jnp.zeros_like(x)), message.payload
-    )
+    """The payload, in which noise can be added up; and whether it counts."""
+    payload, present = plain_payload(message, mechanism)
     return tree_wide(payload), present.astype(jnp.result_type(float))

@@ -25,9 +25,9 @@ from .._aggregator import AbstractAggregator
 from .._bits import Bits, payload_bits, UP
 from .._check import as_number, check_count, checked, number
 from .._metrics import Sum
-from .._tree import tree_isfinite, tree_wide, wide_dtype
+from .._tree import tree_wide, wide_dtype
 from .._wire import Aggregate
-from .plain import check_plain
+from .plain import plain_payload
 
 
 _LOW = 16
@@ -165,11 +165,7 @@ class ModularMean(AbstractAggregator):
         return dtypes_of(payload)
 
     def encode(self, message, state, *, key):
-        check_plain(message, self)
-        present = (message.weight > 0) & tree_isfinite(message.payload)
-        payload = jtu.tree_map(
-            lambda x: jnp.where(present, x, jnp.zeros_like(x)), message.payload
-        )
+        payload, present = plain_payload(message, self)
         whole, outside = fixed_point(payload, self.step, self.num_bits, key=key)
         sent = Bits(modular_bits(payload, self.num_bits))
         metrics = {UP: sent, "saturated": Sum(outside)}

@@ -2,9 +2,25 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import jax.tree_util as jtu
+from jaxtyping import Array, Bool, PyTree
 
+from .._tree import tree_isfinite
 from .._wire import check_additive, Message
+
+
+def plain_payload(
+    message: Message, aggregator: Any
+) -> tuple[PyTree[Array], Bool[Array, ""]]:
+    """The payload, all 0 where it counts for nothing: that of a client without
+    examples, and one that is not finite; and whether it counts."""
+    check_plain(message, aggregator)
+    present = (message.weight > 0) & tree_isfinite(message.payload)
+    payload = jtu.tree_map(
+        lambda x: jnp.where(present, x, jnp.zeros_like(x)), message.payload
+    )
+    return payload, present
 
 
 def check_plain(message: Message, aggregator: Any) -> None:

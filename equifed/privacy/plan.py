@@ -15,9 +15,8 @@ from .._round import State
 from .._words import shown
 from ..data import AbstractLoader, AbstractSampler, Loader
 from ..data._sampler import Participation
-from .accounting import Accounted, check_known, epsilon_of, make_accountant
+from .accounting import Accounted, check_known, epsilon_of, least_noise, rounded_up
 from .deployment import Deployment
-from .extra import dp_accounting
 from .leaks import check_release
 from .mechanism import AbstractMechanism
 
@@ -169,19 +168,11 @@ class PrivacyPlan(eqx.Module):
         there, ratio = self.participation, 1.0
         if of == "deployment":
             there, ratio = self._deployed()
-        dp, like = dp_accounting(), self._account(there, 1.0, self.num_rounds)
-        found = dp.calibrate_dp_mechanism(
-            lambda: make_accountant(like.adjacency, like.accountant),
-            lambda z: self._account(there, z, self.num_rounds).event,
-            float(epsilon),
-            self.delta,
-            dp.LowerEndpointAndGuess(0.0, 1.0),
-            tol=1e-4,
+        found = least_noise(
+            lambda z: self._account(there, z, self.num_rounds), epsilon, self.delta
         )
-        # Rounded up, as what is added is in single precision.
-        here = self.mechanism.like(found, 1 / ratio)
-        up = np.nextafter(np.float32(here), np.float32(np.inf))
-        mechanism = dataclasses.replace(self.mechanism, noise_multiplier=float(up))
+        up = rounded_up(self.mechanism.like(found, 1 / ratio))
+        mechanism = dataclasses.replace(self.mechanism, noise_multiplier=up)
         return dataclasses.replace(self, mechanism=mechanism)
 
     def check(

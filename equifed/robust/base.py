@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._aggregator.base import Gathered
 from .._metrics import AbstractMetric, Sum
-from .._tree import safe_divide, tree_isfinite, tree_norm
+from .._tree import rowwise, safe_divide, tree_isfinite, tree_norm
 from .._wire import Aggregate, check_additive, Message
 from .distances import by_columns
 
@@ -51,16 +51,11 @@ def weighted(messages: Gathered, weights: Float[Array, " messages"]) -> PyTree[A
     weights = safe_divide(weights, jnp.broadcast_to(weights.sum(), weights.shape))
 
     def mean(x):
-        return (x * along(weights, x).astype(x.dtype)).sum(0)
+        return (x * rowwise(weights, x).astype(x.dtype)).sum(0)
 
     message = messages.message
     both = (message.payload, message.stats)
     return jtu.tree_map(lambda x: by_columns(mean, x), both)
-
-
-def along(values: Array, x: Array) -> Array:
-    """One value for each message, with the axes of a stack of them."""
-    return values.reshape(values.shape + (1,) * (x.ndim - 1))
 
 
 def answer(

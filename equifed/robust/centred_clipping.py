@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from .._aggregator import AbstractAggregator
 from .._check import check_count, number
-from .._tree import tree_cast_like, tree_wide, tree_zeros_like
-from .base import along, answer, gathered, weighted
+from .._tree import rowwise, tree_cast_like, tree_wide, tree_zeros_like
+from .base import answer, gathered, weighted
 from .distances import by_columns, distances_to
 
 
@@ -61,10 +61,8 @@ class CentredClipping(AbstractAggregator):
             scale = jnp.where(present, scale, 0) / count.astype(scale.dtype)
 
             def moved(x, v):
-                return (
-                    v
-                    + ((x - v) * along(scale, x).astype(x.dtype)).sum(0, keepdims=True)
-                )[0]
+                scales = rowwise(scale, x).astype(x.dtype)
+                return (v + ((x - v) * scales).sum(0, keepdims=True))[0]
 
             return jtu.tree_map(
                 lambda x, v: by_columns(moved, x, v), encoded.message.payload, v

@@ -4,14 +4,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._aggregator import AbstractAggregator
-from .._check import check_kind, number
+from .._aggregator import AbstractAggregator, AbstractEach
+from .._check import number
 from .._metrics import Sum
 from .._tree import tree_norm
 from .._wire import check_additive, Message
 
 
-class DropLarge(AbstractAggregator):
+class DropLarge(AbstractEach):
     r"""Leaves out each message whose norm is more than $M$, or not finite.
 
     Norm bounding (Sun et al., 2019, arXiv 1911.07963) assumes that boosted messages are
@@ -29,16 +29,6 @@ class DropLarge(AbstractAggregator):
         converter=number("max_norm", least=0, strict=True)
     )
 
-    def __check_init__(self):
-        check_kind("aggregator", self.aggregator, AbstractAggregator)
-
-    @property
-    def gathers(self):
-        return self.aggregator.gathers
-
-    def init(self, payload):
-        return self.aggregator.init(payload)
-
     def encode(self, message, state, *, key):
         check_additive(message.payload, self)
         small = tree_norm(message.payload) <= self.max_norm
@@ -48,6 +38,3 @@ class DropLarge(AbstractAggregator):
         encoded, metrics = self.aggregator.encode(message, state, key=key)
         count = Sum(dropped.astype(jnp.result_type(float)))
         return encoded, {**metrics, "dropped": count}
-
-    def decode(self, encoded, state, *, key):
-        return self.aggregator.decode(encoded, state, key=key)

@@ -9,10 +9,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from .._aggregator import AbstractAggregator
 from .._aggregator.base import Gathered
 from .._metrics import AbstractMetric, masked_sum
-from .._tree import tree_wide
+from .._tree import rowwise, tree_wide
 from .._types import AggregatorState
 from .._wire import Aggregate, Message
-from .base import along
 
 
 def mixed(messages: Gathered, weights: Float[Array, "new messages"]) -> PyTree[Array]:
@@ -53,7 +52,7 @@ def aggregated(
 
     encoded, metrics = jax.vmap(encode)(means, weight, keys)
     if aggregator.gathers:
-        keep = lambda x: jnp.where(along(present, x), x, jnp.zeros_like(x))  # noqa: E731
+        keep = lambda x: jnp.where(rowwise(present, x), x, jnp.zeros_like(x))  # noqa: E731
         encoded = jtu.tree_map(keep, encoded)
     else:
         encoded = masked_sum(encoded, present)
