@@ -200,9 +200,12 @@ from ._wire import (
 )
 
 
+# Loaded when first used: none belongs to every training.
+_LATER = ("attacks", "clock", "models", "objectives", "plot", "recipes", "testing")
+
+
 def __getattr__(name: str):
-    # Loaded when first used: none belongs to training.
-    if name in ("attacks", "models", "objectives", "plot", "recipes", "testing"):
+    if name in _LATER:
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -35,6 +35,10 @@ WITHOUT = {
     "attacks.Mimic": _PLAIN,
     "attacks.ModelReplacement": _PLAIN,
     "attacks.Seen": _MADE,
+    "clock.AlwaysAvailable": _PLAIN,
+    "clock.ClientTimes": _MADE,
+    "clock.Draws": _MADE,
+    "clock.Drops": _MADE,
     "compress.Sent": "What `compress` returns.",
     "Aggregate": _MADE,
     "Beginning": "What `begin` returns: see `AbstractAlgorithm.step`.",
@@ -92,6 +96,8 @@ WITHOUT = {
 # return is looked at.
 PROTOCOLS = {
     "attacks.AbstractAttack": "`Attacked` calls it, with what it has made.",
+    "clock.AbstractAvailability": "`SystemModel` calls it.",
+    "clock.AbstractQuantity": "`SystemModel` looks at what it returns.",
     "privacy.AbstractClipping": "`PrivateMean` calls it, with a message.",
     "privacy.AbstractMechanism": "A plan calls it, with what it has looked at.",
     "privacy.AbstractNoise": "`PrivateMean` calls it, with a sum.",
@@ -119,12 +125,19 @@ PROTOCOLS = {
     "objectives.AbstractObjective": "`FederatedProblem` calls it.",
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
+_AS_TIMES = ("available", "next_available", "seconds", "steps", "until")
 METHODS_WITHOUT = {
     "data.OrderedParticipation.most_rounds": "A plan calls it, with its rounds.",
     "privacy.Deployment.like": "A plan calls it, with what a sampler says.",
     "privacy.PrivateSGD.gradient": "Its round calls it, with a batch.",
     "privacy.PrivacyPlan.shown": "`train` calls it, with a round's metrics.",
     "privacy.PrivacyPlan.check": "`train` calls it: see `PrivacyPlan`.",
+    "clock.Draws.of": "A quantity calls it.",
+    "clock.Draws.normals": "A quantity calls it.",
+    "clock.Draws.uniforms": "A quantity calls it.",
+    **dict.fromkeys(
+        (f"clock.SystemModel.{x}" for x in _AS_TIMES), "As `SystemModel.times`."
+    ),
     "Broadcast.of": "Any tree is a model: what can be trained of it is.",
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",
     "ClientData.fold": "A client calls it in a round: JAX's errors name the function.",

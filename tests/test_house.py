@@ -28,6 +28,7 @@ PARTS |= {"equifed.objectives": eqf.objectives, "equifed.data.sets": eqf.data.se
 PARTS |= {"equifed.models": eqf.models, "equifed.recipes": eqf.recipes}
 PARTS |= {"equifed.compress": eqf.compress, "equifed.privacy": eqf.privacy}
 PARTS |= {"equifed.robust": eqf.robust, "equifed.attacks": eqf.attacks}
+PARTS |= {"equifed.clock": eqf.clock}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -56,7 +57,7 @@ LAYERS = (
     ("_store",),
     ("_round",),
     ("_algorithm",),
-    ("privacy", "attacks"),
+    ("privacy", "attacks", "clock"),
     ("_stepper", "_logger", "_checkpoint", "_evaluate"),
     ("_training",),
     ("testing", "plot", "recipes"),
@@ -367,7 +368,7 @@ def test_an_import_makes_no_array():
 def test_what_a_round_is_made_of_is_a_pytree():
     # What lives on the host may be a plain class.
     for cls in classes():
-        if part_of(cls.__module__) in ("data", "_logger", "_store"):
+        if part_of(cls.__module__) in ("data", "_logger", "_store", "clock"):
             continue
         if any(base.__name__.startswith("Abstract") for base in cls.__mro__):
             assert issubclass(cls, eqx.Module)

@@ -8,6 +8,7 @@ would, and prints a line of JSON for each.
 from . import (
     algorithms,
     attacks,
+    clocks,
     compared,
     compression,
     criteria,
@@ -37,6 +38,7 @@ from . import (
 _PARTS = (
     algorithms,
     attacks,
+    clocks,
     compared,
     compression,
     criteria,

@@ -1,0 +1,209 @@
+"""Quantities that are drawn: once for each client, or anew at every count."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from .._check import check_choice, check_number, checked
+from .quantity import AbstractQuantity, Counts, Number, quantity
+
+
+class _AbstractDrawn(AbstractQuantity):
+    """What the distributions have in common: how often they are drawn."""
+
+    each: Literal["client", "round"]
+
+    def _count(self, count: Counts) -> Counts | None:
+        return None if self.each == "client" else count
+
+
+@dataclasses.dataclass(eq=False)
+class Uniform(_AbstractDrawn):
+    """Uniform between two numbers.
+
+    **Arguments:**
+
+    - `low`, `high`: the numbers.
+    - `each`: whether it is drawn once for each `"client"`, or anew in each `"round"`.
+    """
+
+    low: float
+    high: float
+    each: Literal["client", "round"]
+
+    @checked()
+    def __init__(
+        self,
+        low: Number,
+        high: Number,
+        *,
+        each: Literal["client", "round"] = "client",
+    ):
+        check_number("low", low)
+        check_number("high", high, least=low)
+        check_choice("each", each, ("client", "round"))
+        self.low, self.high, self.each = float(low), float(high), each
+
+    def __call__(self, draws, clients, count):
+        u = draws.uniforms(clients, self._count(count))[:, 0]
+        return self.low + (self.high - self.low) * u
+
+
+@dataclasses.dataclass(eq=False)
+class LogNormal(_AbstractDrawn):
+    r"""Log-normal: the median times $e^{\sigma z}$, where $z$ is standard normal. The
+    usual model of how far devices and networks are apart.
+
+    **Arguments:**
+
+    - `median`: half of the clients have less.
+    - `sigma`: the standard deviation of the logarithm.
+    - `each`: whether it is drawn once for each `"client"`, or anew in each `"round"`.
+    """
+
+    median: float
+    sigma: float
+    each: Literal["client", "round"]
+
+    @checked()
+    def __init__(
+        self,
+        median: Number,
+        sigma: Number,
+        *,
+        each: Literal["client", "round"] = "client",
+    ):
+        check_number("median", median, least=0, strict=True)
+        check_number("sigma", sigma, least=0)
+        check_choice("each", each, ("client", "round"))
+        self.median, self.sigma, self.each = float(median), float(sigma), each
+
+    def __call__(self, draws, clients, count):
+        return self.median * np.exp(
+            self.sigma * draws.normals(clients, self._count(count))
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class Exponential(_AbstractDrawn):
+    """Exponential: a delay without memory.
+
+    **Arguments:**
+
+    - `mean`: the mean.
+    - `each`: whether it is drawn once for each `"client"`, or anew in each `"round"`.
+    """
+
+    mean: float
+    each: Literal["client", "round"]
+
+    @checked()
+    def __init__(self, mean: Number, *, each: Literal["client", "round"] = "client"):
+        check_number("mean", mean, least=0)
+        check_choice("each", each, ("client", "round"))
+        self.mean, self.each = float(mean), each
+
+    def __call__(self, draws, clients, count):
+        return -self.mean * np.log(draws.uniforms(clients, self._count(count))[:, 0])
+
+
+@dataclasses.dataclass(eq=False)
+class Mixture(_AbstractDrawn):
+    """One of several quantities, drawn by their shares: tiers of devices, say, or a
+    share of the clients that does not finish.
+
+    **Arguments:**
+
+    - `parts`: the quantities, or plain numbers.
+    - `shares`: the probability of each; they sum to 1.
+    - `each`: whether it is drawn once for each `"client"`, or anew in each `"round"`.
+
+    !!! example
+
+        ```python
+        Mixture([2e8, 1e9, 5e9], shares=[0.5, 0.4, 0.1])
+        ```
+    """
+
+    parts: tuple[AbstractQuantity, ...]
+    shares: tuple[float, ...]
+    each: Literal["client", "round"]
+
+    @checked()
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        *,
+        shares: Sequence[Number],
+        each: Literal["client", "round"] = "client",
+    ):
+        check_choice("each", each, ("client", "round"))
+        if len(parts) != len(shares) or not 0 < len(parts) <= 7:
+            raise ValueError(
+                "`parts` must be up to 7 quantities with one of `shares` for each, got "
+                f"{len(parts)} and {len(shares)}."
+            )
+        for share in shares:
+            check_number("shares", share, least=0)
+        if abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"`shares` must sum to 1, got {sum(shares):g}.")
+        self.parts = tuple(quantity("parts", part) for part in parts)
+        self.shares = tuple(map(float, shares))
+        self.each = each
+
+    def __call__(self, draws, clients, count):
+        u = draws.uniforms(clients, self._count(count))[:, 0]
+        which = np.searchsorted(np.cumsum(self.shares)[:-1], u, side="right")
+        out = np.empty(len(clients))
+        for i, part in enumerate(self.parts):
+            own = which == i
+            counts = np.broadcast_to(np.asarray(count, np.int64), own.shape)
+            out[own] = part(draws.of(i), clients[own], counts[own])
+        return out
+
+    @property
+    def num_clients(self) -> int | None:
+        return _fewest(part.num_clients for part in self.parts)
+
+
+@dataclasses.dataclass(eq=False)
+class Wave(AbstractQuantity):
+    r"""A quantity that goes up and down with the count $r$: times $m + a \sin(2 \pi r /
+    T)$. Of availability in slots of an hour and with a period of 24 that is a day.
+
+    **Arguments:**
+
+    - `of`: the quantity, or a plain number.
+    - `mean`, `amplitude`: $m$ and $a$.
+    - `period`: $T$.
+    """
+
+    of: AbstractQuantity
+    mean: float
+    amplitude: float
+    period: float
+
+    @checked()
+    def __init__(self, of: Any, *, mean: Number, amplitude: Number, period: Number):
+        check_number("mean", mean)
+        check_number("amplitude", amplitude)
+        check_number("period", period, least=0, strict=True)
+        self.of = quantity("of", of)
+        self.mean, self.amplitude = float(mean), float(amplitude)
+        self.period = float(period)
+
+    def __call__(self, draws, clients, count):
+        phase = 2 * np.pi * np.asarray(count) / self.period
+        return self.of(draws, clients, count) * (
+            self.mean + self.amplitude * np.sin(phase)
+        )
+
+    @property
+    def num_clients(self) -> int | None:
+        return self.of.num_clients
+
+
+def _fewest(counts: Iterable[int | None]) -> int | None:
+    return min((count for count in counts if count is not None), default=None)

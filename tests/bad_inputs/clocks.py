@@ -1,0 +1,137 @@
+"""Bad inputs of clocks."""
+
+import numpy as np
+
+import equifed.clock as eqt
+
+from .algorithms import POSITIVE
+
+
+NUMBERS = {"0.1": "a number", True: "a number, got True"}
+
+
+def numbers(make, name, bad):
+    """What a number outside of its domain gives."""
+    cases = {}
+    for value, words in {**NUMBERS, float("nan"): "finite", **bad}.items():
+        error = TypeError if isinstance(value, str | bool) else ValueError
+        call = lambda value=value: make(value)  # noqa: E731
+        words = (f"`{name}`", *([] if error is TypeError else [words]))
+        cases[f"{name}={value!r}"] = (call, error, words)
+    return cases
+
+
+def quantities(make, name):
+    """What is no quantity."""
+    words = (f"`{name}` must be a quantity, a number, or one for each client",)
+    return {
+        "text": (lambda: make("fast"), TypeError, words),
+        "a table": (lambda: make(np.ones((2, 2))), TypeError, words),
+        "a hole": (
+            lambda: make([1.0, float("nan")]),
+            ValueError,
+            ("`values` has a NaN for client 1: fill the hole",),
+        ),
+    }
+
+
+def each(make):
+    words = ("`each` must be 'client' or 'round', got 'step'",)
+    return {"each": (lambda: make(each="step"), ValueError, words)}
+
+
+def of(**kwargs):
+    return eqt.SystemModel(**kwargs).times([3], 0, flops=1, bits_down=1, bits_up=1)
+
+
+NONNEGATIVE = {-1.0: "at least 0, got -1"}
+TABLE = {
+    "clock.SystemModel": {
+        **quantities(lambda x: eqt.SystemModel(speed=x), "speed"),
+        "no availability": (
+            lambda: eqt.SystemModel(availability=0.5),
+            TypeError,
+            ("`availability`", "got 0.5"),
+        ),
+        "a seed": (lambda: eqt.SystemModel(seed=-1), ValueError, ("`seed`", "got -1")),
+    },
+    "clock.SystemModel.times": {
+        "a speed": (
+            lambda: of(speed=0.0),
+            ValueError,
+            ("`speed` must be more than 0, got 0.0 for client 3",),
+        ),
+        "a latency": (
+            lambda: of(latency=-1.0),
+            ValueError,
+            ("`latency` must be finite and at least 0, got -1.0 for client 3",),
+        ),
+        "no numbers": (
+            lambda: eqt.SystemModel().times([0.5], 0, flops=1, bits_down=1, bits_up=1),
+            TypeError,
+            ("`clients` must be an array of clients' numbers",),
+        ),
+    },
+    "clock.SystemModel.drops": {
+        "a probability": (
+            lambda: eqt.SystemModel(drops_after=1.5).drops([3], 0),
+            ValueError,
+            ("`drops_after` must be between 0 and 1, got 1.5 for client 3",),
+        ),
+    },
+    "clock.SystemModel.check_clients": {
+        "too few": (
+            lambda: eqt.SystemModel(uplink=[1.0, 2.0]).check_clients(3),
+            ValueError,
+            ("`uplink` of the `SystemModel` has 2 clients, but the population has 3",),
+        ),
+    },
+    "clock.Constant": numbers(eqt.Constant, "value", {-np.inf: "finite"}),
+    "clock.PerClient": {
+        "none": (lambda: eqt.PerClient([]), ValueError, ("`values` must be one",)),
+        "a hole": (
+            lambda: eqt.PerClient([1.0, float("nan")]),
+            ValueError,
+            ("`values` has a NaN for client 1",),
+        ),
+    },
+    "clock.Uniform": {
+        **numbers(lambda x: eqt.Uniform(0, x), "high", {-1: "at least 0, got -1"}),
+        **each(lambda **kwargs: eqt.Uniform(0, 1, **kwargs)),
+    },
+    "clock.LogNormal": {
+        **numbers(lambda x: eqt.LogNormal(x, 1), "median", POSITIVE),
+        **each(lambda **kwargs: eqt.LogNormal(1, 1, **kwargs)),
+    },
+    "clock.Exponential": {
+        **numbers(eqt.Exponential, "mean", NONNEGATIVE),
+        **each(lambda **kwargs: eqt.Exponential(1, **kwargs)),
+    },
+    "clock.Mixture": {
+        "shares": (
+            lambda: eqt.Mixture([1, 2], shares=[0.5, 0.6]),
+            ValueError,
+            ("`shares` must sum to 1, got 1.1",),
+        ),
+        "too few": (
+            lambda: eqt.Mixture([1, 2], shares=[1.0]),
+            ValueError,
+            ("`parts` must be up to 7", "got 2 and 1"),
+        ),
+        **each(lambda **kwargs: eqt.Mixture([1], shares=[1], **kwargs)),
+    },
+    "clock.Wave": {
+        **quantities(lambda x: eqt.Wave(x, mean=1, amplitude=0, period=1), "of"),
+        **numbers(
+            lambda x: eqt.Wave(1, mean=1, amplitude=0, period=x), "period", POSITIVE
+        ),
+    },
+    "clock.DailyAvailability": {
+        **quantities(eqt.DailyAvailability, "share"),
+        **numbers(lambda x: eqt.DailyAvailability(0.5, day=x), "day", POSITIVE),
+    },
+    "clock.SlottedAvailability": {
+        **quantities(lambda x: eqt.SlottedAvailability(x, slot=1), "probability"),
+        **numbers(lambda x: eqt.SlottedAvailability(0.5, slot=x), "slot", POSITIVE),
+    },
+}

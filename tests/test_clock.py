@@ -1,0 +1,155 @@
+"""Clocks: devices, their networks, and when they are there."""
+
+import math
+
+import numpy as np
+import pytest
+
+import equifed.clock as eqt
+from equifed.clock.draws import words
+from equifed.data._random import CLOCK, generator, normals, raw, uniforms
+
+
+EVERYONE = np.arange(2000)
+WORK = {"flops": 3e9, "bits_down": 2e6, "bits_up": 1e6}
+QUANTITIES = [
+    eqt.Constant(3),
+    eqt.PerClient(np.linspace(1, 2, 2000)),
+    eqt.Uniform(1, 2),
+    eqt.Uniform(1, 2, each="round"),
+    eqt.LogNormal(2, 0.5),
+    eqt.Exponential(0.5, each="round"),
+    eqt.Mixture([1, eqt.Uniform(2, 3, each="round")], shares=[0.3, 0.7]),
+    eqt.Wave(eqt.LogNormal(1, 0.1), mean=1, amplitude=0.5, period=24),
+]
+AVAILABILITIES = [
+    eqt.DailyAvailability(0.3),
+    eqt.DailyAvailability(eqt.Uniform(0.1, 0.9), phase=0.7, day=1000.0),
+    eqt.SlottedAvailability(0.4, slot=600),
+    eqt.SlottedAvailability(
+        eqt.Wave(eqt.Uniform(0.05, 1), mean=0.5, amplitude=0.4, period=24), slot=3600
+    ),
+]
+
+
+def test_words_of_many_are_those_of_generators():
+    drawn = words(2**63 + 5, CLOCK, EVERYONE, 7, 2**40, size=2000)
+    for i in (0, 3, 1999):
+        alone = raw(generator(2**63 + 5, CLOCK, i, 7, 2**40), 4)
+        np.testing.assert_array_equal(drawn[i], alone)
+    few = words(2**63 + 5, CLOCK, EVERYONE[5:9], 7, 2**40, size=4)
+    np.testing.assert_array_equal(few, drawn[5:9])
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda q: repr(q)[:40])
+def test_a_client_has_its_numbers_in_any_company(quantity):
+    draws = eqt.Draws(3, 99)
+    all_ = quantity(draws, EVERYONE, 5)
+    some = np.array([1500, 3, 77])
+    np.testing.assert_array_equal(quantity(draws, some, 5), all_[some])
+    counts = np.array([4, 5, 6])
+    one_by_one = [quantity(draws, some[i : i + 1], int(counts[i]))[0] for i in range(3)]
+    np.testing.assert_array_equal(quantity(draws, some, counts), one_by_one)
+    again = quantity(draws, EVERYONE, 6)
+    changes = getattr(quantity, "each", "client") == "round"
+    if isinstance(quantity, eqt.Mixture | eqt.Wave):
+        changes = True
+    assert (again != all_).any() == changes
+
+
+def test_distributions_are_what_they_say():
+    draws, many = eqt.Draws(0, 99), np.arange(40_000)
+    x = eqt.Uniform(2, 6)(draws, many, 0)
+    assert (x.min() >= 2) & (x.max() <= 6)
+    assert x.mean() == pytest.approx(4, abs=0.03)
+    x = np.log(eqt.LogNormal(5, 0.7)(draws, many, 0))
+    assert x.mean() == pytest.approx(math.log(5), abs=0.02)
+    assert x.std() == pytest.approx(0.7, abs=0.02)
+    assert eqt.Exponential(3)(draws, many, 0).mean() == pytest.approx(3, abs=0.08)
+    x = eqt.Mixture([1, 2, 5], shares=[0.5, 0.3, 0.2])(draws, many, 0)
+    shares = [(x == v).mean() for v in (1, 2, 5)]
+    np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.01)
+    # By hand, of one client: the draws of the generator that its place has.
+    rng = generator(0, 99, 12, 0, 0)
+    assert eqt.Uniform(2, 6)(draws, many, 0)[12] == 2 + 4 * uniforms(rng, 1)[0]
+    u = uniforms(generator(0, 99, 12, 8, 0), 2)
+    z = np.sqrt(-2 * np.log(u[0])) * np.cos(2 * np.pi * u[1])
+    drawn = eqt.LogNormal(5, 0.7, each="round")(draws, many, 7)[12]
+    assert drawn == pytest.approx(5 * math.exp(0.7 * z), rel=1e-12)
+    assert normals(generator(0, 0), 1).shape == (1,)
+
+
+@pytest.mark.parametrize("availability", AVAILABILITIES, ids=lambda q: repr(q)[:40])
+def test_availability_agrees_with_itself(availability):
+    system = eqt.SystemModel(availability=availability, seed=4)
+    for time in (0.0, 12_345.6, 1e6):
+        there = system.available(EVERYONE, time)
+        until = system.until(EVERYONE, time)
+        come = system.next_available(EVERYONE, time)
+        assert there.any()
+        assert not there.all()
+        assert (until[~there] == time).all()
+        assert (come[there] == time).all()
+        here, gone = EVERYONE[there], EVERYONE[~there]
+        for share in (0.01, 0.5, 0.99):
+            stay = time + share * (until[there] - time)
+            assert system.available(here, stay).all()
+            wait = time + share * (come[~there] - time)
+            assert not system.available(gone, wait).any()
+        assert not system.available(here, until[there] + 1e-3).any()
+        assert system.available(gone, come[~there] + 1e-3).all()
+
+
+def test_who_never_comes_and_who_never_goes():
+    ends = eqt.PerClient([0.0, 1.0])
+    for availability in (
+        eqt.DailyAvailability(ends),
+        eqt.SlottedAvailability(ends, slot=10),
+    ):
+        system = eqt.SystemModel(availability=availability)
+        np.testing.assert_array_equal(system.available([0, 1], 5.0), [False, True])
+        np.testing.assert_array_equal(system.until([0, 1], 5.0), [5, np.inf])
+        np.testing.assert_array_equal(system.next_available([0, 1], 5.0), [np.inf, 5])
+    always = eqt.SystemModel()
+    assert always.until([0], 5.0)[0] == np.inf
+
+
+def test_the_time_of_a_round_is_the_sum_of_its_parts():
+    system = eqt.SystemModel(
+        speed=[1e9, 2e9], downlink=1e6, uplink=[1e6, 5e5], latency=0.5
+    )
+    times = system.times([0, 1], 3, **WORK)
+    np.testing.assert_allclose(times.wait, [0.5, 0.5])
+    np.testing.assert_allclose(times.download, [2, 2])
+    np.testing.assert_allclose(times.compute, [3, 1.5])
+    np.testing.assert_allclose(times.upload, [1, 2])
+    np.testing.assert_allclose(times.total, [6.5, 6])
+    np.testing.assert_array_equal(system.seconds([0, 1], 3, **WORK), times.total)
+    # What is not given takes no time.
+    np.testing.assert_array_equal(eqt.SystemModel().seconds([7], 0, **WORK), [0])
+
+
+def test_losses_have_their_probabilities_and_exclude_each_other():
+    system = eqt.SystemModel(drops_before=0.2, drops_after=0.25)
+    before, after = system.drops(EVERYONE, np.arange(2000) % 7)
+    assert before.mean() == pytest.approx(0.2, abs=0.03)
+    assert after.mean() == pytest.approx(0.8 * 0.25, abs=0.03)
+    assert not (before & after).any()
+    other, _ = system.drops(EVERYONE, 1)
+    assert (other != before).any()
+
+
+def test_completeness_is_a_share_of_the_planned_steps():
+    system = eqt.SystemModel(completeness=[0.5, 0.01, 1, 0.3])
+    steps = system.steps([0, 1, 2, 3], 0, np.array([9, 20, 4, 0]))
+    np.testing.assert_array_equal(steps, [4, 1, 4, 0])
+
+
+def test_the_quantities_of_a_system_do_not_share_their_randomness():
+    rate = eqt.LogNormal(1, 1)
+    system = eqt.SystemModel(speed=rate, downlink=rate, uplink=rate)
+    times = system.times(EVERYONE, 0, flops=1, bits_down=1, bits_up=1)
+    parts = np.log([times.download, times.compute, times.upload])
+    np.testing.assert_allclose(np.corrcoef(parts), np.eye(3), atol=0.06)
+    other = eqt.SystemModel(speed=rate, seed=1).seconds(EVERYONE, 0, **WORK)
+    assert (other != eqt.SystemModel(speed=rate).seconds(EVERYONE, 0, **WORK)).all()
