@@ -5,6 +5,8 @@ whom takes one step: so little is measured but the moving of what they keep. Eac
 is a process of its own, for its peak of memory. Prints the time of a round (the lower
 quartile, and the faster of two processes, as others may use the machine), that peak,
 what a checkpoint takes after ten more rounds, and all as ratios against the device.
+And of states that are spread over a mesh, what it takes to bring a round's rows to
+their slots and to put them back, as the loader deals the clients and in any order.
 
     python benchmarks/store.py [--rounds 40] [--large] [--folder DIR] [--output FILE]
 
@@ -31,6 +33,7 @@ import optax
 from _report import memory, print_table, write_json
 
 import equifed as eqf
+from equifed._store import moved, mover, store_of
 
 
 # The size of the population, of what each client keeps, and of a cohort.
@@ -112,6 +115,34 @@ def measured(place: str, sizes: tuple[int, int, int], args, folder: str) -> dict
     }
 
 
+def moving(sizes: tuple[int, int, int], args) -> dict:
+    """The rows of a round brought and put back, by how the clients were dealt."""
+    num_clients, numbers, count = sizes
+    mesh = jax.make_mesh((DEVICES,), ("clients",))
+    algorithm = eqf.Scaffold(loss, optax.sgd(0.1), eqf.data.Epochs(1, batch_size=1))
+    sampler = eqf.data.UniformSampler(count, seed=0)
+    loader = eqf.data.Loader(
+        population(num_clients), sampler, algorithm.batching, mesh=mesh
+    )
+    state = algorithm.init(Wide(numbers), num_clients=num_clients)
+    states = moved(state.clients, "sharded", loader.mesh, owned=True)
+    del state
+    each, accept = mover(states, loader.mesh), jnp.array(True)
+    rng = np.random.default_rng(0)
+    times: dict[str, list[float]] = {"dealt": [], "any": []}
+    for round in range(args.rounds):
+        index = np.asarray(loader(round).index)
+        mixed = rng.permutation(index.reshape(-1)).reshape(index.shape)
+        for name, slots in (("dealt", index), ("any", mixed)):
+            begin = time.perf_counter()
+            rows = jax.block_until_ready(each.take(slots))
+            each.put(slots, rows, accept)
+            jax.block_until_ready(store_of(states).place.arrays)
+            times[name].append(1e3 * (time.perf_counter() - begin))
+    found = {f"{name}_ms": statistics.median(x[3:]) for name, x in times.items()}
+    return {"a round": count, **found, "ratio": found["any_ms"] / found["dealt_ms"]}
+
+
 def in_a_process(place: str, sizes, args, *more: str) -> dict:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         command = [sys.executable, __file__, "--place", place, "--at", folder]
@@ -150,12 +181,21 @@ def main() -> None:
     if args.place:
         if args.mesh:
             jax.config.update("jax_num_cpu_devices", DEVICES)
-        print(json.dumps(measured(args.place, json.loads(args.sizes), args, args.at)))
+        sizes = json.loads(args.sizes)
+        if args.place == "moving":
+            print(json.dumps(moving(sizes, args)))
+        else:
+            print(json.dumps(measured(args.place, sizes, args, args.at)))
         return
     results = {"small": compared(PLACES, args)}
     print_table("2,000 clients who keep 200,000 numbers, 20 a round", results["small"])
     results["mesh"] = compared(MESH_PLACES, args, "--mesh")
     print_table(f"The same on a mesh of {DEVICES} devices", results["mesh"])
+    results["moving"] = [
+        in_a_process("moving", (*SMALL[:2], count), args, "--mesh")
+        for count in (SMALL[2], 4 * SMALL[2])
+    ]
+    print_table("Rows brought and put back, spread over it", results["moving"])
     if args.large:
         results["large"] = [
             {"clients": name, **in_a_process("folder", sizes, args)}

@@ -11,6 +11,12 @@ def num_devices(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape[AXIS]
 
 
+def clients_each(num_clients: int, num_devices: int) -> int:
+    """How many clients are at home on a device: they lie over them in order, in equal
+    shares, of which the last may be short."""
+    return -(-num_clients // num_devices)
+
+
 def clients_mesh(mesh: Mesh) -> Mesh:
     """Checks a user's mesh, and makes its axes automatic.
 

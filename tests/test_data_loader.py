@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 import equifed.data as eqd
 from equifed._cohort import NO_CLIENT, NO_ROW
 from equifed.data._column import ChunkedColumn
-from equifed.data._plan import ladder
+from equifed.data._plan import _members, ladder
 from equifed.data._prefetch import prefetched
 from equifed.data._room import Needs
 
@@ -221,6 +221,26 @@ def test_clients_without_steps_are_spread():
         dataset_of([9] + [0] * 15), eqd.Steps(5, batch_size=1), mesh=mesh_of(4)
     )
     assert ((np.asarray(cohort.index) != NO_CLIENT).sum(axis=1) == 4).all()
+
+
+@pytest.mark.parametrize("num_devices", [2, 3, 4])
+def test_who_can_is_dealt_home(num_devices):
+    """By change of places among those of equally many steps, and so at no cost."""
+    rng, size = np.random.default_rng(num_devices), 40
+    for _ in range(20):
+        clients = rng.choice(size, rng.integers(1, 25), replace=False)
+        steps = rng.integers(0, 4, len(clients))
+        before = _members(clients, steps, num_devices, None)
+        after = _members(clients, steps, num_devices, size)
+        for old, new in zip(before, after, strict=True):
+            assert steps[old].tolist() == steps[new].tolist()
+        home = clients // -(-size // num_devices)
+        for number in range(4):
+            alike = steps == number
+            places = [alike[members].sum() for members in after]
+            can = np.bincount(home[alike], minlength=num_devices)
+            at_home = [(alike & (home == d))[m].sum() for d, m in enumerate(after)]
+            assert at_home == np.minimum(places, can).tolist()
 
 
 def test_arrays_lie_on_their_devices():

@@ -22,10 +22,11 @@ import pytest
 import equifed as eqf
 from equifed import testing
 from equifed._cohort import NO_CLIENT
-from equifed._mesh import clients_mesh
+from equifed._mesh import clients_each, clients_mesh
 from equifed._store import choose, mover, rows_of, Store, store_of
 from equifed._store.choose import begun
 from equifed._store.disk import DiskPlace
+from equifed._store.spread import route
 from equifed.data import _placement
 
 from .algorithms import ALGORITHMS
@@ -302,6 +303,33 @@ def test_moved_to_a_round_and_back(store):
                 each.ahead(rounds[number + 1][0])
             each.put(now, jax.tree.map(jnp.asarray, new), jnp.asarray(accept))
         assert_same(stored.states, device.states)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_rows_that_are_spread_come_from_anywhere(num_devices):
+    """Whoever is dealt to which device: nobody at home, all, or some."""
+    mesh = clients_mesh(jax.make_mesh((num_devices,), ("clients",)))
+    store = store_at("sharded", mesh=mesh)
+    store.write(np.arange(SIZE), some(SIZE))
+    wanted = [np.array(x) for x in jax.tree.leaves(rows_of(store))]
+    moving = mover(rows_of(store), mesh)
+    share, rng = clients_each(SIZE, num_devices), np.random.default_rng(0)
+    home = np.full((num_devices, share), NO_CLIENT, np.int32)
+    home.reshape(-1)[:SIZE] = np.arange(SIZE)
+    assert route(home, share).rows.size == 0
+    assert (
+        route(np.roll(home, 1, 0), share).rows.shape[2] == 1 << (share - 1).bit_length()
+    )
+    anyhow = [rng.permutation(home.reshape(-1)).reshape(home.shape) for _ in range(4)]
+    for index in (home, np.roll(home, 1, 0), *anyhow, home[::-1]):
+        numbers, taken = index[index != NO_CLIENT], moving.take(index)
+        for x, y in zip(jax.tree.leaves(taken), wanted, strict=True):
+            assert_same(np.asarray(x)[index != NO_CLIENT], y[numbers])
+        new = jtu.tree_map(lambda x: x + x, taken)
+        moving.put(index, new, jnp.asarray(True))
+        for x in wanted:
+            x[numbers] += x[numbers]
+        assert_same(jax.tree.leaves(moving.states), wanted)
 
 
 def test_the_next_rows_are_read_beside_the_running_round():

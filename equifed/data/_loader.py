@@ -148,6 +148,7 @@ class Loader(AbstractLoader):
             seed=self.sampler.seed,
             round=round,
             num_devices=self.num_devices,
+            num_clients=self.num_clients,
             max_slots=most(self.sampler, dataset),
             whose=lambda place: client_name(dataset, int(clients[place])),
             room=self._room,
@@ -169,10 +170,8 @@ class Loader(AbstractLoader):
         if not type(self.sampler).__module__.startswith("equifed."):
             return Needs()
         drawn, batching = map(self._drawn, itertools.count()), self.batching
-        rounds = (
-            needs(*clients, batching, num_devices=self.num_devices) for clients in drawn
-        )
-        return room_for(rounds)
+        sizes = {"num_devices": self.num_devices, "num_clients": self.num_clients}
+        return room_for(needs(*clients, batching, **sizes) for clients in drawn)
 
     def _pools(
         self, plan: Plan, clients: Int[np.ndarray, " clients"]

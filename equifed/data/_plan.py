@@ -2,8 +2,10 @@
 
 All of it is NumPy on integers. Clients are sorted by their number of steps, dealt to
 the devices longest first, each to the least loaded one, and their steps are laid end
-to end. Nothing is random here but each client's own order, which comes from a
-generator of its own; so neither the device nor the slot can change what a client sees.
+to end. Those of equally many steps then change places, so that as many as can are at
+home: on the device that has their states, where these are spread over the devices.
+Nothing is random here but each client's own order, which comes from a generator of its
+own; so neither the device nor the slot can change what a client sees.
 
 The sizes of the arrays are what a round is compiled for. They are those that nearly all
 rounds fit, if that is known; a round that does not fit has larger ones, on a coarse
@@ -11,6 +13,7 @@ geometric ladder. No round's sizes depend on the rounds before it.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from .._cohort import NO_CLIENT, NO_ROW
+from .._mesh import clients_each
 from .._words import shown
 from ._arrays import as_numbers
 from ._batching import AbstractBatching
@@ -52,6 +56,7 @@ def make_plan(
     seed: int,
     round: int,
     num_devices: int,
+    num_clients: int | None,
     max_slots: int,
     whose: Whose,
     room: Needs = Needs(),  # noqa: B008 (never changed)
@@ -68,13 +73,14 @@ def make_plan(
     - `batching`: How they visit their examples.
     - `seed`, `round`: What the order depends on, beside the client's number.
     - `num_devices`: How many devices share the round.
+    - `num_clients`: The size of the population, where it is known.
     - `max_slots`: The most clients that any round has.
     - `whose`: Says who a client is, by its place in `clients`.
     - `room`: What to make room for, at least.
     """
     steps = _steps(sizes, batching)
     orders = _orders(clients, sizes, steps, batching, seed, round, whose)
-    members = _members(clients, steps, num_devices)
+    members = _members(clients, steps, num_devices, num_clients)
 
     num_slots = max(len(m) for m in members)
     num_slots = max(num_slots, min(ladder(max(num_slots, room.slots)), max_slots), 1)
@@ -118,10 +124,11 @@ def needs(
     batching: AbstractBatching,
     *,
     num_devices: int,
+    num_clients: int | None,
 ) -> Needs:
     """What a round needs, without laying out its steps; as for `make_plan`."""
     steps = _steps(sizes, batching)
-    members = _members(clients, steps, num_devices)
+    members = _members(clients, steps, num_devices, num_clients)
     pools = [m[_pool(clients[m], sizes[m])[0]] for m in members if len(m) > 0]
     return Needs(
         steps=max(int(steps[m].sum()) for m in members),
@@ -134,10 +141,14 @@ def _members(
     clients: Int[np.ndarray, " clients"],
     steps: Int[np.ndarray, " clients"],
     num_devices: int,
+    num_clients: int | None,
 ) -> list[Int[np.ndarray, " members"]]:
     """The places in `clients` of each device's clients, longest first."""
     ranked = np.lexsort((clients, -steps))
     dealt = _deal(steps[ranked], num_devices)
+    if num_devices > 1 and num_clients is not None:
+        home = clients[ranked] // clients_each(num_clients, num_devices)
+        dealt = _homed(steps[ranked], dealt, home)
     return [ranked[dealt == d] for d in range(num_devices)]
 
 
@@ -235,6 +246,26 @@ def _deal(
         step = (total + load, count + 1, d) if i < num_busy else (total + 1, 0, d)
         heapq.heapreplace(devices, step)
     return dealt
+
+
+def _homed(
+    steps: Int[np.ndarray, " clients"],
+    dealt: Int[np.ndarray, " clients"],
+    home: Int[np.ndarray, " clients"],
+) -> Int[np.ndarray, " clients"]:
+    """Clients of equally many steps change places, so that as many as can are at home:
+    every device has as many clients and steps as before."""
+    free = Counter(zip(steps.tolist(), dealt.tolist(), strict=True))
+    new, guests = dealt.copy(), []
+    for i, place in enumerate(zip(steps.tolist(), home.tolist(), strict=True)):
+        if free[place] > 0:
+            free[place] -= 1
+            new[i] = place[1]
+        else:
+            guests.append(i)
+    left = sorted(free.elements(), key=lambda place: (-place[0], place[1]))
+    new[guests] = [device for _, device in left]
+    return new
 
 
 def _pool(

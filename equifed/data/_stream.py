@@ -284,6 +284,7 @@ class StreamLoader(AbstractLoader):
             seed=self.seed,
             round=round,
             num_devices=self.num_devices,
+            num_clients=None,
             max_slots=self.cohort_size,
             whose=whose,
         )
