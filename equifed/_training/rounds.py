@@ -1,6 +1,4 @@
-"""The loop over rounds, as an iterator: for programs that want to do something of their
-own between rounds. [`equifed.train`][] is built on it.
-"""
+"""The loop over rounds, as an iterator; [`equifed.train`][] is built on it."""
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
@@ -26,6 +24,7 @@ from .._types import ClientState, Model
 from .._used_up import check_not_used_up
 from ..data import AbstractBatching, AbstractLoader, Loader
 from ..data._calls import cohorts_of, Peekable, stacks
+from .counted_twice import warn_if_counted_twice
 from .missing_rows import MissingRows
 
 
@@ -263,6 +262,7 @@ def check_rounds(
         )
     _check_calls(state.clients, rounds_per_call)
     check_state(algorithm, state)
+    warn_if_counted_twice(algorithm, loader)
     loss, models = algorithm.loss, eqx.filter_eval_shape(algorithm.models, state)
     if not isinstance(loader, Loader) or not models:
         return (), MissingRows(loader, loss, None)

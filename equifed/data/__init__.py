@@ -32,10 +32,13 @@ from ._partition import (
 from ._sampler import (
     AbstractSampler as AbstractSampler,
     AllClients as AllClients,
+    ClusteredSampler as ClusteredSampler,
     FixedSizeParticipation as FixedSizeParticipation,
+    LeastOftenSampler as LeastOftenSampler,
     OrderedParticipation as OrderedParticipation,
     PoissonParticipation as PoissonParticipation,
     PoissonSampler as PoissonSampler,
+    RoundRobinSampler as RoundRobinSampler,
     ShuffledSampler as ShuffledSampler,
     UniformSampler as UniformSampler,
     WeightedSampler as WeightedSampler,

@@ -7,7 +7,12 @@ processes agree on the cohort without talking to each other. Samplers draw clien
 """
 
 from .all import AllClients as AllClients
+from .available import (
+    LeastOftenSampler as LeastOftenSampler,
+    RoundRobinSampler as RoundRobinSampler,
+)
 from .base import AbstractSampler as AbstractSampler
+from .clustered import ClusteredSampler as ClusteredSampler
 from .participation import (
     FixedSizeParticipation as FixedSizeParticipation,
     OrderedParticipation as OrderedParticipation,

@@ -41,7 +41,7 @@ class WeightedSampler(AbstractSampler):
         - `seed`: The seed of all rounds.
         """
         self.cohort_size = check_count("cohort_size", cohort_size)
-        self.weights = _as_weights(weights)
+        self.weights = as_weights(weights)
         self.replace = bool(replace)
         self.seed = check_seed(seed)
 
@@ -77,7 +77,7 @@ class WeightedSampler(AbstractSampler):
         return self.cohort_size
 
 
-def _as_weights(weights) -> Float[np.ndarray, " clients"]:
+def as_weights(weights) -> Float[np.ndarray, " clients"]:
     given = np.asarray(weights)
     if given.ndim != 1 or given.dtype.kind not in "iuf":
         raise ValueError(

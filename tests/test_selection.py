@@ -1,0 +1,266 @@
+"""What a round's aggregate is on average, by who was drawn and how messages are
+weighed, the table of `docs/selection.md`; and samplers that look at who is available.
+"""
+
+import collections
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed import testing
+
+
+D = eqf.data
+SIZES = np.array([1.0, 2.0, 6.0, 3.0, 0.5])
+VALUES = np.array([3.0, -2.0, 6.0, 0.5, -7.0])
+N, M, SEEDS = len(SIZES), 2, 2000
+BY_EXAMPLES, BY_CLIENTS = SIZES @ VALUES / SIZES.sum(), VALUES.mean()
+FIXED = eqf.FixedDenominatorMean(M)
+
+
+def everyone(round, clients):
+    return np.ones(len(clients), bool)
+
+
+# Sampler, aggregator, and what the aggregate is on average, if it is one of the two.
+PAIRS = {
+    "all, weighted": (lambda s: D.AllClients(), eqf.WeightedMean(), BY_EXAMPLES),
+    "all, uniform": (lambda s: D.AllClients(), eqf.UniformMean(), BY_CLIENTS),
+    "uniform, uniform": (
+        lambda s: D.UniformSampler(M, seed=s),
+        eqf.UniformMean(),
+        BY_CLIENTS,
+    ),
+    "uniform, weighted": (
+        lambda s: D.UniformSampler(M, seed=s),
+        eqf.WeightedMean(),
+        None,
+    ),
+    "shuffled, uniform": (
+        lambda s: D.ShuffledSampler(M, seed=s),
+        eqf.UniformMean(),
+        BY_CLIENTS,
+    ),
+    "least often, uniform": (
+        lambda s: D.LeastOftenSampler(M, everyone, seed=s),
+        eqf.UniformMean(),
+        BY_CLIENTS,
+    ),
+    "round robin, uniform": (
+        lambda s: D.RoundRobinSampler(M, everyone, seed=s),
+        eqf.UniformMean(),
+        BY_CLIENTS,
+    ),
+    "Poisson, fixed": (
+        lambda s: D.PoissonSampler(M / N, seed=s),
+        FIXED,
+        BY_CLIENTS,
+    ),
+    "Poisson, weighted": (
+        lambda s: D.PoissonSampler(M / N, seed=s),
+        eqf.WeightedMean(),
+        None,
+    ),
+    "weights with replacement, uniform": (
+        lambda s: D.WeightedSampler(M, SIZES, replace=True, seed=s),
+        eqf.UniformMean(),
+        BY_EXAMPLES,
+    ),
+    "weights without replacement, uniform": (
+        lambda s: D.WeightedSampler(M, SIZES, seed=s),
+        eqf.UniformMean(),
+        None,
+    ),
+    "weights with replacement, weighted": (
+        lambda s: D.WeightedSampler(M, SIZES, replace=True, seed=s),
+        eqf.WeightedMean(),
+        None,
+    ),
+    "clustered, uniform": (
+        lambda s: D.ClusteredSampler(M, SIZES, seed=s),
+        eqf.UniformMean(),
+        BY_EXAMPLES,
+    ),
+    "clustered in an order, uniform": (
+        lambda s: D.ClusteredSampler(M, SIZES, order=[4, 0, 2, 1, 3], seed=s),
+        eqf.UniformMean(),
+        BY_EXAMPLES,
+    ),
+    "clustered, weighted": (
+        lambda s: D.ClusteredSampler(M, SIZES, seed=s),
+        eqf.WeightedMean(),
+        None,
+    ),
+}
+
+
+@jax.jit
+def aggregates(payloads, weights, aggregator, keys):
+    """Of each row of messages what the aggregator makes."""
+
+    def one(payload, weight, keys):
+        def encode(payload, weight, key):
+            message = eqf.Message(payload, weight)
+            return aggregator.encode(message, None, key=key)[0]
+
+        encoded = jax.vmap(encode)(payload, weight, keys)
+        if not aggregator.gathers:
+            encoded = jax.tree.map(lambda x: x.sum(0), encoded)
+        return aggregator.decode(encoded, None, key=keys[0])[0].payload
+
+    return jax.vmap(one)(payloads, weights, keys)
+
+
+def averaged(make, aggregator, round):
+    """The mean of the aggregate over the seeds, and its standard error."""
+    drawn = collections.Counter(tuple(make(s)(round, N).tolist()) for s in range(SEEDS))
+    drawn.pop((), None)  # a round of nobody adds nothing to the sum
+    slots = np.full((len(drawn), N), -1)
+    for row, clients in zip(slots, drawn, strict=True):
+        row[: len(clients)] = clients
+    weights = np.where(slots >= 0, SIZES[slots], 0).astype(np.float32)
+    values = VALUES[slots].astype(np.float32)
+    keys = jnp.broadcast_to(jr.key(0), slots.shape)
+    got = np.asarray(aggregates(values, weights, aggregator, keys), np.float64)
+    counts = np.array(list(drawn.values()))
+    if isinstance(aggregator, eqf.FixedDenominatorMean):
+        got, counts = np.append(got, 0.0), np.append(counts, SEEDS - counts.sum())
+    mean = counts @ got / counts.sum()
+    return mean, np.sqrt(counts @ (got - mean) ** 2) / counts.sum()
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_which_pairs_are_unbiased(pair):
+    make, aggregator, expected = PAIRS[pair]
+    mean, error = averaged(make, aggregator, round=1)
+    if expected is not None:
+        assert abs(mean - expected) < 4 * error + 1e-5
+        return
+    assert min(abs(mean - x) for x in (BY_EXAMPLES, BY_CLIENTS)) > 8 * error
+
+
+def test_a_clustered_draw_has_the_chances_of_the_paper():
+    # Algorithm 1: m n_i of client i, in pieces of M, those with many examples first.
+    sizes, m = np.array([3, 10, 1, 6, 4]), 3
+    total, chances, left, k = sizes.sum(), np.zeros((m, 5)), sizes.sum(), 0
+    for i in np.argsort(-sizes, kind="stable"):
+        mass = m * sizes[i]
+        while mass > 0:
+            part = min(mass, left)
+            chances[k, i] += part / total
+            mass, left = mass - part, left - part
+            if left == 0:
+                k, left = k + 1, total
+    np.testing.assert_allclose(chances.sum(0), m * sizes / total)  # Proposition 1
+    np.testing.assert_allclose(chances.sum(1), 1)
+    sampler = D.ClusteredSampler(m, sizes)
+    drawn = np.array([sampler(round, 5) for round in range(4000)])
+    got = np.array([np.bincount(row, minlength=5) / 4000 for row in drawn.T])
+    assert (got[chances == 0] == 0).all()
+    np.testing.assert_allclose(got, chances, atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_clustered_draws_are_never_twice_who_is_small():
+    sampler = D.ClusteredSampler(4, np.ones(8), order=[0, 4, 1, 5, 2, 6, 3, 7])
+    for round in range(50):
+        assert [i % 4 for i in sampler(round, 8)] == [0, 1, 2, 3]
+
+
+def by_night(round, clients):
+    """A third of the clients, another one in each round, and in some rounds nobody."""
+    return (clients % 3 == round % 3) & (round % 5 != 4)
+
+
+def test_who_was_drawn_least_often_comes_first():
+    sampler, times = D.LeastOftenSampler(3, by_night, seed=1), np.zeros(20, int)
+    for round in range(40):
+        there = np.flatnonzero(by_night(round, np.arange(20)))
+        cohort = sampler(round, 20)
+        assert len(cohort) == min(3, len(there))
+        assert set(cohort) <= set(there)
+        left = np.setdiff1d(there, cohort)
+        if len(cohort) and len(left):
+            assert times[cohort].max() <= times[left].min()
+        times[cohort] += 1
+    other = D.LeastOftenSampler(3, by_night, seed=2)
+    assert any(set(sampler(r, 20)) != set(other(r, 20)) for r in range(4))
+
+
+def test_clients_take_turns():
+    sampler = D.RoundRobinSampler(3, by_night, seed=1)
+    everybody = D.RoundRobinSampler(20, everyone, seed=1)(0, 20).tolist()
+    place = 0
+    for round in range(40):
+        there, expected = by_night(round, np.arange(20)), []
+        for step in range(20):
+            client = everybody[(place + step) % 20]
+            if there[client] and len(expected) < 3:
+                expected.append(client)
+        assert sampler(round, 20).tolist() == expected
+        if expected:
+            place = everybody.index(expected[-1]) + 1
+
+
+@pytest.mark.parametrize("kind", (D.LeastOftenSampler, D.RoundRobinSampler))
+def test_where_everyone_is_there_nobody_is_drawn_twice_in_a_pass(kind):
+    rounds = [kind(4, everyone, seed=5)(r, 12) for r in range(6)]
+    for start in (0, 3):
+        passed = np.concatenate(rounds[start : start + 3])
+        assert sorted(passed) == list(range(12))
+    # Late first, and then early: a round is a function of its number.
+    sampler = kind(4, everyone, seed=5)
+    for r in (5, 2, 0, 3):
+        np.testing.assert_array_equal(sampler(r, 12), rounds[r])
+
+
+LOADED = testing.ragged_clients((5, 2, 3, 8, 6))
+BATCHING = D.Epochs(1, batch_size=4)
+
+
+def trained(sampler, algorithm):
+    loader = D.Loader(LOADED, sampler, BATCHING)
+    model, key = testing.Linear(), jr.key(0)
+    return eqf.train(algorithm, model, loader, num_rounds=0, key=key)
+
+
+def algorithm(aggregator=None, kind: Any = eqf.FedAvg, **kwargs):
+    sgd = optax.sgd(0.1)
+    return kind(testing.noisy_loss, sgd, BATCHING, aggregator=aggregator, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "made"),
+    [
+        (D.WeightedSampler(2, [5, 2, 3, 8, 6]), algorithm()),
+        (D.WeightedSampler(2, [10, 4, 6, 16, 12], replace=True), algorithm()),
+        (
+            D.ClusteredSampler(2, [5, 2, 3, 8, 6]),
+            eqf.PowerOfChoice(algorithm(eqf.Clip(eqf.WeightedMean(), 1.0)), 1),
+        ),
+    ],
+)
+def test_size_counts_twice(sampler, made):
+    with pytest.warns(UserWarning, match="size counts twice: give `FedAvg` `aggreg"):
+        trained(sampler, made)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "made"),
+    [
+        (D.WeightedSampler(2, [5, 2, 3, 8, 6]), algorithm(eqf.UniformMean())),
+        (D.WeightedSampler(2, [5, 2, 3, 8, 6.5]), algorithm()),  # not their sizes
+        (D.UniformSampler(2), algorithm()),
+        (
+            D.WeightedSampler(2, [5, 2, 3, 8, 6]),
+            algorithm(kind=eqf.AFL, weight_learning_rate=0.1),
+        ),
+    ],
+)
+def test_size_counts_once(sampler, made):
+    assert trained(sampler, made).result == eqf.RESULTS.successful
