@@ -172,6 +172,24 @@ ALGORITHMS = {
     "PowerOfChoice": lambda loss, batching: eqf.PowerOfChoice(
         eqf.Scaffold(loss, SGD, batching), num_chosen=3
     ),
+    "FedBuff": lambda loss, batching: eqf.FedBuff(
+        loss, SGD, batching, max_staleness=2, correction=eqf.Proximal(0.1)
+    ),
+    "FedAsync": lambda loss, batching: eqf.FedAsync(
+        *(loss, SGD, batching),
+        max_staleness=2,
+        alpha=0.6,
+        weight=eqf.HingeStaleness(2.0, 0.5),
+        mu=0.1,
+    ),
+    "CA2FL": lambda loss, batching: eqf.CA2FL(loss, SGD, batching, max_staleness=2),
+    "FADAS": lambda loss, batching: eqf.FADAS(
+        *(loss, SGD, batching),
+        max_staleness=2,
+        server_learning_rate=0.05,
+        epsilon=0.1,
+        threshold=0.0,
+    ),
     "Diagnose": lambda loss, batching: eqf.Diagnose(eqf.Mime(loss, SGD, batching)),
     "Attacked": lambda loss, batching: eqf.attacks.Attacked(
         eqf.Mime(loss, SGD, batching), eqf.attacks.MinMax(), [0, 3]

@@ -23,7 +23,7 @@ from .broken import BROKEN
 # pFedMe, elsewhere; Ditto and FedALA keep a tree and go over the data twice, as
 # SCAFFOLD does; a median gathers messages as the trimmed mean of the wrappers does.
 # LG-FedAvg and FedBN are FedPer with other leaves, FedAlt is FedRep in other parts, and
-# FedBABU is FedAvg of some leaves.
+# FedBABU is FedAvg of some leaves. The asynchronous ones take old models as FedBuff.
 LIKE = {
     "FedAvgM": "FedAvg",
     "FedAdagrad": "FedAvg",
@@ -49,6 +49,9 @@ LIKE = {
     "FedBN": "FedPer",
     "FedAlt": "FedRep",
     "FedBABU": "FedAvg",
+    "FedAsync": "FedBuff",
+    "CA2FL": "FedBuff",
+    "FADAS": "FedBuff",
 }
 OF_CLIENTS_AND_RUNS = {
     "empty_places",

@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false
 
 import contextlib
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -236,6 +237,8 @@ def test_a_round_is_strict(name, dtype):
         stack.enter_context(jax.numpy_dtype_promotion("strict"))
         stack.enter_context(jax.numpy_rank_promotion("raise"))
         cohort = eqf.data.cohort(testing.ragged_clients((5, 0, 3)), batching)
+        info = {"staleness": jnp.zeros_like(cohort.index)}
+        cohort = dataclasses.replace(cohort, info=info)
         algorithm = ALGORITHMS[name](testing.noisy_loss, batching)
         model = jtu.tree_map(lambda x: x.astype(dtype), testing.Linear())
         init, run = eqx.filter_jit(algorithm.init), algorithm.round

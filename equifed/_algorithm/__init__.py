@@ -1,19 +1,27 @@
 from .afl import AFL as AFL
 from .agnostic import AgnosticFedAvg as AgnosticFedAvg
 from .apfl import APFL as APFL
+from .asynchronous import (
+    AbstractAsynchronous as AbstractAsynchronous,
+    Asynchronous as Asynchronous,
+)
 from .base import AbstractAlgorithm as AbstractAlgorithm
+from .ca2fl import CA2FL as CA2FL
 from .clusters import AbstractClusters as AbstractClusters, PicksBest as PicksBest
 from .compress_down import CompressDown as CompressDown
 from .diagnose import Diagnose as Diagnose
 from .diloco import DiLoCo as DiLoCo
 from .ditto import Ditto as Ditto
+from .fadas import FADAS as FADAS
 from .fedacg import FedACG as FedACG
 from .fedala import FedALA as FedALA
 from .fedalt import FedAlt as FedAlt
+from .fedasync import FedAsync as FedAsync
 from .fedavg import FedAvg as FedAvg
 from .fedavgm import FedAvgM as FedAvgM
 from .fedbabu import FedBABU as FedBABU
 from .fedbn import FedBN as FedBN
+from .fedbuff import FedBuff as FedBuff
 from .fedcm import FedCM as FedCM
 from .feddc import FedDC as FedDC
 from .feddecorr import Decorrelation as Decorrelation, FedDecorr as FedDecorr
@@ -76,5 +84,11 @@ from .scaffold import (
     Scaffold as Scaffold,
     ScaffoldPayload as ScaffoldPayload,
     ScaffoldServer as ScaffoldServer,
+)
+from .staleness import (
+    AbstractStaleness as AbstractStaleness,
+    ConstantStaleness as ConstantStaleness,
+    HingeStaleness as HingeStaleness,
+    PolynomialStaleness as PolynomialStaleness,
 )
 from .term import TERM as TERM

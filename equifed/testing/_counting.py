@@ -25,7 +25,8 @@ from .._types import Loss
 from .._wire import Message
 from ..data import AbstractBatching, Epochs
 from ._claim import assert_same, law
-from ._setup import BATCHING, KEY, quiet, quiet_loss, Result, Setup, SIZES
+from ._clients import SIZES
+from ._setup import BATCHING, KEY, quiet, quiet_loss, Result, Setup
 
 
 @law

@@ -17,9 +17,17 @@ from .._round import State
 from .._round.step import round_step
 from .._training import rounds
 from .._tree import tree_row
-from ..data import Loader
 from ._claim import assert_same, law
-from ._setup import KEY, quickly, quiet, Result, Setup, SIZES, slots_of, with_slots
+from ._clients import law_loader, SIZES
+from ._setup import (
+    KEY,
+    quickly,
+    quiet,
+    Result,
+    Setup,
+    slots_of,
+    with_slots,
+)
 
 
 # As many slots as there are clients, and two more that are run and empty.
@@ -151,8 +159,7 @@ def streamed(here: Setup) -> None:
 
     A client may not look at its place in the pool.
     """
-    loader = here.loader
-    stream = Loader(loader.dataset, loader.sampler, loader.batching, resident=False)
+    stream = law_loader(here.algorithm.batching, resident=False)
     got = here.run(_elsewhere, loader=lambda number: here.cohort(number, stream))
     assert_same(got, here.expected, what="Streamed")
 
@@ -181,8 +188,7 @@ def devices(here: Setup) -> None:
     # Each of them compiles what it runs: two see what more would.
     count = min(jax.device_count(), 2)
     mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
-    loader = here.loader
-    split = Loader(loader.dataset, loader.sampler, loader.batching, mesh=mesh)
+    split = law_loader(here.algorithm.batching, mesh=mesh)
     # Where the round will leave it, or the second would be compiled again.
     assert split.mesh is not None
     everywhere = NamedSharding(split.mesh, PartitionSpec())

@@ -6,6 +6,7 @@ which are a round's arguments, and not in the program.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 from collections import Counter
@@ -27,16 +28,15 @@ from .._round import State
 from .._round.step import round_step
 from .._types import Loss
 from .._words import shown
-from ..data import AbstractBatching, AllClients, Epochs, FederatedDataset, Loader
-from ._problems import law_roles, Linear, ragged_clients
+from ..data import AbstractBatching, Epochs, Loader
+from ._clients import law_loader, SIZES
+from ._problems import law_roles, Linear
 
 
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
 Change = Callable[[Cohort], Cohort]
 Result = tuple[State, dict[str, Any]]
 
-# Empty clients, one-example clients, and sizes that no batch size divides.
-SIZES = (5, 0, 1, 12, 3, 7)
 BATCHING = Epochs(2, batch_size=4)
 SPARE = 2  # slots that nobody sits in
 KEY = 1
@@ -65,15 +65,6 @@ def _loss(model: Linear, example: dict[str, Array], noise: Array):
     return error**2 / 2, {"y": example["y"]}
 
 
-def law_clients() -> FederatedDataset:
-    """Clients whose examples have numbers, and say how noisy their loss is."""
-    made, total = ragged_clients(SIZES), sum(SIZES)
-    columns = dict(made.columns)
-    columns["noise"] = np.full(total, 0.1, np.float32)
-    columns["id"] = np.arange(total, dtype=np.int32)
-    return FederatedDataset(columns, made.offsets, made.client_ids)
-
-
 def same(cohort: Cohort) -> Cohort:
     return cohort
 
@@ -86,12 +77,14 @@ def quiet(cohort: Cohort) -> Cohort:
 def slots_of(cohort: Cohort) -> tuple[Array, ...]:
     """All that is known of the slots; last, who sits in them."""
     c = cohort
-    return c.start, c.stop, c.first, c.num_examples, c.index
+    return c.start, c.stop, c.first, c.num_examples, c.info["staleness"], c.index
 
 
 def with_slots(cohort: Cohort, slots: Sequence[Array]) -> Cohort:
+    *plan, staleness, index = slots
     where = lambda c: (c.start, c.stop, c.first, c.num_examples, c.index)  # noqa: E731
-    return eqx.tree_at(where, cohort, tuple(slots))
+    cohort = eqx.tree_at(where, cohort, (*plan, index))
+    return dataclasses.replace(cohort, info={"staleness": staleness})
 
 
 class Setup:
@@ -125,7 +118,7 @@ class Setup:
 
         self._loss = loss
         self.algorithm = self.build(loss)
-        self.loader = Loader(law_clients(), AllClients(), self.algorithm.batching)
+        self.loader = law_loader(self.algorithm.batching)
         self.state = self.algorithm.init(
             Linear(),
             num_clients=len(SIZES),

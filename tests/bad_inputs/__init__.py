@@ -7,6 +7,7 @@ would, and prints a line of JSON for each.
 
 from . import (
     algorithms,
+    arrivals,
     attacks,
     clocks,
     compared,
@@ -38,6 +39,7 @@ from . import (
 
 _PARTS = (
     algorithms,
+    arrivals,
     attacks,
     clocks,
     compared,
