@@ -24,11 +24,11 @@ class FedBuff(AbstractAsynchronous):
     $$x_{t+1} = x_t + \frac{\eta_g}{K} \sum_{i=1}^K s(\tau_i) \Delta_i, \qquad
     s(\tau) = \frac{1}{\sqrt{1 + \tau}}.$$
 
-    The buffer is the cohort of a round, and its `info["staleness"]` are the $\tau_i$:
-    see [`equifed.clock.EventLoader`][]. It is divided by the number of messages, as in
-    the paper's Algorithm 1, so that a buffer of stale ones makes a shorter step; the
-    paper leaves open whether $s$ is to be normalised. See [`equifed.Asynchronous`][]
-    for messages that are too stale, and for what is reported.
+    The buffer is the cohort of a round, and its `info["staleness"]` are the $\tau_i$.
+    It is divided by the number of messages, as in the paper's Algorithm 1, so that a
+    buffer of stale ones makes a shorter step; the paper leaves open whether $s$ is to
+    be normalised. See [`equifed.Asynchronous`][] for messages that are too stale, and
+    for what is reported.
 
     **Arguments:**
 
