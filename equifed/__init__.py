@@ -15,6 +15,7 @@ from ._aggregator import (
     FixedDenominatorMean as FixedDenominatorMean,
     Median as Median,
     NonzeroMean as NonzeroMean,
+    OptimalClientSampling as OptimalClientSampling,
     TrimmedMean as TrimmedMean,
     UniformMean as UniformMean,
     WeightedMean as WeightedMean,

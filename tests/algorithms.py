@@ -228,6 +228,9 @@ ALGORITHMS = {
             eqf.robust.Bucketing(eqf.robust.CentredClipping(0.5), 2), 1
         ),
     ),
+    "OptimalClientSampling": lambda loss, batching: eqf.FedAvg(
+        loss, SGD, batching, aggregator=eqf.OptimalClientSampling(2.5)
+    ),
     "Compress": lambda loss, batching: eqf.FedAvg(
         loss,
         SGD,

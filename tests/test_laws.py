@@ -22,6 +22,7 @@ from .broken import BROKEN
 # scaled; FedLESAM remembers, and looks uphill, as FedSpeed does, and so do APFL and
 # pFedMe, elsewhere; Ditto and FedALA keep a tree and go over the data twice, as
 # SCAFFOLD does; a median gathers messages as the trimmed mean of the wrappers does.
+# So does one that draws some of them.
 # LG-FedAvg and FedBN are FedPer with other leaves, FedAlt is FedRep in other parts, and
 # FedBABU is FedAvg of some leaves. The asynchronous ones take old models as FedBuff.
 LIKE = {
@@ -45,6 +46,7 @@ LIKE = {
     "APFL": "FedSpeed",
     "PFedMe": "FedSpeed",
     "Median": "wrappers",
+    "OptimalClientSampling": "wrappers",
     "LGFedAvg": "FedPer",
     "FedBN": "FedPer",
     "FedAlt": "FedRep",

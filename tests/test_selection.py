@@ -5,6 +5,7 @@ weighed, the table of `docs/selection.md`; and samplers that look at who is avai
 import collections
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,6 +15,7 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
+from equifed._aggregator.optimal import approximate, optimal
 
 
 D = eqf.data
@@ -100,7 +102,7 @@ PAIRS = {
 }
 
 
-@jax.jit
+@eqx.filter_jit
 def aggregates(payloads, weights, aggregator, keys):
     """Of each row of messages what the aggregator makes."""
 
@@ -264,3 +266,127 @@ def test_size_counts_twice(sampler, made):
 )
 def test_size_counts_once(sampler, made):
     assert trained(sampler, made).result == eqf.RESULTS.successful
+
+
+def brute_force(u, m):
+    """The probabilities of the paper, by trying every l."""
+    n, order = len(u), np.argsort(u)
+    for few in range(n, 0, -1):
+        smallest = u[order[:few]]
+        if 0 < m + few - n <= smallest.sum() / smallest[-1]:
+            p = np.ones(n)
+            p[order[:few]] = (m + few - n) * smallest / smallest.sum()
+            return p
+    return np.ones(n)
+
+
+def by_sums(u, m):
+    """Algorithm 2 of the paper."""
+    p = np.minimum(m * u / u.sum(), 1)
+    for _ in range(4):
+        below = p < 1
+        c = (m - len(u) + below.sum()) / p[below].sum()
+        p[below] = np.minimum(c * p[below], 1)
+        if c <= 1:
+            break
+    return p
+
+
+NORMS = {
+    "alike": np.full(5, 2.0),
+    "one large": np.array([1.0, 100.0, 2.0, 1.5, 0.5]),
+    "two large": np.array([30.0, 1.0, 2.0, 40.0, 3.0]),
+    "of all sizes": 2.0 ** np.arange(5),
+}
+
+
+@pytest.mark.parametrize("m", (1.0, 2.0, 2.5, 4.0, 5.0))
+@pytest.mark.parametrize("norms", NORMS)
+def test_probabilities_of_optimal_client_sampling(norms, m):
+    u, expected = NORMS[norms], jnp.asarray(m)
+    got = optimal(jnp.asarray(u, jnp.float32), expected)
+    np.testing.assert_allclose(got, brute_force(u, m), rtol=1e-5)
+    np.testing.assert_allclose(got.sum(), m, rtol=1e-5)
+    # Clients that are not there, and one that has nothing to say.
+    padded = jnp.asarray([0.0, *u, 0.0], jnp.float32)
+    np.testing.assert_allclose(optimal(padded, expected)[1:-1], got, rtol=1e-5)
+    if m < 5:
+        sums, times = approximate(jnp.asarray(u, jnp.float32), expected)
+        np.testing.assert_allclose(sums, by_sums(u, m), rtol=1e-5)
+        assert 1 <= int(times) <= 4
+        if norms != "of all sizes":
+            np.testing.assert_allclose(sums, got, rtol=1e-5)
+
+
+def test_no_probabilities_have_less_variance():
+    # On a grid of all that add up to m.
+    u, m = np.array([1.0, 2.0, 6.0]), 2.0
+    variance = lambda p: (u**2 * (1 / p - 1)).sum(-1)  # noqa: E731
+    p, q = np.meshgrid(*[np.linspace(0.01, 1, 100)] * 2)
+    others = np.stack([p, q, m - p - q], -1).reshape(-1, 3)
+    others = others[(others > 0).all(1) & (others <= 1).all(1)]
+    best = np.asarray(optimal(jnp.asarray(u, jnp.float32), jnp.asarray(m)), np.float64)
+    assert variance(best) <= variance(others).min() + 1e-5
+    np.testing.assert_allclose(best, [1 / 3, 2 / 3, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("approximate", (False, True))
+@pytest.mark.parametrize("weighted", (True, False))
+def test_the_estimate_is_right_on_average(weighted, approximate):
+    aggregator = eqf.OptimalClientSampling(
+        M, weighted=weighted, approximate=approximate
+    )
+    count = 4000
+    keys = jr.split(jr.key(1), (count, N))
+    values, sizes = (np.tile(x.astype(np.float32), (count, 1)) for x in (VALUES, SIZES))
+    got = np.asarray(aggregates(values, sizes, aggregator, keys), np.float64)
+    expected = BY_EXAMPLES if weighted else BY_CLIENTS
+    error = got.std() / np.sqrt(count)
+    assert abs(got.mean() - expected) < 4 * error
+    # Better than those of the same chances for all, and as good as it is said.
+    shares = SIZES / SIZES.sum() if weighted else np.full(N, 1 / N)
+    u = np.abs(shares * VALUES)
+    p = by_sums(u, M) if approximate else brute_force(u, M)
+    np.testing.assert_allclose(got.var(), (u**2 * (1 / p - 1)).sum(), rtol=0.1)
+    assert got.var() < 0.8 * (u**2 * (N / M - 1)).sum()
+
+
+def test_with_room_for_all_it_is_the_mean():
+    keys = jr.split(jr.key(0), (1, N))
+    values, sizes = VALUES[None].astype(np.float32), SIZES[None].astype(np.float32)
+    aggregator = eqf.OptimalClientSampling(N)
+    got = aggregates(values, sizes, aggregator, keys)
+    np.testing.assert_allclose(got, [BY_EXAMPLES], rtol=1e-6)
+    # A message that is not finite is not hidden.
+    values = np.where(np.arange(N) == 2, np.nan, values).astype(np.float32)
+    for by_sums_alone in (False, True):
+        aggregator = eqf.OptimalClientSampling(1, approximate=by_sums_alone)
+        assert np.isnan(aggregates(values, sizes, aggregator, keys)).all()
+
+
+PARAMS, NUMBER = 4 * 32, 32
+
+
+@pytest.mark.parametrize("approximate", (False, True))
+def test_what_is_not_sent_is_not_in_the_ledger(approximate):
+    sampling = eqf.OptimalClientSampling(2, approximate=approximate)
+    loader = D.Loader(LOADED, D.AllClients(), BATCHING)
+    history = eqf.train(
+        algorithm(sampling),
+        testing.Linear(),
+        loader,
+        num_rounds=6,
+        key=jr.key(0),
+    ).history
+    sent = [int(row["sent"]) for row in history]
+    assert len(set(sent)) > 1
+    for row, count in zip(history, sent, strict=True):
+        up = row["bits_up"] - count * PARAMS - 5 * 2 * NUMBER
+        down = row["bits_down"] - 5 * (PARAMS + NUMBER)
+        assert row["clients"] == 5
+        if not approximate:
+            assert (up, down) == (0, 0)
+        else:
+            times, rest = divmod(down, 5 * NUMBER)
+            assert (rest, up) == (0, times * 5 * 2 * NUMBER)
+            assert 1 <= times <= 4

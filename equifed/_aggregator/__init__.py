@@ -5,6 +5,7 @@ from .mean import (
     UniformMean as UniformMean,
     WeightedMean as WeightedMean,
 )
+from .optimal import OptimalClientSampling as OptimalClientSampling
 from .robust import (
     Median as Median,
     TrimmedMean as TrimmedMean,

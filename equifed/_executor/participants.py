@@ -14,6 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
+from .._bits import add_bits, SENT
 from .._client import AbstractClient
 from .._cohort import Cohort, NO_CLIENT
 from .._contract import check_decoded
@@ -134,7 +135,9 @@ class Participants(eqx.Module):
         aggregate, new_state, measured = check_decoded(
             aggregator, out, aggregator_state
         )
-        metrics = add_metrics(metrics, measured)
+        # A server that answers before it hears all counts what went to and fro.
+        others = {name: x for name, x in measured.items() if name not in SENT}
+        metrics = add_metrics(add_bits(metrics, measured), others)
         metrics = add_metrics(metrics, {"clients": Sum(aggregate.count)})
         aggregate, statistics = without_statistics(aggregator, aggregate, broadcast)
         return Outcome(aggregate, states, new_state, metrics, statistics)

@@ -4,7 +4,8 @@ import numpy as np
 
 import equifed as eqf
 
-from .data import seeds
+from .algorithms import numbers, POSITIVE
+from .data import flags, seeds
 from .parts import counts
 from .shared import BATCHING, DATASET, NAN
 
@@ -55,6 +56,13 @@ def available(kind):
 
 
 TABLE = {
+    "OptimalClientSampling": {
+        **numbers(eqf.OptimalClientSampling, POSITIVE, name="expected_clients"),
+        **flags(lambda x: eqf.OptimalClientSampling(2, weighted=x), name="weighted"),
+        **flags(
+            lambda x: eqf.OptimalClientSampling(2, approximate=x), name="approximate"
+        ),
+    },
     "data.LeastOftenSampler": available(data.LeastOftenSampler),
     "data.RoundRobinSampler": available(data.RoundRobinSampler),
     "data.ClusteredSampler": {
