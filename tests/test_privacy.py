@@ -303,6 +303,38 @@ def test_every_round_says_the_epsilon_up_to_it():
     assert row["deployed_epsilon"] == made.deployed_epsilon()
 
 
+def test_runs_of_a_sweep_are_held_against_their_plans():
+    plans = {str(z): plan(noise=z) for z in (0.5, 2.0)}
+    algorithms = {
+        label: eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+        for label, made in plans.items()
+    }
+    loader = eqf.data.Loader(DATASET, plans["0.5"].sampler, BATCHING)
+    keys, start = [jr.key(1), jr.key(2)], lambda key: testing.Linear()
+
+    def swept(privacy):
+        return eqf.sweep(
+            *(algorithms, start, loader),
+            num_rounds=ROUNDS,
+            keys=keys,
+            privacy=privacy,
+        )
+
+    runs = swept(plans)
+    for label, made in plans.items():
+        one = trained(made.mechanism, made.sampler, privacy=made)
+        assert runs[label][0].result == one.result
+        for row, wanted in zip(runs[label][0].history, one.history, strict=True):
+            assert list(row) == list(wanted)
+            assert row["epsilon"] == wanted["epsilon"]
+        assert runs[label][1].history[-1]["epsilon"] == made.epsilon()
+        close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)  # noqa: E731
+        jtu.tree_map(close, runs[label][0].model, one.model)
+    some = swept({"2.0": plans["2.0"]})
+    assert "epsilon" not in some["0.5"][0].history[0]
+    assert "clients" not in some["2.0"][0].history[0]
+
+
 def test_a_plan_changes_no_bit_of_the_training():
     made = plan()
     with_it = trained(made.mechanism, made.sampler, privacy=made)

@@ -29,6 +29,7 @@ from .._tree import tree_row, tree_where
 from .._types import Measure, Model
 from .._words import listed, shown
 from ..data import Loader
+from ..privacy import PrivacyPlan
 from .evaluations import check_evaluations, Evaluations, evaluations_of
 from .missing_rows import MissingRows
 from .rounds import check_rounds
@@ -46,6 +47,8 @@ class _Group:
     members: list[int]
     evaluations: list[Evaluations]
     """That of each of them; the same one where they measure the same."""
+    plans: list[PrivacyPlan | None]
+    """What is promised to the clients of each of them."""
     missing: MissingRows
 
 
@@ -67,6 +70,7 @@ def sweep(
     metrics: Measure | None = None,
     eval_every: int = 10,
     roles: Roles | Mapping[str, Roles] | None = None,
+    privacy: PrivacyPlan | Mapping[str, PrivacyPlan] | None = None,
 ) -> dict[str, list[Solution]]:
     """Trains with each of several algorithms, and with each of several keys.
 
@@ -87,6 +91,9 @@ def sweep(
     - `keys`: the runs' root keys, the seeds.
     - `evaluation`, `metrics`, `eval_every`: as for [`equifed.train`][].
     - `roles`: as for [`equifed.train`][]: for all, or by label for some.
+    - `privacy`: as for [`equifed.train`][]: for all, or by label for some. What a plan
+        promises is of one run: of a client that is in several of them, whoever sees
+        all their models learns more.
 
     **Returns:**
 
@@ -114,11 +121,12 @@ def sweep(
     check_count("eval_every", eval_every)
     check_evaluations(evaluation, num_rounds)
     seeds = _several(keys)
-    if isinstance(roles, Mapping) and (unknown := set(roles) - set(algorithms)):
-        raise ValueError(
-            f"`roles` names {unknown.pop()!r}, which is not one of the algorithms: "
-            f"{listed(algorithms)}."
-        )
+    for name, given in (("roles", roles), ("privacy", privacy)):
+        if isinstance(given, Mapping) and (unknown := set(given) - set(algorithms)):
+            raise ValueError(
+                f"`{name}` names {unknown.pop()!r}, which is not one of the "
+                f"algorithms: {listed(algorithms)}."
+            )
     if not algorithms:
         raise ValueError("`algorithms` is empty: give at least one, with a label.")
     if isinstance(model, eqx.Module):
@@ -136,13 +144,16 @@ def sweep(
     for label, algorithm in algorithms.items():
         count = loader.num_clients
         own = roles.get(label) if isinstance(roles, Mapping) else roles
+        plan = privacy.get(label) if isinstance(privacy, Mapping) else privacy
         states = [
             algorithm.init(model(k), num_clients=count, key=k, roles=own) for k in seeds
         ]
         reported, missing = check_rounds(algorithm, states[0], loader, 1)
+        if plan is not None:
+            plan.check(algorithm, states[0], loader, num_rounds=num_rounds)
         for key, state in zip(seeds, states, strict=True):
             group = groups.setdefault(
-                _kind((algorithm, state)), _Group([], [], missing)
+                _kind((algorithm, state)), _Group([], [], [], missing)
             )
             # A loss may have numbers of its own, by which it is evaluated too.
             measure = algorithm.loss if metrics is None else metrics
@@ -152,6 +163,7 @@ def sweep(
                 found.check_distinct(reported)
             group.members.append(len(runs))
             group.evaluations.append(found)
+            group.plans.append(plan)
             runs.append((algorithm, state, key))
     solutions: dict[int, Solution] = {}
     for group in groups.values():
@@ -218,9 +230,11 @@ def _train(
                 history.append(row | found.get((round, i), {}))
     for i, history in enumerate(histories):
         algorithm, state, _ = tree_row(stacked, i)
-        yield Solution(
-            algorithm.model(state), state, _result(algorithm, loader, history), history
-        )
+        plan = group.plans[i]
+        result = _result(algorithm, loader, history, needs_clients=plan is None)
+        if plan is not None:
+            history = [plan.shown(row) for row in history]
+        yield Solution(algorithm.model(state), state, result, history)
 
 
 def _side_by_side(
@@ -241,13 +255,18 @@ def _side_by_side(
 
 
 def _result(
-    algorithm: AbstractAlgorithm, loader: Loader, history: list[Row]
+    algorithm: AbstractAlgorithm,
+    loader: Loader,
+    history: list[Row],
+    *,
+    needs_clients: bool,
 ) -> RESULTS:
     if not history:
         return RESULTS.successful
     if history[-1]["nonfinite_model"]:
         return RESULTS.nonfinite_model
-    return Watch(loader, algorithm.loss, history).result
+    watch = Watch(loader, algorithm.loss, history, needs_clients=needs_clients)
+    return watch.result
 
 
 def _ended(metrics: Mapping[str, Any]) -> Bool[Array, ""]:

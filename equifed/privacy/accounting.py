@@ -1,11 +1,13 @@
 """The epsilon of so many rounds.
 
 What is sampled, and the noise, become an event of the library `dp-accounting`, which
-does the mathematics: privacy loss distributions (PLD, arXiv 2207.04380), and Renyi
-differential privacy (RDP) for sampling without replacement, which has no PLD there.
+does the mathematics: privacy loss distributions (PLD, arXiv 2207.04380), Renyi
+differential privacy (RDP) for sampling without replacement, which has no PLD there, and
+the closed form of one Gaussian mechanism.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -25,7 +27,7 @@ Adjacency = Literal[
     "add or remove one", "replace one", "zero out one", "replace a message"
 ]
 
-# Of the values of a privacy loss. An epsilon is an upper bound however coarse these
+# Between values of a privacy loss. An epsilon is an upper bound however coarse these
 # are, and this one is within a thousandth, at a tenth of the cost of the default.
 _INTERVAL = 1e-3
 
@@ -37,6 +39,8 @@ class Accounted:
     event: Any
     adjacency: Adjacency
     accountant: Literal["PLD", "RDP"]
+    interval: float = _INTERVAL
+    """Between values of a privacy loss, of PLD."""
 
 
 def account(
@@ -65,7 +69,9 @@ def account(
         event = _of_a_round(dp, participation, noise_multiplier)
         event = dp.SelfComposedDpEvent(event, num_rounds)
     if isinstance(participation, PoissonParticipation):
-        return Accounted(event, "add or remove one", "PLD")
+        # Little noise has large losses: that of a small simulation takes minutes else.
+        wide = max(1.0, 0.1 / noise_multiplier**2) if noise_multiplier > 0 else 1.0
+        return Accounted(event, "add or remove one", "PLD", _INTERVAL * wide)
     return Accounted(event, "replace one", "RDP")
 
 
@@ -125,31 +131,42 @@ def check_accountable(participation: Participation, noise: AbstractNoise) -> Non
         )
 
 
+@functools.lru_cache(maxsize=4096)  # of all rounds, which several seeds share
 def epsilon_of(accounted: Accounted, delta: float) -> float:
     """The epsilon at that delta: an upper bound, infinite where there is none."""
-    accountant = _accountant(accounted.adjacency, accounted.accountant)
-    accountant.compose(accounted.event)
+    dp, event = dp_accounting(), accounted.event
+    if isinstance(event, dp.GaussianDpEvent) and accounted.accountant == "PLD":
+        # A distribution of losses would take a thousand times as long.
+        return float(dp.get_epsilon_gaussian(event.noise_multiplier, delta))
+    accountant = _accountant(accounted)
+    accountant.compose(event)
     return float(accountant.get_epsilon(delta))
 
 
 def least_noise(
     account: Callable[[float], Accounted], epsilon: float, delta: float
 ) -> float:
-    """The least noise multiplier that has at most that epsilon.
+    """The least noise multiplier that has at most that epsilon, to a ten-thousandth.
 
     **Arguments:**
 
     - `account`: what there is to account for with a noise multiplier.
     """
-    like = account(1.0)
-    return dp_accounting().calibrate_dp_mechanism(
-        lambda: _accountant(like.adjacency, like.accountant),
-        lambda multiplier: account(multiplier).event,
-        float(epsilon),
-        delta,
-        dp_accounting().LowerEndpointAndGuess(0.0, 1.0),
-        tol=1e-4,
-    )
+    low, high = 0.0, 1.0
+    while epsilon_of(account(high), delta) > epsilon:
+        low, high = high, 2 * high
+        if high > 2**40:
+            raise ValueError(
+                f"No noise was found for which `epsilon` is {epsilon:g}. Ask for a "
+                "larger one."
+            )
+    while high - low > 1e-4 * high:
+        middle = (low + high) / 2
+        if epsilon_of(account(middle), delta) > epsilon:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def rounded_up(multiplier: float) -> float:
@@ -157,7 +174,7 @@ def rounded_up(multiplier: float) -> float:
     return float(np.nextafter(np.float32(multiplier), np.float32(np.inf)))
 
 
-def _accountant(adjacency: Adjacency, kind: Literal["PLD", "RDP"]) -> Any:
+def _accountant(accounted: Accounted) -> Any:
     dp = dp_accounting()
     relation = {
         "add or remove one": dp.NeighboringRelation.ADD_OR_REMOVE_ONE,
@@ -165,7 +182,9 @@ def _accountant(adjacency: Adjacency, kind: Literal["PLD", "RDP"]) -> Any:
         "zero out one": dp.NeighboringRelation.REPLACE_SPECIAL,
         # One of a pair of outputs for another: the event is of their distance.
         "replace a message": dp.NeighboringRelation.REPLACE_SPECIAL,
-    }[adjacency]
-    if kind == "RDP":
+    }[accounted.adjacency]
+    if accounted.accountant == "RDP":
         return dp.rdp.RdpAccountant(neighboring_relation=relation)
-    return dp.pld.PLDAccountant(relation, value_discretization_interval=_INTERVAL)
+    return dp.pld.PLDAccountant(
+        relation, value_discretization_interval=accounted.interval
+    )

@@ -40,6 +40,37 @@ def trained(
     )
 
 
+def swept(made, privacy):
+    """A sweep of one algorithm, called `a`, with the mechanism of a plan."""
+    loader = eqf.data.Loader(
+        testing.ragged_clients((4,) * COUNT), made.sampler, BATCHING
+    )
+    algorithm = eqf.FedAvg(LOSS, SGD, BATCHING, aggregator=made.mechanism)
+    return eqf.sweep(
+        *({"a": algorithm}, lambda key: testing.Linear(), loader),
+        num_rounds=1,
+        keys=[KEY],
+        privacy=privacy,
+    )
+
+
+TABLE["sweep"] = {
+    "a plan for what there is not": (
+        lambda: swept(plan(), {"b": plan()}),
+        ValueError,
+        ("`privacy` names 'b'", "a"),
+    ),
+    "a plan of another mechanism": (
+        lambda: swept(plan(), plan(mech=mechanism(noise_multiplier=2.0))),
+        ValueError,
+        "`aggregator=plan.mechanism`",
+    ),
+    "a number for a plan": (
+        lambda: swept(plan(), 8.0),
+        TypeError,
+        "`privacy`",
+    ),
+}
 TABLE["FixedDenominatorMean"] = {
     "nobody expected": (
         lambda: eqf.FixedDenominatorMean(0.0),
