@@ -49,7 +49,7 @@ def test_small_forms_build_what_the_recipes_say():
         assert small.task.name == "digits-dense"
         assert small.rounds <= 3
         kind = (recipe.algorithm, tuple(sorted(recipe.numbers)))
-        if kind in seen:
+        if kind in seen or recipe.privacy is not None:
             continue
         seen.add(kind)
         algorithm = small.build()

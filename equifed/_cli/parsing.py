@@ -23,7 +23,7 @@ from .settings import from_json_dict, of_recipe, Settings
 
 
 # What is said with the same words for every algorithm.
-_OWN = ("task", "algorithm", "numbers", "recipe")
+_OWN = ("task", "algorithm", "numbers", "recipe", "privacy")
 _OWN_PART = "default"  # the algorithm's
 # What has a kind, and numbers that depend on it.
 _KINDS = {
@@ -55,7 +55,7 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     output = values.pop("output")
     numbers = _numbers(arguments, values)
     settings = Settings(
-        **{n: base.get(n) for n in ("task", "algorithm", "recipe")},
+        **{n: base.get(n) for n in ("task", "algorithm", "recipe", "privacy")},
         numbers=numbers,
         **{n: x for n, x in values.items() if n in _shared()},
     )

@@ -16,7 +16,9 @@ from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
 from .._roles import Roles
 from .._training import RESULTS, Solution, sweep, train
 from .._types import Model
-from ..data import FederatedDataset, Loader, UniformSampler
+from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
+from ..privacy import PrivacyPlan
+from ..recipes._privacy import with_plan
 from .evaluation import of_clusters, whose
 from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
 from .parsing import settings_of
@@ -37,6 +39,7 @@ class Made:
     evaluation: dict[str, FederatedDataset]
     whose: str
     """Who uses a model."""
+    plan: PrivacyPlan | None
 
 
 def run(args: list[str]) -> int:
@@ -104,9 +107,13 @@ def _made(settings: Settings) -> Made:
     data, evaluation = settings.of_task.load(settings.data)
     if settings.max_examples is not None:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
+    sampler: AbstractSampler
     sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
+    plan = settings.plan(data.num_clients)
+    if plan is not None:
+        algorithm, sampler = with_plan(algorithm, plan), plan.sampler
     loader = Loader(data, sampler, settings.batching.build())
-    return Made(algorithm, model, roles, loader, evaluation, users)
+    return Made(algorithm, model, roles, loader, evaluation, users, plan)
 
 
 def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solution]:
@@ -121,6 +128,7 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
         "metrics": task.metrics,
         "eval_every": settings.eval_every,
         "roles": made.roles,
+        "privacy": made.plan,
     }
     if settings.seeds > 1:
         keys = [jr.key(settings.seed + i) for i in range(settings.seeds)]
@@ -147,7 +155,9 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
 
 
 def _logger(folder: pathlib.Path, settings: Settings) -> Loggers:
-    loggers = [ProgressBar("loss"), JSONLines(folder / "metrics.jsonl")]
+    # What no noise covers is not shown.
+    metric = "loss" if settings.privacy is None else "epsilon"
+    loggers = [ProgressBar(metric), JSONLines(folder / "metrics.jsonl")]
     if settings.tensorboard:
         loggers.append(TensorBoard(folder / "tensorboard"))
     if settings.wandb is not None:
@@ -178,9 +188,10 @@ def _result(solution: Solution) -> str:
 
 
 def _evaluated(solution: Solution, settings: Settings, made: Made) -> dict[str, float]:
-    """What the last evaluation measured; that of clusters is made here."""
+    """What the last evaluation measured, and the epsilon; that of clusters is made
+    here."""
     if made.whose == "cluster":
         parts = (made.loader.dataset, made.evaluation, settings.of_task.metrics)
         return of_clusters(made.algorithm, solution, *parts)
     last = solution.history[-1] if solution.history else {}
-    return {n: float(x) for n, x in last.items() if "/" in n}
+    return {n: float(x) for n, x in last.items() if "/" in n or n.endswith("epsilon")}

@@ -8,10 +8,20 @@ from .._algorithm import AbstractAlgorithm, AbstractClusters
 from .._check import check_count, check_kind, check_seed
 from .._roles import Role, Roles
 from .._types import Model
-from ..recipes import algorithm, Batching, Recipe, recipe as recipe_of, Task, task
+from ..privacy import PrivacyPlan
+from ..recipes import (
+    algorithm,
+    Batching,
+    Privacy,
+    Recipe,
+    recipe as recipe_of,
+    Task,
+    task,
+)
 from ..recipes._algorithms import build
 from ..recipes._arguments import arguments_of, as_json, checked_numbers, from_json
 from ..recipes._names import check_name
+from ..recipes._recipe import check_one_aggregator
 from ..recipes._roles import roles_of
 
 
@@ -41,6 +51,7 @@ class Settings:
     - `data`: a folder with the data's files, if they are not to be downloaded.
     - `tensorboard`: whether to log for TensorBoard, beside the lines of JSON.
     - `wandb`: the project at Weights & Biases to log to, if any.
+    - `privacy`: what is promised to the clients, if anything is; a recipe's.
     """
 
     task: str
@@ -63,10 +74,12 @@ class Settings:
     tensorboard: bool = False
     wandb: str | None = None
     recipe: str | None = None
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         task(self.task)
         checked_numbers(algorithm(self.algorithm), self.numbers)
+        check_one_aggregator(self.privacy, self.numbers)
         counts = ("clients_per_round", "rounds", "seeds", "eval_every")
         for name in (*counts, "keep_checkpoints", "rounds_per_call"):
             check_count(name, getattr(self, name))
@@ -108,8 +121,19 @@ class Settings:
     def saved_every(self) -> int:
         return self.checkpoint_every or self.eval_every
 
+    def plan(self, num_clients: int) -> PrivacyPlan | None:
+        """What is promised to so many clients, if anything is."""
+        if self.privacy is None:
+            return None
+        return self.privacy.plan(
+            num_clients=num_clients,
+            clients_per_round=self.clients_per_round,
+            rounds=self.rounds,
+            seed=self.seed,
+        )
+
     def build(self) -> AbstractAlgorithm:
-        """The algorithm."""
+        """The algorithm; without what a plan puts into it."""
         cls, chosen = algorithm(self.algorithm), self.power_of_choice
         parts = self.numbers, self.of_task, self.batching
         return build(cls, *parts, num_chosen=chosen)
@@ -129,6 +153,7 @@ class Settings:
         return out | {
             "numbers": numbers,
             "batching": dataclasses.asdict(self.batching),
+            "privacy": self.privacy and dataclasses.asdict(self.privacy),
         }
 
 
@@ -146,6 +171,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "rounds": recipe.rounds,
         "max_examples": recipe.max_examples,
         "eval_every": recipe.eval_every,
+        "privacy": recipe.privacy,
     }
 
 
@@ -167,6 +193,8 @@ def from_json_dict(values: Mapping[str, Any]) -> dict[str, Any]:
         out[name] = tuple(map(str, names))
     if isinstance(out.get("batching"), Mapping):
         out["batching"] = Batching(**out["batching"])
+    if isinstance(out.get("privacy"), Mapping):
+        out["privacy"] = Privacy(**out["privacy"])
     arguments = arguments_of(algorithm(out["algorithm"]))
     out["numbers"] = {
         name: from_json(arguments[name], x) if name in arguments else x

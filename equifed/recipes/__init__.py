@@ -24,5 +24,6 @@ from ._optimizers import (
     SGD as SGD,
     Yogi as Yogi,
 )
+from ._privacy import Privacy as Privacy
 from ._recipe import Published as Published, Recipe as Recipe
 from ._task import Task as Task

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, check_kind, check_number, checked
-from ..data import FederatedDataset, Loader, UniformSampler
+from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
+from ..privacy import PrivacyPlan
 from ._algorithms import ALGORITHMS, build, name_of
 from ._arguments import checked_numbers
 from ._batching import Batching
 from ._names import found
+from ._privacy import Privacy, with_plan
 from ._task import Task
 from ._tasks import TASKS
 
@@ -83,6 +85,8 @@ class Recipe:
     - `max_examples`: how many examples a client has at most.
     - `eval_every`: after how many rounds it is evaluated.
     - `notes`: in what it differs from its source.
+    - `privacy`: what is promised to the clients, if anything is: then `plan` gives what
+        `build` and [`equifed.train`][] take.
     """
 
     name: str
@@ -99,6 +103,7 @@ class Recipe:
     max_examples: int | None = None
     eval_every: int = 10
     notes: str = ""
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         check_kind("task", self.task, Task, "Write `equifed.recipes.task('...')`.")
@@ -109,6 +114,7 @@ class Recipe:
         if self.max_examples is not None:
             check_count("max_examples", self.max_examples)
         checked_numbers(self.algorithm, self.numbers)
+        check_one_aggregator(self.privacy, self.numbers)
         if not self.source:
             raise ValueError(
                 "`source` must say where the numbers are from, got ''. Write the paper "
@@ -127,15 +133,57 @@ class Recipe:
         **Arguments:**
 
         - `name`: a name in `numbers`, or `"batching"`, `"clients_per_round"`,
-            `"rounds"`.
+            `"rounds"`, `"privacy"`.
         """
-        known = [*self.numbers, "batching", "clients_per_round", "rounds"]
+        known = [*self.numbers, "batching", "clients_per_round", "rounds", "privacy"]
         found("name", name, dict.fromkeys(known))
         return self.sources.get(name, self.source)
 
-    def build(self) -> AbstractAlgorithm:
-        """The algorithm."""
-        return build(self.algorithm, self.numbers, self.task, self.batching)
+    @checked()
+    def plan(self, train: FederatedDataset, *, seed: int) -> PrivacyPlan:
+        """What is promised to the clients, as what is run.
+
+        **Arguments:**
+
+        - `train`: the clients that train.
+        - `seed`: that of who is drawn.
+
+        **Raises:**
+
+        `ValueError` if the recipe promises nothing.
+        """
+        if self.privacy is None:
+            raise ValueError(
+                f"The recipe {self.name!r} promises nothing: it has no `privacy`. "
+                "Train without a plan."
+            )
+        return self.privacy.plan(
+            num_clients=train.num_clients,
+            clients_per_round=self.clients_per_round,
+            rounds=self.rounds,
+            seed=seed,
+        )
+
+    @checked()
+    def build(self, plan: PrivacyPlan | None = None) -> AbstractAlgorithm:
+        """The algorithm.
+
+        **Arguments:**
+
+        - `plan`: that of the recipe, if it has `privacy`.
+        """
+        if (plan is None) != (self.privacy is None):
+            raise ValueError(
+                f"The recipe {self.name!r} "
+                + (
+                    "promises nothing, but a `plan` was given. Leave it out."
+                    if self.privacy is None
+                    else "promises privacy. Write `recipe.build(recipe.plan(train, "
+                    "seed=0))`, and give `train` the same plan."
+                )
+            )
+        made = build(self.algorithm, self.numbers, self.task, self.batching)
+        return made if plan is None else with_plan(made, plan)
 
     @checked()
     def loader(self, train: FederatedDataset, *, seed: int) -> Loader:
@@ -148,7 +196,13 @@ class Recipe:
         """
         if self.max_examples is not None:
             train = train.max_examples(self.max_examples, seed=seed)
-        sampler = UniformSampler(self.clients_per_round, seed=seed)
+        sampler: AbstractSampler = UniformSampler(self.clients_per_round, seed=seed)
+        if self.privacy is not None:
+            sampler = self.privacy.sampler(
+                num_clients=train.num_clients,
+                clients_per_round=self.clients_per_round,
+                seed=seed,
+            )
         return Loader(train, sampler, self.batching.build())
 
     def small(self) -> "Recipe":
@@ -183,6 +237,15 @@ class Recipe:
     def algorithm_name(self) -> str:
         """What `--algorithm` takes for its class."""
         return name_of(self.algorithm)
+
+
+def check_one_aggregator(privacy: Privacy | None, numbers: Mapping[str, Any]) -> None:
+    """Refuses an aggregator beside that of a plan."""
+    if privacy is not None and numbers.get("aggregator") is not None:
+        raise ValueError(
+            "`aggregator` and `privacy` are two ways to sum messages up, got both. "
+            "Leave `aggregator` out: it is the plan's mechanism."
+        )
 
 
 def measured(published: Published, rounds: list[int], values: list[float]) -> float:

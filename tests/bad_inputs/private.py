@@ -6,9 +6,9 @@ import numpy as np
 
 import equifed as eqf
 import equifed.privacy as eqp
-from equifed import testing
+from equifed import recipes, testing
 
-from .shared import BATCHING, KEY, LOSS, SGD
+from .shared import BATCHING, DATASET, KEY, LOSS, SGD
 
 
 TABLE: dict[str, dict[str, tuple]] = {}
@@ -54,6 +54,67 @@ def swept(made, privacy):
     )
 
 
+def promised(**kwargs):
+    return recipes.Privacy(
+        **{"epsilon": 2.0, "delta": 1e-6, "clip_norm": 1.0, **kwargs}
+    )
+
+
+TABLE["recipes.Privacy"] = {
+    "no epsilon": (
+        lambda: promised(epsilon=0.0),
+        ValueError,
+        "`epsilon` must be more than 0, got 0",
+    ),
+    "a delta of 1": (
+        lambda: promised(delta=1.0),
+        ValueError,
+        "`delta` must be less than 1, got 1",
+    ),
+    "a norm of 0": (
+        lambda: promised(clip_norm=0.0),
+        ValueError,
+        "`clip_norm` must be more than 0, got 0",
+    ),
+    "half a deployment": (
+        lambda: promised(population=10),
+        ValueError,
+        ("population=10 and noise_cohort_size=None", "both or neither"),
+    ),
+    "more in a round than there are": (
+        lambda: promised(population=10, noise_cohort_size=11),
+        ValueError,
+        "`noise_cohort_size` must be",
+    ),
+}
+TABLE["recipes.Privacy.sampler"] = {
+    "more in a round than train": (
+        lambda: promised().sampler(num_clients=5, clients_per_round=6, seed=0),
+        ValueError,
+        "`clients_per_round` must be",
+    ),
+}
+TABLE["recipes.Privacy.plan"] = {
+    "no rounds": (
+        lambda: promised().plan(num_clients=9, clients_per_round=3, rounds=0, seed=0),
+        ValueError,
+        "`num_rounds` must be at least 1, got 0",
+    ),
+}
+TABLE["recipes.Recipe.plan"] = {
+    "of a recipe that promises nothing": (
+        lambda: recipes.recipe("digits-fedavg").plan(DATASET, seed=0),
+        ValueError,
+        ("'digits-fedavg' promises nothing", "without a plan"),
+    ),
+}
+TABLE["recipes.Recipe.build"] = {
+    "a plan that it does not have": (
+        lambda: recipes.recipe("digits-fedavg").build(plan()),
+        ValueError,
+        ("promises nothing, but a `plan` was given", "Leave it out"),
+    ),
+}
 TABLE["sweep"] = {
     "a plan for what there is not": (
         lambda: swept(plan(), {"b": plan()}),
