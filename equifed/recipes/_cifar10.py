@@ -146,7 +146,7 @@ _PFL_PRIVACY_NOTES = (
     "accounting has it. Of cohorts that are drawn without replacement the same epsilon "
     "would ask for 1.487, between neighbours of whom one is replaced. The 1,000 "
     "clients that are really simulated have an epsilon above 100,000, which is told as "
-    "`epsilon`, beside that of the million, `deployed_epsilon`. "
+    "`epsilon`, beside that of the million, `deployed_epsilon`."
 )
 
 
@@ -172,7 +172,7 @@ def _private_pfl() -> Recipe:
             population=1_000_000,
             noise_cohort_size=1000,
         ),
-        notes=_PFL_PRIVACY_NOTES + _NOT_LOOKED_AT,
+        notes=_PFL_PRIVACY_NOTES,
     )
 
 

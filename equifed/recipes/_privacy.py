@@ -4,7 +4,7 @@ import dataclasses
 
 import equinox as eqx
 
-from .._algorithm import AbstractAlgorithm
+from .._algorithm import AbstractAlgorithm, AbstractOnePass
 from .._check import check_count, check_number
 from ..data import PoissonSampler
 from ..privacy import Deployment, FlatClip, PrivacyPlan, PrivateMean
@@ -98,10 +98,10 @@ class Privacy:
 
 def with_plan(algorithm: AbstractAlgorithm, plan: PrivacyPlan) -> AbstractAlgorithm:
     """The algorithm with the plan's mechanism for its aggregator."""
-    if not hasattr(algorithm, "aggregator"):
+    if not isinstance(algorithm, AbstractOnePass):
         raise ValueError(
-            f"`{type(algorithm).__name__}` has no aggregator of its own that a plan's "
-            "mechanism could take the place of. Take `FedAvg`, and rates that do not "
-            "fall from round to round."
+            f"`{type(algorithm).__name__}` is not of one pass with one aggregator, "
+            "whose place a plan's mechanism could take. Take `FedAvg`, and rates that "
+            "do not fall from round to round."
         )
     return eqx.tree_at(lambda a: a.aggregator, algorithm, plan.mechanism)
