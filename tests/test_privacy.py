@@ -111,6 +111,26 @@ def test_all_clients_in_all_rounds_are_one_gaussian(rounds):
     np.testing.assert_allclose(made.epsilon(rounds), exact, rtol=1e-3)
 
 
+def test_very_much_noise_has_an_epsilon_of_nearly_0():
+    made = plan(eqf.data.AllClients(), noise=1e7)
+    # Nothing is likelier by more than delta, whoever takes part.
+    assert math.erf(0.5e-7 / math.sqrt(2)) < made.delta
+    assert made.epsilon(1) == 0.0
+    assert 0 < dataclasses.replace(made, delta=1e-12).epsilon(1) < 1e-6
+
+
+def test_little_noise_is_accounted_for_as_finely_as_its_losses_ask_for():
+    # Coarser values of the loss make the bound larger, by less than a thousandth.
+    sampler = eqf.data.PoissonSampler(0.5)
+    made = plan(sampler, noise=0.05)
+    event = dpa.PoissonSampledDpEvent(0.5, dpa.GaussianDpEvent(float(np.float32(0.05))))
+    accountant = dpa.pld.PLDAccountant(value_discretization_interval=1e-2)
+    accountant.compose(event, 3)
+    fine = accountant.get_epsilon(1e-3)
+    assert fine <= made.epsilon(3) * (1 + 1e-6)
+    np.testing.assert_allclose(made.epsilon(3), fine, rtol=1e-3)
+
+
 def test_a_fixed_size_counts_two_messages_for_a_client_that_is_replaced():
     made = plan(eqf.data.UniformSampler(2), noise=4.0)
     assert made.adjacency == "replace one"

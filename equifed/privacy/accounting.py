@@ -136,8 +136,10 @@ def epsilon_of(accounted: Accounted, delta: float) -> float:
     """The epsilon at that delta: an upper bound, infinite where there is none."""
     dp, event = dp_accounting(), accounted.event
     if isinstance(event, dp.GaussianDpEvent) and accounted.accountant == "PLD":
-        # A distribution of losses would take a thousand times as long.
-        return float(dp.get_epsilon_gaussian(event.noise_multiplier, delta))
+        # A distribution of losses would take a thousand times as long. (The library
+        # takes the logarithm of 0 where epsilon is nearly 0.)
+        with np.errstate(divide="ignore"):
+            return float(dp.get_epsilon_gaussian(event.noise_multiplier, delta))
     accountant = _accountant(accounted)
     accountant.compose(event)
     return float(accountant.get_epsilon(delta))
