@@ -91,6 +91,7 @@ from ._algorithm import (
     Normalized as Normalized,
     NotTrueDistillation as NotTrueDistillation,
     NovaServer as NovaServer,
+    Oort as Oort,
     OverRounds as OverRounds,
     PerFedAvg as PerFedAvg,
     PFedMe as PFedMe,

@@ -190,6 +190,9 @@ ALGORITHMS = {
         epsilon=0.1,
         threshold=0.0,
     ),
+    "Oort": lambda loss, batching: eqf.Oort(
+        eqf.FedAvg(loss, SGD, batching), 3, preferred_seconds=None, window=1
+    ),
     "Diagnose": lambda loss, batching: eqf.Diagnose(eqf.Mime(loss, SGD, batching)),
     "Attacked": lambda loss, batching: eqf.attacks.Attacked(
         eqf.Mime(loss, SGD, batching), eqf.attacks.MinMax(), [0, 3]

@@ -96,6 +96,14 @@ ALGORITHMS = {
         3 * (32 + WEIGHT) + 2 * (PARAMS + WEIGHT),
         (4 + 2) * PARAMS,
     ),
+    # Two are chosen, and say how high their losses are at the model that they are sent.
+    "Oort": (
+        lambda: eqf.Oort(
+            eqf.FedAvg(loss, SGD, BATCHING), 2, preferred_seconds=None, window=1
+        ),
+        2 * (PARAMS + WEIGHT) + 2 * (32 + WEIGHT),
+        2 * PARAMS,
+    ),
     # No model: of two classes 3 numbers each both ways, and how many examples, or
     # whether there is a prototype.
     "FedProto": (

@@ -73,6 +73,7 @@ from .mime import Mime as Mime, MimeLite as MimeLite
 from .mofedsam import MoFedSAM as MoFedSAM
 from .moon import MOON as MOON
 from .one_pass import AbstractOnePass as AbstractOnePass, Algorithm as Algorithm
+from .oort import Oort as Oort
 from .over_rounds import OverRounds as OverRounds
 from .perfedavg import PerFedAvg as PerFedAvg
 from .pfedme import PFedMe as PFedMe

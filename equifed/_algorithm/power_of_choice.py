@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .._bits import add_bits
 from .._check import check_count, checked
@@ -11,7 +11,7 @@ from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
-from .measured import measured_losses
+from .measured import check_one_model, measured_losses
 
 
 class PowerOfChoice(AbstractAlgorithm):
@@ -68,13 +68,7 @@ class PowerOfChoice(AbstractAlgorithm):
 
     def step(self, state, clients, *, key):
         measure_key, key = jr.split(key)
-        model = self.algorithm.model(state)
-        if model is None:
-            name = type(self.algorithm).__name__
-            raise ValueError(
-                f"`PowerOfChoice` compares clients by the loss of one model, and "
-                f"`{name}` trains several. Wrap an algorithm that trains one."
-            )
+        check_one_model(self, self.algorithm, state)
         sent = Broadcast(state.params, state.rest)
         measured = measured_losses(
             clients, self.loss, self.batching, sent, key=measure_key
@@ -93,7 +87,9 @@ class PowerOfChoice(AbstractAlgorithm):
 
 
 def highest(
-    values: Float[Array, "devices slots"], clients: Participants, count: int
+    values: Float[Array, "devices slots"],
+    clients: Participants,
+    count: int | Int[Array, ""],
 ) -> Bool[Array, "devices slots"]:
     """Which slots hold the highest values, wherever they are seated."""
     values = jnp.where(clients.present & ~jnp.isnan(values), values, -jnp.inf)

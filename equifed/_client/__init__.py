@@ -22,5 +22,6 @@ from .local_sgd import LocalSGD as LocalSGD
 from .loss import check_loss as check_loss, traced_loss as traced_loss
 from .mean_gradient import MeanGradient as MeanGradient
 from .measures_loss import MeasuresLoss as MeasuresLoss
+from .measures_utility import MeasuresUtility as MeasuresUtility
 from .stateful import Stateful as Stateful
 from .wrapper import AbstractWrapper as AbstractWrapper

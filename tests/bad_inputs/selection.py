@@ -4,10 +4,11 @@ import numpy as np
 
 import equifed as eqf
 
-from .algorithms import numbers, POSITIVE
+from .algorithms import numbers, POSITIVE, RATE
 from .data import flags, seeds
 from .parts import counts
-from .shared import BATCHING, DATASET, NAN
+from .passes import ifca
+from .shared import BATCHING, DATASET, KEY, LOSS, MODEL, NAN, one_round, SGD
 
 
 data = eqf.data
@@ -55,7 +56,51 @@ def available(kind):
     }
 
 
+def oort(num_chosen=1, preferred_seconds=None, **kwargs):
+    made = eqf.FedAvg(LOSS, SGD, BATCHING)
+    return eqf.Oort(made, num_chosen, preferred_seconds=preferred_seconds, **kwargs)
+
+
+def share(name):
+    outside = {-0.1: "at least 0", 1.5: "at most 1"}
+    return numbers(lambda x: oort(**{name: x}), outside, name=name)
+
+
 TABLE = {
+    "Oort": {
+        **counts(oort, name="num_chosen", least=1),
+        **counts(lambda x: oort(window=x), name="window", least=1),
+        **numbers(lambda x: oort(1, x), POSITIVE, name="preferred_seconds"),
+        **numbers(lambda x: oort(alpha=x), RATE, name="alpha"),
+        **share("exploration"),
+        **share("exploration_decay"),
+        **share("least_exploration"),
+        **share("cutoff"),
+        **share("clip"),
+        "a loss": (
+            lambda: eqf.Oort(LOSS, 1, preferred_seconds=None),
+            TypeError,
+            "`algorithm` must be an `AbstractAlgorithm`",
+        ),
+        "nothing said of seconds": (
+            lambda: eqf.Oort(eqf.FedAvg(LOSS, SGD, BATCHING), 1),
+            TypeError,
+            "preferred_seconds",
+        ),
+        "a loader that does not say how long clients take": (
+            lambda: one_round(oort(1, 10.0)),
+            ValueError,
+            ("how long each client takes", "`preferred_seconds=None`"),
+        ),
+        "of several models": (
+            lambda: one_round(
+                made := eqf.Oort(ifca(), 1, preferred_seconds=None),
+                made.init(MODEL, num_clients=4, key=KEY),
+            ),
+            ValueError,
+            ("`Oort` compares clients", "`IFCA` trains several"),
+        ),
+    },
     "OptimalClientSampling": {
         **numbers(eqf.OptimalClientSampling, POSITIVE, name="expected_clients"),
         **flags(lambda x: eqf.OptimalClientSampling(2, weighted=x), name="weighted"),
