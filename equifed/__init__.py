@@ -78,6 +78,7 @@ from ._algorithm import (
     FedSpeed as FedSpeed,
     FedVARP as FedVARP,
     FedYogi as FedYogi,
+    FLTrust as FLTrust,
     HingeStaleness as HingeStaleness,
     HypCluster as HypCluster,
     IFCA as IFCA,

@@ -165,6 +165,7 @@ ALGORITHMS = {
     ),
     "TERM": lambda loss, batching: eqf.TERM(loss, SGD, batching, t=0.5),
     "QFedAvg": lambda loss, batching: eqf.QFedAvg(loss, 0.05, batching, q=1.5),
+    "FLTrust": lambda loss, batching: eqf.FLTrust(loss, SGD, batching, root=0),
     "IFCA": lambda loss, batching: eqf.IFCA(loss, SGD, batching, num_clusters=2),
     "HypCluster": lambda loss, batching: eqf.HypCluster(
         loss, SGD, batching, num_clusters=2, server_optim=optax.adam(0.05)

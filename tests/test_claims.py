@@ -300,10 +300,10 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
             *("Asynchronous", "Diagnose", "Oort"),
         )
     ]
-    assert len(algorithms) == 57
+    assert len(algorithms) == 58
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
-    assert none == {"FedEP", "FedExP", "FedProto", "LocalOnly"}
+    assert none == {"FedEP", "FedExP", "FedProto", "FLTrust", "LocalOnly"}
     server = ("server_optim", "server_learning_rate")
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
@@ -324,7 +324,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
     weighted |= {"FedDecorr", "FedLC", "FedNTD", "MOON", "FedALA", "FedRoD"}
     weighted |= {"FedPer", "LGFedAvg", "FedAlt", "FedBABU"}
-    alone = (eqf.FedEP, eqf.FedProto, eqf.LocalOnly)
+    alone = (eqf.FedEP, eqf.FedProto, eqf.FLTrust, eqf.LocalOnly)
     algorithms = [x for x in algorithms if x not in alone]
     assert {x.__name__: type(usual_mean(x)) for x in algorithms} == {
         name: eqf.WeightedMean if name in weighted else eqf.UniformMean

@@ -7,11 +7,13 @@ import signal
 import sys
 import types
 
+import equinox as eqx
 import jax.random as jr
 import numpy as np
 import pytest
 
 import equifed as eqf
+import equifed.robust as eqr
 from equifed import recipes
 from equifed._cli import main
 from equifed._cli.parsing import settings_of
@@ -90,6 +92,27 @@ PARTS = {
         lambda a: (
             a.aggregator
             == eqf.DropNonfinite(eqf.Clip(eqf.TrimmedMean(0.25), max_norm=2.0))
+        ),
+    ),
+    "Krum": (
+        "fedavg --aggregator krum --aggregator.num-byzantine 2 "
+        "--aggregator.num-selected 3",
+        lambda a: a.aggregator == eqr.Krum(2, num_selected=3),
+    ),
+    "a mixed rule, with its defaults": (
+        "fedavg --aggregator geometric-median --aggregator.num-iterations 4 "
+        "--aggregator.mixing 2",
+        lambda a: eqx.tree_equal(
+            a.aggregator,
+            eqr.NearestNeighbourMixing(eqr.GeometricMedian(4), 2),
+        ),
+    ),
+    "a rule of buckets": (
+        "fedavg --aggregator centred-clipping --aggregator.max-norm 0.5 "
+        "--aggregator.bucket-size 3 --aggregator.clip-norm 9",
+        lambda a: eqx.tree_equal(
+            a.aggregator,
+            eqf.Clip(eqr.Bucketing(eqr.CentredClipping(0.5), 3), max_norm=9.0),
         ),
     ),
     "the choice of some": (
@@ -385,9 +408,22 @@ REFUSED = {
         "--recipe digits-fedavg --aggregator trimmed",
         "Did you mean 'trimmed-mean'?",
     ),
-    "a trimmed mean of nothing said": (
-        "--recipe digits-fedavg --aggregator trimmed-mean",
-        "`trim` must be given for 'trimmed-mean', and for nothing else, got trim=None",
+    "a trimmed mean of too much": (
+        "--recipe digits-fedavg --aggregator trimmed-mean --aggregator.trim 0.5",
+        "`trim` must be less than 0.5, got 0.5",
+    ),
+    "a rule for fewer than none": (
+        "--recipe digits-fedavg --aggregator krum --aggregator.num-byzantine -1",
+        "`num_byzantine` must be at least 0, got -1",
+    ),
+    "a cohort that is too small for a rule": (
+        "--recipe digits-fedavg --aggregator krum --aggregator.num-byzantine 3",
+        "`Krum` with num_byzantine=3 needs at least 9 messages",
+    ),
+    "two ways to average first": (
+        "--recipe digits-fedavg --aggregator median --aggregator.mixing 1 "
+        "--aggregator.bucket-size 2",
+        "`mixing=1` and `bucket_size=2` are two ways",
     ),
     "weights that are none": (
         "--task digits-dense --algorithm agnosticfedavg --num-domains 2 --domain x "

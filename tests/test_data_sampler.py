@@ -187,3 +187,22 @@ def test_what_is_known_of_how_clients_are_drawn():
     fixed = eqd.UniformSampler(5).participation(50)
     assert fixed == eqd.FixedSizeParticipation(5, 50)
     assert eqd.WeightedSampler(1, np.ones(50)).participation(50) is None
+
+
+def test_some_take_part_in_every_round_and_the_others_are_drawn():
+    sampler = eqd.Including(eqd.UniformSampler(3, seed=4), [5, 0])
+    assert sampler.max_clients(9) == 5
+    assert sampler.seed == 4
+    counts = np.zeros(9)
+    for round in range(3000):
+        clients = sampler(round, 9)
+        assert len(np.unique(clients)) == 5
+        counts[clients] += 1
+    assert (counts[[0, 5]] == 3000).all()
+    others = counts[[1, 2, 3, 4, 6, 7, 8]]
+    p = 3 / 7
+    assert abs(others - 3000 * p).max() < 5 * np.sqrt(3000 * p * (1 - p))
+    # Of the others it is the sampler itself.
+    drawn = np.array([1, 2, 3, 4, 6, 7, 8])[sampler.sampler(7, 7)]
+    np.testing.assert_array_equal(sampler(7, 9), [0, 5, *drawn])
+    assert sampler.participation(9) is None

@@ -80,11 +80,14 @@ def like(request):
 
 
 # Not all clients are trained, and the metrics are of those that are; labels are drawn
-# by the keys of their places in a batch, which more empty places change.
+# by the keys of their places in a batch, which more empty places change. The client
+# that is FLTrust's server sends nothing, and what it measures is not reported.
 DOES_NOT_HOLD = {
     ("PowerOfChoice", "metrics_are_means"),
     ("Oort", "metrics_are_means"),
     ("FedSophia", "empty_places"),
+    ("FLTrust", "ledger"),
+    ("FLTrust", "metrics_are_means"),
 }
 
 

@@ -64,6 +64,7 @@ from .fedsmoo import FedSMOO as FedSMOO
 from .fedsophia import FedSophia as FedSophia
 from .fedspeed import FedSpeed as FedSpeed
 from .fedvarp import FedVARP as FedVARP
+from .fltrust import FLTrust as FLTrust
 from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
 from .lg_fedavg import LGFedAvg as LGFedAvg

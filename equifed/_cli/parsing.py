@@ -14,7 +14,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from .. import recipes
-from ..recipes._aggregators import Aggregator, KINDS as AGGREGATORS
+from ..recipes._aggregators import (
+    Aggregator,
+    all_numbers_of,
+    KINDS as AGGREGATORS,
+)
 from ..recipes._arguments import Argument, arguments_of, MISSING
 from ..recipes._helps import helps
 from ..recipes._names import check_name
@@ -164,7 +168,10 @@ def _fields_of(argument: Argument, given: Any, rest: list[str]) -> list[Any]:
     fields: list[Any] = [(f"{argument.name}_kind", option, kind)]
     if kind != _OWN_PART:
         same = default if kind == now and default not in (None, MISSING) else None
-        hint = plain_form(known[kind], same)
+        if argument.kind is Aggregator:
+            hint = _aggregator_form(kind, same)
+        else:
+            hint = plain_form(known[kind], same)
         fields.append((argument.name, hint, MISSING))
     return fields
 
@@ -175,6 +182,20 @@ def _kind_asked(name: str, rest: list[str]) -> str | None:
     options = {f"--{name.replace('_', '-')}", f"--{name}"}
     parser.add_argument(*options, dest="kind")
     return parser.parse_known_args(rest)[0].kind
+
+
+def _aggregator_form(kind: str, given: Aggregator | None) -> type:
+    """A class of the numbers of an aggregator, and of what goes around it."""
+    made: list[Any] = []
+    for name, number in all_numbers_of(kind).items():
+        known = None if given is None else getattr(given, name)
+        default = number.default if known is None else known
+        hint = _named(number.type, number.help)
+        one = () if default is MISSING else (dataclasses.field(default=default),)
+        made.append((name, hint, *one))
+    form = dataclasses.make_dataclass("Aggregator", made, frozen=True, kw_only=True)
+    form.__doc__ = (AGGREGATORS[kind].__doc__ or "").split("\n\n")[0]
+    return form
 
 
 def plain_form(cls: Any, given: Any = None) -> type:

@@ -17,8 +17,9 @@ class ALIE(AbstractAttack):
 
     It is small, and negative where they are few: of 25 messages, 5 of attackers, 0.25.
     Where they need nobody, $s \le 0$, it is not defined, and they send their own
-    messages, as honest clients. The paper's attackers know each other's messages alone:
-    `Attacked(..., knows="own")`.
+    messages, as honest clients. $\sigma$ divides by the number of messages: the paper
+    leaves open whether by one less. The paper's attackers know each other's messages
+    alone: `Attacked(..., knows="own")`.
     """
 
     def attack(self, seen, *, key):

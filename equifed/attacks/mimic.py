@@ -19,7 +19,8 @@ class Mimic(AbstractAttack):
     The paper's attackers follow $z$ over the first rounds, by Oja's rule, and mimic the
     same client ever after, as all clients take part in each of its rounds. Here clients
     may be sampled: both are those of each round's messages, exactly, and nothing is
-    kept between rounds.
+    kept between rounds. Their program takes the client at that end of $z$ to which a
+    random start happens to lead; here it is the end that is further from the mean.
     """
 
     def attack(self, seen, *, key):

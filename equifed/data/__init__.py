@@ -34,6 +34,7 @@ from ._sampler import (
     AllClients as AllClients,
     ClusteredSampler as ClusteredSampler,
     FixedSizeParticipation as FixedSizeParticipation,
+    Including as Including,
     LeastOftenSampler as LeastOftenSampler,
     OrderedParticipation as OrderedParticipation,
     PoissonParticipation as PoissonParticipation,

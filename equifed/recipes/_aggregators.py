@@ -1,9 +1,12 @@
 """The aggregators by name, with their plain numbers: what a table, a file and a command
 line have of them.
+
+Which numbers a kind has, and what they mean, its own class says.
 """
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from typing import Any
 
 from .._aggregator import (
     AbstractAggregator,
@@ -16,17 +19,39 @@ from .._aggregator import (
     WeightedMean,
 )
 from .._check import check_choice, check_kind, check_number
-from .._words import shown
+from ..robust import (
+    Bucketing,
+    Bulyan,
+    CentredClipping,
+    DnC,
+    GeometricMedian,
+    Krum,
+    NearestNeighbourMixing,
+)
+from ._helps import helps
 
 
-_TRIMMED = "trimmed-mean"
-_PLAIN: dict[str, Callable[[], AbstractAggregator]] = {
+KINDS: dict[str, type[AbstractAggregator]] = {
     "weighted-mean": WeightedMean,
     "uniform-mean": UniformMean,
     "nonzero-mean": NonzeroMean,
     "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "krum": Krum,
+    "bulyan": Bulyan,
+    "geometric-median": GeometricMedian,
+    "centred-clipping": CentredClipping,
+    "dnc": DnC,
 }
-KINDS = (*_PLAIN, _TRIMMED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A number of an aggregator: its type, its default, and what it is."""
+
+    type: Any
+    default: Any
+    help: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,36 +60,107 @@ class Aggregator:
 
     **Arguments:**
 
-    - `kind`: `"weighted-mean"`, `"uniform-mean"`, `"nonzero-mean"`, `"median"` or
-        `"trimmed-mean"`.
-    - `trim`: the share that a trimmed mean takes away at each end, below a half.
+    - `kind`: `"weighted-mean"`, `"uniform-mean"`, `"nonzero-mean"`, `"median"`,
+        `"trimmed-mean"`, or a rule of [`equifed.robust`](robust.md): `"krum"`,
+        `"bulyan"`, `"geometric-median"`, `"centred-clipping"` or `"dnc"`.
+    - `trim`, `num_byzantine`, `num_selected`, `num_iterations`, `nu`, `max_norm`,
+        `num_coordinates`, `filter_share`: the numbers of the kind, as its class has
+        them; its defaults if not given.
+    - `mixing`: for how many Byzantine clients messages are mixed with their nearest
+        neighbours first; they are not, by default.
+    - `bucket_size`: how many messages make a bucket, whose means are summed up in their
+        place; there are none, by default.
     - `clip_norm`: the norm that each message is scaled down to; none, by default.
     - `drop_nonfinite`: whether messages with a NaN or an infinity are left out.
     """
 
     kind: str
     trim: float | None = None
+    num_byzantine: int | None = None
+    num_selected: int | None = None
+    num_iterations: int | None = None
+    nu: float | None = None
+    max_norm: float | None = None
+    num_coordinates: int | None = None
+    filter_share: float | None = None
+    mixing: int | None = None
+    bucket_size: int | None = None
     clip_norm: float | None = None
     drop_nonfinite: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, KINDS)
-        if (self.kind == _TRIMMED) != (self.trim is not None):
+        check_choice("kind", self.kind, tuple(KINDS))
+        known = numbers_of(self.kind)
+        for name in _OF_KINDS:
+            given = getattr(self, name) is not None
+            if given and name not in known:
+                has = ", ".join(f"`{x}`" for x in known) or "no number"
+                raise ValueError(
+                    f"`{name}` is no number of {self.kind!r}, which has {has}, got "
+                    f"{name}={getattr(self, name)}."
+                )
+            if not given and name in known:
+                number = known[name]
+                if number.default is dataclasses.MISSING:
+                    raise ValueError(
+                        f"`{name}` must be given for {self.kind!r}: {number.help}"
+                    )
+        if self.mixing is not None and self.bucket_size is not None:
             raise ValueError(
-                f"`trim` must be given for {_TRIMMED!r}, and for nothing else, got "
-                f"trim={shown(self.trim)} for {self.kind!r}."
+                f"`mixing={self.mixing}` and `bucket_size={self.bucket_size}` are two "
+                "ways to average messages first. Give one."
             )
-        if self.trim is not None:
-            check_number("trim", self.trim, least=0, below=0.5)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, least=0, strict=True)
         check_kind("drop_nonfinite", self.drop_nonfinite, bool)
+        self.build()  # which looks at all numbers
 
     def build(self) -> AbstractAggregator:
-        """The aggregator; messages that are not finite are left out before others are
-        clipped."""
-        trim = self.trim
-        aggregator = _PLAIN[self.kind]() if trim is None else TrimmedMean(trim)
+        """The aggregator. Messages that are not finite are left out before others are
+        clipped, and these before they are mixed or put into buckets."""
+        given = {name: getattr(self, name) for name in numbers_of(self.kind)}
+        numbers = {name: x for name, x in given.items() if x is not None}
+        aggregator = KINDS[self.kind](**numbers)
+        if self.mixing is not None:
+            aggregator = NearestNeighbourMixing(aggregator, self.mixing)
+        if self.bucket_size is not None:
+            aggregator = Bucketing(aggregator, self.bucket_size)
         if self.clip_norm is not None:
             aggregator = Clip(aggregator, self.clip_norm)
         return DropNonfinite(aggregator) if self.drop_nonfinite else aggregator
+
+    def as_json(self) -> dict[str, Any]:
+        """What is given, as JSON has it."""
+        values = dataclasses.asdict(self)
+        return {name: x for name, x in values.items() if x is not None}
+
+
+_AROUND = ("mixing", "bucket_size", "clip_norm", "drop_nonfinite")
+_OF_KINDS = tuple(
+    field.name
+    for field in dataclasses.fields(Aggregator)
+    if field.name not in ("kind", *_AROUND)
+)
+
+
+def numbers_of(kind: str) -> dict[str, Number]:
+    """The numbers of a kind alone, as its class has them."""
+    cls = KINDS[kind]
+    words, out = helps(cls), {}
+    for parameter in inspect.signature(cls).parameters.values():
+        default = parameter.default
+        default = dataclasses.MISSING if default is parameter.empty else default
+        type_ = int if parameter.annotation is int else float
+        out[parameter.name] = Number(type_, default, words.get(parameter.name, ""))
+    return out
+
+
+def all_numbers_of(kind: str) -> dict[str, Number]:
+    """Those, and what may go around any kind."""
+    words = helps(Aggregator)
+    fields = {field.name: field for field in dataclasses.fields(Aggregator)}
+    around = {
+        name: Number(fields[name].type, fields[name].default, words[name])
+        for name in _AROUND
+    }
+    return numbers_of(kind) | around

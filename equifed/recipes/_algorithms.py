@@ -12,6 +12,7 @@ from .. import _algorithm
 from .._algorithm import (
     AbstractAlgorithm,
     AbstractAsynchronous,
+    FLTrust,
     OverRounds,
     PowerOfChoice,
 )
@@ -26,12 +27,13 @@ from ._task import Task
 
 def _all() -> dict[str, type[AbstractAlgorithm]]:
     """Every one that is made of a loss: the others are wrappers of another one. (The
-    asynchronous ones want cohorts that say who is stale, which no recipe makes.)"""
+    asynchronous ones want cohorts that say who is stale, which no recipe makes, and
+    `FLTrust` cohorts in which one client always is.)"""
     out = {}
     for name, cls in sorted(vars(_algorithm).items()):
         if not inspect.isclass(cls) or not issubclass(cls, AbstractAlgorithm):
             continue
-        if issubclass(cls, AbstractAsynchronous):
+        if issubclass(cls, AbstractAsynchronous | FLTrust):
             continue
         if "loss" in inspect.signature(cls).parameters:
             out[name.lower()] = cls

@@ -165,7 +165,7 @@ def as_json(value: Any) -> Any:
     kind."""
     if type(value) in OPTIMIZERS.values():
         return {"kind": value.kind, **dataclasses.asdict(value)}
-    return dataclasses.asdict(value) if isinstance(value, Aggregator) else value
+    return value.as_json() if isinstance(value, Aggregator) else value
 
 
 def from_json(argument: Argument, value: Any) -> Any:

@@ -30,7 +30,8 @@ class DnC(AbstractAggregator):
 
     - `num_byzantine`: the $f$: how many of a round's clients may send anything.
     - `num_coordinates`: the $b$.
-    - `filter_share`: the $c$; 1 if not given.
+    - `filter_share`: the $c$; 1 if not given. The paper leaves open what is done where
+        $c f$ is not whole: it is rounded down.
     - `num_iterations`: how often; 1 if not given.
 
     A round needs $n > k \lfloor c f \rfloor$ messages, of $k$ iterations, so that some

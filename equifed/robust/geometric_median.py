@@ -29,7 +29,9 @@ class GeometricMedian(AbstractAggregator):
     - `num_iterations`: how many means are taken after the first. An outlier as large as
         $R$ whose share of the weight is $\alpha$ still moves the result by about
         $\alpha R (\alpha / (1 - \alpha))^k$ after $k$ of them.
-    - `nu`: the $\nu$, a distance below which messages count as equal.
+    - `nu`: the $\nu$, a distance below which messages count as equal. (The authors'
+        program takes four means at most, fewer where the sum hardly falls, and has
+        $\nu = 10^{-5}$.)
 
     A message that is not finite counts as absent. `stats` are averaged by the last
     $\beta_i$.

@@ -77,6 +77,42 @@ TABLE = {
         **counts(lambda x: data.UniformSampler(x, seed=0), name="cohort_size", least=1),
         **seeds(lambda x: data.UniformSampler(2, seed=x)),
     },
+    "data.Including": {
+        "no sampler": (
+            lambda: data.Including(3, [0]),
+            TypeError,
+            ("`sampler` must be", "got 3"),
+        ),
+        "nobody": (
+            lambda: data.Including(data.AllClients(), []),
+            ValueError,
+            "`clients` must name at least one client, and each once, got []",
+        ),
+        "one twice": (
+            lambda: data.Including(data.AllClients(), [2, 2]),
+            ValueError,
+            ("each once", "got [2, 2]"),
+        ),
+        "a negative one": (
+            lambda: data.Including(data.AllClients(), [-1]),
+            ValueError,
+            "`clients` must be at least 0, got -1",
+        ),
+        "one that there is not": (
+            lambda: data.Loader(
+                DATASET, data.Including(data.AllClients(), [4]), BATCHING
+            ),
+            ValueError,
+            ("of the 4 clients", "from 0 to 3, got [4]"),
+        ),
+        "all": (
+            lambda: data.Loader(
+                DATASET, data.Including(data.AllClients(), range(4)), BATCHING
+            ),
+            ValueError,
+            "`clients` must be some, not all",
+        ),
+    },
     "data.ShuffledSampler": {
         **counts(data.ShuffledSampler, name="cohort_size", least=1),
         **seeds(lambda x: data.ShuffledSampler(2, seed=x)),

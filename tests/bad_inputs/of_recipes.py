@@ -102,18 +102,37 @@ TABLE = {
         "a trimmed mean of nothing said": (
             lambda: recipes.Aggregator(kind="trimmed-mean"),
             ValueError,
-            "`trim` must be given for 'trimmed-mean', and for nothing else, got "
-            "trim=None",
+            "`trim` must be given for 'trimmed-mean': the fraction",
         ),
         "a median that trims": (
             lambda: recipes.Aggregator(kind="median", trim=0.1),
             ValueError,
-            "and for nothing else, got trim=0.1 for 'median'",
+            "`trim` is no number of 'median', which has no number, got trim=0.1",
         ),
         "half at each end": (
             lambda: recipes.Aggregator(kind="trimmed-mean", trim=0.5),
             ValueError,
-            "`trim` must be less than 0.5, got 0.5",
+            ("`trim`", "0.5, got 0.5"),
+        ),
+        "Krum of nothing said": (
+            lambda: recipes.Aggregator(kind="krum"),
+            ValueError,
+            "`num_byzantine` must be given for 'krum': the f: how many",
+        ),
+        "a number of another rule": (
+            lambda: recipes.Aggregator(kind="krum", num_byzantine=1, nu=0.1),
+            ValueError,
+            "which has `num_byzantine`, `num_selected`, got nu=0.1",
+        ),
+        "a number out of bounds": (
+            lambda: recipes.Aggregator(kind="krum", num_byzantine=-1),
+            ValueError,
+            "`num_byzantine` must be at least 0, got -1",
+        ),
+        "mixed and in buckets": (
+            lambda: recipes.Aggregator(kind="median", mixing=1, bucket_size=2),
+            ValueError,
+            "`mixing=1` and `bucket_size=2` are two ways",
         ),
         "a norm of 0": (
             lambda: recipes.Aggregator(kind="median", clip_norm=0.0),

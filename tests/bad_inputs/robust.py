@@ -5,7 +5,7 @@ import equifed.robust as eqr
 
 from .algorithms import GAUSSIANS, numbers, POSITIVE, posterior
 from .compression import count
-from .parts import wrong_parts
+from .parts import without_aggregator, wrong_parts
 from .shared import BATCHING, LOSS, one_round, SERVER, SGD
 
 
@@ -40,6 +40,20 @@ def too_few(aggregator, least):
 
 
 TABLE = {
+    "FLTrust": {
+        **without_aggregator(lambda *args: eqf.FLTrust(*args, root=0)),
+        **count(lambda x: eqf.FLTrust(LOSS, SGD, BATCHING, root=x), "root", 0),
+        "no such client": (
+            lambda: one_round(eqf.FLTrust(LOSS, SGD, BATCHING, root=4)),
+            ValueError,
+            "`root` must be at most 3, got 4",
+        ),
+        "no root": (
+            lambda: eqf.FLTrust(LOSS, SGD, BATCHING),  # pyright: ignore[reportCallIssue]
+            TypeError,
+            "root",
+        ),
+    },
     "robust.Krum": {
         **count(eqr.Krum, "num_byzantine", 0),
         **count(lambda x: eqr.Krum(1, x), "num_selected"),

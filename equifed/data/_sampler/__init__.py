@@ -13,6 +13,7 @@ from .available import (
 )
 from .base import AbstractSampler as AbstractSampler
 from .clustered import ClusteredSampler as ClusteredSampler
+from .including import Including as Including
 from .participation import (
     FixedSizeParticipation as FixedSizeParticipation,
     OrderedParticipation as OrderedParticipation,
