@@ -9,7 +9,6 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
-from .._bits import add_bits
 from .._check import as_number, checked
 from .._client import AbstractClient, AbstractCorrection, full_gradient, LocalSGD
 from .._client.reach import only, reached
@@ -19,6 +18,7 @@ from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
+from .two_passes import of_both
 
 
 class _Measures(AbstractClient):
@@ -163,8 +163,7 @@ class FedLin(AbstractAlgorithm):
             params=only(where, tree_add(x, change), x),
             aggregator=(full.aggregator, out.aggregator),
         )
-        metrics = add_bits(out.metrics, full.metrics)
-        return state, metrics, out.aggregate.accept
+        return state, *of_both(full, out)
 
     def model(self, state):
         return state.model

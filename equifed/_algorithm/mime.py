@@ -8,7 +8,6 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Float
 
 from .._aggregator import AbstractAggregator, UniformMean
-from .._bits import add_bits
 from .._check import as_number, checked
 from .._client import (
     AbstractClient,
@@ -26,6 +25,7 @@ from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
+from .two_passes import of_both
 
 
 class _Full(AbstractClient):
@@ -123,8 +123,7 @@ class _AbstractMime(AbstractAlgorithm):
             server=s,
             aggregator=(full.aggregator, local.aggregator),
         )
-        metrics = add_bits(local.metrics, full.metrics)
-        return state, metrics, local.aggregate.accept
+        return state, *of_both(full, local)
 
     def model(self, state):
         return state.model

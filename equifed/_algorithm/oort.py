@@ -62,11 +62,12 @@ class Oort(AbstractAlgorithm):
     \Delta$, whenever the $U_i$ of those that took part sum up to less in the last $W$
     rounds than in the $W$ before.
 
-    The seconds are the loader's: `cohort.info["seconds"]`. A loss that is not finite
-    makes a utility of 0. To measure costs a pass without gradients over those that are
-    chosen, each of which sends one number more. The metrics are those of the clients
-    that were chosen. The paper also never takes a client again that took part very
-    often: leave it out of the loader's candidates.
+    The seconds are the loader's: `cohort.info["seconds"]`. A candidate that would take
+    no step is not chosen, and a loss that is not finite makes a utility of 0. To
+    measure costs a pass without gradients over those that are chosen, each of which
+    sends one number more. The metrics are those of the clients that were chosen. The
+    paper also never takes a client again that took part very often: leave it out of the
+    loader's candidates.
 
     **Arguments:**
 

@@ -68,7 +68,9 @@ class Record:
         return self.number == self._num_rounds or self.diverged
 
     def result_if(self, *, stopped: bool) -> RESULTS:
-        """How the training ended, if it may be its `stop` that ended it."""
+        """How the training ended, if it may be its `stop` that ended it; and a warning
+        of what only the end shows."""
+        self._watch.end()
         if stopped and self.result == RESULTS.successful:
             return RESULTS.stopped
         return self.result

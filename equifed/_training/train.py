@@ -103,8 +103,9 @@ def train(
     the model became non-finite, its `result` and a warning say so, and its state is the
     last good one; likewise if the model is finite but a round's loss is not. Other
     warnings tell of the first round in which nobody took part, or no client had a
-    finite message, which changed nothing, or another metric of the training is not
-    finite. Each names the example at fault, if there is one.
+    finite message, or whose aggregator rejected it, which changed nothing, or another
+    metric of the training is not finite; and of a training whose rounds were all
+    rejected. Each names the example at fault, if there is one.
 
     If Ctrl-C or an error ends the training, the exception has an attribute `solution`:
     what was reached before it, and `RESULTS.interrupted`.

@@ -32,6 +32,15 @@ METRICS = (
     "In round {} of the training {}: a mean over nothing, or of numbers that are not "
     "finite."
 )
+REJECTED = (
+    "Round {} was rejected by its aggregator, for which the messages of its {:g} "
+    "clients are too few, so that the model stayed as it was; see `rejected` in the "
+    "history."
+)
+ALL_REJECTED = (
+    "All {} rounds were rejected by the aggregator, so that the model is as it was. "
+    "Draw more clients a round, or tell the rule of fewer Byzantine ones."
+)
 SOME = "Messages of round {} are not finite ({:g} of them), and {}."
 
 
@@ -60,6 +69,8 @@ class Watch:
         self._seen: set[str] = set()
         history = list(history)
         self._lost = any(map(_is_lost, history))
+        self._num_rounds = len(history)
+        self._num_rejected = sum(map(_is_rejected, history))
         self._needs_clients = needs_clients
         self._heard = not needs_clients or any(row["clients"] > 0 for row in history)
 
@@ -74,6 +85,8 @@ class Watch:
             self._say("model", RESULTS[RESULTS.nonfinite_model], row, model)
             return RESULTS.nonfinite_model
         self._heard |= row["clients"] > 0
+        self._num_rounds += 1
+        self._num_rejected += _is_rejected(row)
         if _is_lost(row):
             self._lost = True
             text = LOSS.format(row[ROUND], row["loss"], row["clients"])
@@ -83,10 +96,18 @@ class Watch:
         elif row["clients"] == 0:
             self._nobody(row)
         else:
+            if _is_rejected(row):
+                text = REJECTED.format(row[ROUND], row["clients"])
+                self._say("rejected", text, row, model)
             if row["nonfinite"] > 0:
                 self._some(row)
             self._metrics(row, model)
         return self.result
+
+    def end(self) -> None:
+        """Warns of what only the end of the training shows."""
+        if self._num_rounds > 1 and self._num_rejected == self._num_rounds:
+            warn(ALL_REJECTED.format(self._num_rounds))
 
     @property
     def result(self) -> RESULTS:
@@ -142,6 +163,11 @@ class Watch:
 
     def _clients(self, row: Row) -> list[tuple[str, Any]]:
         return participants(self._loader, row[ROUND] - 1)
+
+
+def _is_rejected(row: Row) -> bool:
+    """Whether an aggregator refused it, though someone came."""
+    return row.get("clients", 0) > 0 and row.get("rejected", 0) > 0
 
 
 def _is_lost(row: Row) -> bool:
