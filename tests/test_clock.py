@@ -7,7 +7,7 @@ import pytest
 
 import equifed.clock as eqt
 from equifed.clock.draws import words
-from equifed.data._random import CLOCK, generator, normals, raw, uniforms
+from equifed.data._random import CLOCK, generator, raw, uniforms
 
 
 EVERYONE = np.arange(2000)
@@ -32,13 +32,18 @@ AVAILABILITIES = [
 ]
 
 
-def test_words_of_many_are_those_of_generators():
-    drawn = words(2**63 + 5, CLOCK, EVERYONE, 7, 2**40, size=2000)
-    for i in (0, 3, 1999):
-        alone = raw(generator(2**63 + 5, CLOCK, i, 7, 2**40), 4)
-        np.testing.assert_array_equal(drawn[i], alone)
-    few = words(2**63 + 5, CLOCK, EVERYONE[5:9], 7, 2**40, size=4)
-    np.testing.assert_array_equal(few, drawn[5:9])
+def test_words_are_those_of_a_generator_however_they_are_drawn():
+    seed, purpose = 2**63 + 5, CLOCK
+    whole = raw(generator(seed, purpose, 7, 2**40), 2**16).reshape(-1, 2)
+    small, many = np.array([0, 3, 1999]), np.arange(0, 2**15, 7)
+    few = np.array([2**15 - 1, 5, 8])  # one too large to draw all up to it
+    for clients in (small, many, few, many[:0]):
+        drawn = words(seed, purpose, clients, 7, 2**40)
+        np.testing.assert_array_equal(drawn, whole[clients])
+        counts = np.where(clients % 3 == 0, 7, 9)
+        drawn = words(seed, purpose, clients, counts, 2**40)
+        mine = counts == 7
+        np.testing.assert_array_equal(drawn[mine], whole[clients[mine]])
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda q: repr(q)[:40])
@@ -70,13 +75,12 @@ def test_distributions_are_what_they_say():
     shares = [(x == v).mean() for v in (1, 2, 5)]
     np.testing.assert_allclose(shares, [0.5, 0.3, 0.2], atol=0.01)
     # By hand, of one client: the draws of the generator that its place has.
-    rng = generator(0, 99, 12, 0, 0)
-    assert eqt.Uniform(2, 6)(draws, many, 0)[12] == 2 + 4 * uniforms(rng, 1)[0]
-    u = uniforms(generator(0, 99, 12, 8, 0), 2)
+    u = uniforms(generator(0, 99, 0, 0), 26)[24:]
+    assert eqt.Uniform(2, 6)(draws, many, 0)[12] == 2 + 4 * u[0]
+    u = uniforms(generator(0, 99, 8, 0), 26)[24:]
     z = np.sqrt(-2 * np.log(u[0])) * np.cos(2 * np.pi * u[1])
     drawn = eqt.LogNormal(5, 0.7, each="round")(draws, many, 7)[12]
     assert drawn == pytest.approx(5 * math.exp(0.7 * z), rel=1e-12)
-    assert normals(generator(0, 0), 1).shape == (1,)
 
 
 @pytest.mark.parametrize("availability", AVAILABILITIES, ids=lambda q: repr(q)[:40])

@@ -168,6 +168,7 @@ def is_abstract(cls):
 # What nearly all have in common, so that few would want to write it.
 DEFAULTS = {("AbstractAlgorithm", x) for x in ("models", "own_model", "keep")}
 DEFAULTS |= {("AbstractSampler", "participation"), ("AbstractAsynchronous", "in_round")}
+DEFAULTS |= {("AbstractSampler", "among"), ("AbstractLoader", "report")}
 
 
 @pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__qualname__)

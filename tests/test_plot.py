@@ -89,6 +89,43 @@ def test_a_line_for_each_run():
     assert ax.get_ylabel() == "loss"
 
 
+def clocked(seconds, values):
+    out = run(values)
+    for row, time in zip(out.history, seconds, strict=True):
+        row |= {"seconds": time, "bits_up": 800, "bits_down": 8000}
+    return out
+
+
+@pytest.mark.parametrize(
+    ("x", "places", "label"),
+    [
+        ("round", [1, 2, 3], "round"),
+        ("seconds", [1800, 3600, 9000], "virtual seconds"),
+        ("hours", [0.5, 1, 2.5], "virtual hours"),
+        ("bytes", [1100, 2200, 3350], "bytes"),
+    ],
+)
+def test_what_lies_along_the_axis(x, places, label):
+    one = clocked([1800.0, 3600.0, 9000.0], [3, 2, 1])
+    one.history[2]["bits_wasted"] = 400
+    ax = plot.learning_curves({"a": one}, "loss", x=x)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), places)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [3, 2, 1])
+    assert ax.get_xlabel() == label
+
+
+def test_seeds_lie_at_the_mean_of_their_times():
+    runs = [clocked([1.0, 2.0], [4, 2]), clocked([3.0, 8.0], [2, 0])]
+    ax = plot.learning_curves({"a": runs}, "loss", x="seconds")
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [(2, 3), (5, 1)])
+
+
+@pytest.mark.parametrize(("x", "name"), [("seconds", "seconds"), ("bytes", "bits_up")])
+def test_without_a_clock_there_is_no_time(x, name):
+    with pytest.raises(ValueError, match=f"'a' has no metric '{name}'"):
+        plot.learning_curves({"a": run([3, 2])}, "loss", x=x)
+
+
 def test_rounds_without_the_metric_are_skipped():
     ax = plot.learning_curves({"a": run(range(7), every=3)}, "test/accuracy")
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [(3, 0.03), (6, 0.06)])

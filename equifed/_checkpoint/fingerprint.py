@@ -6,6 +6,7 @@ model a few numbers are kept and compared as numbers, since what initialised it 
 another kind of device may differ in its last bits.
 """
 
+import dataclasses
 import inspect
 import pathlib
 import platform
@@ -69,8 +70,9 @@ def _typed(key: PRNGKeyArray) -> PRNGKeyArray:
 
 
 def _outline(name: str, x: Any) -> Iterator[tuple[str, Any]]:
-    """A module, field by field."""
-    if isinstance(x, eqx.Module) and not isinstance(x, Optim):
+    """A module, or what a clock is made of, field by field."""
+    by_field = isinstance(x, eqx.Module) or dataclasses.is_dataclass(x)
+    if by_field and not isinstance(x, Optim):
         kind = type(x)
         own = "" if kind.__module__.startswith("equifed.") else f" #{digest(kind)}"
         yield name, f"{kind.__name__}{own}"
@@ -133,6 +135,8 @@ def _model(model: Model) -> Iterator[tuple[str, Any]]:
 def _data(loader: AbstractLoader) -> Iterator[tuple[str, Any]]:
     if isinstance(loader, Loader):
         yield from _outline("sampler", loader.sampler)
+        if loader.clock is not None:
+            yield from _outline("clock", loader.clock)
         yield from _dataset(loader.dataset)
         return
     if not isinstance(loader, StreamLoader):

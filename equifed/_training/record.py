@@ -14,6 +14,7 @@ from ..data import AbstractLoader
 from ..privacy import PrivacyPlan
 from .best import Best
 from .evaluations import Evaluations
+from .reported import with_report
 from .solution import RESULTS
 from .watch import Watch
 
@@ -50,7 +51,7 @@ class Record:
         self._algorithm = algorithm
         self._evaluations, self._every = evaluations, eval_every
         self._best, self._logger = best, logger
-        self._first, self._privacy = True, privacy
+        self._first, self._privacy, self._loader = True, privacy, loader
         self._watch = Watch(
             *(loader, algorithm.loss, history, reported),
             needs_clients=privacy is None,
@@ -84,7 +85,10 @@ class Record:
         - `count`: how many rounds these are, if they are stacked.
         - `state`: that after the last of them.
         """
-        rows = rows_of(self.number, jax.device_get(values), count)
+        rows = [
+            with_report(row, self._loader)
+            for row in rows_of(self.number, jax.device_get(values), count)
+        ]
         self.number += len(rows)
         row = rows[-1]
         if self._first:  # A client of the user's own may report what its loss does not.

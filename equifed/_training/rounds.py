@@ -23,9 +23,10 @@ from .._store import ClientStates, moved, store_of
 from .._types import ClientState, Model
 from .._used_up import check_not_used_up
 from ..data import AbstractBatching, AbstractLoader, Loader
-from ..data._calls import cohorts_of, Peekable, stacks
+from ..data._calls import cohorts_of, Peekable, split, stacks
 from .counted_twice import warn_if_counted_twice
 from .missing_rows import MissingRows
+from .reported import with_reports
 
 
 @checked(loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.")
@@ -63,8 +64,9 @@ def rounds(
     **Returns:**
 
     An iterator of pairs: the state after each round, and the round's metrics (still on
-    the device: reading one waits for the round). With `rounds_per_call` above 1 there
-    is a pair for each call, and its metrics have a leading axis of rounds.
+    the device: reading one waits for the round), with what the loader reports. With
+    `rounds_per_call` above 1 there is a pair for each call, and its metrics have a
+    leading axis of rounds.
 
     !!! example
 
@@ -90,7 +92,8 @@ def rounds(
         missing=missing,
         client_states=client_states,
     )
-    return _pairs(calls)
+    several = rounds_per_call > 1
+    return with_reports(_pairs(calls), loader, number, several=several)
 
 
 def _pairs(calls: "Calls") -> Iterator[tuple[State, dict[str, Any]]]:
@@ -190,7 +193,7 @@ class Calls:
                 step.finish()
             return
         assert isinstance(step, Stepper)
-        calls = _split(start, self._num_rounds, self._size, self._breaks)
+        calls = split(start, self._num_rounds, self._size, self._breaks)
         for call, cohorts in stacks(loader, calls, self._size):
             count = len(call)
             for i, round in enumerate(call):
@@ -220,13 +223,6 @@ def _name(loader: AbstractLoader, number: int) -> str:
     if isinstance(loader, Loader) and number < len(loader.dataset):
         return f"{by_number(number)}, {loader.dataset.client_ids[number]!r}"
     return by_number(number)
-
-
-def _split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[range]:
-    while start < stop:
-        end = min(start + size, stop, *(start - start % b + b for b in breaks))
-        yield range(start, end)
-        start = end
 
 
 def check_rounds(

@@ -32,6 +32,7 @@ from ..data import Loader
 from ..privacy import PrivacyPlan
 from .evaluations import check_evaluations, Evaluations, evaluations_of
 from .missing_rows import MissingRows
+from .reported import with_report
 from .rounds import check_rounds
 from .solution import RESULTS, Solution
 from .watch import Watch
@@ -227,6 +228,7 @@ def _train(
             if not history or not history[-1]["nonfinite_model"]:
                 one = {name: x[i] for name, x in values.items()}
                 (row,) = rows_of(round, one, None)
+                row = with_report(row, loader)
                 history.append(row | found.get((round, i), {}))
     for i, history in enumerate(histories):
         algorithm, state, _ = tree_row(stacked, i)

@@ -127,8 +127,14 @@ class Watch:
             return
         self._said.add("nobody")
         count = len(self._clients(row))
+        drawn = self._loader.report(row[ROUND] - 1).get("drawn", count)
         why = "none was drawn"
-        if count > 0:
+        if drawn > count:
+            why = (
+                f"of the {drawn} that were drawn none was in time with a message that "
+                "counts (see `late` and `lost` in the history)"
+            )
+        elif count > 0:
             why = (
                 f"of the {count} that were drawn none has a message that counts (one "
                 "of weight 0 or less does not, and a client with too few examples for "

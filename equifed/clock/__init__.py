@@ -23,6 +23,18 @@ system.drops(clients, round).before     # who is lost before it computes, and wh
 system.until(clients, 3600.0)           # until when they stay, if they are there
 system.next_available(clients, 3600.0)  # from when on they are there, if they are not
 ```
+
+A [`equifed.data.Loader`][] takes a clock, which says who is in a round by when clients
+have finished what [`equifed.clock.Work`][] says a round costs them:
+
+```python
+work = Work.of(algorithm, model, Loader(dataset, sampler, batching))
+clock = SynchronousClock(system, work, goal=10, deadline=600.0)
+loader = Loader(dataset, UniformSampler(13), batching, clock=clock)
+```
+
+and reports, by `loader.report(round)`, what the history of a training then has of each
+round: the virtual `seconds` when it ended, and counts.
 """
 
 from .availability import (
@@ -39,13 +51,21 @@ from .distributions import (
     Wave as Wave,
 )
 from .draws import Draws as Draws
+from .fedscale import (
+    DeviceTrace as DeviceTrace,
+    read_availability as read_availability,
+    read_devices as read_devices,
+)
 from .quantity import (
     AbstractQuantity as AbstractQuantity,
     Constant as Constant,
     PerClient as PerClient,
 )
+from .synchronous import SynchronousClock as SynchronousClock
 from .system import (
     ClientTimes as ClientTimes,
     Drops as Drops,
     SystemModel as SystemModel,
 )
+from .trace import AvailabilityTrace as AvailabilityTrace
+from .work import Work as Work

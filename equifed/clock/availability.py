@@ -8,13 +8,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import ArrayLike, Bool, Float, Int
 
-from .._check import check_number, checked
+from .._check import checked
 from .._overrides import inherit_types
 from .distributions import Uniform
 from .draws import Draws
-from .quantity import AbstractQuantity, Number, quantity
+from .quantity import AbstractQuantity, number, quantity
 
 
 Times = Float[np.ndarray, " clients"]
@@ -83,11 +83,10 @@ class DailyAvailability(AbstractAvailability):
     day: float
 
     @checked()
-    def __init__(self, share: Any, *, phase: Any = None, day: Number = 86400.0):
-        check_number("day", day, least=0, strict=True)
+    def __init__(self, share: Any, *, phase: Any = None, day: ArrayLike = 86400.0):
         self.share = quantity("share", share)
         self.phase = Uniform(0, 1) if phase is None else quantity("phase", phase)
-        self.day = float(day)
+        self.day = number("day", day, least=0, strict=True)
 
     def _place(self, draws, clients, time):
         """The share of a day that has gone by since each stretch began, and its
@@ -137,10 +136,9 @@ class SlottedAvailability(AbstractAvailability):
     slot: float
 
     @checked()
-    def __init__(self, probability: Any, *, slot: Number):
-        check_number("slot", slot, least=0, strict=True)
+    def __init__(self, probability: Any, *, slot: ArrayLike):
         self.probability = quantity("probability", probability)
-        self.slot = float(slot)
+        self.slot = number("slot", slot, least=0, strict=True)
 
     def _there(self, draws, clients, slots):
         probability = probabilities(

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import ArrayLike
 
-from .._check import check_choice, check_number, checked
-from .quantity import AbstractQuantity, Counts, Number, quantity
+from .._check import check_choice, checked
+from .quantity import AbstractQuantity, Counts, number, quantity
 
 
 class _AbstractDrawn(AbstractQuantity):
@@ -36,15 +37,15 @@ class Uniform(_AbstractDrawn):
     @checked()
     def __init__(
         self,
-        low: Number,
-        high: Number,
+        low: ArrayLike,
+        high: ArrayLike,
         *,
         each: Literal["client", "round"] = "client",
     ):
-        check_number("low", low)
-        check_number("high", high, least=low)
         check_choice("each", each, ("client", "round"))
-        self.low, self.high, self.each = float(low), float(high), each
+        self.low = number("low", low)
+        self.high = number("high", high, least=self.low)
+        self.each = each
 
     def __call__(self, draws, clients, count):
         u = draws.uniforms(clients, self._count(count))[:, 0]
@@ -70,15 +71,15 @@ class LogNormal(_AbstractDrawn):
     @checked()
     def __init__(
         self,
-        median: Number,
-        sigma: Number,
+        median: ArrayLike,
+        sigma: ArrayLike,
         *,
         each: Literal["client", "round"] = "client",
     ):
-        check_number("median", median, least=0, strict=True)
-        check_number("sigma", sigma, least=0)
         check_choice("each", each, ("client", "round"))
-        self.median, self.sigma, self.each = float(median), float(sigma), each
+        self.median = number("median", median, least=0, strict=True)
+        self.sigma = number("sigma", sigma, least=0)
+        self.each = each
 
     def __call__(self, draws, clients, count):
         return self.median * np.exp(
@@ -100,10 +101,9 @@ class Exponential(_AbstractDrawn):
     each: Literal["client", "round"]
 
     @checked()
-    def __init__(self, mean: Number, *, each: Literal["client", "round"] = "client"):
-        check_number("mean", mean, least=0)
+    def __init__(self, mean: ArrayLike, *, each: Literal["client", "round"] = "client"):
         check_choice("each", each, ("client", "round"))
-        self.mean, self.each = float(mean), each
+        self.mean, self.each = number("mean", mean, least=0), each
 
     def __call__(self, draws, clients, count):
         return -self.mean * np.log(draws.uniforms(clients, self._count(count))[:, 0])
@@ -136,7 +136,7 @@ class Mixture(_AbstractDrawn):
         self,
         parts: Sequence[Any],
         *,
-        shares: Sequence[Number],
+        shares: Sequence[ArrayLike],
         each: Literal["client", "round"] = "client",
     ):
         check_choice("each", each, ("client", "round"))
@@ -145,12 +145,10 @@ class Mixture(_AbstractDrawn):
                 "`parts` must be up to 7 quantities with one of `shares` for each, got "
                 f"{len(parts)} and {len(shares)}."
             )
-        for share in shares:
-            check_number("shares", share, least=0)
-        if abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"`shares` must sum to 1, got {sum(shares):g}.")
+        self.shares = tuple(number("shares", share, least=0) for share in shares)
+        if abs(sum(self.shares) - 1) > 1e-6:
+            raise ValueError(f"`shares` must sum to 1, got {sum(self.shares):g}.")
         self.parts = tuple(quantity("parts", part) for part in parts)
-        self.shares = tuple(map(float, shares))
         self.each = each
 
     def __call__(self, draws, clients, count):
@@ -186,13 +184,13 @@ class Wave(AbstractQuantity):
     period: float
 
     @checked()
-    def __init__(self, of: Any, *, mean: Number, amplitude: Number, period: Number):
-        check_number("mean", mean)
-        check_number("amplitude", amplitude)
-        check_number("period", period, least=0, strict=True)
+    def __init__(
+        self, of: Any, *, mean: ArrayLike, amplitude: ArrayLike, period: ArrayLike
+    ):
         self.of = quantity("of", of)
-        self.mean, self.amplitude = float(mean), float(amplitude)
-        self.period = float(period)
+        self.mean = number("mean", mean)
+        self.amplitude = number("amplitude", amplitude)
+        self.period = number("period", period, least=0, strict=True)
 
     def __call__(self, draws, clients, count):
         phase = 2 * np.pi * np.asarray(count) / self.period

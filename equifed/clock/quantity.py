@@ -19,7 +19,6 @@ from .._words import shown
 from .draws import Draws
 
 
-Number: TypeAlias = float | int
 Counts: TypeAlias = int | Int[np.ndarray, " clients"]
 
 
@@ -62,9 +61,8 @@ class Constant(AbstractQuantity):
 
     @checked()
     def __init__(self, value: ArrayLike):
-        if not (isinstance(value, float) and value == math.inf):
-            check_number("value", value)
-        self.value = float(np.asarray(value))
+        infinite = isinstance(value, float) and value == math.inf
+        self.value = math.inf if infinite else number("value", value)
 
     def __call__(self, draws, clients, count):
         return np.full(len(clients), self.value)
@@ -82,7 +80,7 @@ class PerClient(AbstractQuantity):
     values: Float[np.ndarray, " population"]
 
     @checked()
-    def __init__(self, values: ArrayLike | Sequence[Number]):
+    def __init__(self, values: ArrayLike | Sequence[ArrayLike]):
         numbers = np.asarray(values)
         if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) == 0:
             raise ValueError(
@@ -115,3 +113,9 @@ def quantity(name: str, x: Any) -> AbstractQuantity:
             f"{shown(x)}. Write `LogNormal(1e9, 0.5)`, for example."
         )
     return Constant(x) if array.ndim == 0 else PerClient(x)
+
+
+def number(name: str, x: ArrayLike, **bounds: Any) -> float:
+    """A number within its bounds, as Python's own."""
+    check_number(name, x, **bounds)
+    return float(np.asarray(x))

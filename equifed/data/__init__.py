@@ -7,6 +7,11 @@ from ._batching import (
     Epochs as Epochs,
     Steps as Steps,
 )
+from ._clock import (
+    AbstractClock as AbstractClock,
+    ClockedRound as ClockedRound,
+    Population as Population,
+)
 from ._cohorts import AbstractLoader as AbstractLoader
 from ._column import ChunkedColumn as ChunkedColumn
 from ._dataset import FederatedDataset as FederatedDataset

@@ -1,6 +1,6 @@
 """The cohorts of a training, one by one or several in a call, of any loader."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .._cohort import Cohort, Cohorts, last_client
@@ -106,3 +106,12 @@ def stacks(
     cohorts = cohorts_of(loader, calls[0].start, calls[-1].stop)
     for call in calls:
         yield call, stack_cohorts([next(cohorts)[1] for _ in call], size)
+
+
+def split(start: int, stop: int, size: int, breaks: Sequence[int]) -> Iterator[range]:
+    """The rounds of each call: at most `size` of them, and none goes beyond a multiple
+    of one of `breaks`."""
+    while start < stop:
+        end = min(start + size, stop, *(start - start % b + b for b in breaks))
+        yield range(start, end)
+        start = end

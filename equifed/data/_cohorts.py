@@ -1,7 +1,7 @@
 """Where the cohorts of a training come from."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from jax.sharding import Mesh
 
@@ -48,3 +48,15 @@ class AbstractLoader(abc.ABC):
 
         An iterator of pairs of a round's number and its cohort.
         """
+
+    def report(self, round: int) -> Mapping[str, int | float]:
+        """What the history of a training is to have of a round beside its metrics, such
+        as how much time has passed: numbers by name, known on the host.
+
+        By default nothing. It must be a function of the round alone.
+
+        **Arguments:**
+
+        - `round`: The number of the round, from 0.
+        """
+        return {}

@@ -1,7 +1,7 @@
 """What a sampler draws, checked."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from .._check import check_count
 from .._words import shown
@@ -11,10 +11,18 @@ from ._sampler import AbstractSampler
 
 
 def draw(
-    sampler: AbstractSampler, round: int, dataset: FederatedDataset
+    sampler: AbstractSampler,
+    round: int,
+    dataset: FederatedDataset,
+    there: Bool[np.ndarray, " population"] | None = None,
 ) -> Int[np.ndarray, " clients"]:
-    """The clients that a sampler draws, if they are some of the dataset's."""
-    drawn, name = sampler(round, dataset.num_clients), f"`{type(sampler).__name__}`"
+    """The clients that a sampler draws, if they are some of the dataset's; of those
+    that are there, if it matters."""
+    if there is None:
+        drawn = sampler(round, dataset.num_clients)
+    else:
+        drawn = sampler.among(round, there)
+    name = f"`{type(sampler).__name__}`"
     clients, limit = as_numbers(drawn), most(sampler, dataset)
     if clients is None:
         raise TypeError(

@@ -10,7 +10,7 @@ numbers. Of one that does not, each device is sent its clients' rows, round by r
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,12 +19,13 @@ from jaxtyping import Array, Int, Shaped
 from .._check import check_count, check_seed, checked
 from .._cohort import Cohort, Cohorts
 from ._batching import AbstractBatching
+from ._clock import AbstractClock, Population, Walk
 from ._cohorts import AbstractLoader
 from ._dataset import FederatedDataset
 from ._draw import draw, most
 from ._info import Info, slots_of
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
-from ._plan import make_plan, needs, Plan
+from ._plan import make_plan, needs, Plan, planned_steps
 from ._prefetch import prefetched
 from ._room import Needs, room_for
 from ._sampler import AbstractSampler
@@ -52,6 +53,7 @@ class Loader(AbstractLoader):
     resident: bool
     prefetch: int
     info: Info | None
+    clock: AbstractClock | None
 
     @checked(
         dataset="Build one with `FederatedDataset.from_arrays` or its siblings.",
@@ -68,6 +70,7 @@ class Loader(AbstractLoader):
         resident: bool | None = None,
         prefetch: int = 2,
         info: Info | None = None,
+        clock: AbstractClock | None = None,
     ):
         """**Arguments:**
 
@@ -86,6 +89,8 @@ class Loader(AbstractLoader):
             PyTree of arrays with an entry for each of them. It goes into `cohort.info`
             and the clients' `data.info`, and must be a function of its arguments
             alone. Empty slots hold zeros.
+        - `clock`: Virtual time: which of the clients that the sampler draws reach the
+            server in time, and with how many steps. See [`equifed.clock`](clock.md).
 
         **Raises:**
 
@@ -111,6 +116,13 @@ class Loader(AbstractLoader):
             )
         self.resident = resident
         self.info = info
+        self.clock = clock
+        self._walk: Walk | None = None
+        if clock is not None:
+            sizes = dataset.client_sizes
+            drawn = functools.partial(draw, sampler, dataset=dataset)
+            steps = planned_steps(sizes, batching)
+            self._walk = Walk(clock, Population(sizes, steps, sampler, drawn))
 
     @property
     def num_clients(self) -> int:
@@ -138,13 +150,14 @@ class Loader(AbstractLoader):
     def _plan(self, round: int) -> tuple[Plan, Int[np.ndarray, " clients"]]:
         """The plan of a round, and the numbers of its clients."""
         dataset = self.dataset
-        clients, sizes = self._drawn(round)
+        clients, sizes, steps = self._drawn(round)
         first = dataset.offsets[clients]
         plan = make_plan(
             clients,
             sizes,
             first if self.resident else None,
             self.batching,
+            most=steps,
             seed=self.sampler.seed,
             round=round,
             num_devices=self.num_devices,
@@ -157,11 +170,24 @@ class Loader(AbstractLoader):
 
     def _drawn(
         self, round: int
-    ) -> tuple[Int[np.ndarray, " clients"], Int[np.ndarray, " clients"]]:
-        """The numbers of a round's clients, and of their examples."""
-        clients = draw(self.sampler, round, self.dataset)
+    ) -> tuple[
+        Int[np.ndarray, " clients"],
+        Int[np.ndarray, " clients"],
+        Int[np.ndarray, " clients"] | None,
+    ]:
+        """The numbers of a round's clients, of their examples, and of the most steps
+        that they take."""
+        steps = None
+        if self._walk is None:
+            clients = draw(self.sampler, round, self.dataset)
+        else:
+            clients, steps, _ = self._walk(round)
         offsets = self.dataset.offsets
-        return clients, offsets[clients + 1] - offsets[clients]
+        return clients, offsets[clients + 1] - offsets[clients], steps
+
+    def report(self, round: int) -> Mapping[str, int | float]:
+        """What the clock says of a round, for the history; nothing without one."""
+        return {} if self._walk is None else self._walk(round).report
 
     @functools.cached_property
     def _room(self) -> Needs:
@@ -169,9 +195,12 @@ class Loader(AbstractLoader):
         its time or wait for something, nobody asks a round ahead of its turn."""
         if not type(self.sampler).__module__.startswith("equifed."):
             return Needs()
-        drawn, batching = map(self._drawn, itertools.count()), self.batching
         sizes = {"num_devices": self.num_devices, "num_clients": self.num_clients}
-        return room_for(needs(*clients, batching, **sizes) for clients in drawn)
+        drawn = map(self._drawn, itertools.count())
+        return room_for(
+            needs(clients, examples, self.batching, most=most, **sizes)
+            for clients, examples, most in drawn
+        )
 
     def _pools(
         self, plan: Plan, clients: Int[np.ndarray, " clients"]
@@ -227,9 +256,11 @@ class Loader(AbstractLoader):
         return make_cohorts(plans, size, None, pools, to, infos)
 
     def __repr__(self) -> str:
+        clock = "" if self.clock is None else f"  clock={self.clock!r},\n"
         return (
             f"Loader(\n  {self.dataset!r},\n  {self.sampler!r},\n  {self.batching!r},"
-            f"\n  num_devices={self.num_devices},\n  resident={self.resident},\n)"
+            f"\n  num_devices={self.num_devices},\n  resident={self.resident},"
+            f"\n{clock})"
         )
 
     @functools.cached_property

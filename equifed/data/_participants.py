@@ -22,7 +22,7 @@ def participants(
     if not isinstance(loader, Loader):
         return []
     dataset = loader.dataset
-    numbers = np.asarray(loader.sampler(round, dataset.num_clients)).tolist()
+    numbers = loader._drawn(round)[0].tolist()
     return [(dataset.client_ids[i], _Examples(dataset, i)) for i in numbers]
 
 

@@ -53,6 +53,7 @@ def make_plan(
     first: Int[np.ndarray, " clients"] | None,
     batching: AbstractBatching,
     *,
+    most: Int[np.ndarray, " clients"] | None = None,
     seed: int,
     round: int,
     num_devices: int,
@@ -71,6 +72,7 @@ def make_plan(
     - `first`: Where their examples begin in a pool that holds the whole dataset, or
         `None` if each device's pool holds those of its own clients only.
     - `batching`: How they visit their examples.
+    - `most`: The most steps that each of them takes, the first ones; all if not given.
     - `seed`, `round`: What the order depends on, beside the client's number.
     - `num_devices`: How many devices share the round.
     - `num_clients`: The size of the population, where it is known.
@@ -78,14 +80,17 @@ def make_plan(
     - `whose`: Says who a client is, by its place in `clients`.
     - `room`: What to make room for, at least.
     """
-    steps = _steps(sizes, batching)
+    steps = planned_steps(sizes, batching)
     orders = _orders(clients, sizes, steps, batching, seed, round, whose)
+    if most is not None:
+        steps = np.minimum(steps, most)
+        orders = [order[:n] for order, n in zip(orders, steps.tolist(), strict=True)]
     members = _members(clients, steps, num_devices, num_clients)
 
     num_slots = max(len(m) for m in members)
     num_slots = max(num_slots, min(ladder(max(num_slots, room.slots)), max_slots), 1)
-    most = max(int(steps[m].sum()) for m in members)
-    num_steps = ladder(raised(most, room.steps))
+    busiest = max(int(steps[m].sum()) for m in members)
+    num_steps = ladder(raised(busiest, room.steps))
     order = np.full((num_devices, num_steps, batching.batch_size), NO_ROW, np.int32)
     start, stop, begin, count = np.zeros((4, num_devices, num_slots), np.int32)
     index = np.full((num_devices, num_slots), NO_CLIENT, np.int32)
@@ -103,8 +108,8 @@ def make_plan(
             firsts = first[m]
         ends = np.cumsum(steps[m])
         rows = np.concatenate([orders[i] for i in m])
-        most = np.repeat(sizes[m], steps[m])[:, None]
-        if rows.min(initial=NO_ROW) < NO_ROW or (rows >= most).any():
+        ends_at = np.repeat(sizes[m], steps[m])[:, None]
+        if rows.min(initial=NO_ROW) < NO_ROW or (rows >= ends_at).any():
             raise _outside(orders, sizes, batching, whose)
         shift = np.repeat(firsts, steps[m])[:, None]
         order[d, : len(rows)] = np.where(rows == NO_ROW, NO_ROW, rows + shift)
@@ -123,11 +128,13 @@ def needs(
     sizes: Int[np.ndarray, " clients"],
     batching: AbstractBatching,
     *,
+    most: Int[np.ndarray, " clients"] | None = None,
     num_devices: int,
     num_clients: int | None,
 ) -> Needs:
     """What a round needs, without laying out its steps; as for `make_plan`."""
-    steps = _steps(sizes, batching)
+    steps = planned_steps(sizes, batching)
+    steps = steps if most is None else np.minimum(steps, most)
     members = _members(clients, steps, num_devices, num_clients)
     pools = [m[_pool(clients[m], sizes[m])[0]] for m in members if len(m) > 0]
     return Needs(
@@ -197,7 +204,7 @@ def _orders(
     return orders
 
 
-def _steps(
+def planned_steps(
     sizes: Int[np.ndarray, " clients"], batching: AbstractBatching
 ) -> Int[np.ndarray, " clients"]:
     given = batching.num_steps(sizes)

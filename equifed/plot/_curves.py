@@ -1,4 +1,4 @@
-"""Curves: a metric over the rounds of one training or several."""
+"""Curves: a metric of one training or several over rounds, time or what was sent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,12 +16,13 @@ def learning_curves(
     runs: Mapping[str, Any],
     metric: str,
     *,
+    x: Literal["round", "seconds", "hours", "bytes"] = "round",
     ax: Any = None,
     band: Literal["range", "std", "none"] = "range",
     smooth: int = 1,
     log: bool = False,
 ) -> Any:
-    """Draws a metric over rounds, one line for each run.
+    """Draws a metric over rounds, time or bytes, one line for each run.
 
     A run over several seeds is drawn as its mean, in a band that shows how far the
     seeds are apart.
@@ -33,6 +34,10 @@ def learning_curves(
     - `metric`: its name in the history, such as `"loss"` or `"test/accuracy"`. Rounds
         that lack it are skipped; where it is NaN, as the loss of a round in which
         nobody took part, the line has a gap.
+    - `x`: what lies along the horizontal axis: the `"round"`; the virtual time at its
+        end, in `"seconds"` or `"hours"`, of runs whose loader has a clock; or the
+        `"bytes"` that were sent up and down until then, with those to clients that a
+        clock left out. Of several seeds it is their mean.
     - `ax`: the axes to draw on.
     - `band`: `"range"` is from the lowest to the highest seed, `"std"` one standard
         deviation to each side of the mean.
@@ -47,8 +52,8 @@ def learning_curves(
     **Raises:**
 
     `ValueError` if a run has no such metric, or runs under one label have no round in
-    common; `TypeError` if `runs` is not a mapping of solutions, or a value of the
-    metric is not a number.
+    common, or no `"seconds"`, if that is what `x` asks for; `TypeError` if `runs` is
+    not a mapping of solutions, or a value of the metric is not a number.
 
     !!! example
 
@@ -65,13 +70,13 @@ def learning_curves(
         raise ValueError("`runs` is empty: give at least one labelled run.")
     curves = {
         label: _over_seeds(
-            label, list(run) if isinstance(run, Sequence) else [run], metric
+            label, list(run) if isinstance(run, Sequence) else [run], metric, x
         )
         for label, run in runs.items()
     }
     ax = axes(ax)
     # Lines that are there already keep their colours: several metrics share axes.
-    for i, (label, (rounds, values)) in enumerate(curves.items(), len(ax.lines)):
+    for i, (label, (along, values)) in enumerate(curves.items(), len(ax.lines)):
         values = _smoothed(values, smooth)
         with np.errstate(invalid="ignore"):  # of two infinities
             mean = values.mean(0)
@@ -80,10 +85,10 @@ def learning_curves(
             "linestyle": DASHES[(i % len(COLOURS) + i // len(COLOURS)) % len(DASHES)],
         }
         # A point between two gaps is no line.
-        dots = list(range(len(rounds))) if len(rounds) <= 25 else _lonely(mean)
+        dots = list(range(len(along))) if len(along) <= 25 else _lonely(mean)
         marker = "o" if dots else None
         ax.plot(
-            *(rounds, mean),
+            *(along, mean),
             label=label,
             marker=marker,
             markevery=dots or None,
@@ -98,13 +103,14 @@ def learning_curves(
             else:
                 low, high = values.min(0), values.max(0)
             ax.fill_between(
-                rounds, low, high, color=style["color"], alpha=0.18, linewidth=0
+                along, low, high, color=style["color"], alpha=0.18, linewidth=0
             )
     if log:
         ax.set_yscale("log")
-    ax.set_xlabel("round")
+    ax.set_xlabel(_LABELS.get(x, x))
     ax.set_ylabel(metric.replace("/", " ").replace("_", " "))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    if x == "round":
+        ax.xaxis.get_major_locator().set_params(integer=True)
     ax.margins(x=0.02)
     dress(ax, grid="both")
     if len(ax.lines) > 1:
@@ -112,13 +118,18 @@ def learning_curves(
     return ax
 
 
+_LABELS = {"seconds": "virtual seconds", "hours": "virtual hours"}
+_SENT = ("bits_up", "bits_down", "bits_wasted")
+
+
 def _over_seeds(
-    label: str, seeds: list[Any], metric: str
+    label: str, seeds: list[Any], metric: str, x: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rounds at which every seed was measured, and the seeds' values there."""
+    """Where along the axis the rounds lie at which every seed was measured, and the
+    seeds' values there."""
     if not seeds:
         raise ValueError(f"The list of runs for {label!r} is empty.")
-    curves = []
+    curves, places = [], []
     for seed in seeds:
         if getattr(seed, "history", None) is None:
             raise TypeError(
@@ -132,6 +143,7 @@ def _over_seeds(
             if metric in row
         }
         curves.append(curve)
+        places.append(_along(label, seed.history, x))
     rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not rounds:
         raise ValueError(
@@ -139,7 +151,21 @@ def _over_seeds(
             "measured. Draw them under labels of their own."
         )
     values = [[curve[r] for r in rounds] for curve in curves]
-    return np.asarray(rounds), np.asarray(values)
+    along = np.mean([[place[r] for r in rounds] for place in places], 0)
+    return along, np.asarray(values)
+
+
+def _along(label: str, history: Sequence[Any], x: str) -> dict[int, float]:
+    """Where each round of a history lies along the horizontal axis."""
+    if x == "round":
+        return {row[ROUND]: float(row[ROUND]) for row in history}
+    if x == "bytes":
+        check_known("bits_up", names_in(history), f"The run {label!r}")
+        sent = [sum(row.get(name, 0) for name in _SENT) / 8 for row in history]
+        return dict(zip((r[ROUND] for r in history), np.cumsum(sent), strict=True))
+    check_known("seconds", names_in(history), f"The run {label!r}")
+    unit = 3600 if x == "hours" else 1
+    return {row[ROUND]: row["seconds"] / unit for row in history}
 
 
 def _lonely(values: np.ndarray) -> list[int]:

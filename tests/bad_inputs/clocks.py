@@ -2,9 +2,13 @@
 
 import numpy as np
 
+import equifed as eqf
 import equifed.clock as eqt
 
 from .algorithms import POSITIVE
+from .compression import count
+from .parts import wrong_parts
+from .shared import BATCHING, DATASET, LOSS, MODEL, SGD
 
 
 NUMBERS = {"0.1": "a number", True: "a number, got True"}
@@ -44,8 +48,86 @@ def of(**kwargs):
     return eqt.SystemModel(**kwargs).times([3], 0, flops=1, bits_down=1, bits_up=1)
 
 
+WORK = eqt.Work(flops=1, bits_down=1, bits_up=1)
+
+
+FULL = eqf.data.Epochs(1, batch_size=50, last="drop")
+
+
+def under(clock, sampler=None):
+    sampler = eqf.data.UniformSampler(2) if sampler is None else sampler
+    return eqf.data.Loader(DATASET, sampler, BATCHING, clock=clock)
+
+
+def synchronous(**kwargs):
+    return eqt.SynchronousClock(eqt.SystemModel(), WORK, **kwargs)
+
+
 NONNEGATIVE = {-1.0: "at least 0, got -1"}
 TABLE = {
+    "data.Loader": {
+        "no clock": (lambda: under(3.0), TypeError, ("`clock`", "got 3.0")),
+        "a goal that is never met": (
+            lambda: under(synchronous(goal=3)),
+            ValueError,
+            ("`goal` is 3, but the sampler draws at most 2 clients",),
+        ),
+        "clients that its clock does not know": (
+            lambda: under(eqt.SynchronousClock(eqt.SystemModel(speed=[1.0]), WORK)),
+            ValueError,
+            ("`speed` of the `SystemModel` has 1 clients", "the population has 4"),
+        ),
+        "nobody is ever there": (
+            lambda: under(
+                eqt.SynchronousClock(
+                    eqt.SystemModel(availability=eqt.DailyAvailability(0.0)), WORK
+                )
+            )(0),
+            ValueError,
+            ("No client is ever available again",),
+        ),
+    },
+    "clock.SynchronousClock": {
+        **wrong_parts(
+            lambda x: eqt.SynchronousClock(x, WORK), "system", example=eqt.SystemModel
+        ),
+        **wrong_parts(
+            lambda x: eqt.SynchronousClock(eqt.SystemModel(), x),
+            "work",
+            example=eqt.Work,
+        ),
+        **count(lambda x: synchronous(goal=x), "goal"),
+        **numbers(lambda x: synchronous(deadline=x), "deadline", POSITIVE),
+        "no stragglers": (
+            lambda: synchronous(stragglers="partial"),
+            ValueError,
+            ("`stragglers` is 'partial', but without a `deadline` there are none",),
+        ),
+        "stragglers": (
+            lambda: synchronous(stragglers="wait"),
+            ValueError,
+            ("`stragglers` must be 'drop' or 'partial', got 'wait'",),
+        ),
+    },
+    "clock.Work": {
+        **numbers(
+            lambda x: eqt.Work(flops=x, bits_down=1, bits_up=1), "flops", NONNEGATIVE
+        ),
+        **numbers(
+            lambda x: eqt.Work(flops=1, bits_down=1, bits_up=x), "bits_up", NONNEGATIVE
+        ),
+    },
+    "clock.Work.of": {
+        "no steps": (
+            lambda: eqt.Work.of(
+                eqf.FedAvg(LOSS, SGD, FULL),
+                MODEL,
+                eqf.data.Loader(DATASET, eqf.data.AllClients(), FULL),
+            ),
+            ValueError,
+            ("No client of the loader takes a step",),
+        ),
+    },
     "clock.SystemModel": {
         **quantities(lambda x: eqt.SystemModel(speed=x), "speed"),
         "no availability": (
@@ -125,6 +207,51 @@ TABLE = {
         **numbers(
             lambda x: eqt.Wave(1, mean=1, amplitude=0, period=x), "period", POSITIVE
         ),
+    },
+    "clock.AvailabilityTrace": {
+        "a hole": (
+            lambda: eqt.AvailabilityTrace([[(0, 1)], [(5, float("nan"))]], period=9),
+            ValueError,
+            ("Client 1 has an interval from 5 to nan", "Fill the hole"),
+        ),
+        "backwards": (
+            lambda: eqt.AvailabilityTrace([[(3, 1)]], period=9),
+            ValueError,
+            ("Client 0 has an interval from 3 to 1",),
+        ),
+        "a period": (
+            lambda: eqt.AvailabilityTrace([[(0, 1)]], period=0),
+            ValueError,
+            ("`period` must be finite and more than 0", "got 0"),
+        ),
+        "nobody": (
+            lambda: eqt.AvailabilityTrace([[], []], period=9),
+            ValueError,
+            ("No client of the trace is ever there",),
+        ),
+    },
+    "clock.read_devices": {
+        "no file": (
+            lambda: eqt.read_devices("none", num_clients=1, flops=1),
+            FileNotFoundError,
+            ("none",),
+        ),
+        **count(
+            lambda x: eqt.read_devices("none", num_clients=x, flops=1), "num_clients"
+        ),
+        **numbers(
+            lambda x: eqt.read_devices("none", num_clients=1, flops=x),
+            "flops",
+            POSITIVE,
+        ),
+    },
+    "clock.read_availability": {
+        "no file": (
+            lambda: eqt.read_availability("none", num_clients=1),
+            FileNotFoundError,
+            ("none",),
+        ),
+        **count(lambda x: eqt.read_availability("none", num_clients=x), "num_clients"),
     },
     "clock.DailyAvailability": {
         **quantities(eqt.DailyAvailability, "share"),

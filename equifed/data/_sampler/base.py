@@ -4,7 +4,7 @@ import abc
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ..._overrides import inherit_types
 from .participation import Participation
@@ -38,6 +38,21 @@ class AbstractSampler(eqx.Module):
     @abc.abstractmethod
     def max_clients(self, num_clients: int) -> int:
         """The most clients that a round can have."""
+
+    def among(
+        self, round: int, there: Bool[np.ndarray, " population"]
+    ) -> Int[np.ndarray, " clients"]:
+        """Draws from the clients that are there, under a clock.
+
+        By default those that are drawn of all clients and are not there are left out.
+
+        **Arguments:**
+
+        - `round`: The number of the round, from 0.
+        - `there`: Of each client of the population whether it is there.
+        """
+        drawn = self(round, len(there))
+        return drawn[there[drawn]]
 
     def participation(self, num_clients: int) -> Participation | None:
         """How a client comes to take part, if this can be said: what

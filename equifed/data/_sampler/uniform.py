@@ -1,7 +1,7 @@
 """A fixed number of clients, all with the same chance."""
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from ..._check import check_count, check_seed, checked
 from .._random import generator, integers, permutation, SAMPLE
@@ -38,6 +38,14 @@ class UniformSampler(AbstractSampler):
             _, places = np.unique(drawn, return_index=True)
             if len(places) >= self.cohort_size:
                 return drawn[np.sort(places)[: self.cohort_size]]
+
+    def among(
+        self, round: int, there: Bool[np.ndarray, " population"]
+    ) -> Int[np.ndarray, " clients"]:
+        clients = np.flatnonzero(there)
+        if len(clients) <= self.cohort_size:
+            return clients
+        return clients[self(round, len(clients))]
 
     def max_clients(self, num_clients: int) -> int:
         return self.cohort_size

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import ArrayLike, Bool, Float, Int
 
 from ..._check import check_count, check_seed, checked
 from .._random import generator, SAMPLE, uniforms
@@ -72,6 +72,20 @@ class WeightedSampler(AbstractSampler):
             times = -np.log(uniforms(rng, num_clients)) / self.weights
         first = np.argpartition(times, self.cohort_size - 1)[: self.cohort_size]
         return first[np.argsort(times[first], kind="stable")]
+
+    def among(
+        self, round: int, there: Bool[np.ndarray, " population"]
+    ) -> Int[np.ndarray, " clients"]:
+        clients = np.flatnonzero(there & (self.weights > 0))
+        if len(clients) == 0 or (len(clients) <= self.cohort_size and not self.replace):
+            return clients
+        own = WeightedSampler(
+            self.cohort_size,
+            self.weights[clients],
+            replace=self.replace,
+            seed=self.seed,
+        )
+        return clients[own(round, len(clients))]
 
     def max_clients(self, num_clients: int) -> int:
         return self.cohort_size

@@ -1,0 +1,222 @@
+"""Synchronous rounds under a clock: the server sends the model out, and waits.
+
+A round begins when the one before it ended, with clients that are there; who answers in
+time is in it. It ends when all that is awaited has come or is known not to come.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike, Bool, Float, Int
+
+from .._check import check_choice, check_count, check_kind, checked
+from ..data import AbstractClock, ClockedRound, Population
+from .availability import AlwaysAvailable
+from .quantity import number
+from .system import SystemModel
+from .work import Work
+
+
+@dataclasses.dataclass(eq=False)
+class SynchronousClock(AbstractClock):
+    """Rounds that wait for their clients, up to a deadline.
+
+    A round draws clients that are there. It sends them the model, and they train and
+    answer, each in the time that its device and the round's `work` take. A client is
+    lost if it drops out, or is no longer there when it would answer. The round ends
+    when all are back or lost, when as many are back as the server wants (the rest
+    worked in vain), or at the deadline; who is on the way then is late. The server
+    notices at once that a client is lost. Where no client is there, it waits for the
+    first.
+
+    The history of a training then has of each round, beside its metrics,
+
+    - `seconds`: the virtual time when it ended, from the beginning of the training;
+    - `drawn`: to how many clients the model was sent;
+    - `late`: how many were not back when it ended;
+    - `lost`: how many dropped out or went away;
+    - `partial`: how many were in time, with fewer steps than planned;
+    - `bits_wasted`: the bits that were sent to clients which then are not in the
+        round, and `bits_down` does not count.
+
+    A round may have no client in the end; it takes its time all the same.
+    """
+
+    system: SystemModel
+    work: Work
+    goal: int | None
+    deadline: float | None
+    stragglers: Literal["drop", "partial"]
+
+    @checked(
+        system="Write `SystemModel(speed=LogNormal(1e9, 1.0))`, for example.",
+        work="Write `Work.of(algorithm, model, loader)`.",
+    )
+    def __init__(
+        self,
+        system: SystemModel,
+        work: Work,
+        *,
+        goal: int | None = None,
+        deadline: ArrayLike | None = None,
+        stragglers: Literal["drop", "partial"] = "drop",
+    ):
+        """**Arguments:**
+
+        - `system`: what the clients' devices are like.
+        - `work`: what a round costs a client.
+        - `goal`: how many answers the server waits for. With a sampler that draws more,
+            1.3 times as many say, this is over-selection. By default all.
+        - `deadline`: the longest a round takes, in seconds. By default there is none.
+        - `stragglers`: what a client does that cannot take all its steps by the
+            deadline: it is left out (`"drop"`), or takes as many as it can, of at least
+            one (`"partial"`), as FedProx and FedNova are made for.
+
+        **Raises:**
+
+        `ValueError` for `stragglers="partial"` without a deadline.
+        """
+        check_kind("system", system, SystemModel)
+        check_choice("stragglers", stragglers, ("drop", "partial"))
+        self.goal = None if goal is None else check_count("goal", goal)
+        if deadline is None and stragglers == "partial":
+            raise ValueError(
+                "`stragglers` is 'partial', but without a `deadline` there are none: "
+                "give one, in seconds."
+            )
+        self.system, self.work, self.stragglers = system, work, stragglers
+        self.deadline = None
+        if deadline is not None:
+            self.deadline = number("deadline", deadline, least=0, strict=True)
+
+    @property
+    def independent(self) -> bool:
+        """Whether one client's taking part says nothing of the others': without a goal,
+        and if clients are there whenever a round begins."""
+        always = isinstance(self.system.availability, AlwaysAvailable)
+        return self.goal is None and always
+
+    def check(self, population: Population) -> None:
+        """Refuses a population of which the system does not know all clients, and a
+        goal that the sampler never meets."""
+        self.system.check_clients(population.num_clients)
+        most = population.sampler.max_clients(population.num_clients)
+        if self.goal is not None and self.goal > most:
+            raise ValueError(
+                f"`goal` is {self.goal}, but the sampler draws at most {most} clients. "
+                "Lower it, or draw more."
+            )
+
+    def rounds(self, population: Population) -> Iterator[ClockedRound]:
+        """The rounds from the first, without end.
+
+        **Raises:**
+
+        `ValueError` where no client will ever be there again.
+        """
+        round, time = 0, 0.0
+        while True:
+            there, time = self._there(population, time)
+            drawn = population.drawn(round, there=there)
+            tries = self._tries(drawn, round, time, population.steps[drawn])
+            came, length = self._wait(tries)
+            time += length
+            yield ClockedRound(
+                drawn[came], tries.steps[came], self._report(tries, came, length, time)
+            )
+            round += 1
+
+    def _there(
+        self, population: Population, time: float
+    ) -> tuple[Bool[np.ndarray, " population"] | None, float]:
+        """Who is there, and when somebody is."""
+        if isinstance(self.system.availability, AlwaysAvailable):
+            return None, time
+        everyone = np.arange(population.num_clients)
+        there = self.system.available(everyone, time)
+        if not there.any():
+            time = float(self.system.next_available(everyone, time).min())
+            if time == np.inf:
+                raise ValueError(
+                    "No client is ever available again: see `availability` of the "
+                    "`SystemModel`."
+                )
+            there = self.system.available(everyone, time)
+        return there, time
+
+    def _tries(
+        self,
+        clients: Int[np.ndarray, " drawn"],
+        round: int,
+        time: float,
+        planned: Int[np.ndarray, " drawn"],
+    ) -> "_Tries":
+        """What the drawn clients do, one by one."""
+        system, work = self.system, self.work
+        steps = system.steps(clients, round, planned)
+        times = system.times(
+            clients,
+            round,
+            flops=work.flops * steps,
+            bits_down=work.bits_down,
+            bits_up=work.bits_up,
+        )
+        before, after = system.drops(clients, round)
+        if self.deadline is not None and self.stragglers == "partial":
+            one = np.divide(times.compute, steps, where=steps > 0, out=1.0 * steps)
+            room = self.deadline - times.wait - times.download - times.upload
+            fit = np.full(len(steps), np.inf)
+            np.divide(room, one, where=one > 0, out=fit)
+            fewer = np.minimum(steps, np.maximum(np.floor(fit), np.minimum(steps, 1)))
+            steps, times = fewer.astype(np.int64), times._replace(compute=one * fewer)
+        back = times.total
+        lost_at = np.full(len(clients), np.inf)
+        lost_at[after] = (times.total - times.upload)[after]
+        lost_at[before] = (times.wait + times.download)[before]
+        leaves = system.until(clients, time) - time
+        lost_at = np.where(leaves < np.minimum(lost_at, back), leaves, lost_at)
+        return _Tries(steps, planned, back, lost_at)
+
+    def _wait(self, tries: "_Tries") -> tuple[Bool[np.ndarray, " drawn"], float]:
+        """Who is in the round, and how long it takes."""
+        back = np.where(np.isfinite(tries.lost_at), np.inf, tries.back)
+        end = np.inf if self.deadline is None else self.deadline
+        came = back <= end
+        if self.goal is not None and came.sum() > self.goal:
+            first = np.argsort(back, kind="stable")[: self.goal]
+            came = np.zeros(len(back), bool)
+            came[first] = True
+        if self.goal is not None and came.sum() == self.goal:
+            return came, float(back[came].max())
+        known = np.minimum(np.minimum(back, tries.lost_at), end)
+        return came, float(known.max(initial=0.0))
+
+    def _report(
+        self,
+        tries: "_Tries",
+        came: Bool[np.ndarray, " drawn"],
+        length: float,
+        time: float,
+    ) -> dict[str, int | float]:
+        lost = ~came & (tries.lost_at <= length)
+        return {
+            "seconds": time,
+            "drawn": len(came),
+            "late": int((~came & ~lost).sum()),
+            "lost": int(lost.sum()),
+            "partial": int((came & (tries.steps < tries.planned)).sum()),
+            "bits_wasted": int(self.work.bits_down * (~came).sum()),
+        }
+
+
+class _Tries(NamedTuple):
+    """The drawn clients' rounds."""
+
+    steps: Int[np.ndarray, " drawn"]
+    planned: Int[np.ndarray, " drawn"]
+    back: Float[np.ndarray, " drawn"]
+    """Seconds until each would be back, from the beginning of the round."""
+    lost_at: Float[np.ndarray, " drawn"]
+    """Seconds until it is lost; infinite if it is not."""

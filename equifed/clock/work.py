@@ -1,0 +1,115 @@
+"""What a round costs a client, whatever its device is like."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
+
+from .._algorithm import AbstractAlgorithm
+from .._bits import DOWN, UP
+from .._check import checked
+from .._cohort import Cohort
+from .._compiled import FlatTree
+from .._executor import Executor
+from .._roles import Roles
+from .._round import State
+from .._round.step import round_step
+from .._types import Model
+from ..data import cohort, Loader
+from .quantity import number
+
+
+@dataclasses.dataclass(eq=False)
+class Work:
+    """What a client computes, receives and sends in a round.
+
+    Of a step that costs as much for all clients; a client that takes more of them, by
+    its number of examples, works longer.
+    """
+
+    flops: float
+    bits_down: float
+    bits_up: float
+
+    @checked()
+    def __init__(self, *, flops: ArrayLike, bits_down: ArrayLike, bits_up: ArrayLike):
+        """**Arguments:**
+
+        - `flops`: floating-point operations of one local step. Or 1, if the `speed` of
+            the system is in steps a second.
+        - `bits_down`: what a client receives in a round.
+        - `bits_up`: what it sends.
+        """
+        self.flops = number("flops", flops, least=0)
+        self.bits_down = number("bits_down", bits_down, least=0)
+        self.bits_up = number("bits_up", bits_up, least=0)
+
+    @staticmethod
+    @checked(loader="Make one with `Loader(dataset, sampler, algorithm.batching)`.")
+    def of(
+        algorithm: AbstractAlgorithm,
+        model: Model,
+        loader: Loader,
+        *,
+        roles: Roles | None = None,
+    ) -> "Work":
+        """The work of an algorithm's clients, counted.
+
+        The bits are those that the ledger of a round with one client has, `bits_up` and
+        `bits_down`. The operations are those that XLA counts in the compiled round with
+        one client, in which it counts what is inside of a loop once: one local step, or
+        one of each loop that a client has, and what the server does.
+
+        It compiles the round, and runs it once, with the first client that takes a
+        step.
+
+        **Arguments:**
+
+        - `algorithm`, `model`, `roles`: as for [`equifed.train`][].
+        - `loader`: whose clients and mesh they are. It may have no clock yet.
+
+        **Raises:**
+
+        `ValueError` if no client takes a step, or XLA does not count on this device.
+        """
+        steps = algorithm.batching.num_steps(loader.dataset.client_sizes)
+        able = np.flatnonzero(np.asarray(steps) > 0)
+        if len(able) == 0:
+            raise ValueError(
+                "No client of the loader takes a step, so that there is no work to "
+                "count. Give `Work(flops=..., bits_down=..., bits_up=...)`."
+            )
+        one = cohort(
+            loader.dataset, algorithm.batching, clients=able[:1], resident=False
+        )
+        key = jr.key(0)
+        state = algorithm.init(
+            model, num_clients=loader.num_clients, key=key, roles=roles
+        )
+        return _counted(algorithm, state, one, key)
+
+
+def _counted(
+    algorithm: AbstractAlgorithm, state: State, one: Cohort, key: PRNGKeyArray
+) -> Work:
+    flat = FlatTree((algorithm, state))
+
+    def program(arrays: list[Array], one: Cohort) -> Any:
+        algorithm, state = flat.build(arrays)
+        after, metrics = round_step(algorithm, state, one, key, Executor())
+        return FlatTree(after).arrays, metrics
+
+    compiled = jax.jit(program).lower(flat.arrays, one).compile()
+    flops = (compiled.cost_analysis() or {}).get("flops", -1.0)
+    if not flops > 0:
+        raise ValueError(
+            "XLA does not count the operations of this round on this device. Give "
+            "`Work(flops=..., bits_down=..., bits_up=...)`."
+        )
+    metrics = compiled(flat.arrays, one)[1]
+    return Work(
+        flops=float(flops), bits_down=int(metrics[DOWN]), bits_up=int(metrics[UP])
+    )

@@ -1,0 +1,98 @@
+"""Rounds in time: who takes part in one follows from how long those before it took.
+
+A clock is an iterator over rounds from the first, made of what is known before it: the
+clients' sizes, the sampler, and what their devices are like. So a loader that has one
+is still a function of the round: it walks the clock up to there, once.
+"""
+
+import abc
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from .._overrides import inherit_types
+from ._sampler import AbstractSampler
+
+
+class Population(NamedTuple):
+    """What a clock is told of the clients."""
+
+    sizes: Int[np.ndarray, " population"]
+    """Their numbers of examples."""
+    steps: Int[np.ndarray, " population"]
+    """How many steps each is to take in a round."""
+    sampler: AbstractSampler
+    drawn: Callable[..., Int[np.ndarray, " clients"]]
+    """`drawn(round, there=there)` is whom the sampler draws of the clients that are
+    there; of all, if `there` is `None`."""
+
+    @property
+    def num_clients(self) -> int:
+        return len(self.sizes)
+
+
+class ClockedRound(NamedTuple):
+    """What a clock says of a round."""
+
+    clients: Int[np.ndarray, " clients"]
+    """Whose messages reach the server."""
+    steps: Int[np.ndarray, " clients"]
+    """The most steps that each of them takes: of its plan, the first ones."""
+    report: Mapping[str, int | float]
+    """What the history of a training has of it: the virtual `seconds` when it ends,
+    and what else there is to count."""
+
+
+class AbstractClock(abc.ABC):
+    """Says who takes part in which round by when clients are there and have finished.
+
+    A [`equifed.data.Loader`][] takes one.
+    """
+
+    def __init_subclass__(cls) -> None:
+        inherit_types(cls)
+
+    @abc.abstractmethod
+    def rounds(self, population: Population) -> Iterator[ClockedRound]:
+        """The rounds from the first, without end; a pure function of the population.
+
+        **Arguments:**
+
+        - `population`: the clients, and how they are drawn.
+        """
+
+    @abc.abstractmethod
+    def check(self, population: Population) -> None:
+        """Refuses a population that it does not fit."""
+
+    @property
+    @abc.abstractmethod
+    def independent(self) -> bool:
+        """Whether one client's taking part says nothing of the others', but for what
+        the sampler does: what privacy is accounted by."""
+
+
+class Walk:
+    """The rounds of a clock, each made once, by whichever thread asks for it first."""
+
+    def __init__(self, clock: AbstractClock, population: Population):
+        clock.check(population)
+        self._rounds = clock.rounds(population)
+        self._seen: list[ClockedRound] = []
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, round: int) -> ClockedRound:
+        with self._lock:
+            while len(self._seen) <= round:
+                if self._error is not None:
+                    raise self._error
+                try:
+                    self._seen.append(next(self._rounds))
+                except Exception as error:
+                    self._error = error
+                    raise
+            return self._seen[round]
