@@ -35,6 +35,7 @@ CLOCKS = {
     "deadline": (RATES, {"deadline": 6.0}),
     "partial": (RATES, {"deadline": 6.0, "stragglers": "partial"}),
     "goal": (RATES, {"goal": 3}),
+    "waits": (RATES | LOST, {}),
     "losses": (RATES | LOST, {"deadline": 8.0, "goal": 3}),
     "days": (RATES | LOST | DAYS, {"deadline": 8.0}),
     "less": (RATES | {"completeness": eqt.Uniform(0, 1, each="round")}, {}),
@@ -119,7 +120,7 @@ def test_rounds_are_those_of_a_loop_by_hand(name):
         assert tuple(report[n] for n in ("drawn", "late", "lost", "partial")) == counts
         assert report["bits_wasted"] == 100 * (counts[0] - len(steps))
     whole = np.array([counts for *_, counts in expected])
-    interesting = {"deadline": 1, "goal": 1, "losses": 2, "days": 2, "partial": 3}
+    interesting = {"deadline": 1, "goal": 1, "waits": 2, "losses": 2, "days": 2, "partial": 3}
     if name in interesting:
         assert whole[:, interesting[name]].sum() > 0
 

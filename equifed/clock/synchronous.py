@@ -183,7 +183,7 @@ class SynchronousClock(AbstractClock):
         """Who is in the round, and how long it takes."""
         back = np.where(np.isfinite(tries.lost_at), np.inf, tries.back)
         end = np.inf if self.deadline is None else self.deadline
-        came = back <= end
+        came = (back <= end) & np.isfinite(back)
         if self.goal is not None and came.sum() > self.goal:
             first = np.argsort(back, kind="stable")[: self.goal]
             came = np.zeros(len(back), bool)
