@@ -1,11 +1,12 @@
 """What a clock costs: rounds with one beside rounds without, on one model.
 
-Both train the perceptron of `overhead.py` on the same clients, in the same plan of
-steps, with the loader's thread beside it as `train` has it; the clock has every axis
-(speeds, bandwidths, days, losses), but waits for all, so that the rounds are the same.
+Both train the CNN or the perceptron of `overhead.py` on the same clients, in the same
+plan of steps, with the loader's thread beside it as `train` has it; the clock draws
+every quantity anew in each round, but waits for all, so that the rounds are the same.
 The two take turns, some rounds each, and the median of the ratios is printed. Beside it
-is the time to make one cohort with each, which is what a clock adds to, and the time of
-a walk over a thousand rounds, which is what a resume waits for.
+is that of the processors' time, which other programs on the machine disturb less, and
+what one thread of the host computes for a round: the plan of a cohort, and the clock's
+part (with days and a deadline), which a resume computes of each round before.
 
     python benchmarks/clock.py [--repeats 20] [--output clock.json]
 """
@@ -19,14 +20,11 @@ import jax.random as jr
 import numpy as np
 import optax
 from _report import machine, print_table, write_json
-from overhead import loss, MLP
+from overhead import CNN, loss, MLP, mnist_like
 
 import equifed as eqf
 import equifed.clock as eqt
 from equifed._stepper.stepper import Stepper
-
-
-ROUNDS = 40
 
 
 def dataset(num_clients):
@@ -55,35 +53,40 @@ def clock(algorithm, model, loader):
     return eqt.SynchronousClock(system, eqt.Work.of(algorithm, model, loader))
 
 
-def turns(steppers, loaders, repeats):
-    """The seconds of `ROUNDS` rounds of each, in turns, after one to warm up."""
+def turns(steppers, loaders, repeats, rounds):
+    """The seconds of some rounds of each, in turns, after one turn to warm up; and
+    those of all its threads."""
     times = {name: [] for name in steppers}
+    spent = {name: [] for name in steppers}
     for repeat in range(repeats + 1):
         for name, step in steppers.items():
-            cohorts = loaders[name].cohorts(repeat * ROUNDS, (repeat + 1) * ROUNDS)
-            begin = time.perf_counter()
+            cohorts = loaders[name].cohorts(repeat * rounds, (repeat + 1) * rounds)
+            begin, cpu = time.perf_counter(), time.process_time()
             for _, cohort in cohorts:
                 out = step(cohort)
             jax.block_until_ready(out)
             if repeat > 0:
                 times[name].append(time.perf_counter() - begin)
-    return times
+                spent[name].append(time.process_time() - cpu)
+    return times, spent
 
 
-def milliseconds(call, count):
-    """Of one call, the median."""
-    times = []
+def ratio(of):
+    return float(np.median(np.asarray(of["with"]) / np.asarray(of["without"])))
+
+
+def host_ms(call, count):
+    """The milliseconds of this thread that one call takes."""
+    call(0)
+    begin = time.thread_time()
     for i in range(count):
-        begin = time.perf_counter()
-        call(i)
-        times.append(time.perf_counter() - begin)
-    return 1e3 * statistics.median(times)
+        call(i + 1)
+    return 1e3 * (time.thread_time() - begin) / count
 
 
-def compared(num_clients, cohort_size, repeats):
+def compared(data, model, cohort_size, repeats, rounds):
     batching = eqf.data.Epochs(1, batch_size=20)
     sampler = eqf.data.UniformSampler(cohort_size)
-    data, model = dataset(num_clients), MLP(jr.key(0))
     algorithm = eqf.FedAvg(loss, optax.sgd(0.1), batching)
     plain = eqf.data.Loader(data, sampler, batching)
     made = clock(algorithm, model, plain)
@@ -97,9 +100,7 @@ def compared(num_clients, cohort_size, repeats):
         steppers[name] = Stepper(
             algorithm, state, key=jr.key(0), executor=eqf.Executor(), mesh=None
         )
-    times = turns(steppers, loaders, repeats)
-    ratios = np.asarray(times["with"]) / np.asarray(times["without"])
-    cohort = {n: milliseconds(x._plan, 200) for n, x in loaders.items()}
+    times, spent = turns(steppers, loaders, repeats, rounds)
     days = eqt.SynchronousClock(
         eqt.SystemModel(
             speed=eqt.LogNormal(1e9, 1.0), availability=eqt.DailyAvailability(0.3)
@@ -108,16 +109,15 @@ def compared(num_clients, cohort_size, repeats):
         deadline=3600.0,
     )
     walked = eqf.data.Loader(data, sampler, batching, clock=days)
-    begin = time.perf_counter()
-    walked.report(999)
     return {
-        "clients": num_clients,
+        "model": type(model).__name__,
+        "clients": len(data),
         "cohort": cohort_size,
-        "round_ms": 1e3 * statistics.median(times["without"]) / ROUNDS,
-        "ratio": float(np.median(ratios)),
-        "plan_ms": cohort["without"],
-        "plan_clock_ms": cohort["with"],
-        "walk_days_s_1000": time.perf_counter() - begin,
+        "round_ms": 1e3 * statistics.median(times["without"]) / rounds,
+        "ratio": ratio(times),
+        "cpu_ratio": ratio(spent),
+        "plan_ms": host_ms(plain._plan, 100),
+        "clock_ms": host_ms(walked.report, 1000),
     }
 
 
@@ -126,8 +126,14 @@ def main():
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--output", default="clock.json")
     args = parser.parse_args()
-    sizes = [(14, 10), (500, 20), (10_000, 100)]
-    rows = [compared(*size, args.repeats) for size in sizes]
+    images = mnist_like()
+    rows = [
+        compared(images, CNN(jr.key(0)), len(images), args.repeats, rounds=1),
+        *(
+            compared(dataset(n), MLP(jr.key(0)), size, args.repeats, rounds=40)
+            for n, size in [(14, 10), (500, 20), (10_000, 100)]
+        ),
+    ]
     print_table("Rounds with a clock beside rounds without", rows)
     write_json(args.output, {"machine": machine(), "rows": rows})
 

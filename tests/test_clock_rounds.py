@@ -120,7 +120,14 @@ def test_rounds_are_those_of_a_loop_by_hand(name):
         assert tuple(report[n] for n in ("drawn", "late", "lost", "partial")) == counts
         assert report["bits_wasted"] == 100 * (counts[0] - len(steps))
     whole = np.array([counts for *_, counts in expected])
-    interesting = {"deadline": 1, "goal": 1, "waits": 2, "losses": 2, "days": 2, "partial": 3}
+    interesting = {
+        "deadline": 1,
+        "goal": 1,
+        "waits": 2,
+        "losses": 2,
+        "days": 2,
+        "partial": 3,
+    }
     if name in interesting:
         assert whole[:, interesting[name]].sum() > 0
 

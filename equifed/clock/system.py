@@ -136,16 +136,14 @@ class SystemModel:
             number, or one for each of the clients.
         """
         clients = _numbers(clients)
-
-        def over(amount: ArrayLike, name: str) -> Float[np.ndarray, " clients"]:
-            rate = self._bounded(name, clients, count, strict=True)
-            return np.asarray(amount, np.float64) / rate
-
+        down = self._bounded("downlink", clients, count, strict=True)
+        speed = self._bounded("speed", clients, count, strict=True)
+        up = self._bounded("uplink", clients, count, strict=True)
         return ClientTimes(
             self._bounded("latency", clients, count),
-            over(bits_down, "downlink"),
-            over(flops, "speed"),
-            over(bits_up, "uplink"),
+            np.asarray(bits_down) / down,
+            np.asarray(flops) / speed,
+            np.asarray(bits_up) / up,
         )
 
     def seconds(
@@ -174,15 +172,8 @@ class SystemModel:
         - `count`: the number of the round or event, from 0; one, or one for each.
         """
         clients = _numbers(clients)
-
-        def lost(name: str) -> Bool[np.ndarray, " clients"]:
-            draws = self._draws(name)
-            of = getattr(self, name)
-            probability = probabilities(name, of, draws.of(0), clients, count)
-            return draws.of(1).uniforms(clients, count)[:, 0] < probability
-
-        before = lost("drops_before")
-        return Drops(before, lost("drops_after") & ~before)
+        before = self._lost("drops_before", clients, count)
+        return Drops(before, self._lost("drops_after", clients, count) & ~before)
 
     def steps(
         self,
@@ -240,6 +231,18 @@ class SystemModel:
 
     def _draws(self, name: str) -> Draws:
         return Draws(self.seed, CLOCK + _NAMES.index(name))
+
+    def _lost(
+        self,
+        name: str,
+        clients: Int[np.ndarray, " clients"],
+        count: int | Int[np.ndarray, " clients"],
+    ) -> Bool[np.ndarray, " clients"]:
+        draws, of = self._draws(name), getattr(self, name)
+        probability = probabilities(name, of, draws.of(0), clients, count)
+        if not probability.any():
+            return np.zeros(len(clients), bool)
+        return draws.of(1).uniforms(clients, count)[:, 0] < probability
 
     def _bounded(
         self,
