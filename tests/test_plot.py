@@ -114,10 +114,15 @@ def test_what_lies_along_the_axis(x, places, label):
     assert ax.get_xlabel() == label
 
 
-def test_seeds_lie_at_the_mean_of_their_times():
-    runs = [clocked([1.0, 2.0], [4, 2]), clocked([3.0, 8.0], [2, 0])]
+def test_seeds_are_compared_at_equal_times():
+    runs = [clocked([1.0, 2.0, 4.0], [4, 2, 0]), clocked([1.5, 3.5], [2, 0])]
     ax = plot.learning_curves({"a": runs}, "loss", x="seconds")
-    np.testing.assert_allclose(ax.lines[0].get_xydata(), [(2, 3), (5, 1)])
+    # Each is a line between its measurements, as far as both have come.
+    expected = [(1.5, (3 + 2) / 2), (2, (2 + 1.5) / 2), (3.5, (0.5 + 0) / 2)]
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), expected)
+    apart = [clocked([1.0, 2.0], [4, 2]), clocked([3.0, 8.0], [2, 0])]
+    with pytest.raises(ValueError, match="'a' have no stretch in common"):
+        plot.learning_curves({"a": apart}, "loss", x="seconds")
 
 
 @pytest.mark.parametrize(("x", "name"), [("seconds", "seconds"), ("bytes", "bits_up")])

@@ -37,7 +37,8 @@ def learning_curves(
     - `x`: what lies along the horizontal axis: the `"round"`; the virtual time at its
         end, in `"seconds"` or `"hours"`, of runs whose loader has a clock; or the
         `"bytes"` that were sent up and down until then, with those to clients that a
-        clock left out. Of several seeds it is their mean.
+        clock left out. Several seeds are drawn where all have come to, and between
+        their measurements as the straight lines that one is drawn with.
     - `ax`: the axes to draw on.
     - `band`: `"range"` is from the lowest to the highest seed, `"std"` one standard
         deviation to each side of the mean.
@@ -144,6 +145,8 @@ def _over_seeds(
         }
         curves.append(curve)
         places.append(_along(label, seed.history, x))
+    if x != "round" and len(seeds) > 1:
+        return _at_equal_places(label, curves, places)
     rounds = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not rounds:
         raise ValueError(
@@ -151,8 +154,30 @@ def _over_seeds(
             "measured. Draw them under labels of their own."
         )
     values = [[curve[r] for r in rounds] for curve in curves]
-    along = np.mean([[place[r] for r in rounds] for place in places], 0)
-    return along, np.asarray(values)
+    return np.asarray([places[0][r] for r in rounds]), np.asarray(values)
+
+
+def _at_equal_places(
+    label: str, curves: list[dict[int, float]], places: list[dict[int, float]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of seeds whose rounds lie at other places the values at the same ones."""
+    own = [
+        np.asarray([place[r] for r in curve])
+        for curve, place in zip(curves, places, strict=True)
+    ]
+    first, last = max(x[0] for x in own), min(x[-1] for x in own)
+    along = np.unique(np.concatenate(own))
+    along = along[(along >= first) & (along <= last)]
+    if len(along) == 0:
+        raise ValueError(
+            f"The runs for {label!r} have no stretch in common. Draw them under labels "
+            "of their own."
+        )
+    values = [
+        np.interp(along, x, list(curve.values()))
+        for x, curve in zip(own, curves, strict=True)
+    ]
+    return along, np.stack(values)
 
 
 def _along(label: str, history: Sequence[Any], x: str) -> dict[int, float]:
