@@ -7,7 +7,6 @@ import equifed.clock as eqt
 
 from .algorithms import POSITIVE
 from .compression import count
-from .parts import wrong_parts
 from .shared import BATCHING, DATASET, LOSS, MODEL, SGD
 
 
@@ -88,13 +87,15 @@ TABLE = {
         ),
     },
     "clock.SynchronousClock": {
-        **wrong_parts(
-            lambda x: eqt.SynchronousClock(x, WORK), "system", example=eqt.SystemModel
+        "no system": (
+            lambda: eqt.SynchronousClock(0.1, WORK),
+            TypeError,
+            ("`system` must be a `SystemModel`, got 0.1", "Write `SystemModel("),
         ),
-        **wrong_parts(
-            lambda x: eqt.SynchronousClock(eqt.SystemModel(), x),
-            "work",
-            example=eqt.Work,
+        "no work": (
+            lambda: eqt.SynchronousClock(eqt.SystemModel(), eqt.Work),
+            TypeError,
+            ("`work` must be a `Work`, got the class `Work`", "Write `Work.of("),
         ),
         **count(lambda x: synchronous(goal=x), "goal"),
         **numbers(lambda x: synchronous(deadline=x), "deadline", POSITIVE),
