@@ -72,9 +72,9 @@ def staleness_in(info: PyTree, name: str) -> Int[Array, "..."]:
         got = f"{', '.join(map(repr, info))} alone" if named else shown(info)
         raise ValueError(
             f"`{name}` trains clients from old models, and the cohort does not say how "
-            f"old: its `info` has no 'staleness', got {got}. Take an "
-            "`equifed.clock.EventLoader`, or a `Loader` with `info=lambda round, "
-            "clients: {'staleness': ...}`."
+            f"old: its `info` has no 'staleness', got {got}. Make the "
+            "`Loader` with `clock=equifed.clock.AsynchronousClock(...)`, or with "
+            "`info=lambda round, clients: {'staleness': ...}`."
         )
     if not jnp.issubdtype(found.dtype, jnp.integer):
         raise ValueError(

@@ -34,9 +34,11 @@ loader = Loader(dataset, UniformSampler(13), batching, clock=clock)
 ```
 
 and reports, by `loader.report(round)`, what the history of a training then has of each
-round: the virtual `seconds` when it ended, and counts.
+round: the virtual `seconds` when it ended, and counts. Under an `AsynchronousClock`
+nobody waits: a round is a buffer of messages that came, each with its staleness.
 """
 
+from .asynchronous import AsynchronousClock as AsynchronousClock
 from .availability import (
     AbstractAvailability as AbstractAvailability,
     AlwaysAvailable as AlwaysAvailable,

@@ -6,16 +6,17 @@ time is in it. It ends when all that is awaited has come or is known not to come
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float, Int
+from jaxtyping import ArrayLike, Bool, Int
 
 from .._check import check_choice, check_count, check_kind, checked
 from ..data import AbstractClock, ClockedRound, Population
 from .availability import AlwaysAvailable
 from .quantity import number
 from .system import SystemModel
+from .tries import Tries, tries
 from .work import Work
 
 
@@ -120,11 +121,11 @@ class SynchronousClock(AbstractClock):
         while True:
             there, time = self._there(population, time)
             drawn = population.drawn(round, there=there)
-            tries = self._tries(drawn, round, time, population.steps[drawn])
-            came, length = self._wait(tries)
+            tried = self._tries(drawn, round, time, population.steps[drawn])
+            came, length = self._wait(tried)
             time += length
             yield ClockedRound(
-                drawn[came], tries.steps[came], self._report(tries, came, length, time)
+                drawn[came], tried.steps[came], self._report(tried, came, length, time)
             )
             round += 1
 
@@ -152,36 +153,16 @@ class SynchronousClock(AbstractClock):
         round: int,
         time: float,
         planned: Int[np.ndarray, " drawn"],
-    ) -> "_Tries":
+    ) -> Tries:
         """What the drawn clients do, one by one."""
-        system, work = self.system, self.work
-        steps = system.steps(clients, round, planned)
-        times = system.times(
-            clients,
-            round,
-            flops=work.flops * steps,
-            bits_down=work.bits_down,
-            bits_up=work.bits_up,
-        )
-        before, after = system.drops(clients, round)
-        if self.deadline is not None and self.stragglers == "partial":
-            one = np.divide(times.compute, steps, where=steps > 0, out=1.0 * steps)
-            room = self.deadline - times.wait - times.download - times.upload
-            fit = np.full(len(steps), np.inf)
-            np.divide(room, one, where=one > 0, out=fit)
-            fewer = np.minimum(steps, np.maximum(np.floor(fit), np.minimum(steps, 1)))
-            steps, times = fewer.astype(np.int64), times._replace(compute=one * fewer)
-        back = times.total
-        lost_at = np.full(len(clients), np.inf)
-        lost_at[after] = (times.total - times.upload)[after]
-        lost_at[before] = (times.wait + times.download)[before]
-        leaves = system.until(clients, time) - time
-        lost_at = np.where(leaves < np.minimum(lost_at, back), leaves, lost_at)
-        return _Tries(steps, planned, back, lost_at)
+        limit = self.deadline if self.stragglers == "partial" else None
+        system, parts = self.system, (clients, round, planned)
+        found = tries(system, self.work, *parts, limit=limit)
+        return found.without(system.until(clients, time) - time)
 
-    def _wait(self, tries: "_Tries") -> tuple[Bool[np.ndarray, " drawn"], float]:
+    def _wait(self, tried: Tries) -> tuple[Bool[np.ndarray, " drawn"], float]:
         """Who is in the round, and how long it takes."""
-        back = np.where(np.isfinite(tries.lost_at), np.inf, tries.back)
+        back = np.where(np.isfinite(tried.lost_at), np.inf, tried.back)
         end = np.inf if self.deadline is None else self.deadline
         came = (back <= end) & np.isfinite(back)
         if self.goal is not None and came.sum() > self.goal:
@@ -190,33 +171,22 @@ class SynchronousClock(AbstractClock):
             came[first] = True
         if self.goal is not None and came.sum() == self.goal:
             return came, float(back[came].max())
-        known = np.minimum(np.minimum(back, tries.lost_at), end)
+        known = np.minimum(np.minimum(back, tried.lost_at), end)
         return came, float(known.max(initial=0.0))
 
     def _report(
         self,
-        tries: "_Tries",
+        tried: Tries,
         came: Bool[np.ndarray, " drawn"],
         length: float,
         time: float,
     ) -> dict[str, int | float]:
-        lost = ~came & (tries.lost_at <= length)
+        lost = ~came & (tried.lost_at <= length)
         return {
             "seconds": time,
             "drawn": len(came),
             "late": int((~came & ~lost).sum()),
             "lost": int(lost.sum()),
-            "partial": int((came & (tries.steps < tries.planned)).sum()),
+            "partial": int((came & (tried.steps < tried.planned)).sum()),
             "bits_wasted": int(self.work.bits_down * (~came).sum()),
         }
-
-
-class _Tries(NamedTuple):
-    """The drawn clients' rounds."""
-
-    steps: Int[np.ndarray, " drawn"]
-    planned: Int[np.ndarray, " drawn"]
-    back: Float[np.ndarray, " drawn"]
-    """Seconds until each would be back, from the beginning of the round."""
-    lost_at: Float[np.ndarray, " drawn"]
-    """Seconds until it is lost; infinite if it is not."""

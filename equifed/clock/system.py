@@ -203,14 +203,16 @@ class SystemModel:
     def until(self, clients: Clients, time: ArrayLike) -> Float[np.ndarray, " clients"]:
         """When each is next not there: `time` if it is not there now, infinite if it
         stays for ever."""
-        return self.availability.until(*self._at(clients, time))
+        found = self.availability.until(*self._at(clients, time))
+        return self._rounded(clients, found, there=False)
 
     def next_available(
         self, clients: Clients, time: ArrayLike
     ) -> Float[np.ndarray, " clients"]:
         """When each is next there: `time` if it is there now, infinite if it never is
         again."""
-        return self.availability.next_available(*self._at(clients, time))
+        found = self.availability.next_available(*self._at(clients, time))
+        return self._rounded(clients, found, there=True)
 
     def check_clients(self, num_clients: int) -> None:
         """Refuses a population of which it does not know all clients."""
@@ -221,6 +223,20 @@ class SystemModel:
                     f"`{name}` of the `SystemModel` has {known} clients, but the "
                     f"population has {num_clients}. Give one for each of them."
                 )
+
+    def _rounded(
+        self, clients: Clients, time: Float[np.ndarray, " clients"], *, there: bool
+    ) -> Float[np.ndarray, " clients"]:
+        """Times at which clients come or go, a little later where rounding has put
+        them just before."""
+        clients, time = _numbers(clients), time.copy()
+        todo = np.flatnonzero(np.isfinite(time))
+        for power in range(52):
+            todo = todo[self.available(clients[todo], time[todo]) != there]
+            if len(todo) == 0:
+                break
+            time[todo] += np.spacing(time[todo]) * 2.0**power
+        return time
 
     def _at(
         self, clients: Clients, time: ArrayLike

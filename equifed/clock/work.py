@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
@@ -85,7 +86,9 @@ class Work:
         one = cohort(
             loader.dataset, algorithm.batching, clients=able[:1], resident=False
         )
-        key = jr.key(0)
+        # An asynchronous algorithm wants to know how old the model is.
+        now = {"staleness": jnp.zeros_like(one.index)}
+        one, key = dataclasses.replace(one, info=now), jr.key(0)
         state = algorithm.init(
             model, num_clients=loader.num_clients, key=key, roles=roles
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from .._overrides import inherit_types
 from ._sampler import AbstractSampler
@@ -44,6 +44,8 @@ class ClockedRound(NamedTuple):
     report: Mapping[str, int | float]
     """What the history of a training has of it: the virtual `seconds` when it ends,
     and what else there is to count."""
+    info: Mapping[str, Shaped[np.ndarray, "clients ..."]] | None = None
+    """What goes into `cohort.info` of each client: how stale its message is, say."""
 
 
 class AbstractClock(abc.ABC):

@@ -21,7 +21,9 @@ def draw(
     if there is None:
         drawn = sampler(round, dataset.num_clients)
     else:
-        drawn = sampler.among(round, there)
+        # Under a clock it may be asked for one client after another, and a bound
+        # method of a module is a module, which takes longer to make than to draw.
+        drawn = type(sampler).among(sampler, round, there)
     name = f"`{type(sampler).__name__}`"
     clients, limit = as_numbers(drawn), most(sampler, dataset)
     if clients is None:
@@ -47,4 +49,5 @@ def draw(
 def most(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
     """The most clients that a round can have."""
     name = f"{type(sampler).__name__}.max_clients"
-    return check_count(name, sampler.max_clients(dataset.num_clients), least=0)
+    kind, size = type(sampler), dataset.num_clients
+    return check_count(name, kind.max_clients(sampler, size), least=0)

@@ -1,6 +1,6 @@
 """What a loader says of each client of a round beside its examples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,10 +8,35 @@ import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
 from .._words import shown
+from ._clock import ClockedRound
 from ._plan import Plan
 
 
 Info = Callable[[int, Int[np.ndarray, " clients"]], PyTree]
+
+
+def with_clock(info: Info | None, walk: Callable[[int], ClockedRound]) -> Info:
+    """What is said of the clients, and what the clock says of them beside it.
+
+    **Raises:**
+
+    `ValueError`, once it is called, if these are no two dictionaries of other names.
+    """
+
+    def said(round: int, clients: Int[np.ndarray, " clients"]) -> PyTree:
+        own = walk(round).info
+        given = None if info is None else info(round, clients)
+        if own is None or given is None:
+            return given if own is None else dict(own)
+        if not isinstance(given, Mapping) or given.keys() & own.keys():
+            names = ", ".join(map(repr, own))
+            raise ValueError(
+                f"`info` must return a dictionary without {names}, which the clock "
+                f"says, got {shown(given)}."
+            )
+        return {**given, **own}
+
+    return said
 
 
 def slots_of(

@@ -23,7 +23,7 @@ from ._clock import AbstractClock, Population, Walk
 from ._cohorts import AbstractLoader
 from ._dataset import FederatedDataset
 from ._draw import draw, most
-from ._info import Info, slots_of
+from ._info import Info, slots_of, with_clock
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
 from ._plan import make_plan, needs, Plan, planned_steps
 from ._prefetch import prefetched
@@ -115,7 +115,7 @@ class Loader(AbstractLoader):
                 "have at most 2**31 - 1. Pass `resident=False`."
             )
         self.resident = resident
-        self.info = info
+        self.info = self._info = info
         self.clock = clock
         self._walk: Walk | None = None
         if clock is not None:
@@ -123,6 +123,7 @@ class Loader(AbstractLoader):
             drawn = functools.partial(draw, sampler, dataset=dataset)
             steps = planned_steps(sizes, batching)
             self._walk = Walk(clock, Population(sizes, steps, sampler, drawn))
+            self._info = with_clock(info, self._walk)
 
     @property
     def num_clients(self) -> int:
@@ -142,7 +143,7 @@ class Loader(AbstractLoader):
         """
         round = check_count("round", round, least=0)
         plan, clients = self._plan(round)
-        info = slots_of(self.info, round, clients, plan)
+        info = slots_of(self._info, round, clients, plan)
         resident = self.resident
         pools = self._resident_examples if resident else self._pools(plan, clients)
         return make_cohort(plan, pools, self._placement, info)
@@ -181,7 +182,7 @@ class Loader(AbstractLoader):
         if self._walk is None:
             clients = draw(self.sampler, round, self.dataset)
         else:
-            clients, steps, _ = self._walk(round)
+            clients, steps, *_ = self._walk(round)
         offsets = self.dataset.offsets
         return clients, offsets[clients + 1] - offsets[clients], steps
 
@@ -249,7 +250,7 @@ class Loader(AbstractLoader):
     def _stack(self, rounds: range, size: int) -> Cohorts:
         planned = [(round, *self._plan(round)) for round in rounds]
         plans, to = [plan for _, plan, _ in planned], self._placement
-        infos = [slots_of(self.info, r, clients, plan) for r, plan, clients in planned]
+        infos = [slots_of(self._info, r, clients, plan) for r, plan, clients in planned]
         if self.resident:
             return make_cohorts(plans, size, self._resident_examples, (), to, infos)
         pools = [self._pools(plan, clients) for _, plan, clients in planned]

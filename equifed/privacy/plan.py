@@ -214,8 +214,9 @@ class PrivacyPlan(eqx.Module):
         if loader.clock is not None and not loader.clock.independent:
             raise ValueError(
                 "With this clock whether a client takes part depends on what others "
-                "do, which the plan's accounting does not know. Leave out the goal, "
-                "and have clients always available; deadlines and losses are fine."
+                "do, which the plan's accounting does not know. Of an asynchronous "
+                "buffer it always does; with a `SynchronousClock` leave out the goal, "
+                "and have clients always available: deadlines and losses are fine."
             )
         check_count("num_rounds", num_rounds, least=0, most=self.num_rounds)
         check_release(algorithm, self.mechanism, state, loader(0))

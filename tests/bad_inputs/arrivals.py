@@ -7,8 +7,13 @@ import dataclasses
 import jax.numpy as jnp
 
 import equifed as eqf
+import equifed.clock as eqt
 
+from . import clocks
 from .algorithms import MOMENT, numbers, POSITIVE, RATE
+from .clocks import under, WORK
+from .compression import count
+from .parts import wrong_parts
 from .passes import PARTS
 from .shared import BATCHING, DATASET, fresh_loss, LOSS, MODEL, one_round, SGD
 
@@ -62,6 +67,11 @@ def fedbuff(**options):
     return eqf.FedBuff(fresh_loss(), SGD, BATCHING, **{"max_staleness": 2, **options})
 
 
+def asynchronous(system=None, **options):
+    system = eqt.SystemModel() if system is None else system
+    return eqt.AsynchronousClock(system, WORK, **{"buffer_size": 2, **options})
+
+
 def with_info(info):
     cohort = eqf.data.cohort(DATASET, BATCHING)
     return dataclasses.replace(cohort, info=info)
@@ -75,7 +85,7 @@ TABLE["FedBuff"] |= {
         (
             "`FedBuff` trains clients from old models",
             "`info` has no 'staleness', got None",
-            "equifed.clock.EventLoader",
+            "equifed.clock.AsynchronousClock",
         ),
     ),
     "other information": (
@@ -149,4 +159,64 @@ TABLE["PolynomialStaleness"] = numbers(eqf.PolynomialStaleness, RATE, name="a")
 TABLE["HingeStaleness"] = {
     **numbers(lambda a: eqf.HingeStaleness(a, 1.0), POSITIVE, name="a"),
     **numbers(lambda b: eqf.HingeStaleness(1.0, b), RATE, name="b"),
+}
+TABLE["clock.AsynchronousClock"] = {
+    **wrong_parts(asynchronous, "system", example=eqt.SystemModel),
+    **wrong_parts(
+        lambda x: eqt.AsynchronousClock(eqt.SystemModel(), x, buffer_size=2),
+        "work",
+        example=eqt.Work,
+    ),
+    **count(lambda x: asynchronous(buffer_size=x), "buffer_size"),
+    **clocks.numbers(lambda x: asynchronous(time_limit=x), "time_limit", POSITIVE),
+    "a negative staleness": (
+        lambda: asynchronous(max_staleness=-1),
+        ValueError,
+        "`max_staleness` must be at least 0, got -1",
+    ),
+}
+TABLE["data.Loader"] = {
+    "a buffer larger than the concurrency": (
+        lambda: under(asynchronous(buffer_size=3)),
+        ValueError,
+        ("`buffer_size` is 3, but the sampler has at most 2 clients under way",),
+    ),
+    "a buffer larger than the clients that train": (
+        lambda: under(asynchronous(buffer_size=4), eqf.data.AllClients()),
+        ValueError,
+        ("`buffer_size` is 4, but only 3 of the 4 clients take a step",),
+    ),
+    "a concurrency larger than the population": (
+        lambda: under(asynchronous(), eqf.data.UniformSampler(5)),
+        ValueError,
+        ("`cohort_size` is 5, but the population has only 4 clients",),
+    ),
+    "an asynchronous clock that knows fewer clients": (
+        lambda: under(asynchronous(eqt.SystemModel(speed=[1.0]))),
+        ValueError,
+        ("`speed` of the `SystemModel` has 1 clients",),
+    ),
+    "nobody is ever there to be sent out": (
+        lambda: under(
+            asynchronous(eqt.SystemModel(availability=eqt.DailyAvailability(0.0)))
+        )(0),
+        ValueError,
+        ("No client is ever available again",),
+    ),
+    "all are lost": (
+        lambda: under(asynchronous(eqt.SystemModel(drops_before=1.0)))(0),
+        ValueError,
+        ("10,000 clients in a row were lost or too stale", "`drops_before`"),
+    ),
+    "a domain that is not by name beside the staleness": (
+        lambda: eqf.data.Loader(
+            DATASET,
+            eqf.data.UniformSampler(2),
+            BATCHING,
+            clock=asynchronous(),
+            info=lambda round, clients: clients,
+        )(0),
+        ValueError,
+        ("`info` must return a dictionary without 'staleness', which the clock says",),
+    ),
 }

@@ -1,5 +1,7 @@
 """Clients, corrections, aggregators, servers and samplers as they are made."""
 
+import re
+
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -58,11 +60,12 @@ def counts(make, *, name, least):
 
 def wrong_parts(make, name, *, example):
     """What a part of the wrong kind gives."""
+    remedy = re.compile("Call it first|Write `")
     return {
         "a class for a part": (
             lambda: make(example),
             TypeError,
-            (f"`{name}`", f"the class `{example.__name__}`", "Call it first"),
+            (f"`{name}`", f"the class `{example.__name__}`", remedy),
         ),
         "a number for a part": (lambda: make(0.1), TypeError, (f"`{name}`", "got 0.1")),
         "no part": (lambda: make(None), TypeError, (f"`{name}`", "got None")),

@@ -1,0 +1,199 @@
+"""What happens between the server and clients that work all the time, in order.
+
+A client is sent the model, and is done or lost some time later; nothing else happens,
+but that somebody is there again. So it is known ahead: when which client comes back is
+a function of the seed, its number, and how often it has been sent out before.
+"""
+
+import collections
+import heapq
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ..data import ClockedRound, Population
+from .availability import AlwaysAvailable
+from .system import SystemModel
+from .tries import tries
+from .work import Work
+
+
+# So many clients in a row whose messages never come: nobody's ever does.
+_IN_VAIN = 10_000
+_NOBODY = -1
+# So many of a client's flights are looked at together.
+_AHEAD = 32
+
+
+class Event(NamedTuple):
+    """Something that happens, in the order of time, and then of when it was planned."""
+
+    time: float
+    number: int
+    what: Literal["done", "lost", "there"]
+    """A client is done, or lost; or somebody is there again who may be sent out."""
+    client: int
+    version: int
+    """What the client was sent."""
+    steps: int
+
+
+class Events:
+    """The events so far."""
+
+    def __init__(
+        self,
+        system: SystemModel,
+        work: Work,
+        population: Population,
+        *,
+        buffer_size: int,
+        max_staleness: int | None,
+        time_limit: float | None,
+    ):
+        self._system, self._work, self._population = system, work, population
+        self._buffer_size, self._max_staleness = buffer_size, max_staleness
+        self._time_limit = time_limit
+        self._vacant = population.sampler.max_clients(population.num_clients)
+        self._busy = population.steps == 0
+        self._flying: list[Event] = []
+        self._buffer: list[Event] = []
+        self._time, self._version, self._drawn, self._planned = 0.0, 0, 0, 0
+        self._counts = {"drawn": 0, "lost": 0, "stale": 0}
+        self._in_vain, self._wakes = 0, np.inf
+        self._ahead: dict[int, collections.deque] = {}
+        self._flown: dict[int, int] = {}
+
+    def next_round(self) -> ClockedRound:
+        """The next buffer that is full."""
+        while True:
+            self._send()
+            if not self._flying:
+                raise ValueError(
+                    "No client is ever available again: see `availability` of the "
+                    "`SystemModel`."
+                )
+            event = heapq.heappop(self._flying)
+            self._time = event.time
+            if event.what == "there":
+                self._wakes = np.inf
+                continue
+            self._vacant += 1
+            lost = event.what == "lost"
+            if lost or self._is_stale(event):
+                self._in_vain += 1
+                self._counts["lost" if lost else "stale"] += 1
+                self._busy[event.client] = False
+                if self._in_vain == _IN_VAIN:
+                    raise ValueError(
+                        f"{_IN_VAIN:,} clients in a row were lost or too stale, so "
+                        "that the buffer is never full: see `drops_before`, "
+                        "`drops_after` and `availability` of the `SystemModel`, and "
+                        "`max_staleness`."
+                    )
+                continue
+            self._in_vain = 0
+            self._buffer.append(event)
+            if len(self._buffer) == self._buffer_size:
+                return self._step()
+
+    def _is_stale(self, event: Event) -> bool:
+        most = self._max_staleness
+        return most is not None and self._version - event.version > most
+
+    def _step(self) -> ClockedRound:
+        """The server's step: the buffer is empty again."""
+        work, counts, full = self._work, self._counts, self._buffer
+        clients = np.array([event.client for event in full], np.int64)
+        steps = np.array([event.steps for event in full], np.int64)
+        ages = np.array([self._version - event.version for event in full], np.int32)
+        down = (counts["lost"] + counts["stale"]) * work.bits_down
+        report = {
+            "seconds": self._time,
+            **counts,
+            "partial": int((steps < self._population.steps[clients]).sum()),
+            "bits_wasted": int(down + counts["stale"] * work.bits_up),
+        }
+        self._busy[clients] = False
+        self._counts, self._buffer = dict.fromkeys(counts, 0), []
+        self._version += 1
+        return ClockedRound(clients, steps, report, {"staleness": ages})
+
+    def _send(self) -> None:
+        """Sends the model out to as many as there are places."""
+        while self._vacant > 0 and not self._busy.all():
+            there = self._there()
+            if not there.any():
+                self._wait()
+                return
+            clients = self._draw(there)
+            self._vacant -= len(clients)
+            self._counts["drawn"] += len(clients)
+            self._busy[clients] = True
+            self._fly(clients)
+
+    def _fly(self, clients: Int[np.ndarray, " clients"]) -> None:
+        """Plans when they are done, or lost: the next of each one's own flights."""
+        flights = [self._next_flight(client) for client in clients.tolist()]
+        steps, back, lost_at = (np.array(x) for x in zip(*flights, strict=True))
+        lost, ends = lost_at < np.inf, self._time + np.minimum(back, lost_at)
+        if not isinstance(self._system.availability, AlwaysAvailable):
+            leaves = self._system.until(clients, self._time)
+            lost, ends = lost | (leaves < ends), np.minimum(leaves, ends)
+        what = np.where(lost, "lost", "done")
+        each = (x.tolist() for x in (ends, what, clients, steps))
+        for one in zip(*each, strict=True):
+            self._plan(*one)
+
+    def _next_flight(self, client: int) -> tuple[int, float, float]:
+        # Many at a time: of one alone nearly all is overhead.
+        ahead = self._ahead.get(client, ())
+        if not ahead:
+            number = self._flown.get(client, 0)
+            self._flown[client] = number + _AHEAD
+            clients = np.full(_AHEAD, client)
+            found = tries(
+                *(self._system, self._work, clients),
+                np.arange(number, number + _AHEAD),
+                self._population.steps[clients],
+                limit=self._time_limit,
+            )
+            rows = (x.tolist() for x in (found.steps, found.back, found.lost_at))
+            ahead = self._ahead[client] = collections.deque(zip(*rows, strict=True))
+        return ahead.popleft()
+
+    def _there(self) -> Bool[np.ndarray, " population"]:
+        """Who could be sent out."""
+        system, free = self._system, ~self._busy
+        if not isinstance(system.availability, AlwaysAvailable):
+            clients = np.flatnonzero(free)
+            free[clients] = system.available(clients, self._time)
+        return free
+
+    def _draw(
+        self, there: Bool[np.ndarray, " population"]
+    ) -> Int[np.ndarray, " clients"]:
+        """As many of them as there are places, or fewer; at least one."""
+        for _ in range(_IN_VAIN):
+            clients = self._population.drawn(self._drawn, there=there)
+            self._drawn += 1
+            if len(clients) > 0:
+                return clients[: self._vacant]
+        raise ValueError(
+            f"In {_IN_VAIN:,} draws the sampler drew none of the {there.sum()} clients "
+            "that were there and not busy. Take `UniformSampler(concurrency)`, say."
+        )
+
+    def _wait(self) -> None:
+        """Comes back when somebody is there who could be sent out."""
+        free = np.flatnonzero(~self._busy)
+        end = float(self._system.next_available(free, self._time).min())
+        if end < self._wakes:
+            self._wakes = end
+            self._plan(end, "there", _NOBODY, 0)
+
+    def _plan(self, time: float, what: Any, client: int, steps: int) -> None:
+        event = Event(time, self._planned, what, client, self._version, steps)
+        heapq.heappush(self._flying, event)
+        self._planned += 1
