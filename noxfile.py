@@ -94,6 +94,13 @@ def minimums(session: nox.Session) -> None:
 
 
 @nox.session
+def deploy(session: nox.Session) -> None:
+    """Flower's deployment runtime on this machine, as processes: some minutes."""
+    session.install(".[flower]", *group("tests"))
+    session.run("pytest", "tests/test_deployed_flower.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Builds the documentation into `site`; `-- serve` shows it while you write."""
     session.install(*group("docs"))  # it reads the package without importing it

@@ -214,7 +214,8 @@ from ._wire import (
 
 
 # Loaded when first used: none belongs to every training.
-_LATER = ("attacks", "clock", "models", "objectives", "plot", "recipes", "testing")
+_LATER = ("attacks", "clock", "deploy", "models", "objectives", "plot", "recipes")
+_LATER += ("testing",)
 
 
 def __getattr__(name: str):

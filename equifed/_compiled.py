@@ -52,8 +52,8 @@ class FlatTree:
         """How many arrays there are."""
         return len(self._places)
 
-    def build(self, arrays: list[Array]) -> Any:
-        """The tree with these arrays for its own."""
+    def build(self, arrays: list[Any]) -> Any:
+        """The tree with these arrays, or what stands for them, for its own."""
         leaves = list(self.rest)
         for place, array in zip(self._places, arrays, strict=True):
             leaves[place] = array

@@ -134,6 +134,8 @@ PROTOCOLS = {
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
 _AS_TIMES = ("available", "next_available", "seconds", "steps", "until")
 METHODS_WITHOUT = {
+    "deploy.Client.answer": "An engine calls it, with a message: `test_deployed.py`.",
+    "deploy.Server.run": "An engine calls it: `test_deployed.py`.",
     "data.OrderedParticipation.most_rounds": "A plan calls it, with its rounds.",
     "privacy.Deployment.like": "A plan calls it, with what a sampler says.",
     "privacy.PrivateSGD.gradient": "Its round calls it, with a batch.",

@@ -29,6 +29,7 @@ PARTS |= {"equifed.models": eqf.models, "equifed.recipes": eqf.recipes}
 PARTS |= {"equifed.compress": eqf.compress, "equifed.privacy": eqf.privacy}
 PARTS |= {"equifed.robust": eqf.robust, "equifed.attacks": eqf.attacks}
 PARTS |= {"equifed.clock": eqf.clock}
+PARTS |= {"equifed.deploy": eqf.deploy, "equifed.deploy.flower": eqf.deploy.flower}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -60,7 +61,7 @@ LAYERS = (
     ("privacy", "attacks", "clock"),
     ("_stepper", "_logger", "_checkpoint", "_evaluate"),
     ("_training",),
-    ("testing", "plot", "recipes"),
+    ("testing", "plot", "recipes", "deploy"),
     ("_cli",),
     ("__main__",),
     ("__init__",),

@@ -148,14 +148,16 @@ def _pass(
     cohort, states = along((cohort, states), mesh)
     alone = dataclasses.replace(cohort, mesh=None)
     shares = [on(place, (work, alone, states)) for place in places]
-    done = _side_by_side(_clients, options, [(*share, executor) for share in shares])
+    done = side_by_side(
+        clients_of_device, options, [(*share, executor) for share in shares]
+    )
     kept, states = joined(done, mesh)
     gathers = work.aggregator.gathers
-    total = _call(_total, kept, cohort.index, mesh, capacity if gathers else None)
+    total = total_of(kept, cohort.index, mesh, capacity if gathers else None)
     return total, states
 
 
-def _clients(
+def clients_of_device(
     work: Pass, cohort: Cohort, states: ClientState, executor: Executor
 ) -> tuple[PyTree, ClientState]:
     """What a device's clients say, and their new states."""
@@ -163,6 +165,14 @@ def _clients(
     _, *out = run_device(work, executor, cohort, states, keep=True)
     kept, states = jtu.tree_map(lambda x: x[None], out)
     return kept, states
+
+
+def total_of(
+    kept: PyTree, index: Int[Array, "devices slots"], mesh: Mesh | None, capacity: Any
+) -> PyTree:
+    """What all clients said, as the aggregator's `decode` wants it, and the metrics."""
+    flats = [FlatTree(x) for x in (kept, index, mesh, capacity)]
+    return compiled(_total, *flats)(*(x.arrays for x in flats))
 
 
 def _total(
@@ -212,12 +222,7 @@ def _capacity(index: Int[Array, "devices slots"], mesh: Mesh | None) -> int:
     return ladder(int((np.asarray(index) != NO_CLIENT).sum()))
 
 
-def _call(function: Callable, *arguments: Any) -> Any:
-    flats = [FlatTree(x) for x in arguments]
-    return compiled(function, *flats)(*(x.arrays for x in flats))
-
-
-def _side_by_side(
+def side_by_side(
     function: Callable, options: Options, calls: list[tuple[Any, ...]]
 ) -> list[Any]:
     """Calls on arrays of one device each, at the same time.

@@ -34,8 +34,8 @@ class Recorded:
     ):
         self._key, self._executor, self._capacity = key, executor, capacity
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _arrays(flats)]
-        self._flats, self._result = [f.weak(key) for f in flats], FlatTree(None)
-        self._segments = Segments(self._round, shapes, options)
+        self._flats, self.result = [f.weak(key) for f in flats], FlatTree(None)
+        self.segments = Segments(self._round, shapes, options)
 
     def __call__(
         self, given: tuple[Any, ...], run_pass: Pass_, run_program: Callable
@@ -43,9 +43,16 @@ class Recorded:
         def one_pass(flat: FlatTree, arrays: list[Array]) -> list[Array]:
             return FlatTree(run_pass(*flat.strong().build(arrays))).arrays
 
+        return self.run(given, one_pass, run_program)
+
+    def run(
+        self, given: tuple[Any, ...], run_pass: Callable, run_program: Callable
+    ) -> Any:
+        """The same with passes of arrays: given what one is taken apart, and its
+        inputs; they are handed on as they are, and so is what comes back."""
         arrays = _arrays(tuple(FlatTree(x) for x in given))
-        out = self._segments(arrays, one_pass, run_program)
-        return self._result.strong().build(out)
+        out = self.segments(arrays, run_pass, run_program)
+        return self.result.strong().build(out)
 
     def _round(self, *arrays: Array) -> list[Array]:
         rest, parts = list(arrays), []
@@ -55,7 +62,7 @@ class Recorded:
         algorithm, state, cohort, key = parts
         clients = Participants(self._executor, cohort, state.round, self._pass)
         result = FlatTree(guarded_step(algorithm, state, clients, key))
-        self._result = result.weak(self._key)
+        self.result = result.weak(self._key)
         return result.arrays
 
     def _pass(
@@ -64,8 +71,8 @@ class Recorded:
         """Stands for a pass: what goes in, and the shapes of what comes out."""
         shapes = pass_shapes(work, executor, cohort, states, self._capacity)
         given = FlatTree((work, cohort, states))
-        out = Call(given.weak(self._key), jtu.tree_leaves(shapes))(*given.arrays)
-        return jtu.tree_unflatten(jtu.tree_structure(shapes), out)
+        call = Call(given.weak(self._key), shapes)
+        return jtu.tree_unflatten(call.structure, call(*given.arrays))
 
 
 def pass_shapes(

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.tree_util as jtu
 from jax.core import ShapedArray
 from jax.extend import core as jex
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 Shapes = Sequence[jax.ShapeDtypeStruct]
@@ -25,10 +26,12 @@ def _shapes(*_, call: "Call"):
 
 
 class Call:
-    """A pass: what it is to whoever runs it, and the shapes of what comes back."""
+    """A pass: what it is to whoever runs it, and the shapes of what comes back, which
+    are the leaves of a tree."""
 
-    def __init__(self, what: Any, shapes: Shapes):
-        self.what, self.shapes = what, shapes
+    def __init__(self, what: Any, shapes: PyTree[jax.ShapeDtypeStruct]):
+        self.what = what
+        self.shapes, self.structure = jtu.tree_flatten(shapes)
 
     def __call__(self, *arrays: Array) -> list[Array]:
         """While a round is traced: stands for what the pass will give."""
@@ -40,7 +43,11 @@ class CannotCut(Exception):
 
 
 class Segments:
-    """A function of arrays, cut at its passes."""
+    """A function of arrays, cut at its passes.
+
+    Its `parts` are run one after another: each is a `Call` or a jitted function, with
+    the variables that it takes and those that it gives.
+    """
 
     def __init__(
         self,
@@ -51,7 +58,7 @@ class Segments:
         closed = jax.make_jaxpr(function)(*shapes)
         jaxpr = closed.jaxpr
         self._constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-        self._inputs, self._outputs = jaxpr.invars, jaxpr.outvars
+        self.inputs, self.outputs = jaxpr.invars, jaxpr.outvars
         groups: list[list[Any]] = [[]]
         for eqn in jaxpr.eqns:
             if eqn.primitive is _pass_p:
@@ -71,14 +78,14 @@ class Segments:
             part, live = _cut(jaxpr, group, live, options)
             if part is not None:
                 parts.append(part)
-        self._parts = parts[::-1]
+        self.parts = parts[::-1]
 
     def __call__(
         self,
         arrays: Sequence[Array],
-        run_pass: Callable[[Any, list[Array]], list[Array]],
+        run_pass: Callable[[Any, list[Any]], list[Any]],
         run_program: Callable[[Callable, list[Array]], list[Array]],
-    ) -> list[Array]:
+    ) -> list[Any]:
         """Runs it.
 
         **Arguments:**
@@ -86,17 +93,17 @@ class Segments:
         - `run_pass`: given what a pass is and its inputs.
         - `run_program`: given a jitted function and its inputs.
         """
-        known = dict(zip(self._inputs, arrays, strict=True)) | self._constants
+        known = dict(zip(self.inputs, arrays, strict=True)) | self._constants
 
         def value(v: Any) -> Any:
             return v.val if isinstance(v, jex.Literal) else known[v]
 
-        for what, inputs, outputs in self._parts:
+        for what, inputs, outputs in self.parts:
             given = [value(v) for v in inputs]
             is_pass = isinstance(what, Call)
             out = run_pass(what.what, given) if is_pass else run_program(what, given)
             known |= dict(zip(outputs, out, strict=True))
-        return [value(v) for v in self._outputs]
+        return [value(v) for v in self.outputs]
 
 
 def has_pass(jaxpr: Any) -> bool:

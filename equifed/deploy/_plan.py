@@ -1,0 +1,106 @@
+"""What the server and every client make of one algorithm and model, each for itself:
+the step, cut at its passes, and digits by which they see that it is the same one.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from .._algorithm import AbstractAlgorithm
+from .._evaluate.over_rows import traced_metrics
+from .._roles import Roles
+from .._round import State
+from .._round.elsewhere import Elsewhere
+from .._store import store_of
+from .._tree import kind_of, leaves_by_path
+from .._types import Example, Measure, Model
+
+
+# The shape and the dtype of an example in each column, as JSON has them.
+Columns = dict[str, list]
+
+
+def begun(
+    algorithm: AbstractAlgorithm,
+    model: Model,
+    *,
+    num_clients: int,
+    roles: Roles | None,
+    key: PRNGKeyArray | None = None,
+) -> State:
+    """The state before the first round, whose `clients` are the state of one."""
+    key = jr.key(0) if key is None else key
+    state = algorithm.init(
+        model, num_clients=num_clients, key=key, roles=roles, client_states="host"
+    )
+    store = store_of(state.clients)
+    initial = [] if store is None else map(jnp.asarray, store.initial)
+    one = jtu.tree_unflatten(jtu.tree_structure(state.clients), initial)
+    return dataclasses.replace(state, clients=one)
+
+
+def cut(
+    algorithm: AbstractAlgorithm,
+    state: State,
+    columns: Columns,
+    num_slots: int,
+    key_impl: str,
+) -> Elsewhere:
+    """The step, cut at its passes."""
+    # No number of the key is looked at.
+    key, example = jr.key(0, impl=key_impl), example_of(columns)
+    return Elsewhere(algorithm, state, example, num_slots=num_slots, key=key)
+
+
+def example_of(columns: Columns) -> Example:
+    return {
+        name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        for name, (shape, dtype) in columns.items()
+    }
+
+
+def digits_of_model(state: State) -> str:
+    """Digits of the form of what is trained."""
+    return _digits({n: kind_of(x) for n, x in leaves_by_path(state.params).items()})
+
+
+def digits_of_passes(parts: Elsewhere) -> str:
+    """Digits of what travels in each pass and of what stays."""
+    found: list[Any] = [parts.keeps]
+    for number, plan in enumerate(parts.passes):
+        down, states = parts.kind_of(number)
+        kinds = [{str(n): kind_of(x) for n, x in y.items()} for y in (down, states)]
+        up = {name: kind_of(x) for name, x in plan.up.items()}
+        found.append([*kinds, up, plan.sources, plan.reports])
+    return _digits(found)
+
+
+def _digits(x: Any) -> str:
+    return hashlib.sha256(json.dumps(x).encode()).hexdigest()[:16]
+
+
+def evaluated(algorithm: AbstractAlgorithm, state: State) -> tuple[Model, list[str]]:
+    """The model that is evaluated, and the names of its arrays that have to travel:
+    those that do not lie in what is not trained, which every client has."""
+    model = algorithm.model(state)
+    if model is None:
+        raise ValueError(
+            f"`{type(algorithm).__name__}` trains several models, none of which is the "
+            "one to be evaluated by the clients. Leave `evaluate_every` out."
+        )
+    own = {id(x) for x in jtu.tree_leaves(state.rest)}
+    named = leaves_by_path(model).items()
+    return model, [n for n, x in named if isinstance(x, jax.Array) and id(x) not in own]
+
+
+def measured(metrics: Measure, model: Model, columns: Columns) -> dict[str, Any]:
+    """The metrics of an evaluation, as shapes."""
+    return traced_metrics(metrics, model, example_of(columns), "a client")[0]

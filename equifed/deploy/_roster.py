@@ -1,0 +1,137 @@
+"""Which client is which node. Nodes come and go, and have another id each time; so each
+is asked who it is, and how many examples it has, before it takes part.
+"""
+
+import json
+import time
+from typing import Any, NamedTuple
+
+from .._warn import warn
+from .._words import listed
+from ._client import QUERY
+from ._plan import Columns
+from ._transport import AbstractTransport, Reply, Request
+
+
+class Member(NamedTuple):
+    """A client that is there."""
+
+    node: int
+    num_examples: int
+    columns: Columns
+    model: str
+    passes: str
+
+
+class Roster:
+    """The clients that are there, by number."""
+
+    def __init__(
+        self,
+        transport: AbstractTransport,
+        config: dict[str, Any],
+        digits: str,
+    ):
+        """**Arguments:**
+
+        - `config`: what clients are asked with.
+        - `digits`: of the server's model.
+        """
+        self._transport, self._config, self._digits = transport, config, digits
+        self.members: dict[int, Member] = {}
+        self._refused: dict[int, str] = {}
+        self._columns: Columns | None = None
+        self.passes = ""
+
+    def wait(self, least: int, seconds: float) -> None:
+        """Waits until so many clients are there.
+
+        **Raises:**
+
+        `ValueError` if two nodes are one client, or if so many came that they would be
+        enough, had not some been refused; `TimeoutError` if too few come.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            self.refresh(strict=True)
+            count = len(self.members)
+            if count >= least:
+                return
+            if count + len(self._refused) >= least:
+                why = " ".join(sorted(set(self._refused.values())))
+                raise ValueError(f"{count} of {least} clients can take part. {why}")
+            if time.monotonic() >= end:
+                raise TimeoutError(
+                    f"{count} of {least} clients are there after {seconds:g} seconds. "
+                    "Start the nodes of the others, or lower `min_clients`."
+                )
+            self._transport.sleep()
+
+    def refresh(self, *, strict: bool = False) -> None:
+        """Asks nodes that are new who they are, and forgets those that are gone.
+
+        **Arguments:**
+
+        - `strict`: refuse to go on if two nodes are one client, rather than without
+            the one that came later.
+        """
+        nodes = self._transport.nodes()
+        there = set(nodes)
+        self.members = {n: m for n, m in self.members.items() if m.node in there}
+        known = {m.node for m in self.members.values()} | set(self._refused)
+        new = [node for node in nodes if node not in known]
+        for reply in self._query(new):
+            reason = self._admit(reply, strict=strict)
+            if reason is not None:
+                self._refused[reply.node] = reason
+                warn(f"A node was refused. {reason}")
+
+    def _query(self, nodes: list[int]) -> list[Reply]:
+        if not nodes:
+            return []
+        requests = [Request(n, QUERY, {}, {}, self._config, 0) for n in nodes]
+        replies = self._transport.exchange(requests)
+        return sorted(replies, key=lambda reply: nodes.index(reply.node))
+
+    def _admit(self, reply: Reply, *, strict: bool) -> str | None:
+        """Why a node may not take part; `None` if it may."""
+        if reply.error is not None:
+            return f"It answered with an error: {reply.error}"
+        about = reply.config
+        number, columns = about["client"], json.loads(about["columns"])
+        if about["model"] != self._digits:
+            return (
+                f"Client {number} has another model, or version of it, than the server."
+            )
+        if self._columns is None:
+            self._columns, self.passes = columns, about["passes"]
+        if columns != self.columns:
+            return (
+                f"Client {number} has examples of the columns {_said(columns)}, but "
+                f"others have {_said(self.columns)}. All need the same."
+            )
+        if about["passes"] != self.passes:
+            return (
+                f"Client {number} has another algorithm, or version of it, than others."
+            )
+        before = self.members.get(number)
+        if before is not None:
+            two = f"Two nodes are client {number}: give each its own `partition-id`."
+            if strict:
+                raise ValueError(two)
+            # Is it the same, started anew, of whom the engine has not heard yet?
+            if any(x.error is None for x in self._query([before.node])):
+                return two
+        self.members[number] = Member(
+            reply.node, about["examples"], columns, about["model"], about["passes"]
+        )
+        return None
+
+    @property
+    def columns(self) -> Columns:
+        assert self._columns is not None
+        return self._columns
+
+
+def _said(columns: Columns) -> str:
+    return listed([f"{n!r} ({dtype}{shape})" for n, (shape, dtype) in columns.items()])

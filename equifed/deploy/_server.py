@@ -1,0 +1,132 @@
+"""The server: the rounds of a training whose clients are elsewhere."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+
+from .._algorithm import AbstractAlgorithm
+from .._check import check_count, check_number, checked
+from .._checkpoint import Checkpointer
+from .._history import Row
+from .._logger import AbstractLogger, NoLogger
+from .._roles import Roles
+from .._round import State
+from .._types import Measure, Model
+from ..data import AbstractSampler
+from ._plan import (
+    begun,
+    cut,
+    digits_of_model,
+    digits_of_passes,
+    evaluated,
+)
+from ._roster import Roster
+from ._rounds import Rounds
+from ._transport import AbstractTransport
+
+
+class Server:
+    """What runs where the model is: it draws clients, sends them the model, and makes
+    of their answers what a simulated round makes of its clients'.
+
+    !!! example
+
+        ```python
+        server = eqf.deploy.Server(
+            algorithm, model, eqf.data.AllClients(),
+            num_clients=2, num_rounds=10, key=jr.key(0),
+        )
+        ```
+    """
+
+    @checked(sampler="Write `AllClients()`, or `UniformSampler(10)`, for example.")
+    def __init__(
+        self,
+        algorithm: AbstractAlgorithm,
+        model: Model,
+        sampler: AbstractSampler,
+        *,
+        num_clients: int,
+        num_rounds: int,
+        key: PRNGKeyArray,
+        roles: Roles | None = None,
+        min_clients: int | None = None,
+        patience: float = 600.0,
+        evaluate_every: int = 0,
+        metrics: Measure | None = None,
+        checkpointer: Checkpointer | None = None,
+        logger: AbstractLogger | None = None,
+        on_end: Callable[[Model | None, list], Any] | None = None,
+    ):
+        """**Arguments:**
+
+        - `algorithm`, `model`, `key`, `roles`: as for a simulated training.
+        - `sampler`: who takes part in a round. Of those drawn who are not there the
+            round goes without.
+        - `num_clients`: the size of the population. A client's number is its node's
+            `partition-id`, from 0.
+        - `num_rounds`: how many rounds in all.
+        - `min_clients`: how many have to be there before the first round; all if not
+            given.
+        - `patience`: how many seconds to wait for these.
+        - `evaluate_every`: after how many rounds all clients that are there evaluate
+            the model; 0 for never.
+        - `metrics`: what they compute, the same as theirs; by default the loss.
+        - `checkpointer`: where to save, and to go on from.
+        - `logger`: what is told of each round.
+        - `on_end`: given the trained model and the history, when all rounds are run.
+        """
+        self.algorithm, self.model, self.sampler = algorithm, model, sampler
+        self.num_clients = check_count("num_clients", num_clients)
+        self.num_rounds = check_count("num_rounds", num_rounds, least=0)
+        least = num_clients if min_clients is None else min_clients
+        self._least = check_count("min_clients", least, most=num_clients)
+        check_number("patience", patience, least=0)
+        self._patience = float(patience)
+        self._every = check_count("evaluate_every", evaluate_every, least=0)
+        if self._every:
+            one = begun(algorithm, model, num_clients=num_clients, roles=roles, key=key)
+            evaluated(algorithm, one)
+        sampler(0, num_clients)  # Fails now rather than in the first round.
+        self._metrics: Measure = algorithm.loss if metrics is None else metrics
+        self._checkpointer = checkpointer
+        self._logger = NoLogger() if logger is None else logger
+        self._on_end, self._key, self._roles = on_end, key, roles
+        # What every message says.
+        self._config = {
+            "clients": num_clients,
+            "slots": sampler.max_clients(num_clients),
+            "keys": str(jr.key_impl(key)),
+        }
+
+    def run(self, transport: AbstractTransport) -> tuple[State, list[Row]]:
+        """Runs all rounds that are left.
+
+        **Returns:**
+
+        The last state, and the history.
+        """
+        state = begun(
+            self.algorithm,
+            self.model,
+            num_clients=self.num_clients,
+            roles=self._roles,
+            key=self._key,
+        )
+        roster = Roster(transport, self._config, digits_of_model(state))
+        roster.wait(self._least, self._patience)
+        slots, keys = self._config["slots"], self._config["keys"]
+        parts = cut(self.algorithm, state, roster.columns, slots, keys)
+        if digits_of_passes(parts) != roster.passes:
+            raise ValueError(
+                "The clients have another algorithm, or version of it, than the "
+                "server. Give both the same."
+            )
+        run = Rounds(self, transport, roster, parts, state)
+        with self._logger:
+            history = run.all()
+        if self._on_end is not None:
+            self._on_end(self.algorithm.model(run.state), history)
+        return run.state, history
