@@ -25,7 +25,7 @@ from .._compiled import FlatTree
 from .._executor import Executor
 from .._types import Example
 from ..data._plan import ladder
-from .apart import clients_of_device, side_by_side, total_of
+from .apart import clients_of_device, Options, side_by_side, total_of
 from .places import first
 from .record import recorded
 from .segments import Call, CannotCut
@@ -63,14 +63,16 @@ class Elsewhere:
         *,
         num_slots: int,
         key: PRNGKeyArray,
+        options: Options = (),
     ):
         """**Arguments:**
 
         - `state`: whose `clients` are the state of one.
         - `example`: the shapes of one.
+        - `options`: what else to tell the compiler.
         """
         self._alive = (algorithm, state)  # A trace holds functions weakly.
-        self._executor = Executor(ordered=True)
+        self._executor, self._options = Executor(ordered=True), options
         self._capacity = ladder(num_slots)
         slots = jtu.tree_map(
             lambda x: jnp.zeros((1, num_slots, *x.shape), x.dtype), state.clients
@@ -78,7 +80,6 @@ class Elsewhere:
         before = dataclasses.replace(state, clients=slots)
         cohort = without_examples(example, num_slots, algorithm.batching.batch_size)
         given = (algorithm, before, cohort, key)
-        options = ()
         try:
             self._trace = recorded(*given, self._executor, self._capacity, options)
         except CannotCut as error:
@@ -250,7 +251,7 @@ class Elsewhere:
             given[place] = jnp.broadcast_to(x, (1, cohort.num_slots, *x.shape))
         work, _, slots = plan.call.what.strong().build(given)
         call = (work, cohort, slots, self._executor)
-        said, new = side_by_side(clients_of_device, (), [call])[0]
+        said, new = side_by_side(clients_of_device, self._options, [call])[0]
         said = dict(zip(plan.up, jtu.tree_leaves(said), strict=True))
         return {n: x[0, 0] for n, x in said.items()}, [
             x[0, 0] for x in jtu.tree_leaves(new)

@@ -19,6 +19,8 @@ from .._evaluate.over_rows import traced_metrics
 from .._roles import Roles
 from .._round import State
 from .._round.elsewhere import Elsewhere
+from .._round.travels import without_examples
+from .._stepper.compile import compiler_options
 from .._store import store_of
 from .._tree import kind_of, leaves_by_path
 from .._types import Example, Measure, Model
@@ -57,7 +59,18 @@ def cut(
     """The step, cut at its passes."""
     # No number of the key is looked at.
     key, example = jr.key(0, impl=key_impl), example_of(columns)
-    return Elsewhere(algorithm, state, example, num_slots=num_slots, key=key)
+    options, model = {}, algorithm.model(state)
+    if model is not None:  # As a loop over simulated rounds compiles them.
+        cohort = without_examples(example, num_slots, algorithm.batching.batch_size)
+        options = compiler_options(algorithm.loss, model, cohort, lambda: None)
+    return Elsewhere(
+        algorithm,
+        state,
+        example,
+        num_slots=num_slots,
+        key=key,
+        options=tuple(sorted(options.items())),
+    )
 
 
 def example_of(columns: Columns) -> Example:

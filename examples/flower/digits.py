@@ -35,7 +35,7 @@ def test_data(node):
 
 model = eqx.nn.MLP(64, 10, 32, 1, key=jr.key(0))
 algorithm = eqf.Scaffold(
-    loss, optax.sgd(0.1), eqf.data.Epochs(1, batch_size=16), server_optim=optax.sgd(1.0)
+    loss, optax.sgd(0.1), eqf.data.Epochs(5, batch_size=16), server_optim=optax.sgd(1.0)
 )
 
 
@@ -55,7 +55,7 @@ def make_server(config):
         key=jr.key(1),
         evaluate_every=1,
         checkpointer=eqf.Checkpointer(checkpoints, every=1) if checkpoints else None,
-        logger=eqf.Table(),
+        logger=eqf.Table(every=1),
         on_end=on_end,
     )
 
