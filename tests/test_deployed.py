@@ -298,6 +298,23 @@ def test_two_nodes_are_one_client():
         server_of(algorithm, roles, eqf.data.AllClients(), 1).run(there)
 
 
+def test_a_node_that_says_nothing_of_itself():
+    algorithm, roles = made("FedAvg")
+    there = engine(algorithm)
+    there.all[100].change = lambda request, reply: reply._replace(config={})
+    sampler = eqf.data.AllClients()
+    with pytest.warns(UserWarning, match="did not say who it is"):
+        _, history = server_of(algorithm, roles, sampler, 1, min_clients=4).run(there)
+    assert history[0]["dropped"] == 1
+
+
+def test_old_states_are_forgotten():
+    algorithm, roles = made("Scaffold-2")
+    there = engine(algorithm)
+    server_of(algorithm, roles, eqf.data.AllClients(), 4).run(there)
+    assert set(there.all[100].memory.names()) == {"round-2", "round-3"}
+
+
 def test_a_node_is_started_anew():
     # It has another id; the old one is still on the engine's list.
     algorithm, roles = made("FedAvg")

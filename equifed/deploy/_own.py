@@ -75,6 +75,7 @@ def cohort_of(
         seed=config["seed"],
         round=config["round"],
         num_devices=1,
+        num_clients=None,
         max_slots=1,
         whose=lambda _: f"client {number}",
     )

@@ -4,6 +4,7 @@ is asked who it is, and how many examples it has, before it takes part.
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .._warn import warn
@@ -18,9 +19,6 @@ class Member(NamedTuple):
 
     node: int
     num_examples: int
-    columns: Columns
-    model: str
-    passes: str
 
 
 class Roster:
@@ -30,14 +28,17 @@ class Roster:
         self,
         transport: AbstractTransport,
         config: dict[str, Any],
-        digits: str,
+        model: str,
+        passes: Callable[[Columns], str],
     ):
         """**Arguments:**
 
         - `config`: what clients are asked with.
-        - `digits`: of the server's model.
+        - `model`: digits of the server's model.
+        - `passes`: digits of its passes, for examples of such columns.
         """
-        self._transport, self._config, self._digits = transport, config, digits
+        self._transport, self._config = transport, config
+        self._model, self._passes_for = model, passes
         self.members: dict[int, Member] = {}
         self._refused: dict[int, str] = {}
         self._columns: Columns | None = None
@@ -81,7 +82,10 @@ class Roster:
         known = {m.node for m in self.members.values()} | set(self._refused)
         new = [node for node in nodes if node not in known]
         for reply in self._query(new):
-            reason = self._admit(reply, strict=strict)
+            try:
+                reason = self._admit(reply, strict=strict)
+            except (KeyError, TypeError, json.JSONDecodeError) as error:
+                reason = f"It did not say who it is: {error!r}."
             if reason is not None:
                 self._refused[reply.node] = reason
                 warn(f"A node was refused. {reason}")
@@ -93,18 +97,21 @@ class Roster:
         replies = self._transport.exchange(requests)
         return sorted(replies, key=lambda reply: nodes.index(reply.node))
 
+    def _answers(self, node: int) -> bool:
+        return any(reply.error is None for reply in self._query([node]))
+
     def _admit(self, reply: Reply, *, strict: bool) -> str | None:
         """Why a node may not take part; `None` if it may."""
         if reply.error is not None:
             return f"It answered with an error: {reply.error}"
         about = reply.config
         number, columns = about["client"], json.loads(about["columns"])
-        if about["model"] != self._digits:
+        if about["model"] != self._model:
             return (
                 f"Client {number} has another model, or version of it, than the server."
             )
         if self._columns is None:
-            self._columns, self.passes = columns, about["passes"]
+            self._columns, self.passes = columns, self._passes_for(columns)
         if columns != self.columns:
             return (
                 f"Client {number} has examples of the columns {_said(columns)}, but "
@@ -112,19 +119,17 @@ class Roster:
             )
         if about["passes"] != self.passes:
             return (
-                f"Client {number} has another algorithm, or version of it, than others."
+                f"Client {number} has another algorithm, or version of it, than the "
+                "server."
             )
         before = self.members.get(number)
-        if before is not None:
+        # Is it the same, started anew, of whom the engine has not heard yet?
+        if before is not None and self._answers(before.node):
             two = f"Two nodes are client {number}: give each its own `partition-id`."
             if strict:
                 raise ValueError(two)
-            # Is it the same, started anew, of whom the engine has not heard yet?
-            if any(x.error is None for x in self._query([before.node])):
-                return two
-        self.members[number] = Member(
-            reply.node, about["examples"], columns, about["model"], about["passes"]
-        )
+            return two
+        self.members[number] = Member(reply.node, about["examples"])
         return None
 
     @property

@@ -42,7 +42,7 @@ class Rounds:
         self._roster, self._parts = roster, parts
         self.state, self._initial = dataclasses.replace(state, clients=None), state
         nobody = np.full((server.num_clients,), -1, np.int32)
-        self._since, self._oldest = nobody, nobody.copy()
+        self._since = self._oldest = nobody
         self._history: list[Row] = []
 
     def all(self) -> list[Row]:
@@ -70,7 +70,9 @@ class Rounds:
             ):
                 saved, history = self._saved(), self._history
                 checkpointer.save(round + 1, saved, history, fingerprint=fingerprint)
-                self._oldest = self._since.copy()
+                self._oldest = self._since
+            if checkpointer is None:
+                self._oldest = self._since  # Nobody goes back.
         return self._history
 
     def _saved(self) -> State:
@@ -84,8 +86,7 @@ class Rounds:
             return
         _, state, self._history = found
         if self._parts.keeps:
-            self._since = np.array(state.clients)
-            self._oldest = self._since.copy()
+            self._since = self._oldest = np.array(state.clients)
         self.state = dataclasses.replace(state, clients=None)
 
     def _one(self, round: int) -> Row:
@@ -155,12 +156,14 @@ class Rounds:
         replies = {x.node: x for x in self._transport.exchange(requests)}
         for request in requests:  # In the order of the clients.
             reply = replies.get(request.node)
-            if reply is None or reply.error is not None:
+            if reply is None:
                 continue
             try:
-                sums = arrays_of(reply.metrics, leaves, "An evaluation")
+                if reply.error is not None:
+                    raise WrongReply(reply.error)
+                sums = arrays_of(reply.metrics, leaves, "Its reply")
             except WrongReply as error:
-                warn(str(error))
+                warn(f"A client has not evaluated the model. {error}")
                 continue
             total = (
                 sums if total is None else {n: total[n] + x for n, x in sums.items()}

@@ -13,10 +13,12 @@ from .._history import Row
 from .._logger import AbstractLogger, NoLogger
 from .._roles import Roles
 from .._round import State
+from .._round.elsewhere import Elsewhere
 from .._types import Measure, Model
 from ..data import AbstractSampler
 from ._plan import (
     begun,
+    Columns,
     cut,
     digits_of_model,
     digits_of_passes,
@@ -115,16 +117,17 @@ class Server:
             roles=self._roles,
             key=self._key,
         )
-        roster = Roster(transport, self._config, digits_of_model(state))
+        found: list[Elsewhere] = []
+
+        def passes(columns: Columns) -> str:
+            slots, keys = self._config["slots"], self._config["keys"]
+            found.append(cut(self.algorithm, state, columns, slots, keys))
+            return digits_of_passes(found[0])
+
+        model = digits_of_model(state)
+        roster = Roster(transport, self._config, model, passes)
         roster.wait(self._least, self._patience)
-        slots, keys = self._config["slots"], self._config["keys"]
-        parts = cut(self.algorithm, state, roster.columns, slots, keys)
-        if digits_of_passes(parts) != roster.passes:
-            raise ValueError(
-                "The clients have another algorithm, or version of it, than the "
-                "server. Give both the same."
-            )
-        run = Rounds(self, transport, roster, parts, state)
+        run = Rounds(self, transport, roster, found[0], state)
         with self._logger:
             history = run.all()
         if self._on_end is not None:
