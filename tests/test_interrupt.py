@@ -399,13 +399,13 @@ def test_interrupted_while_compiling(models, monkeypatch):
 
 def test_interrupted_while_ordered_rounds_compile(monkeypatch):
     # They compile within the first call, and Ctrl-C waits for the end of that.
-    clients = apart._clients
+    clients = apart.clients_of_device
 
     def interrupting(*args):
         signal.raise_signal(signal.SIGINT)  # Once, as it is traced.
         return clients(*args)
 
-    monkeypatch.setattr(apart, "_clients", interrupting)
+    monkeypatch.setattr(apart, "clients_of_device", interrupting)
     with pytest.raises(KeyboardInterrupt) as caught:
         train(executor=eqf.Executor(ordered=True))
     error: Any = caught.value
