@@ -28,7 +28,8 @@ class AsynchronousClock(AbstractClock):
     concurrency). One that is done puts its message into the buffer. When that is full
     it is a round, and the server has a new version. A place that has become free is
     given to a client that is there, is not under way, and is not in the buffer, as the
-    sampler draws it; it is sent the newest version. A client that drops out, or goes
+    sampler draws it (any, where it would draw all of them); it is sent the newest
+    version. A client that drops out, or goes
     away before it is done, is lost, and its place is free at that moment. Clients that
     take no step are not sent out.
 

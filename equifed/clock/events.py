@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..data import ClockedRound, Population
+from ..data._random import generator, permutation, PLACE
 from .availability import AlwaysAvailable
 from .system import SystemModel
 from .tries import tries
@@ -175,13 +176,17 @@ class Events:
         self, there: Bool[np.ndarray, " population"]
     ) -> Int[np.ndarray, " clients"]:
         """As many of them as there are places, or fewer; at least one."""
+        population, number = self._population, int(there.sum())
         for _ in range(_IN_VAIN):
-            clients = self._population.drawn(self._drawn, there=there)
+            clients = population.drawn(self._drawn, there=there)
+            if len(clients) == number:  # All are drawn, in no random order.
+                rng = generator(population.sampler.seed, PLACE, self._drawn)
+                clients = clients[permutation(rng, number)]
             self._drawn += 1
             if len(clients) > 0:
                 return clients[: self._vacant]
         raise ValueError(
-            f"In {_IN_VAIN:,} draws the sampler drew none of the {there.sum()} clients "
+            f"In {_IN_VAIN:,} draws the sampler drew none of the {number} clients "
             "that were there and not busy. Take `UniformSampler(concurrency)`, say."
         )
 

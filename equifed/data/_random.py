@@ -25,6 +25,7 @@ PARTITION = 3
 SPLIT = 4
 STREAM = 5
 POOL = 6
+PLACE = 7
 CLOCK = 64  # and the next few: one for each quantity of a `clock.SystemModel`
 
 
