@@ -1,7 +1,9 @@
 """Privacy: what a mechanism adds, what a plan accounts for, and what it refuses."""
 
 import dataclasses
+import importlib
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -101,6 +103,22 @@ def test_the_first_paper_s_figure_is_an_upper_bound():
         sampler, mech, num_clients=1000, num_rounds=10_000, delta=1e-5
     )
     assert 0.9 < made.epsilon() < 1.26
+
+
+@pytest.mark.parametrize(
+    ("sampler", "noise", "delta"),
+    (
+        (eqf.data.PoissonSampler(0.2), 0.5, 0.15594),
+        (eqf.data.AllClients(), math.sqrt(3), 0.126936),
+    ),
+    ids=("poisson", "all"),
+)
+def test_the_library_s_published_figures(sampler, noise, delta):
+    # dp-accounting, pld_privacy_accountant_test.py: three rounds have an epsilon of 1.
+    expected = sampler.participation(10).expected
+    mech = mechanism(noise=noise, expected=expected)
+    made = eqp.PrivacyPlan(sampler, mech, num_clients=10, num_rounds=3, delta=delta)
+    np.testing.assert_allclose(made.epsilon(), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("rounds", (1, 5, 16))
@@ -271,6 +289,19 @@ def test_a_round_of_nobody_gets_its_noise():
 
 
 @pytest.mark.filterwarnings("ignore:No client took part")
+def test_rounds_of_nobody_are_noise_and_steps_of_the_server():
+    mech, nobody = mechanism(noise=1.0), eqf.data.PoissonSampler(1e-9, seed=3)
+    solution = trained(mech, nobody)
+    assert [row["clients"] for row in solution.history] == [0] * ROUNDS
+    assert solution.state.round == ROUNDS
+    change = jtu.tree_map(lambda x, y: x - y, solution.model, testing.Linear())
+    size = sum(x.size for x in jtu.tree_leaves(change))
+    # A sum of six draws of standard deviation 1 * 0.5 / 4 in each number.
+    likely = 0.125 * math.sqrt(ROUNDS * size)
+    assert 0.2 * likely < optax.tree.norm(change) < 3 * likely
+
+
+@pytest.mark.filterwarnings("ignore:No client took part")
 def test_without_clipping_and_noise_it_is_a_mean_of_fixed_denominator():
     sampler = eqf.data.PoissonSampler(0.3, seed=1)
     plain = trained(eqf.FixedDenominatorMean(2.4), sampler)
@@ -303,6 +334,42 @@ def test_the_same_noise_on_any_number_of_devices(devices):
     one = trained(made.mechanism, made.sampler, executor=executor)
     many = trained(made.mechanism, made.sampler, executor=executor, mesh=mesh)
     same(one.model, many.model)
+
+
+def others():
+    size = sum(x.size for x in jtu.tree_leaves(testing.Linear()))
+    kwargs: Any = {"noise_multiplier": 1.0, "expected_clients": 8.0}
+    return {
+        "adaptive": eqp.PrivateMean(
+            eqp.AdaptiveClip(0.5, indicator_stddev=2.0), **kwargs
+        ),
+        "gaussian": eqp.LocalGaussian(0.5, **kwargs),
+        "laplace": eqp.LocalLaplace(0.5, **kwargs),
+        "discrete": eqp.DistributedDiscreteGaussian(
+            0.5, step=0.01, num_params=size, **kwargs
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ("adaptive", "gaussian", "laplace", "discrete"))
+def test_other_mechanisms_on_several_devices_and_after_a_resume(name, tmp_path):
+    mech, everyone = others()[name], eqf.data.AllClients()
+    executor = eqf.Executor(ordered=True)
+    one = trained(mech, everyone, executor=executor, num_rounds=4)
+
+    def on(devices, rounds):
+        mesh = jax.make_mesh(
+            (devices,),
+            ("clients",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:devices],
+        )
+        saves = eqf.Checkpointer(tmp_path, every=1)
+        kwargs = {"executor": executor, "num_rounds": rounds, "checkpointer": saves}
+        return trained(mech, everyone, mesh=mesh, **kwargs)
+
+    on(2, 2)
+    same(one.model, on(4, 4).model)
 
 
 # The plan in a training.
@@ -438,7 +505,10 @@ class _Own(eqf.AbstractOnePass):
             "who": clients.present.sum().astype(jnp.float32),
             "round": state.round.astype(jnp.float32),
             "loop": jnp.ones(()),
+            "rejects": metrics["clients"].compute(),
         }[self.more]
+        if self.more == "rejects":
+            return state, metrics, accept & (by > 2)
         params = jtu.tree_map(lambda x: x + by.astype(x.dtype), state.params)
         return dataclasses.replace(state, params=params), metrics, accept
 
@@ -450,6 +520,7 @@ class _Own(eqf.AbstractOnePass):
         ("metric in a program", "the number of messages"),
         ("who", "which clients take part"),
         ("loop", "makes 2 passes"),
+        ("rejects", "the number of messages"),
         ("round", None),
     ),
 )
@@ -464,3 +535,16 @@ def test_an_algorithm_of_one_s_own_is_held_to_it(more, words):
     else:
         with pytest.raises(ValueError, match=words):
             made.check(own, state, loader, num_rounds=1)
+
+
+@pytest.mark.parametrize("package", ("dp-accounting", "jax-privacy"))
+def test_a_missing_package_is_named_with_its_extra(package, monkeypatch):
+    made = plan()
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    words = rf"the package `{package}`.*pip install 'equifed\[privacy\]'"
+    with pytest.raises(ImportError, match=words):
+        made.epsilon() if package == "dp-accounting" else eqp.BandedNoise(5, 23)

@@ -2,6 +2,7 @@
 
 import math
 
+import datasets
 import numpy as np
 
 import equifed as eqf
@@ -52,6 +53,16 @@ def swept(made, privacy):
         keys=[KEY],
         privacy=privacy,
     )
+
+
+def of_stream(made):
+    """A training on a stream, of which nobody knows how many clients it has."""
+    rows = datasets.Dataset.from_dict({"who": [0, 1], "x": [[0.0] * 3] * 2})
+    stream = eqf.data.ClientStream(rows.to_iterable_dataset(), by="who")
+    loader = eqf.data.StreamLoader(stream, 2, BATCHING)
+    algorithm = eqf.FedAvg(LOSS, SGD, BATCHING, aggregator=made.mechanism)
+    state = algorithm.init(testing.Linear(), num_clients=COUNT)
+    return made.check(algorithm, state, loader, num_rounds=1)
 
 
 def promised(**kwargs):
@@ -469,6 +480,18 @@ TABLE["privacy.PrivacyPlan"] = {
         lambda: trained(plan(), count=9),
         ValueError,
         "The plan is for 8 clients, but the loader has 9",
+    ),
+    "a stream": (
+        lambda: of_stream(plan()),
+        ValueError,
+        ("a loader of a stream", "Use a `Loader` of a `FederatedDataset`"),
+    ),
+    "who takes part least": (
+        lambda: plan(
+            eqf.data.LeastOftenSampler(4, lambda round, clients: clients >= 0)
+        ),
+        ValueError,
+        "Nothing is known of how `LeastOftenSampler` hides who takes part",
     ),
     "more rounds": (
         lambda: trained(plan(), num_rounds=6),
