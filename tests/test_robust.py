@@ -15,6 +15,7 @@ from hypothesis import given, settings, strategies as st
 import equifed as eqf
 import equifed.robust as eqr
 from equifed import testing
+from equifed._aggregator import columns
 from equifed.robust import distances
 from equifed.robust.base import gathered
 
@@ -291,9 +292,9 @@ def stacked(x):
     return jax.vmap(one)(x)
 
 
-@pytest.mark.parametrize("piece", (distances.PIECE, 4))
+@pytest.mark.parametrize("piece", (columns.PIECE, 4))
 def test_distances_in_pieces(piece, monkeypatch):
-    monkeypatch.setattr(distances, "PIECE", piece)
+    monkeypatch.setattr(columns, "PIECE", piece)
     # A common offset, and one that is far away: neither costs the others a digit.
     x = messages(6, size=13)
     x[5] += 1e6
@@ -311,6 +312,8 @@ def test_distances_in_pieces(piece, monkeypatch):
 @pytest.mark.parametrize(
     ("rule", "most"),
     (
+        (eqf.Median(), 0.2),
+        (eqf.TrimmedMean(0.2), 0.2),
         (eqr.Krum(2), 0.2),
         (eqr.Bulyan(2), 0.2),
         (eqr.GeometricMedian(3), 0.2),
@@ -340,13 +343,15 @@ def test_there_is_no_second_copy_of_the_messages(rule, most):
 
 
 def test_rules_in_pieces(monkeypatch):
-    monkeypatch.setattr(distances, "PIECE", 3)
+    monkeypatch.setattr(columns, "PIECE", 3)
     x = messages(9, size=11)
     eqx.clear_caches()
     for rule, expected in (
         (eqr.Bulyan(1), bulyan(x, 1)),
         (eqr.Krum(2), krum(x, 2)),
         (eqr.GeometricMedian(2), weiszfeld(x, np.ones(9), 2)),
+        (eqf.Median(), np.median(x, 0)),
+        (eqf.TrimmedMean(0.25), np.sort(x, 0)[2:-2].mean(0)),
     ):
         np.testing.assert_allclose(aggregate(rule, x)[3], expected, rtol=1e-4)
 

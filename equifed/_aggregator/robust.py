@@ -1,7 +1,8 @@
 """Means that a minority of arbitrary messages cannot carry away.
 
 Both work coordinate by coordinate (Yin et al., 2018, arXiv 1803.01498), count every
-client once whatever its number of examples, and need all messages at once.
+client once whatever its number of examples, and need all messages at once, of which
+they sort some columns after others.
 """
 
 import equinox as eqx
@@ -12,9 +13,10 @@ from jaxtyping import Array, Float, PyTree
 from .._check import number
 from .._metrics import masked_sum
 from .._share import floor_share
-from .._tree import rowwise, tree_divide, tree_wide
+from .._tree import rowwise, tree_divide
 from .._wire import Aggregate
 from .base import AbstractAggregator, Gathered
+from .columns import by_columns
 
 
 def _uniform(gathered: Gathered, payload: PyTree) -> Aggregate:
@@ -49,12 +51,13 @@ class Median(AbstractAggregator):
         count = jnp.maximum(encoded.count, 1)
 
         def median(x):
-            x = _sorted(tree_wide(x), encoded.present)
+            x = _sorted(x, encoded.present)
             middle = x[(count - 1) // 2] + x[count // 2]
             half = jnp.asarray(0.5, x.dtype)
             return jnp.where(encoded.count > 0, middle * half, jnp.zeros_like(middle))
 
-        payload = jtu.tree_map(median, encoded.message.payload)
+        payload = encoded.message.payload
+        payload = jtu.tree_map(lambda x: by_columns(median, x), payload)
         return _uniform(encoded, payload), state, {}
 
 
@@ -89,10 +92,11 @@ class TrimmedMean(AbstractAggregator):
             place = jnp.arange(x.shape[0])
             keep = (place >= cut) & (place < count - cut)
             keep = rowwise(keep, x)
-            x = _sorted(tree_wide(x), encoded.present)
+            x = _sorted(x, encoded.present)
             total = jnp.where(keep, x, jnp.zeros_like(x)).sum(0)
             mean = tree_divide(total, (count - 2 * cut).astype(x.dtype))
             return jnp.where(jnp.isnan(self.trim), jnp.full_like(mean, jnp.nan), mean)
 
-        payload = jtu.tree_map(mean, encoded.message.payload)
+        payload = encoded.message.payload
+        payload = jtu.tree_map(lambda x: by_columns(mean, x), payload)
         return _uniform(encoded, payload), state, {}

@@ -13,10 +13,10 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .._aggregator.base import Gathered
+from .._aggregator.columns import by_columns
 from .._metrics import AbstractMetric, Sum
 from .._tree import rowwise, safe_divide, tree_isfinite, tree_norm
 from .._wire import Aggregate, check_additive, Message
-from .distances import by_columns
 
 
 def gathered(message: Message, aggregator: Any) -> Gathered:

@@ -7,9 +7,10 @@ from jaxtyping import Array, Bool
 
 from .._aggregator import AbstractAggregator
 from .._aggregator.base import Gathered
+from .._aggregator.columns import by_columns
 from .._check import check_count
 from .base import answer, check_capacity, gathered, weighted
-from .distances import by_columns, pairwise_squares
+from .distances import pairwise_squares
 from .krum import krum_scores
 
 

@@ -7,10 +7,11 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float
 
 from .._aggregator import AbstractAggregator
+from .._aggregator.columns import by_columns
 from .._check import check_count, number
 from .._tree import rowwise, tree_cast_like, tree_wide, tree_zeros_like
 from .base import answer, gathered, weighted
-from .distances import by_columns, distances_to
+from .distances import distances_to
 
 
 class CentredClipping(AbstractAggregator):

@@ -15,10 +15,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Float, PyTree
 
 from .._aggregator.base import Gathered
-from .._tree import tree_wide
-
-
-PIECE = 2**14  # columns: of 64 messages in float32, 4 MiB
+from .._aggregator.columns import in_pieces, piece, rest
 
 
 def pairwise_squares(messages: Gathered) -> Float[Array, "messages messages"]:
@@ -50,26 +47,15 @@ def distances_to(
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total)))
 
 
-def by_columns(function: Callable, x: Array, *others: Array) -> Array:
-    """What becomes of each column, of a function of pieces `[messages, columns]`, which
-    is given one after another; with those of others that are like one message."""
-    rows, full = _rows(x, *others)
-    out = function(*_rest(rows, full))
-    if full:
-        most = jax.lax.map(lambda i: function(*_piece(rows, i)), jnp.arange(full))
-        out = jnp.concatenate([most.reshape(-1), out])
-    return out.reshape(x.shape[1:])
-
-
 def _summed(function: Callable, payload: PyTree, *others: PyTree) -> Array:
     """The sum over all columns of a function of pieces."""
 
     def leaf(x, *more):
-        rows, full = _rows(x, *more)
-        total = function(*_rest(rows, full))
+        rows, full = in_pieces(x, *more)
+        total = function(*rest(rows, full))
 
         def add(i, total):
-            return total + function(*_piece(rows, i))
+            return total + function(*piece(rows, i))
 
         return jax.lax.fori_loop(0, full, add, total) if full else total
 
@@ -78,18 +64,3 @@ def _summed(function: Callable, payload: PyTree, *others: PyTree) -> Array:
     for part in parts:
         total = total + part.astype(total.dtype)
     return total
-
-
-def _rows(x: Array, *others: Array) -> tuple[list[Array], int]:
-    """All as rows of as many columns, and the number of whole pieces."""
-    rows = [x.reshape(x.shape[0], -1), *(y.reshape(1, -1) for y in others)]
-    return rows, rows[0].shape[1] // PIECE
-
-
-def _rest(rows: list[Array], full: int) -> list[Array]:
-    return [tree_wide(row[:, full * PIECE :]) for row in rows]
-
-
-def _piece(rows: list[Array], i: Array) -> list[Array]:
-    take = jax.lax.dynamic_slice_in_dim
-    return [tree_wide(take(row, i * PIECE, PIECE, axis=1)) for row in rows]
