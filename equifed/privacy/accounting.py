@@ -108,9 +108,10 @@ def check_known(sampler: Any, participation: Participation | None) -> Participat
     if participation is None:
         raise ValueError(
             f"Nothing is known of how `{type(sampler).__name__}` hides who takes part: "
-            "weights make some clients likelier than others, and those less private. "
-            "Sample with `PoissonSampler`, `UniformSampler`, `ShuffledSampler` or "
-            "`AllClients`, or say it in your sampler's `participation`."
+            "weights make some clients likelier than others, and those less private, "
+            "and who is chosen by anything but a draw is not hidden. Sample with "
+            "`PoissonSampler`, `UniformSampler`, `ShuffledSampler` or `AllClients`, or "
+            "say it in your sampler's `participation`."
         )
     return participation
 

@@ -491,7 +491,10 @@ TABLE["privacy.PrivacyPlan"] = {
             eqf.data.LeastOftenSampler(4, lambda round, clients: clients >= 0)
         ),
         ValueError,
-        "Nothing is known of how `LeastOftenSampler` hides who takes part",
+        (
+            "Nothing is known of how `LeastOftenSampler` hides who takes part",
+            "who is chosen by anything but a draw is not hidden",
+        ),
     ),
     "more rounds": (
         lambda: trained(plan(), num_rounds=6),
