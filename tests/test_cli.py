@@ -10,6 +10,7 @@ import types
 import equinox as eqx
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 import equifed as eqf
@@ -329,6 +330,39 @@ def test_each_client_is_evaluated_on_its_own_model(name, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_clients_are_tuned_before_they_are_evaluated(tmp_path):
+    words = [*SHORT, "--algorithm", "fedavg", *SGD, "--fine-tune", "2"]
+    assert main(["run", *words, "--output", str(tmp_path / "run")]) == 0
+    last = rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    settings, _ = settings_of(words)
+    task, algorithm, batching = (
+        settings.of_task,
+        settings.build(),
+        settings.batching.build(),
+    )
+    train, evaluation = task.load()
+    loader = eqf.data.Loader(train, eqf.data.UniformSampler(2, seed=0), batching)
+    solution = eqf.train(
+        *(algorithm, task.model(jr.key(0)), loader), num_rounds=2, key=jr.key(0)
+    )
+    rate = settings.numbers["client_optim"].learning_rate
+    epochs = eqf.data.Epochs(2, batch_size=batching.batch_size)
+    tune = eqf.FineTune(task.loss, optax.sgd(rate), epochs)
+    few, rest = evaluation["unseen"].split_examples(0.5, seed=0)
+    for name, test, support in (
+        ("test", evaluation["test"], None),
+        ("unseen", rest, few),
+    ):
+        found = eqf.evaluate_personal(
+            *(algorithm, solution.state, test, task.metrics),
+            clients=train,
+            fine_tune=tune,
+            support=support,
+        )
+        mean = found.mean("loss")
+        assert last[f"{name}/loss/clients"] == pytest.approx(mean, rel=1e-5)
+
+
 def test_figures_of_others_are_beside_ours(tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
@@ -457,6 +491,15 @@ REFUSED = {
         "--task digits-dense --algorithm scaffold --client-optim.learning-rate 1 "
         "--personal head",
         "`Scaffold` cannot keep personal leaves",
+    ),
+    "nothing to tune by": (
+        "--task digits-dense --algorithm mifa --learning-rate 1 --fine-tune 1",
+        "by the algorithm's `client_optim`, and 'mifa' has no `client_optim`",
+    ),
+    "nobody to tune": (
+        "--task digits-dense --algorithm ifca --client-optim.learning-rate 1 "
+        "--num-clusters 2 --fine-tune 1",
+        "'ifca' has a model for each cluster",
     ),
     "no normalisation to keep": (
         "--task digits-dense --algorithm fedbn --client-optim.learning-rate 1",

@@ -199,6 +199,25 @@ def test_fine_tuning_who_was_not_trained_with_and_only_a_part():
     np.testing.assert_allclose(found.values["loss"], wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ("FedPer", "LocalOnly", "FedAvg"))
+def test_fine_tuning_on_several_devices(name):
+    """With a client who is not tuned, and one who was not trained with."""
+    algorithm, state = trained(name)
+    tune = eqf.FineTune(testing.noisy_loss, SGD, BATCHING)
+    options: dict[str, Any] = {
+        "clients": TRAIN,
+        "fine_tune": tune,
+        "support": of([*NAMES[1:], "new"]),
+    }
+    test = of([NAMES[3], "new", NAMES[1], NAMES[4]])
+    one = eqf.evaluate_personal(algorithm, state, test, loss, **options)
+    mesh = jax.make_mesh((2,), ("clients",))
+    two = eqf.evaluate_personal(algorithm, state, test, loss, mesh=mesh, **options)
+    np.testing.assert_allclose(two.values["loss"], one.values["loss"], rtol=1e-6)
+    assert np.isfinite(one.values["loss"]).all()
+    assert two.unseen == one.unseen == ("new",)
+
+
 def test_fine_tuning_that_diverges_is_told():
     algorithm, state = trained("FedAvg")
     tune = eqf.FineTune(loss, optax.sgd(1e30), BATCHING)

@@ -509,6 +509,8 @@ def test_a_dot_for_each_client():
     np.testing.assert_allclose(seen.get_offsets(), [[0.2, 0.3], [0.6, 0.5]])
     np.testing.assert_allclose(unseen.get_offsets(), [[0.4, 0.5]])
     assert unseen.get_facecolors().size == 0
-    assert [x.get_text() for x in ax.get_legend().get_texts()] == ["FedPer: 67% gain"]
+    assert [x.get_text() for x in ax.get_legend().get_texts()] == [
+        "FedPer: 67% gain, 1 without"
+    ]
     assert "FedAvg" in ax.get_xlabel()
     assert "FedPer" in ax.get_ylabel()

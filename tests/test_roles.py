@@ -5,6 +5,7 @@ frozen ones (no message, no memory, no gradient) by the shapes of states.
 """
 
 import functools
+import re
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import jax.tree_util as jtu
 import numpy as np
 import optax
 import pytest
+from jax.extend import core as jex
 
 import equifed as eqf
 from equifed import testing
@@ -206,6 +208,47 @@ def test_a_resumed_training_has_the_same_bits(tmp_path):
         train(3, tmp_path / "b", roles=None)
 
 
+# Others may send more than a change of the model, of which a part would mean nothing.
+KEEP = {
+    *("FedSGD", "FedAvg", "FedAvg-adam", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"),
+    *("FedProx", "FedSAM", "FedNTD", "FedLC", "FedDecorr", "FedSophia", "DiLoCo"),
+    *("PerFedAvg", "MOON", "FedPer", "LGFedAvg", "FedBN", "FedRep", "FedAlt"),
+    *("OverRounds", "Median", "wrappers", "robust", "Compress", "EF21"),
+}
+
+
+def test_every_algorithm_keeps_personal_leaves_or_says_that_it_cannot():
+    batching = eqf.data.Epochs(2, batch_size=4)
+    cohort = eqf.data.cohort(DATA, batching)
+    keep, refused = set(), {}
+    for name, make in ALGORITHMS.items():
+        algorithm = make(testing.noisy_loss, batching)
+        if "frozen" in algorithm.needs:
+            continue  # Nothing of this model would be left to send.
+
+        def one_round(algorithm, cohort, name=name):
+            state = algorithm.init(MODEL, num_clients=4, key=KEY, roles=PERSONAL)
+            own = algorithm.own_model(
+                state, jtu.tree_map(lambda x: x[0], state.clients)
+            )
+            if name not in KEEP:  # Its rounds may need more than this cohort.
+                return state, state, own
+            return state, algorithm.round(state, cohort, key=KEY)[0], own
+
+        try:
+            before, after, own = eqx.filter_eval_shape(one_round, algorithm, cohort)
+        except ValueError as error:
+            refused[name] = str(error)
+        else:
+            keep.add(name)
+            assert before.params.bias is None, name
+            assert own.bias.shape == (), name
+            assert eqx.tree_equal(before, after), name
+    assert keep >= KEEP
+    words = r"`\w+` cannot keep personal leaves: it"
+    assert all(re.match(words, said) for said in refused.values())
+
+
 class Backbone(eqx.Module):
     """A large layer that is not trained, and a head."""
 
@@ -223,6 +266,61 @@ def test_what_is_frozen_costs_nothing():
         carried = (state.params, state.server, state.clients)
         assert all(2000 > x.size for x in jtu.tree_leaves(carried))
         assert state.rest.large.shape == (50, 40)
+
+
+class Adapted(eqx.Module):
+    """A layer that is not trained, and a change of it of rank 1."""
+
+    large: jax.Array
+    down: jax.Array
+    up: jax.Array
+
+    def __call__(self, x):
+        return self.large @ x + self.up @ (self.down @ x)
+
+
+def made(jaxpr):
+    """What a program computes, apart from what its parts hand on."""
+    for eqn in jaxpr.eqns:
+        parts = list(jex.jaxprs_in_params(eqn.params))
+        for part in parts:
+            yield from made(part)
+        if not parts:
+            yield from (x.aval for x in eqn.outvars)
+
+
+@pytest.mark.parametrize("name", ("FedAdam", "Scaffold-2", "Mime", "Ditto", "FedPer"))
+def test_adapters_of_a_large_layer_cost_what_they_are(name):
+    """Of the large one there is no gradient, no state, no message and no copy, however
+    many clients are trained side by side: nothing of its shape is ever computed."""
+    model = Adapted(jnp.ones((50, 3)), jnp.ones((1, 3)), jnp.zeros((50, 1)))
+
+    def squares(m, example, key):
+        return (m(example["x"]).mean() - example["y"] + jr.normal(key)) ** 2
+
+    algorithm = ALGORITHMS[name](squares, BATCHING)
+    cohort = eqf.data.cohort(DATA, BATCHING)
+    executor = eqf.Executor(block_size=2)
+
+    def computed(**which):
+        state = algorithm.init(model, num_clients=4, roles=eqf.roles(model, **which))
+
+        def one_round(state):
+            return algorithm.round(state, cohort, key=KEY, executor=executor)
+
+        jaxpr, out, _ = eqx.filter_make_jaxpr(one_round)(state)
+        kept = jtu.tree_leaves((state.params, state.server, state.clients))
+        large = [
+            x.shape for x in (*made(jaxpr.jaxpr), *kept) if x.shape[-2:] == (50, 3)
+        ]
+        return large, out
+
+    adapters = {"shared": lambda m: m.down, "personal": lambda m: m.up}
+    if name != "FedPer":
+        adapters = {"shared": lambda m: (m.down, m.up)}
+    assert computed(**adapters)[0] == []
+    if name != "FedPer":
+        assert computed()[0]
 
 
 @pytest.mark.parametrize(

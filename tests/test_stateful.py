@@ -6,6 +6,7 @@ nothing but the examples that count.
 
 import dataclasses
 import functools
+import re
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,8 @@ import equifed as eqf
 from equifed import testing
 from equifed._client.gradient import BatchLoss
 from equifed._tree import split_params
+
+from .algorithms import ALGORITHMS
 
 
 class Net(eqx.Module):
@@ -478,6 +481,43 @@ def test_each_client_is_evaluated_with_its_own_statistics():
         tuned = tuned.values["loss"]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert (tuned != found)[[0, 1, 3]].all()
+
+
+# Others may forget it, and then say so.
+CARRY = {
+    *("FedAvg", "FedAvg-adam", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"),
+    *("FedProx", "Scaffold-1", "Scaffold-2", "FedNova", "FedDyn", "FedSAM", "FedExP"),
+    *("FedCM", "MoFedSAM", "FedVARP", "MIFA", "FedSpeed", "FedDC", "FedLESAM"),
+    *("FedSMOO", "FedPer", "LGFedAvg", "FedBN", "FedBABU", "QFedAvg", "OverRounds"),
+    *("Median", "wrappers", "robust", "Compress", "EF21"),
+}
+
+
+def test_every_algorithm_carries_the_state_or_says_that_it_does_not():
+    cohort = eqf.data.cohort(DATA, BATCHING)
+    carry, refused = set(), {}
+    for name, make in ALGORITHMS.items():
+        algorithm = make(STATEFUL, BATCHING)
+        needs: Any = {role: lambda pair: pair[0].dense for role in algorithm.needs}
+        roles = eqf.roles(PAIR, **needs)
+
+        def one_round(algorithm, cohort, roles=roles, name=name):
+            state = algorithm.init(PAIR, num_clients=4, key=KEY, roles=roles)
+            if name not in CARRY:  # Its rounds may need more than this cohort.
+                return state, state
+            return state, algorithm.round(state, cohort, key=KEY)[0]
+
+        try:
+            before, after = eqx.filter_eval_shape(one_round, algorithm, cohort)
+        except ValueError as error:
+            refused[name] = str(error)
+        else:
+            carry.add(name)
+            assert jtu.tree_leaves(after.statistics), name
+            assert eqx.tree_equal(before, after), name
+    assert carry >= CARRY
+    words = r"`\w+` does not carry the state of a `Stateful` loss"
+    assert all(re.match(words, said) for said in refused.values())
 
 
 class Forgets(eqf.LocalSGD):

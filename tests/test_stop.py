@@ -14,6 +14,9 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
+from equifed._evaluate.made import gives_own
+
+from .algorithms import ALGORITHMS
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -245,6 +248,57 @@ def test_a_model_that_diverges_leaves_the_best():
     assert got.best_round == 1 + int(np.nanargmin(losses[:-1]))
     assert len(got.history) > (got.best_round or 0)
     assert np.isfinite(np.asarray(got.model.weight)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Ditto", "best of the server's models, and 'own' measures the clients' own"),
+        ("FedRoD", "best of the server's models, and 'own' measures the clients' own"),
+        ("LocalOnly", "trains several has none that is the one"),
+        ("FedPer", "a part of it is each client's own"),
+    ],
+)
+def test_models_that_are_not_kept_do_not_stop_a_training(name, words):
+    algorithm, model = ALGORITHMS[name](testing.noisy_loss, BATCHING), testing.Linear()
+    loader = eqf.data.Loader(DATASET, eqf.data.UniformSampler(3), BATCHING)
+    with pytest.raises(ValueError, match=words):
+        eqf.train(
+            *(algorithm, model, loader),
+            num_rounds=3,
+            key=jr.key(0),
+            evaluation={"own": eqf.Personal(DATASET)},
+            roles=eqf.roles(model, personal=lambda m: m.bias)
+            if algorithm.needs
+            else None,
+            stop=eqf.Target("own/loss", 0.0, mode="min"),
+        )
+
+
+def test_whose_model_is_the_servers():
+    """Of all whose clients keep something."""
+    own = set()
+    for name, make in ALGORITHMS.items():
+        algorithm = make(testing.noisy_loss, eqf.data.Epochs(2, batch_size=4))
+        if algorithm.needs or isinstance(algorithm, eqf.IFCA | eqf.HypCluster):
+            continue
+
+        def other(algorithm):
+            state = algorithm.init(testing.Linear(), num_clients=3, key=jr.key(0))
+            return gives_own(algorithm, state)
+
+        if eqx.filter_eval_shape(other, algorithm):
+            own.add(name)
+    assert own >= {
+        "Ditto",
+        "APFL",
+        "PFedMe",
+        "LocalOnly",
+        "FedALA",
+        "FedRoD",
+        "FedProto",
+    }
+    assert not own & {"FedAvg", "Scaffold-2", "Mime", "DiLoCo", "MOON", "PerFedAvg"}
 
 
 def test_a_metric_that_there_is_not():

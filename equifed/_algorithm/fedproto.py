@@ -156,8 +156,16 @@ class FedProto(AbstractAlgorithm):
     taken on a batch: here it is as in its authors' program, for which $\lambda = 1$ is.
     And its formula for the server's mean, by numbers of examples, divides by the number
     of clients once more, which would bring prototypes nearer to 0 the more clients
-    there are: here it does not. Clients have models of one architecture here, though
-    the method would not need that.
+    there are: here it does not.
+
+    Clients may have models of unlike architecture, whose representations have the same
+    length: let the model hold one of each, and take by a column of the examples that
+    says which is the client's. The others stay as they are, but each client keeps them,
+    and in a block of several clients all of them are computed:
+
+        def __call__(self, x, kind):
+            kinds = [lambda x: self.small(x), lambda x: self.large(x)]
+            return jax.lax.switch(kind, kinds, x)
 
     `algorithm.own_model(state, kept)` is the client's model. There is no one model that
     is trained: `algorithm.model(state)` is `None`. `state.server` has the prototypes,

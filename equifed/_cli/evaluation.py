@@ -2,16 +2,15 @@
 that of several which suits the examples that a client trains on."""
 
 from collections.abc import Mapping
-from operator import itemgetter
 from typing import Literal
 
 import equinox as eqx
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
 
 from .._algorithm import AbstractAlgorithm
-from .._evaluate import evaluate, evaluate_own
+from .._evaluate import evaluate, evaluate_own, FineTune, Personal
+from .._evaluate.made import gives_own, newcomer
 from .._roles import Roles
 from .._training import Solution
 from .._types import Measure, Model
@@ -25,14 +24,23 @@ def whose(
 
     def used() -> str:
         state = algorithm.init(model, num_clients=1, key=jr.key(0), roles=roles)
-        kept = jtu.tree_map(itemgetter(0), state.clients)
-        own = jtu.tree_leaves(algorithm.own_model(state, kept))
-        ids = {id(x) for x in jtu.tree_leaves((state.params, state.others))}
-        if not own:
+        if algorithm.own_model(state, newcomer(algorithm, state)) is None:
             return "cluster"
-        return "all" if all(id(x) in ids for x in own if eqx.is_array(x)) else "own"
+        return "own" if gives_own(algorithm, state) else "all"
 
     return eqx.filter_eval_shape(used)
+
+
+def own_of(
+    dataset: FederatedDataset, trained: FederatedDataset, tune: FineTune | None
+) -> Personal:
+    """The evaluation of each client's own model. Clients who have not trained are tuned
+    on a half of their examples, and evaluated on the other."""
+    known = set(trained.client_ids)
+    if tune is None or all(client in known for client in dataset.client_ids):
+        return Personal(dataset, fine_tune=tune)
+    few, rest = dataset.split_examples(0.5, seed=0)
+    return Personal(rest, fine_tune=tune, support=few)
 
 
 def of_clusters(

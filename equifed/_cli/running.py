@@ -10,7 +10,7 @@ import jax.random as jr
 
 from .._algorithm import AbstractAlgorithm
 from .._checkpoint import Checkpointer
-from .._evaluate import Evaluated, Personal
+from .._evaluate import Evaluated, FineTune
 from .._history import ROUND, Row
 from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
 from .._roles import Roles
@@ -19,7 +19,7 @@ from .._types import Model
 from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
 from ..privacy import PrivacyPlan
 from ..recipes._privacy import with_plan
-from .evaluation import of_clusters, whose
+from .evaluation import of_clusters, own_of, whose
 from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
 from .parsing import settings_of
 from .settings import Settings
@@ -40,6 +40,8 @@ class Made:
     whose: str
     """Who uses a model."""
     plan: PrivacyPlan | None
+    tune: FineTune | None
+    """What a client does before it is evaluated."""
 
 
 def run(args: list[str]) -> int:
@@ -103,7 +105,7 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
 def _made(settings: Settings) -> Made:
     algorithm, model = settings.build(), settings.of_task.model(jr.key(settings.seed))
     roles = settings.roles(model)
-    users = whose(algorithm, model, roles)
+    users, tune = whose(algorithm, model, roles), settings.tune()
     data, evaluation = settings.of_task.load(settings.data)
     if settings.max_examples is not None:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
@@ -113,15 +115,17 @@ def _made(settings: Settings) -> Made:
     if plan is not None:
         algorithm, sampler = with_plan(algorithm, plan), plan.sampler
     loader = Loader(data, sampler, settings.batching.build())
-    return Made(algorithm, model, roles, loader, evaluation, users, plan)
+    return Made(algorithm, model, roles, loader, evaluation, users, plan, tune)
 
 
 def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solution]:
     task, algorithm, loader = settings.of_task, made.algorithm, made.loader
     evaluation: dict[str, Evaluated] = {}
     if made.whose != "cluster":
-        own = made.whose == "own"
-        evaluation = {n: Personal(x) if own else x for n, x in made.evaluation.items()}
+        for name, dataset in made.evaluation.items():
+            own = own_of(dataset, loader.dataset, made.tune)
+            plain = made.whose == "all" and made.tune is None
+            evaluation[name] = dataset if plain else own
     common = {
         "num_rounds": settings.rounds,
         "evaluation": evaluation,

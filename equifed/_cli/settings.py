@@ -6,6 +6,7 @@ from typing import Any
 
 from .._algorithm import AbstractAlgorithm, AbstractClusters
 from .._check import check_count, check_kind, check_seed
+from .._evaluate import FineTune
 from .._roles import Role, Roles
 from .._types import Model
 from ..privacy import PrivacyPlan
@@ -43,6 +44,8 @@ class Settings:
     - `max_examples`: how many examples a client has at most.
     - `seed`: of the model, of who takes part, and of all else that is random.
     - `seeds`: how many seeds to train in one program, from `seed` on.
+    - `fine_tune`: for how many epochs a client tunes its model before it is evaluated;
+        if not given, it does not.
     - `eval_every`: after how many rounds to evaluate; after the last one, in any case.
     - `checkpoint_every`: after how many rounds to save where the training is; if not
         given, as often as it is evaluated, and never with several seeds.
@@ -66,6 +69,7 @@ class Settings:
     max_examples: int | None = None
     seed: int = 0
     seeds: int = 1
+    fine_tune: int | None = None
     eval_every: int = 10
     checkpoint_every: int | None = None
     keep_checkpoints: int = 1
@@ -83,7 +87,7 @@ class Settings:
         counts = ("clients_per_round", "rounds", "seeds", "eval_every")
         for name in (*counts, "keep_checkpoints", "rounds_per_call"):
             check_count(name, getattr(self, name))
-        for name in ("max_examples", "checkpoint_every"):
+        for name in ("max_examples", "fine_tune", "checkpoint_every"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.power_of_choice is not None:
@@ -138,6 +142,22 @@ class Settings:
         parts = self.numbers, self.of_task, self.batching
         return build(cls, *parts, num_chosen=chosen)
 
+    def tune(self) -> FineTune | None:
+        """What a client does before it is evaluated."""
+        if self.fine_tune is None:
+            return None
+        cls = algorithm(self.algorithm)
+        optim = checked_numbers(cls, self.numbers).get("client_optim")
+        if optim is None or issubclass(cls, AbstractClusters):
+            what = "no `client_optim`" if optim is None else "a model for each cluster"
+            raise ValueError(
+                "`fine_tune` tunes a client's model by the algorithm's `client_optim`, "
+                f"and {self.algorithm!r} has {what}. Leave it out, or call "
+                "`equifed.evaluate_personal` after the training."
+            )
+        batching = Batching(batch_size=self.batching.batch_size, epochs=self.fine_tune)
+        return FineTune(self.of_task.loss, optim.build(0), batching.build())
+
     def roles(self, model: Model) -> Roles | None:
         """Which of the model's arrays are shared, personal or frozen."""
         named: dict[Role, tuple[str, ...]] = {
@@ -170,6 +190,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "power_of_choice": None,
         "rounds": recipe.rounds,
         "max_examples": recipe.max_examples,
+        "fine_tune": None,
         "eval_every": recipe.eval_every,
         "privacy": recipe.privacy,
     }

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from .._aggregator import UniformMean
@@ -15,6 +16,7 @@ from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor, Participants
 from .._optim import OptimLike
 from .._roles import Roles, split_model
+from .._round.places import everywhere, first
 from .._tree import split_params, tree_add, tree_there
 from .._types import Loss, Model, Params
 from .._warn import warn
@@ -105,6 +107,8 @@ def fine_tuned(
     dataset: FederatedDataset,
     numbers: np.ndarray,
     key: PRNGKeyArray,
+    *,
+    mesh: Mesh | None = None,
 ) -> tuple[Model, np.ndarray]:
     """The clients' leaves after fine-tuning, and for which of them it diverged.
 
@@ -114,21 +118,25 @@ def fine_tuned(
     - `common`: the others.
     - `dataset`, `numbers`: on whose examples: clients of a dataset, each once, and -1
         for one that is not there to be tuned.
+    - `mesh`: the devices that share them.
     """
     there = np.flatnonzero(numbers >= 0)
     if not there.size:
         return own, np.zeros(len(numbers), bool)
     clients = numbers[there]
-    cohort = cohort_of(dataset, tune.client.batching, clients=clients, resident=False)
+    cohort = cohort_of(
+        *(dataset, tune.client.batching), clients=clients, resident=False, mesh=mesh
+    )
+    own, common = everywhere((own, common), mesh)
     # Where the client in a slot stands among ours; nowhere, if the slot is empty.
     place = np.full(dataset.num_clients, len(numbers))
     place[clients] = there
-    index = np.asarray(cohort.index)
+    index = np.asarray(first(cohort.index, mesh))
     seat = np.where(
         index == NO_CLIENT, len(numbers), place[np.minimum(index, len(place) - 1)]
     )
     new, done = _tuned(tune, own, common, cohort, jnp.asarray(seat), key)
-    failed = ~np.asarray(done)
+    failed = ~np.asarray(first(done, mesh))
     if failed.any():
         warn(
             f"Fine-tuning diverged for {int(failed.sum())} clients, whose metrics are "

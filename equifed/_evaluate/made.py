@@ -32,6 +32,18 @@ def newcomer(algorithm: AbstractAlgorithm, state: State) -> ClientState:
     return begin(*parts, num_clients=1, key=jr.key(0)).clients
 
 
+def gives_own(algorithm: AbstractAlgorithm, state: State) -> bool:
+    """Whether a client's model is another than the one that is trained."""
+    trained = {id(x) for x in jtu.tree_leaves((state.params, state.others))}
+
+    def other(kept: ClientState) -> bool:
+        own = jtu.tree_leaves(algorithm.own_model(state, kept))
+        return any(eqx.is_array(x) and id(x) not in trained for x in own)
+
+    row = eqx.filter_eval_shape(newcomer, algorithm, state)
+    return eqx.filter_eval_shape(other, row)
+
+
 class Maker:
     """Makes the clients' models of what they keep, and tells apart what they have in
     common: the leaves that are the state's own, unless these are to be tuned."""

@@ -67,6 +67,7 @@ def evaluate_personal(
         metrics of one that diverges are NaN, with a warning.
     - `support`: by default `clients`. Who has no example there is not tuned.
     - `key`: fine-tuning's too; a client's own follows from it and its number.
+    - `mesh`: fine-tuning's too: each device tunes whole clients.
 
     **Returns:**
 
@@ -108,6 +109,7 @@ class PersonalEvaluator:
         mesh: Mesh | None = None,
     ):
         self._test, self._clients, self._tune = test, clients, fine_tune
+        self._mesh = mesh
         self._support = clients if support is None else support
         self._whole = Evaluator(test, metrics, batch_size=batch_size, mesh=mesh)
         self._number = _numbers(test, clients)
@@ -199,7 +201,7 @@ class PersonalEvaluator:
         if self._tune is not None:
             numbers = self._at_support[chunk]
             parts = (self._tune, stacked, common, self._support, numbers)
-            stacked, failed = fine_tuned(*parts, key)
+            stacked, failed = fine_tuned(*parts, key, mesh=self._mesh)
         # The flags of layers are not arrays, and so in common.
         return Own(stacked, eqx.nn.inference_mode(common)), failed
 

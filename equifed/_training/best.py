@@ -13,6 +13,8 @@ from jaxtyping import PyTree
 from .._check import check_choice, check_kind
 from .._checkpoint.fingerprint import Fingerprint, outlined
 from .._client.keeping import kept_in
+from .._evaluate import Personal
+from .._evaluate.made import gives_own
 from .._history import check_known, names_in, ROUND, Row
 from .._processes import any_process
 from .._round import State
@@ -98,6 +100,20 @@ class Best:
         where, _, metric = name.partition("/")
         if where in measured and metric not in measured[where]:
             self.check({}, measured)
+
+    def check_kept(
+        self, algorithm: Any, state: State, evaluation: Mapping[str, Any]
+    ) -> None:
+        """Refuses a metric of other models than the one that is kept."""
+        where = "" if self._stop is None else self._stop.metric.partition("/")[0]
+        of = evaluation.get(where)
+        if isinstance(of, Personal) and gives_own(algorithm, state):
+            raise ValueError(
+                f"`stop` keeps the best of the server's models, and {where!r} measures "
+                "the clients' own. Evaluate the dataset itself under another name, and "
+                "stop by that; or leave it out, and end a loop over `equifed.rounds` "
+                "where you like."
+            )
 
     def check(self, row: Row, measured: Mapping[str, Sequence[str]]) -> None:
         """Refuses a metric that the rounds will not have.

@@ -133,6 +133,7 @@ def train(
         privacy.check(algorithm, state, loader, num_rounds=num_rounds)
     best = Best(stop, eval_every, algorithm.model(state), state)
     best.check_evaluations(evaluations.names)
+    best.check_kept(algorithm, state, evaluation or {})
     looks = [eval_every] if evaluations or stop is not None else []
     saving = Saving(checkpointer, algorithm, best, privacy)
     with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before

@@ -22,7 +22,7 @@ def client_gains(
 
     On the line nothing has changed; on the shaded side of it the client has gained.
     Dots of clients that were not trained with are hollow. The legend says which share
-    of the clients gains. Clients without the metric are left out.
+    of the clients gains, and how many have no dot: of these the metric is not known.
 
     **Arguments:**
 
@@ -74,6 +74,7 @@ def client_gains(
         if not known.any():
             continue
         share = 100 * float((gains[known] > 0).mean())
+        missing = "" if known.all() else f", {(~known).sum()} without"
         unseen = np.isin(ids, list(found[name].unseen))
         style = {
             "marker": _MARKERS[i % len(_MARKERS)],
@@ -85,13 +86,12 @@ def client_gains(
         }
         for some, fill in ((~unseen, COLOURS[i % len(COLOURS)]), (unseen, "none")):
             chosen = known & some
-            label = f"{name}: {share:.0f}% gain"
+            label = f"{name}: {share:.0f}% gain{missing}"
             if fill == "none" and (known & ~unseen).any():
                 label = None
             if chosen.any():
                 ax.scatter(before[chosen], after[chosen], c=fill, label=label, **style)
-    ax.set_xlim(*line)
-    ax.set_ylim(*line)
+    ax.set(xlim=line, ylim=line)
     ax.set_xlabel(f"{comparison.metric} under {baseline}")
     only = others[0] if len(others) == 1 else "the other"
     ax.set_ylabel(f"{comparison.metric} under {only}")

@@ -447,3 +447,65 @@ def test_fedproto(lam):
     np.testing.assert_array_equal(state.server.known, [1, 1, 1, 1, 0])
     close(state.server.mean, means)
     assert algorithm.model(state) is None
+
+
+class Either(eqx.Module):
+    """A network of one of two kinds; what they say of an example is of one length."""
+
+    small: eqx.nn.Linear
+    large: eqx.nn.MLP
+    head: eqx.nn.Linear
+
+    def __init__(self, key):
+        keys = jr.split(key, 3)
+        self.small = eqx.nn.Linear(3, 2, key=keys[0])
+        self.large = eqx.nn.MLP(3, 2, 5, 1, key=keys[1])
+        self.head = eqx.nn.Linear(2, "scalar", key=keys[2])
+
+    def features(self, example, key):
+        del key
+        kinds = [lambda x: self.small(x), lambda x: self.large(x)]
+        return jax.lax.switch(example["kind"], kinds, example["x"])
+
+
+@pytest.mark.parametrize("block_size", (1, 2))
+def test_fedproto_with_networks_of_two_kinds(block_size):
+    """Each client trains its own kind, drawn to prototypes of both kinds."""
+    plain = testing.ragged_clients((5, 3, 6, 8))
+    kinds = np.repeat([0, 1, 0, 1], plain.client_sizes).astype(np.int32)
+    label = (np.asarray(plain.columns["y"]) > 0).astype(np.int32)
+    data = eqf.data.FederatedDataset.from_arrays(
+        {"x": np.asarray(plain.columns["x"]), "label": label, "kind": kinds},
+        by=np.repeat(np.arange(4), plain.client_sizes),
+    )
+    batching = eqf.data.Epochs(1, batch_size=4)
+
+    def loss(model, example, key):
+        z = model.features(example, key)
+        return (model.head(z) - example["label"].astype(z.dtype)) ** 2
+
+    algorithm = eqf.FedProto(
+        *(loss, optax.sgd(0.1), batching),
+        representation=Either.features,
+        num_classes=2,
+        num_features=2,
+    )
+    model = Either(jr.key(0))
+    state = algorithm.init(model, num_clients=4)
+    cohort = eqf.data.cohort(data, batching)
+    executor = eqf.Executor(block_size=block_size)
+    for _ in range(2):
+        state, _ = algorithm.round(state, cohort, key=jr.key(1), executor=executor)
+    sums, counts = np.zeros((2, 2)), np.zeros(2)
+    for i in range(4):
+        kept = jax.tree.map(lambda x: x[i], state.clients)  # noqa: B023
+        own = algorithm.own_model(state, kept)
+        trained, idle = (own.small, own.large) if i % 2 == 0 else (own.large, own.small)
+        begun = model.large if i % 2 == 0 else model.small
+        assert eqx.tree_equal(idle, begun)
+        examples = data.client(i)
+        z = np.asarray(jax.vmap(trained)(examples["x"]))
+        hot = np.eye(2)[examples["label"]]
+        sums, counts = sums + hot.T @ z, counts + hot.sum(0)
+    assert not np.allclose(state.server.mean[0], state.server.mean[1])
+    close(state.server.mean, sums / counts[:, None])
