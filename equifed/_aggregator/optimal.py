@@ -193,5 +193,5 @@ def approximate(norms: Array, expected: Array) -> tuple[Array, Array]:
 def _total(messages: list[tuple[int, Array]]) -> Bits:
     """Of so many bits each so many."""
     digits = [Bits(x).digits * n.astype(jnp.int32) for x, n in messages]
-    total = jnp.sum(jnp.stack(digits), axis=0)
+    total = jnp.sum(jnp.stack(digits), axis=0, dtype=jnp.int32)
     return carried(eqx.tree_at(lambda b: b.digits, Bits(0), total))

@@ -235,9 +235,10 @@ class Oort(AbstractAlgorithm):
             jnp.minimum(self.least_exploration, self.exploration),
         )
         known_best = jnp.round((1 - share) * count).astype(jnp.int32)
-        explore = jnp.minimum(count - known_best, new.sum())
-        exploit = jnp.minimum(count - explore, old.sum())
-        explore = jnp.minimum(count - exploit, new.sum())
+        num_new, num_old = (x.sum(dtype=jnp.int32) for x in (new, old))
+        explore = jnp.minimum(count - known_best, num_new)
+        exploit = jnp.minimum(count - explore, num_old)
+        explore = jnp.minimum(count - exploit, num_new)
         ordered = jnp.sort(jnp.where(old, -utility, jnp.inf).reshape(-1))
         bar = -self.cutoff.astype(utility.dtype) * ordered[jnp.maximum(exploit - 1, 0)]
         least = jnp.finfo(utility.dtype).tiny
