@@ -249,6 +249,23 @@ def test_one_client_changes_the_sum_by_the_bound_at_most(numbers, bound, grouped
     assert optax.tree.norm(change) <= bound * (1 + 1e-4) + 1e-6
 
 
+@pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16))
+@pytest.mark.parametrize("rule", (eqp.FlatClip(0.5), eqp.GroupClip(0.5)))
+def test_half_precision_is_no_longer_than_the_bound(rule, dtype):
+    mech = eqp.PrivateMean(rule, noise_multiplier=1.0, expected_clients=4.0)
+    payloads = {"a": jr.normal(jr.key(0), (300, 40), dtype), "b": jnp.ones(300, dtype)}
+    state = mech.init(jtu.tree_map(lambda x: x[0], payloads))
+
+    def encode(x):
+        return mech.encode(eqf.Message(x, jnp.ones(())), state, key=jr.key(0))[0]
+
+    sent = jax.vmap(encode)(payloads).covered.payload
+    squares = [
+        np.square(np.asarray(x, float)).reshape(300, -1).sum(1) for x in sent.values()
+    ]
+    assert np.sqrt(sum(squares)).max() <= 0.5 * (1 + 1e-6)
+
+
 def test_groups_share_one_budget():
     payload = {"a": jnp.asarray([[30.0, 40.0]]), "b": jnp.asarray([[0.5]])}
     rule = eqp.GroupClip(1.0, shares={"['a']": 0.64, "['b']": 0.36})
@@ -422,6 +439,54 @@ def test_runs_of_a_sweep_are_held_against_their_plans():
     assert "clients" not in some["2.0"][0].history[0]
 
 
+class _Tells(eqx.Module):
+    """A loss with a metric that has the form of an evaluation's name."""
+
+    def __call__(self, model, example, key):
+        value, _ = testing.noisy_loss(model, example, key)
+        return value, {"test/of_clients": value}
+
+
+def test_only_an_evaluation_is_shown_as_one():
+    made, loss = plan(), _Tells()
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=made.mechanism)
+    loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
+    more = {
+        "num_rounds": 2,
+        "evaluation": {"test": DATASET},
+        "metrics": testing.noisy_loss,
+        "privacy": made,
+    }
+    one = eqf.train(algorithm, testing.Linear(), loader, key=jr.key(0), **more)
+    start, keys = lambda key: testing.Linear(), jr.split(jr.key(0), 1)
+    several = eqf.sweep({"": algorithm}, start, loader, keys=keys, **more)
+    for history in (one.history, several[""][0].history):
+        assert "test/loss" in history[-1]
+        assert not any("test/of_clients" in row for row in history)
+
+
+def test_no_stop_by_what_is_unprotected():
+    made = plan(unprotected=("loss",))
+    with pytest.raises(ValueError, match="`stop` reads 'loss', which no noise"):
+        trained(
+            *(made.mechanism, made.sampler),
+            privacy=made,
+            stop=eqf.Target("loss", 1e6, mode="min"),
+        )
+
+
+def test_a_plan_that_was_changed_afterwards_is_looked_at_again():
+    made = plan(eqf.data.UniformSampler(4))
+    where = lambda p: p.mechanism.expected_clients  # noqa: E731
+    changed = eqx.tree_at(where, made, jnp.asarray(400.0))
+    with pytest.raises(ValueError, match="Give `expected_clients=4`"):
+        trained(changed.mechanism, changed.sampler, privacy=changed)
+    noise = eqp.TreeNoise()
+    changed = eqx.tree_at(lambda p: p.mechanism.noise, made, noise)
+    with pytest.raises(ValueError, match="no bound is known"):
+        trained(changed.mechanism, changed.sampler, privacy=changed)
+
+
 def test_a_plan_changes_no_bit_of_the_training():
     made = plan()
     with_it = trained(made.mechanism, made.sampler, privacy=made)
@@ -452,6 +517,32 @@ def test_a_resumed_run_goes_on_with_the_same_noise(tmp_path):
             privacy=other,
             checkpointer=eqf.Checkpointer(tmp_path / "a"),
         )
+
+
+@pytest.mark.parametrize("change", ("noise", "sampler", "plan"))
+def test_rounds_of_another_plan_are_never_gone_on_from(change, tmp_path):
+    before = plan(noise=0.1) if change == "noise" else plan()
+    if change == "sampler":
+        before = plan(eqf.data.PoissonSampler(0.5, seed=9))
+    made, longer = plan(), plan(num_rounds=9)
+
+    def run(plan, rounds, privacy):
+        saves = eqf.Checkpointer(tmp_path, on_change="warn")
+        return trained(
+            *(plan.mechanism, plan.sampler),
+            privacy=privacy,
+            num_rounds=rounds,
+            checkpointer=saves,
+        )
+
+    run(before, 2, None if change == "plan" else before)
+    with pytest.raises(ValueError, match="would not be that of the rounds before"):
+        run(made, 4, made)
+    if change == "noise":  # What epsilon does not rest on may change as ever.
+        more = dataclasses.replace(before, num_rounds=9)
+        with pytest.warns(UserWarning, match="num_rounds"):
+            history = run(more, 8, more).history
+        assert history[-1]["epsilon"] == more.epsilon(8) > longer.epsilon(8)
 
 
 @pytest.mark.parametrize(

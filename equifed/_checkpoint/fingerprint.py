@@ -37,6 +37,9 @@ PYTHON = "python"  # on record, as bytecode depends on it, but not compared
 _SHOWN = 40  # characters of a value in an error
 _ROOM = 560  # characters of an error
 
+# What the privacy of the rounds rests on that were run before a checkpoint.
+_FIRM = ("`privacy.sampler", "`privacy.mechanism", "`privacy.num_clients")
+
 
 def fingerprint(
     algorithm: AbstractAlgorithm,
@@ -207,6 +210,12 @@ def check_fingerprint(
     if now is None:
         return None
     where = str(path) if len(str(path)) <= 160 else f"...{str(path)[-157:]}"
+    private = "privacy" in now
+    if saved is None and private:
+        return (
+            f"The checkpoint `{where}` was saved without a fingerprint, so that it is "
+            "not known how private its rounds were. Give another directory."
+        )
     if saved is None:
         warn(
             f"The checkpoint `{where}` was saved without a fingerprint, so that it is "
@@ -217,7 +226,15 @@ def check_fingerprint(
     if not found:
         return None
     what = f"The checkpoint `{where}` is of another experiment: "
-    if on_change == "warn":
+    firm = [x for x in found if x.startswith(_FIRM)] if private else []
+    if firm:
+        # An epsilon is that of all rounds, the saved ones too.
+        found = firm
+        end = (
+            ". The plan's epsilon would not be that of the rounds before. Restore what "
+            "it was made with, or give another directory."
+        )
+    elif on_change == "warn":
         end = ". Training goes on from it with the new settings."
     else:
         end = (
@@ -225,7 +242,7 @@ def check_fingerprint(
             'the new settings by `Checkpointer(..., on_change="warn")`.'
         )
     message = what + _as_many(found, _ROOM - len(what) - len(end)) + end
-    if on_change == "error":
+    if firm or on_change == "error":
         return message
     warn(message)
     return None

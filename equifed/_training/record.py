@@ -96,17 +96,19 @@ class Record:
             self._best.check(self._shown(row), self._evaluations.names)
             self._first = False
         last = self.number == self._num_rounds or bool(row["nonfinite_model"])
+        found = {}
         if self.number % self._every == 0 or last:
-            row |= self._evaluations(self._algorithm, state, self.number - 1)
+            found = self._evaluations(self._algorithm, state, self.number - 1)
+            row |= found
         self.model = self._algorithm.model(state)
         for row in rows:
             self.result = self._watch(row, self.model)
-            row = self._shown(row)
+            row = self._shown(row, found)
             self.history.append(row)
             self._logger.log(row["round"], _numbers(row))
 
-    def _shown(self, row: Row) -> Row:
-        return row if self._privacy is None else self._privacy.shown(row)
+    def _shown(self, row: Row, evaluated: Collection[str] = ()) -> Row:
+        return row if self._privacy is None else self._privacy.shown(row, evaluated)
 
 
 def _numbers(row: Row) -> dict[str, Any]:

@@ -235,7 +235,10 @@ def _train(
         plan = group.plans[i]
         result = _result(algorithm, loader, history, needs_clients=plan is None)
         if plan is not None:
-            history = [plan.shown(row) for row in history]
+            history = [
+                plan.shown(row, found.get((round, i), ()))
+                for round, row in enumerate(history)
+            ]
         yield Solution(algorithm.model(state), state, result, history)
 
 

@@ -102,6 +102,15 @@ class FlatClip(AbstractClipping):
         return scaled_to(payload, self.max_norm), None
 
     def share(self, noise_multiplier):
+        both = noise_multiplier, self.max_norm
+        if not any(isinstance(x, jax.core.Tracer) for x in both):
+            multiplier, most = map(float, both)
+            if multiplier > 0 and most == math.inf:
+                raise ValueError(
+                    "`max_norm` is infinite, of which no multiple is noise, got a "
+                    f"noise multiplier of {multiplier:g}. Give a finite `max_norm`, or "
+                    "`noise_multiplier=0`."
+                )
         return noise_multiplier
 
     def update(self, state, summed, expected_clients, *, key):

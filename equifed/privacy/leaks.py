@@ -116,7 +116,8 @@ class Followed:
             raise ValueError(
                 "The algorithm must aggregate with the plan's own mechanism, got "
                 f"{shown(work.aggregator)} that is another one. Make the algorithm "
-                "with `aggregator=plan.mechanism`."
+                "with `aggregator=plan.mechanism`. Of one that aggregates in a way of "
+                "its own, as `TERM`, `FLTrust` and `Attacked` do, no plan is known."
             )
         shapes = pass_shapes(work, executor, cohort, states, cohort.index.size)
         (encoded, metrics), states = shapes

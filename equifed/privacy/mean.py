@@ -118,10 +118,12 @@ class PrivateMean(AbstractMechanism):
     def encode(self, message, state, *, key):
         check_plain(message, self)
         present = (message.weight > 0) & tree_isfinite(message.payload)
-        clipped, more = self.clipping.clip(message.payload, state.clipping)
+        # Half precision would round a message beyond its bound.
+        payload = tree_wide(message.payload)
+        clipped, more = self.clipping.clip(payload, state.clipping)
         covered = jtu.tree_map(
             lambda x: jnp.where(present, x, jnp.zeros_like(x)),
-            Covered(tree_wide(clipped), more),
+            Covered(clipped, more),
         )
         return Clipped(covered, present.astype(jnp.result_type(float))), {}
 

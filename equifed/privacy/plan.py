@@ -1,6 +1,7 @@
 """What was run, and how private that is."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import equinox as eqx
@@ -12,7 +13,6 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, check_kind, check_number, checked
 from .._history import ROUND, Row
 from .._round import State
-from .._words import shown
 from ..data import AbstractLoader, AbstractSampler, Loader
 from ..data._sampler import Participation
 from .accounting import Accounted, check_known, epsilon_of, least_noise, rounded_up
@@ -106,8 +106,7 @@ class PrivacyPlan(eqx.Module):
         for name in unprotected:
             check_kind("unprotected", name, str, "Give the names of metrics.")
         self.unprotected, self.deployment = tuple(unprotected), deployment
-        mechanism.check(self.participation)
-        self._check_expected()
+        self._check_fits()
 
     @property
     def participation(self) -> Participation:
@@ -208,8 +207,8 @@ class PrivacyPlan(eqx.Module):
             )
         if not eqx.tree_equal(loader.sampler, self.sampler):
             raise ValueError(
-                f"The plan's sampler is {shown(self.sampler)}, but the loader draws "
-                f"with {shown(loader.sampler)}. Make the loader with `plan.sampler`."
+                f"The plan's sampler is `{self.sampler}`, but the loader draws with "
+                f"`{loader.sampler}`. Make the loader with `plan.sampler`."
             )
         if loader.clock is not None and not loader.clock.independent:
             raise ValueError(
@@ -218,14 +217,31 @@ class PrivacyPlan(eqx.Module):
                 "buffer it always does; with a `SynchronousClock` leave out the goal, "
                 "and have clients always available: deadlines and losses are fine."
             )
+        self._check_fits()
         check_count("num_rounds", num_rounds, least=0, most=self.num_rounds)
         check_release(algorithm, self.mechanism, state, loader(0))
 
-    def shown(self, row: Row) -> Row:
+    def check_stop(self, metric: str) -> None:
+        """Refuses to end a training, and to choose its model, by what is in the history
+        for whoever simulates alone."""
+        if metric in self.unprotected:
+            raise ValueError(
+                f"`stop` reads {metric!r}, which no noise covers: the model that it "
+                "chooses would tell of it. Name a metric of an evaluation, on clients "
+                "who do not train."
+            )
+
+    def shown(self, row: Row, evaluated: Collection[str] = ()) -> Row:
         """Of a round's metrics those that the mechanism's noise covers and those that
-        `unprotected` names, and the epsilon of the rounds up to it."""
-        kept = {*_RELEASED, *self.mechanism.reports, *self.unprotected}
-        shown = {n: x for n, x in row.items() if n in kept or "/" in n}
+        `unprotected` names, and the epsilon of the rounds up to it.
+
+        **Arguments:**
+
+        - `evaluated`: the names of metrics that are not the round's, but those of an
+            evaluation of its model, which are kept.
+        """
+        kept = {*_RELEASED, *self.mechanism.reports, *self.unprotected, *evaluated}
+        shown = {n: x for n, x in row.items() if n in kept}
         shown["epsilon"] = self.epsilon(row[ROUND])
         if self.deployment is not None:
             shown["deployed_epsilon"] = self.deployed_epsilon(row[ROUND])
@@ -256,7 +272,10 @@ class PrivacyPlan(eqx.Module):
         ratio = self.deployment.cohort_size / expected
         return self.deployment.like(self.participation), ratio
 
-    def _check_expected(self) -> None:
+    def _check_fits(self) -> None:
+        """Refuses a mechanism for others than those who come. `eqx.tree_at` may have
+        changed either since the plan was made."""
+        self.mechanism.check(self.participation)
         wanted, got = self.participation.expected, self.mechanism.expected_clients
         if isinstance(got, jax.core.Tracer) or np.isclose(
             float(got), wanted, rtol=1e-5

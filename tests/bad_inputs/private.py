@@ -153,6 +153,13 @@ TABLE["FixedDenominatorMean"] = {
 TABLE["privacy.FlatClip"] = {
     "norm 0": (lambda: eqp.FlatClip(0.0), ValueError, "`max_norm` must be more than 0"),
     "NaN": (lambda: eqp.FlatClip(math.nan), ValueError, "`max_norm` must be finite"),
+    "noise, and no bound": (
+        lambda: eqp.PrivateMean(
+            eqp.FlatClip(math.inf), noise_multiplier=1.0, expected_clients=4.0
+        ),
+        ValueError,
+        "`max_norm` is infinite, of which no multiple is noise",
+    ),
     "negative": (lambda: eqp.FlatClip(-1), ValueError, "`max_norm` must be more than"),
 }
 TABLE["privacy.GroupClip"] = {
