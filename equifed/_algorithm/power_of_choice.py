@@ -94,5 +94,6 @@ def highest(
     """Which slots hold the highest values, wherever they are seated."""
     values = jnp.where(clients.present & ~jnp.isnan(values), values, -jnp.inf)
     order = jnp.lexsort((clients.index.reshape(-1), -values.reshape(-1)))
-    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+    places = jnp.arange(order.size, dtype=jnp.int32)
+    rank = jnp.zeros_like(places).at[order].set(places)
     return (rank.reshape(values.shape) < count) & clients.present

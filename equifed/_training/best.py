@@ -19,6 +19,7 @@ from .._history import check_known, names_in, ROUND, Row
 from .._processes import any_process
 from .._round import State
 from .._types import Model
+from ..privacy import PrivacyPlan
 from .stop import AbstractStop
 
 
@@ -94,26 +95,30 @@ class Best:
         self._model = eqx.combine(saved.best, rest)
         return State(**{name: getattr(saved, name) for name in _FIELDS})
 
-    def check_evaluations(self, measured: Mapping[str, Sequence[str]]) -> None:
-        """Refuses a metric that an evaluation will not have."""
-        name = "" if self._stop is None else self._stop.metric
-        where, _, metric = name.partition("/")
+    def check_asked(
+        self,
+        algorithm: Any,
+        state: State,
+        evaluation: Mapping[str, Any],
+        measured: Mapping[str, Sequence[str]],
+        privacy: PrivacyPlan | None,
+    ) -> None:
+        """Refuses a metric that an evaluation will not have, that is of other models
+        than the one that is kept, or that no noise covers."""
+        if self._stop is None:
+            return
+        where, _, metric = self._stop.metric.partition("/")
         if where in measured and metric not in measured[where]:
             self.check({}, measured)
-
-    def check_kept(
-        self, algorithm: Any, state: State, evaluation: Mapping[str, Any]
-    ) -> None:
-        """Refuses a metric of other models than the one that is kept."""
-        where = "" if self._stop is None else self._stop.metric.partition("/")[0]
-        of = evaluation.get(where)
-        if isinstance(of, Personal) and gives_own(algorithm, state):
+        if isinstance(evaluation.get(where), Personal) and gives_own(algorithm, state):
             raise ValueError(
                 f"`stop` keeps the best of the server's models, and {where!r} measures "
                 "the clients' own. Evaluate the dataset itself under another name, and "
                 "stop by that; or leave it out, and end a loop over `equifed.rounds` "
                 "where you like."
             )
+        if privacy is not None:
+            privacy.check_stop(self._stop.metric)
 
     def check(self, row: Row, measured: Mapping[str, Sequence[str]]) -> None:
         """Refuses a metric that the rounds will not have.

@@ -131,11 +131,8 @@ def train(
     evaluations.check_distinct(reported)
     if privacy is not None:
         privacy.check(algorithm, state, loader, num_rounds=num_rounds)
-        if stop is not None:
-            privacy.check_stop(stop.metric)
     best = Best(stop, eval_every, algorithm.model(state), state)
-    best.check_evaluations(evaluations.names)
-    best.check_kept(algorithm, state, evaluation or {})
+    best.check_asked(algorithm, state, evaluation or {}, evaluations.names, privacy)
     looks = [eval_every] if evaluations or stop is not None else []
     saving = Saving(checkpointer, algorithm, best, privacy)
     with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before
