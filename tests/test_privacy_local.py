@@ -140,6 +140,34 @@ def test_without_clipping_and_noise_it_is_local_sgd():
     jtu.tree_map(close, *models)
 
 
+def test_noised_steps_have_the_same_bits_on_any_devices_and_after_a_resume(tmp_path):
+    plain = eqf.FedAvg(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    noised = private_client(max_norm=0.5, noise_multiplier=1.0)
+    own = eqx.tree_at(lambda a: a.client, plain, noised)
+
+    def model(num_rounds, devices=1, saves=None):
+        mesh = jax.make_mesh(
+            (devices,),
+            ("clients",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=jax.devices()[:devices],
+        )
+        loader = eqf.data.Loader(
+            testing.ragged_clients((8, 4, 12, 5)),
+            eqf.data.AllClients(),
+            BATCHING,
+            mesh=mesh if devices > 1 else None,
+        )
+        kwargs = {"executor": eqf.Executor(ordered=True), "checkpointer": saves}
+        kwargs |= {"num_rounds": num_rounds, "key": jr.key(1)}
+        return eqf.train(own, testing.Linear(), loader, **kwargs).model
+
+    saves = eqf.Checkpointer(tmp_path, every=1)
+    model(2, 2, saves)
+    many = model(3, 4, saves)
+    jtu.tree_map(np.testing.assert_array_equal, model(3), many)
+
+
 def line(params, example, key):
     return jnp.vdot(params, example)  # whose gradient is the example
 

@@ -16,6 +16,7 @@ from equifed._cli import main
 
 pytest.importorskip("dp_accounting")
 NAME = "pfl-cifar10-iid-private"
+ALL = (NAME, "pfl-cifar10-dir0.1-private")
 
 
 def test_the_noise_of_pfl_s_benchmark():
@@ -52,10 +53,11 @@ def test_the_noise_of_pfl_s_benchmark():
     assert "1.487" in recipe.notes
 
 
-def test_its_small_form_trains_with_its_plan():
+@pytest.mark.parametrize("name", ALL)
+def test_its_small_form_trains_with_its_plan(name):
     # Few clients, with noise of their own.
     promised = recipes.Privacy(epsilon=8.0, delta=1e-3, clip_norm=0.4)
-    recipe = dataclasses.replace(recipes.recipe(NAME).small(), privacy=promised)
+    recipe = dataclasses.replace(recipes.recipe(name).small(), privacy=promised)
     train, _ = recipe.task.load()
     plan, loader = recipe.plan(train, seed=1), recipe.loader(train, seed=1)
     assert eqx.tree_equal(loader.sampler, plan.sampler)
