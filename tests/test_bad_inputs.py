@@ -141,6 +141,7 @@ METHODS_WITHOUT = {
     "privacy.PrivateSGD.gradient": "Its round calls it, with a batch.",
     "privacy.PrivacyPlan.shown": "`train` calls it, with a round's metrics.",
     "privacy.PrivacyPlan.check": "`train` calls it: see `PrivacyPlan`.",
+    "privacy.PrivacyPlan.check_stop": "`train` calls it: see `test_privacy.py`.",
     "clock.Draws.of": "A quantity calls it.",
     "clock.Draws.normals": "A quantity calls it.",
     "clock.Draws.uniforms": "A quantity calls it.",
