@@ -157,6 +157,10 @@ class DistributedDiscreteGaussian(AbstractMechanism):
         return None
 
     @property
+    def needs_all(self):
+        return True
+
+    @property
     def reports(self):
         return ("noise_stddev",)
 

@@ -29,6 +29,11 @@ class AbstractMechanism(AbstractAggregator):
     def reports(self) -> tuple[str, ...]:
         """The names of its metrics, all of which are covered by its noise."""
 
+    @property
+    def needs_all(self) -> bool:
+        """Whether its noise is too small if a client that was drawn does not come."""
+        return False
+
     @abc.abstractmethod
     def covered(self, encoded: PyTree) -> PyTree:
         """Which leaves of the sum of what was encoded are noised: in `encode`, or in

@@ -217,6 +217,12 @@ class PrivacyPlan(eqx.Module):
                 "buffer it always does; with a `SynchronousClock` leave out the goal, "
                 "and have clients always available: deadlines and losses are fine."
             )
+        if loader.clock is not None and self.mechanism.needs_all:
+            raise ValueError(
+                f"With `{type(self.mechanism).__name__}` each client adds its share of "
+                "the noise, and the loader's clock may leave out some who were drawn, "
+                "late or lost. Give the loader no clock, or take `PrivateMean`."
+            )
         self._check_fits()
         check_count("num_rounds", num_rounds, least=0, most=self.num_rounds)
         check_release(algorithm, self.mechanism, state, loader(0))
