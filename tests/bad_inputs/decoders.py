@@ -1,0 +1,156 @@
+"""Language models of layers of attention, and the files that they are read from."""
+
+import functools
+import json
+import os
+import pathlib
+import tempfile
+
+import jax.numpy as jnp
+import numpy as np
+
+from equifed import models
+
+from .of_models import flags, keys
+from .parts import counts
+from .shared import KEY
+
+
+SIZES = {
+    "vocab_size": 5,
+    "dim": 4,
+    "num_layers": 1,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "mlp_size": 3,
+    "max_length": 4,
+}
+
+
+def config(**changes):
+    return models.LlamaConfig(**{**SIZES, **changes})
+
+
+@functools.cache
+def llama():
+    return models.Llama(config(), key=KEY)
+
+
+@functools.cache
+def folder(model_type):
+    """A folder with a configuration alone."""
+    path = pathlib.Path(tempfile.mkdtemp())
+    (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return path
+
+
+def sequences(model):
+    """What each model of tokens refuses."""
+    return {
+        "fractions for tokens": (
+            lambda: model()(jnp.ones(3)),
+            ValueError,
+            "`tokens` must be one sequence of integers, got float32[3]",
+        ),
+        "a batch": (
+            lambda: model()(np.ones((2, 3), int)),
+            ValueError,
+            ("`tokens` must be one sequence", "jax.vmap"),
+        ),
+        "text": (lambda: model()("to be"), TypeError, ("`tokens`", "'to be'")),
+        "a sequence too long": (
+            lambda: model()(np.ones(5, int)),
+            ValueError,
+            ("takes sequences of at most 4 tokens, got one of 5", "Cut the data"),
+        ),
+    }
+
+
+TABLE = {
+    "models.LlamaConfig": {
+        **{
+            f"{name}: {case}": row
+            for name in SIZES
+            for case, row in counts(
+                lambda x, name=name: config(**{name: x}), name=name, least=1
+            ).items()
+        },
+        "heads that do not divide": (
+            lambda: config(num_heads=3, num_kv_heads=2),
+            ValueError,
+            "`num_kv_heads` must divide `num_heads`, got 2 for 3",
+        ),
+        "a width that does not divide": (
+            lambda: config(dim=5),
+            ValueError,
+            ("`num_heads` must divide `dim`", "got 2 for 5"),
+        ),
+        "an odd head": (
+            lambda: config(head_size=3),
+            ValueError,
+            "A head must have an even size, for its numbers are turned in pairs, got 3",
+        ),
+        "no base": (
+            lambda: config(rope_theta=0.0),
+            ValueError,
+            "`rope_theta` must be more than 0, got 0",
+        ),
+        "a negative epsilon": (
+            lambda: config(norm_eps=-1e-5),
+            ValueError,
+            "`norm_eps` must be at least 0",
+        ),
+        "tied=1": (lambda: config(tied=1), TypeError, "`tied` must be"),
+    },
+    "models.Llama": {
+        **keys(lambda key: models.Llama(config(), key=key)),
+        **flags(lambda **x: models.Llama(config(), key=KEY, **x), "remat"),
+        **sequences(llama),
+        "a dictionary for a configuration": (
+            lambda: models.Llama(SIZES, key=KEY),
+            TypeError,
+            "`config` must be",
+        ),
+        "documents of another length": (
+            lambda: llama()(np.ones(3, int), documents=np.ones(2, int)),
+            ValueError,
+            ("`documents` must have an integer for each of the 3 tokens", "int64[2]"),
+        ),
+    },
+    "models.Llama.from_safetensors": {
+        **flags(lambda **x: models.Llama.from_safetensors("x", **x), "remat"),
+        "no folder": (
+            lambda: models.Llama.from_safetensors(os.devnull),
+            FileNotFoundError,
+            "`folder` must have a file config.json",
+        ),
+        "another model": (
+            lambda: models.Llama.from_safetensors(folder("bert")),
+            ValueError,
+            "must be of a model of type 'llama', got 'bert'",
+        ),
+        "no sizes": (
+            lambda: models.Llama.from_safetensors(folder("llama")),
+            ValueError,
+            "does not say `num_attention_heads`",
+        ),
+        "a number": (
+            lambda: models.Llama.from_safetensors(3),
+            TypeError,
+            "`folder` must be",
+        ),
+    },
+    "models.Llama.from_gguf": {
+        **flags(lambda **x: models.Llama.from_gguf("x", **x), "remat"),
+        "no file": (
+            lambda: models.Llama.from_gguf("no-such-file.gguf"),
+            FileNotFoundError,
+            "`path` must be a GGUF file, and is none: `no-such-file.gguf`",
+        ),
+        "a number": (
+            lambda: models.Llama.from_gguf(3),
+            TypeError,
+            "`path` must be",
+        ),
+    },
+}
