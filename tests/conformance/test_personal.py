@@ -218,11 +218,11 @@ def as_one(model):
     return np.asarray(model.weight)
 
 
-def classified(make, first=W, model: Callable = Linear):
+def classified(make, first=W, model: Callable = Linear, batching=PASSES):
     """An algorithm, and its state after these rounds."""
-    algorithm = make(loss, PASSES)
+    algorithm = make(loss, batching)
     state = algorithm.init(model(jnp.asarray(first)), num_clients=2)
-    loader = eqf.data.Loader(DATA, Given(), PASSES)
+    loader = eqf.data.Loader(DATA, Given(), batching)
     run = eqf.rounds(algorithm, state, loader, num_rounds=4, key=jr.key(0))
     for state, metrics in run:  # noqa: B007
         assert np.isfinite(metrics["loss"])
@@ -241,6 +241,42 @@ def own_weights(algorithm, state):
 
 def close(got, wanted):
     np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5)
+
+
+def curved(w, v, inputs):
+    """The Hessian of the loss at `w`, times `v`."""
+    p = softmax(inputs @ w.T)
+    along = inputs @ v.T
+    return (p * (along - (p * along).sum(1, keepdims=True))).T @ inputs / len(inputs)
+
+
+@pytest.mark.parametrize("form, size", (("FO", 2), ("HF", 3)))
+def test_perfedavg_where_the_curvature_changes(form, size):
+    """The Hessian is that of the third batch, where the step begins."""
+    alpha, plans = 0.4, ([slice(0, 3), slice(3, 6)] * 3, [slice(6, 9)] * 3)
+    x, elsewhere = W.astype(np.float64), []
+    for cohort in ROUNDS_OF:
+        ends = []
+        for i in cohort:
+            w = x.copy()
+            data = [(X[rows].astype(np.float64), Y[rows]) for rows in plans[i]]
+            for k in range(0, len(data) - size + 1, size):
+                slope = of_loss(w - alpha * of_loss(w, *data[k]), *data[k + 1])
+                if form == "HF":
+                    inputs, _ = data[k + 2]
+                    product = curved(w, slope, inputs)
+                    elsewhere.append(curved(x, slope, inputs) - product)
+                    slope = slope - alpha * product
+                w -= RATE * slope
+            ends.append(w)
+        x = np.mean(ends, axis=0)
+    # It is another one after a step.
+    assert (np.abs(elsewhere).max(initial=0) > 1e-3) == (form == "HF")
+    _, state = classified(
+        lambda f, b: eqf.PerFedAvg(f, optax.sgd(RATE), b, alpha=alpha, form=form),
+        batching=eqf.data.Epochs(3, batch_size=3, shuffle=False),
+    )
+    close(state.model.weight, x)
 
 
 def lengths(z):
