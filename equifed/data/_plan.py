@@ -25,7 +25,7 @@ from .._mesh import clients_each
 from .._words import shown
 from ._arrays import as_numbers
 from ._batching import AbstractBatching
-from ._random import generator, ORDER
+from ._random import generators, ORDER
 from ._room import Needs, raised
 from ._whose import failed, Whose
 
@@ -174,15 +174,14 @@ def _orders(
     round: int,
     whose: Whose,
 ) -> list[Int[np.ndarray, "steps batch"]]:
-    # Looking up a method of an Equinox module costs more than laying out a client.
-    lay_out, batch_size = batching.order, batching.batch_size
+    # To look up a method of an Equinox module, or to call what is found, costs more
+    # than to lay out a client.
+    lay_out, batch_size = type(batching).order, batching.batch_size
     orders = []
-    for client, size, expected in zip(
-        clients.tolist(), sizes.tolist(), steps.tolist(), strict=True
-    ):
-        rng = generator(seed, ORDER, client, round)
+    rngs = generators(seed, ORDER, ((client, round) for client in clients.tolist()))
+    for size, expected, rng in zip(sizes.tolist(), steps.tolist(), rngs, strict=True):
         try:
-            order = np.asarray(lay_out(size, rng))
+            order = np.asarray(lay_out(batching, size, rng))
         except Exception as error:
             who = f"{whose(len(orders))}, who has {size} examples"
             raise failed(
@@ -207,7 +206,7 @@ def _orders(
 def planned_steps(
     sizes: Int[np.ndarray, " clients"], batching: AbstractBatching
 ) -> Int[np.ndarray, " clients"]:
-    given = batching.num_steps(sizes)
+    given = type(batching).num_steps(batching, sizes)
     steps = as_numbers(given)
     if steps is None or steps.shape != sizes.shape or steps.min(initial=0) < 0:
         raise ValueError(
