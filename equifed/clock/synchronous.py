@@ -4,8 +4,9 @@ A round begins when the one before it ended, with clients that are there; who an
 time is in it. It ends when all that is awaited has come or is known not to come.
 """
 
+import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,10 @@ from .quantity import number
 from .system import SystemModel
 from .tries import Tries, tries
 from .work import Work
+
+
+# So many clients are looked at together, of this round and those after it.
+_AHEAD = 1024
 
 
 @dataclasses.dataclass(eq=False)
@@ -117,11 +122,18 @@ class SynchronousClock(AbstractClock):
 
         `ValueError` where no client will ever be there again.
         """
-        round, time = 0, 0.0
+        round, time, ahead = 0, 0.0, collections.deque()
+        always = isinstance(self.system.availability, AlwaysAvailable)
         while True:
-            there, time = self._there(population, time)
-            drawn = population.drawn(round, there=there)
-            tried = self._tries(drawn, round, time, population.steps[drawn])
+            if not ahead and always:
+                ahead.extend(self._ahead(population, round))
+            if always:
+                drawn, tried = ahead.popleft()
+            else:
+                there, time = self._there(population, time)
+                drawn = population.drawn(round, there=there)
+                tried = self._tried(population, [round], [drawn])
+                tried = tried.without(self.system.until(drawn, time) - time)
             came, length = self._wait(tried)
             time += length
             yield ClockedRound(
@@ -131,10 +143,8 @@ class SynchronousClock(AbstractClock):
 
     def _there(
         self, population: Population, time: float
-    ) -> tuple[Bool[np.ndarray, " population"] | None, float]:
+    ) -> tuple[Bool[np.ndarray, " population"], float]:
         """Who is there, and when somebody is."""
-        if isinstance(self.system.availability, AlwaysAvailable):
-            return None, time
         everyone = np.arange(population.num_clients)
         there = self.system.available(everyone, time)
         if not there.any():
@@ -147,18 +157,39 @@ class SynchronousClock(AbstractClock):
             there = self.system.available(everyone, time)
         return there, time
 
-    def _tries(
+    def _ahead(
+        self, population: Population, round: int
+    ) -> list[tuple[Int[np.ndarray, " drawn"], Tries]]:
+        """Who is drawn in the next rounds, and what they do, where all are always
+        there: of many clients together, as of a few nearly all is overhead."""
+        most = population.sampler.max_clients(population.num_clients)
+        count = max(_AHEAD // max(most, 1), 1) if population.known_ahead else 1
+        try:
+            return self._several(population, range(round, round + count))
+        except Exception:  # noqa: BLE001 (of whichever round: told at its turn)
+            return self._several(population, range(round, round + 1))
+
+    def _several(
+        self, population: Population, rounds: Sequence[int]
+    ) -> list[tuple[Int[np.ndarray, " drawn"], Tries]]:
+        drawn = [population.drawn(round, there=None) for round in rounds]
+        ends = np.cumsum([len(clients) for clients in drawn])[:-1]
+        tried = self._tried(population, rounds, drawn)
+        parts = (np.split(x, ends) for x in tried)
+        return list(zip(drawn, map(Tries._make, zip(*parts, strict=True)), strict=True))
+
+    def _tried(
         self,
-        clients: Int[np.ndarray, " drawn"],
-        round: int,
-        time: float,
-        planned: Int[np.ndarray, " drawn"],
+        population: Population,
+        rounds: Sequence[int],
+        drawn: Sequence[Int[np.ndarray, " drawn"]],
     ) -> Tries:
-        """What the drawn clients do, one by one."""
+        """What the drawn clients of some rounds do, one by one, if they stay."""
+        clients = np.concatenate(drawn)
         limit = self.deadline if self.stragglers == "partial" else None
-        system, parts = self.system, (clients, round, planned)
-        found = tries(system, self.work, *parts, limit=limit)
-        return found.without(system.until(clients, time) - time)
+        counts = np.repeat(rounds, [len(x) for x in drawn])
+        steps = population.steps[clients]
+        return tries(self.system, self.work, clients, counts, steps, limit=limit)
 
     def _wait(self, tried: Tries) -> tuple[Bool[np.ndarray, " drawn"], float]:
         """Who is in the round, and how long it takes."""

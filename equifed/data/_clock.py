@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from .._overrides import inherit_types
+from ._draw import is_ours
 from ._sampler import AbstractSampler
 
 
@@ -32,6 +33,11 @@ class Population(NamedTuple):
     @property
     def num_clients(self) -> int:
         return len(self.sizes)
+
+    @property
+    def known_ahead(self) -> bool:
+        """Whether the sampler may be asked for a round ahead of its turn."""
+        return is_ours(self.sampler)
 
 
 class ClockedRound(NamedTuple):

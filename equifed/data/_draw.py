@@ -46,6 +46,12 @@ def draw(
     return clients
 
 
+def is_ours(sampler: AbstractSampler) -> bool:
+    """Whether it may be asked for a round ahead of its turn: one of the user's own may
+    take its time, or wait for something."""
+    return type(sampler).__module__.startswith("equifed.")
+
+
 def most(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
     """The most clients that a round can have."""
     name = f"{type(sampler).__name__}.max_clients"

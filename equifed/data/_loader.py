@@ -22,7 +22,7 @@ from ._batching import AbstractBatching
 from ._clock import AbstractClock, Population, Walk
 from ._cohorts import AbstractLoader
 from ._dataset import FederatedDataset
-from ._draw import draw, most
+from ._draw import draw, is_ours, most
 from ._info import Info, slots_of, with_clock
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
 from ._plan import make_plan, needs, Plan, planned_steps
@@ -192,9 +192,8 @@ class Loader(AbstractLoader):
 
     @functools.cached_property
     def _room(self) -> Needs:
-        """What nearly every round needs; of a sampler of the user's own, which may take
-        its time or wait for something, nobody asks a round ahead of its turn."""
-        if not type(self.sampler).__module__.startswith("equifed."):
+        """What nearly every round needs, as far as it is known ahead."""
+        if not is_ours(self.sampler):
             return Needs()
         sizes = {"num_devices": self.num_devices, "num_clients": self.num_clients}
         drawn = map(self._drawn, itertools.count())
