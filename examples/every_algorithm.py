@@ -64,10 +64,11 @@ GROUPS = {
         "feddecorr": f"{SGD} --beta 0.1",
         "moon": f"{SGD} --mu 1",
     },
-    "fairness": {
+    "fairness and trust": {
         "afl": f"{SGD} --weight-learning-rate 0.01",
         "qfedavg": "--learning-rate 0.1 --q 0.1",
         "term": f"{SGD} --t 0.5",
+        "fltrust": SGD,
         "agnosticfedavg": f"{SGD} --num-domains 10 --domain label "
         "--domain-learning-rate 0.01",
     },

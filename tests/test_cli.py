@@ -2,6 +2,7 @@
 what is refused."""
 
 import hashlib
+import inspect
 import json
 import signal
 import sys
@@ -14,10 +15,13 @@ import optax
 import pytest
 
 import equifed as eqf
+import equifed.attacks as eqa
 import equifed.robust as eqr
 from equifed import recipes
 from equifed._cli import main
+from equifed._cli.attacking import ATTACKS
 from equifed._cli.parsing import settings_of
+from equifed._cli.running import _made
 from equifed._cli.settings import differs, Settings
 from equifed.recipes._arguments import arguments_of
 from equifed.recipes._optimizers import Optimizer
@@ -153,6 +157,103 @@ def test_parts_have_their_numbers(case, tmp_path):
         values["numbers"]["aggregator"] = "median"
         file.write_text(json.dumps(values), "utf-8")
         assert settings_of(["--config", str(file)])[0] == other
+
+
+def test_every_attack_has_its_numbers():
+    own = {
+        "sign-flip": ("--attack.scale 3", eqa.SignFlip(3.0)),
+        "noise": ("--attack.std 0.5", eqa.Noise(0.5)),
+        "alie": ("", eqa.ALIE()),
+        "ipm": ("--attack.epsilon 0.5", eqa.IPM(0.5)),
+        "min-max": ("--attack.perturbation unit", eqa.MinMax(perturbation="unit")),
+        "min-sum": ("", eqa.MinSum()),
+        "mimic": ("", eqa.Mimic()),
+        "adaptive": ("--attack.num-steps 3", eqa.Adaptive(num_steps=3)),
+        "model-replacement": ("", eqa.ModelReplacement()),
+        "label-flip": (None, None),
+    }
+    assert set(own) == set(ATTACKS)
+    subclasses = {x for x in vars(eqa).values() if inspect.isclass(x)}
+    attacks = {x for x in subclasses if issubclass(x, eqa.AbstractAttack)}
+    assert attacks - {eqa.AbstractAttack} == {type(x) for _, x in own.values() if x}
+    for name, (words, attack) in own.items():
+        words = "" if words is None else f"{words} --attack.knows own"
+        words = f"--algorithm fedavg --attackers 2 --attack {name} {words}"
+        settings, _ = settings_of([*SHORT, *SGD, *words.split()])
+        assert settings.attackers == 2
+        assert settings.attack is not None
+        assert eqx.tree_equal(settings.attack.build(), attack)
+        assert settings.attack.knows == ("all" if attack is None else "own")
+        again = json.loads(json.dumps(settings.as_json()))
+        assert Settings(**_read(again)) == settings
+    plain, _ = settings_of([*SHORT, *SGD, "--algorithm", "fedavg"])
+    assert (plain.attack, plain.attackers) == (None, None)
+
+
+def made_of(words):
+    return _made(settings_of([*SHORT, *SGD, *words.split()])[0])
+
+
+def test_attackers_are_drawn_with_the_seed_and_do_what_they_should():
+    words = "--algorithm fedavg --attackers 3 --seed 4 --attack"
+    clients = eqa.byzantine_clients(12, 3, seed=4).tolist()
+    made = made_of(f"{words} sign-flip --attack.scale 2")
+    assert isinstance(made.algorithm, eqa.Attacked)
+    assert made.algorithm.clients.tolist() == clients
+    clean, _ = recipes.task("digits-dense").load()
+    flipped = made_of(f"{words} label-flip").loader.dataset
+    for i in range(12):
+        label, was = flipped.client(i)["label"], clean.client(i)["label"]
+        assert (label == (9 - was if i in clients else was)).all()
+
+
+def test_the_server_s_examples_are_taken_from_all_and_are_clean():
+    words = "--algorithm fltrust --root-examples 40 --attackers 11 --attack label-flip"
+    made = made_of(words)
+    data, sampler = made.loader.dataset, made.loader.sampler
+    clean, _ = recipes.task("digits-dense").load()
+    assert data.client_ids[0] == "the server"
+    assert data.client_sizes[0] == 40
+    assert data.num_examples == clean.num_examples
+    # No example is there twice, and all are those of before; labels of 11 are wrong.
+    pairs = [_pairs(x.columns) for x in (data, clean)]
+    assert sorted(x for x, _ in pairs[0]) == sorted(x for x, _ in pairs[1])
+    own = dict(pairs[0][:40])
+    assert all(own.get(image, label) == label for image, label in pairs[1])
+    for round in range(3):
+        drawn = sampler(round, 13)
+        assert drawn[0] == 0
+        assert len(set(drawn.tolist())) == 3
+    again = made_of(words).loader.dataset.client(0)["image"]
+    assert np.array_equal(again, data.client(0)["image"])
+    other = made_of(f"{words} --seed 1").loader.dataset.client(0)["image"]
+    assert not np.array_equal(other, data.client(0)["image"])
+    # Who attacks is one of the others.
+    attacked = made_of("--algorithm fltrust --attackers 12 --attack alie").algorithm
+    assert isinstance(attacked, eqa.Attacked)
+    assert attacked.clients.tolist() == list(range(1, 13))
+    with pytest.raises(ValueError, match="`attackers` must be at most 12, got 13"):
+        made_of("--algorithm fltrust --attackers 13 --attack alie")
+
+
+def _pairs(columns):
+    images, labels = (np.asarray(columns[name]) for name in ("image", "label"))
+    return [(x.tobytes(), int(y)) for x, y in zip(images, labels, strict=True)]
+
+
+def test_a_run_with_attackers_and_one_that_trusts(tmp_path, capsys):
+    words = "--algorithm fltrust --attackers 2 --attack alie"
+    folder = tmp_path / "run"
+    command = ["run", *SHORT, *SGD, *words.split(), "--output", str(folder)]
+    assert main(command) == 0
+    made = rows(folder / "metrics.jsonl")
+    assert {"byzantine", "trusted", "test/accuracy"} <= set(made[-1])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["attack"] == {"kind": "alie", "knows": "all"}
+    command = ["run", "--config", str(folder / "config.json")]
+    assert main([*command, "--output", str(tmp_path / "again")]) == 0
+    files = [tmp_path / name / "metrics.jsonl" for name in ("run", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_recipe_of_which_some_are_chosen_is_another_one():
@@ -380,6 +481,39 @@ def test_figures_of_others_are_beside_ours(tmp_path, capsys):
 
 
 REFUSED = {
+    "an unknown attack": (
+        "--recipe digits-fedavg --attackers 2 --attack ally",
+        "`attack` must be the name of one, got 'ally'. Did you mean 'alie'?",
+    ),
+    "an attack by nobody": (
+        "--recipe digits-fedavg --attack alie",
+        "Give both, `--attack alie --attackers 5`, or neither.",
+    ),
+    "attackers who do nothing": (
+        "--recipe digits-fedavg --attackers 2",
+        "Give both, `--attack alie --attackers 5`, or neither.",
+    ),
+    "more attackers than clients": (
+        "--recipe digits-fedavg --attack alie --attackers 13",
+        "`attackers` must be at most 12, got 13",
+    ),
+    "an attack that is out of bounds": (
+        "--recipe digits-fedavg --attack ipm --attack.epsilon 0 --attackers 2",
+        "`epsilon` must be more than 0, got 0",
+    ),
+    "attackers beside a promise": (
+        "--recipe pfl-cifar10-iid-private --small --attack alie --attackers 2",
+        "Leave `attack` out, or take a recipe without privacy",
+    ),
+    "a server without examples": (
+        "--recipe digits-fedavg --root-examples 100",
+        "`root_examples` are the server's own, and of 'fedavg' it has none",
+    ),
+    "all examples for the server": (
+        "--task digits-dense --algorithm fltrust --client-optim.learning-rate 1 "
+        "--root-examples 5000",
+        "`root_examples` must be at most",
+    ),
     "an unknown task": (
         "--task digits-dens --algorithm fedavg",
         "Did you mean 'digits-dense'? There are: digits-dense, digits-cnn, emnist-conv",
@@ -569,7 +703,8 @@ def test_config_files_that_are_none(tmp_path, monkeypatch, capsys):
 def test_lists_and_help(capsys):
     for kind, name in (
         ("tasks", "digits-dense"),
-        ("algorithms", "scaffold"),
+        ("algorithms", "fltrust"),
+        ("attacks", "min-sum"),
         ("recipes", "niid-bench-fedavg"),
     ):
         assert main(["list", kind]) == 0

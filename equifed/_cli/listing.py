@@ -3,9 +3,10 @@
 from typing import Annotated, Literal
 
 from ..recipes import algorithm, algorithms, recipes, tasks
+from .attacking import ATTACKS
 
 
-Kind = Literal["tasks", "algorithms", "recipes"]
+Kind = Literal["tasks", "algorithms", "attacks", "recipes"]
 
 
 def list_names(args: list[str]) -> int:
@@ -22,6 +23,8 @@ def list_names(args: list[str]) -> int:
         rows = [(task.name, f"{task.partition}; {task.data}") for task in tasks()]
     elif kind == "algorithms":
         rows = [(name, _first_sentence(algorithm(name))) for name in algorithms()]
+    elif kind == "attacks":
+        rows = [(n, f"equifed.attacks.{x.__name__}") for n, x in ATTACKS.items()]
     else:
         rows = [(x.name, f"{x.algorithm.__name__} on {x.task.name}") for x in recipes()]
     width = max(len(name) for name, _ in rows)

@@ -18,21 +18,25 @@ from ..recipes._aggregators import (
     Aggregator,
     all_numbers_of,
     KINDS as AGGREGATORS,
+    Number,
 )
 from ..recipes._arguments import Argument, arguments_of, MISSING
 from ..recipes._helps import helps
 from ..recipes._names import check_name
 from ..recipes._optimizers import Decay, Optimizer, OPTIMIZERS
+from .attacking import Attack, ATTACKS, numbers_of
 from .settings import from_json_dict, of_recipe, Settings
 
 
 # What is said with the same words for every algorithm.
-_OWN = ("task", "algorithm", "numbers", "recipe", "privacy")
+_OWN = ("task", "algorithm", "numbers", "recipe", "privacy", "attack")
 _OWN_PART = "default"  # the algorithm's
+_NO_ATTACK = "none"
 # What has a kind, and numbers that depend on it.
 _KINDS = {
     Optimizer: OPTIMIZERS,
     Aggregator: dict.fromkeys(AGGREGATORS, Aggregator),
+    Attack: dict.fromkeys(ATTACKS, Attack),
 }
 
 
@@ -57,10 +61,12 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     base["numbers"] = {n: x for n, x in known.items() if n in arguments}
     values = dict(vars(_parse(_form(base, arguments, rest), rest, base)))
     output = values.pop("output")
-    numbers = _numbers(arguments, values)
+    numbers = _numbers({**arguments, "attack": _attack()}, values)
+    attack = numbers.pop("attack", None)
     settings = Settings(
         **{n: base.get(n) for n in ("task", "algorithm", "recipe", "privacy")},
         numbers=numbers,
+        attack=attack,
         **{n: x for n, x in values.items() if n in _shared()},
     )
     return settings, output
@@ -130,6 +136,8 @@ def _form(
         fields += _fields_of(argument, base["numbers"].get(name, MISSING), rest)
     words = helps(Settings)
     for field in dataclasses.fields(Settings):
+        if field.name == "attack":
+            fields += _fields_of(_attack(), base.get("attack"), rest)
         if field.name in _OWN:
             continue
         default = base.get(field.name, field.default)
@@ -149,6 +157,11 @@ def _form(
     return dataclasses.make_dataclass("Settings", made, frozen=True, kw_only=True)
 
 
+def _attack() -> Argument:
+    words = helps(Settings)["attack"]
+    return Argument(name="attack", kind=Attack, default=None, help=words)
+
+
 def _fields_of(argument: Argument, given: Any, rest: list[str]) -> list[Any]:
     default = argument.default if given is MISSING else given
     known = _KINDS.get(argument.kind)
@@ -156,20 +169,24 @@ def _fields_of(argument: Argument, given: Any, rest: list[str]) -> list[Any]:
         optional = argument.default is None
         hint = argument.kind | None if optional else argument.kind
         return [(argument.name, _named(hint, argument.help), default)]
-    kinds = (_OWN_PART, *known) if argument.default is None else tuple(known)
+    own = _NO_ATTACK if argument.kind is Attack else _OWN_PART
+    kinds = (own, *known) if argument.default is None else tuple(known)
     kind = _kind_asked(argument.name, rest)
-    now = _OWN_PART if default in (None, MISSING) else default.kind
-    if now == _OWN_PART and argument.required:
+    now = own if default in (None, MISSING) else default.kind
+    if now == own and argument.required:
         now = "sgd"
     if kind is None:
         kind = now
     check_name(argument.name, kind, kinds)
     option = _named(Literal[kinds], argument.help, argument.name.replace("_", "-"))
     fields: list[Any] = [(f"{argument.name}_kind", option, kind)]
-    if kind != _OWN_PART:
+    if kind != own:
         same = default if kind == now and default not in (None, MISSING) else None
         if argument.kind is Aggregator:
-            hint = _aggregator_form(kind, same)
+            words = AGGREGATORS[kind].__doc__
+            hint = _numbers_form("Aggregator", words, all_numbers_of(kind), same)
+        elif argument.kind is Attack:
+            hint = _numbers_form("Attack", argument.help, numbers_of(kind), same)
         else:
             hint = plain_form(known[kind], same)
         fields.append((argument.name, hint, MISSING))
@@ -184,17 +201,20 @@ def _kind_asked(name: str, rest: list[str]) -> str | None:
     return parser.parse_known_args(rest)[0].kind
 
 
-def _aggregator_form(kind: str, given: Aggregator | None) -> type:
-    """A class of the numbers of an aggregator, and of what goes around it."""
+def _numbers_form(
+    called: str, words: str | None, numbers: Mapping[str, Number], given: Any
+) -> type:
+    """A class of the numbers of an aggregator, with what goes around it, or of an
+    attack."""
     made: list[Any] = []
-    for name, number in all_numbers_of(kind).items():
+    for name, number in numbers.items():
         known = None if given is None else getattr(given, name)
         default = number.default if known is None else known
         hint = _named(number.type, number.help)
         one = () if default is MISSING else (dataclasses.field(default=default),)
         made.append((name, hint, *one))
-    form = dataclasses.make_dataclass("Aggregator", made, frozen=True, kw_only=True)
-    form.__doc__ = (AGGREGATORS[kind].__doc__ or "").split("\n\n")[0]
+    form = dataclasses.make_dataclass(called, made, frozen=True, kw_only=True)
+    form.__doc__ = (words or "").split("\n\n")[0]
     return form
 
 
@@ -257,8 +277,8 @@ def _numbers(arguments: Mapping[str, Argument], values: dict[str, Any]) -> Any:
 
 
 def _made(what: Any, form: Any, kind: str) -> Any:
-    if what is Aggregator:
-        return Aggregator(kind=kind, **vars(form))
+    if what in (Aggregator, Attack):
+        return what(kind=kind, **vars(form))
     return _form_of(OPTIMIZERS[kind], form)
 
 

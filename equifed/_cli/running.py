@@ -16,9 +16,17 @@ from .._logger import JSONLines, Loggers, ProgressBar, TensorBoard, WandB
 from .._roles import Roles
 from .._training import RESULTS, Solution, sweep, train
 from .._types import Model
-from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
+from ..data import (
+    AbstractSampler,
+    FederatedDataset,
+    Including,
+    Loader,
+    UniformSampler,
+)
 from ..privacy import PrivacyPlan
+from ..recipes._arguments import ROOT
 from ..recipes._privacy import with_plan
+from .attacking import drawn_attackers, with_attackers, with_root
 from .evaluation import of_clusters, own_of, whose
 from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
 from .parsing import settings_of
@@ -111,6 +119,15 @@ def _made(settings: Settings) -> Made:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
     sampler: AbstractSampler
     sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
+    if settings.has_root:
+        data = with_root(data, settings.num_root, seed=settings.seed)
+        sampler = Including(sampler, [ROOT])
+    if settings.attack is not None and settings.attackers is not None:
+        drawn = {"seed": settings.seed, "first": int(settings.has_root)}
+        clients = drawn_attackers(data, settings.attackers, **drawn)
+        parts = (settings.attack, algorithm, data, clients)
+        learned = {"task": settings.of_task, "model": model}
+        algorithm, data = with_attackers(*parts, **learned)
     plan = settings.plan(data.num_clients)
     if plan is not None:
         algorithm, sampler = with_plan(algorithm, plan), plan.sampler

@@ -19,11 +19,12 @@ from ..recipes import (
     Task,
     task,
 )
-from ..recipes._algorithms import build
+from ..recipes._algorithms import build, needs_root
 from ..recipes._arguments import arguments_of, as_json, checked_numbers, from_json
 from ..recipes._names import check_name
 from ..recipes._recipe import check_one_aggregator
 from ..recipes._roles import roles_of
+from .attacking import Attack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class Settings:
     - `max_examples`: how many examples a client has at most.
     - `seed`: of the model, of who takes part, and of all else that is random.
     - `seeds`: how many seeds to train in one program, from `seed` on.
+    - `attackers`: how many of the clients attack, drawn by the seed.
+    - `root_examples`: how many examples the server has, of `fltrust` alone: drawn from
+        those of all clients, and taken away from them; 100 if not given, as in its
+        paper.
     - `fine_tune`: for how many epochs a client tunes its model before it is evaluated;
         if not given, it does not.
     - `eval_every`: after how many rounds to evaluate; after the last one, in any case.
@@ -54,6 +59,7 @@ class Settings:
     - `data`: a folder with the data's files, if they are not to be downloaded.
     - `tensorboard`: whether to log for TensorBoard, beside the lines of JSON.
     - `wandb`: the project at Weights & Biases to log to, if any.
+    - `attack`: what the attackers do.
     - `privacy`: what is promised to the clients, if anything is; a recipe's.
     """
 
@@ -69,6 +75,9 @@ class Settings:
     max_examples: int | None = None
     seed: int = 0
     seeds: int = 1
+    attack: Attack | None = None
+    attackers: int | None = None
+    root_examples: int | None = None
     fine_tune: int | None = None
     eval_every: int = 10
     checkpoint_every: int | None = None
@@ -87,7 +96,8 @@ class Settings:
         counts = ("clients_per_round", "rounds", "seeds", "eval_every")
         for name in (*counts, "keep_checkpoints", "rounds_per_call"):
             check_count(name, getattr(self, name))
-        for name in ("max_examples", "fine_tune", "checkpoint_every"):
+        optional = ("max_examples", "fine_tune", "checkpoint_every")
+        for name in (*optional, "attackers", "root_examples"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.power_of_choice is not None:
@@ -98,9 +108,27 @@ class Settings:
                     "`power_of_choice` compares clients by the loss of one model, and "
                     f"{self.algorithm!r} trains several. Leave it out."
                 )
+        self._check_server_and_attackers()
         check_seed(self.seed)
         if self.seeds > 1:
             self._check_one_program()
+
+    def _check_server_and_attackers(self) -> None:
+        if (self.attack is None) != (self.attackers is None):
+            raise ValueError(
+                "`attack` says what attackers do, and `attackers` how many clients "
+                "they are. Give both, `--attack alie --attackers 5`, or neither."
+            )
+        if self.attack is not None and self.privacy is not None:
+            raise ValueError(
+                "Of a training with attackers no privacy is known, and this recipe "
+                "promises some. Leave `attack` out, or take a recipe without privacy."
+            )
+        if self.root_examples is not None and not self.has_root:
+            raise ValueError(
+                "`root_examples` are the server's own, and of "
+                f"{self.algorithm!r} it has none. Leave it out, or take `fltrust`."
+            )
 
     def _check_one_program(self) -> None:
         apart = {
@@ -120,6 +148,16 @@ class Settings:
     @property
     def of_task(self) -> Task:
         return task(self.task)
+
+    @property
+    def has_root(self) -> bool:
+        """Whether the server has examples of its own."""
+        return needs_root(algorithm(self.algorithm))
+
+    @property
+    def num_root(self) -> int:
+        """How many examples the server has, where it has some."""
+        return 100 if self.root_examples is None else self.root_examples
 
     @property
     def saved_every(self) -> int:
@@ -173,6 +211,7 @@ class Settings:
         return out | {
             "numbers": numbers,
             "batching": dataclasses.asdict(self.batching),
+            "attack": self.attack and self.attack.as_json(),
             "privacy": self.privacy and dataclasses.asdict(self.privacy),
         }
 
@@ -190,6 +229,9 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "power_of_choice": None,
         "rounds": recipe.rounds,
         "max_examples": recipe.max_examples,
+        "attack": None,
+        "attackers": None,
+        "root_examples": None,
         "fine_tune": None,
         "eval_every": recipe.eval_every,
         "privacy": recipe.privacy,
@@ -216,6 +258,11 @@ def from_json_dict(values: Mapping[str, Any]) -> dict[str, Any]:
         out["batching"] = Batching(**out["batching"])
     if isinstance(out.get("privacy"), Mapping):
         out["privacy"] = Privacy(**out["privacy"])
+    if isinstance(out.get("attack"), Mapping):
+        numbers = {f.name: f for f in dataclasses.fields(Attack)}
+        for name in out["attack"]:
+            check_name("numbers of attack", name, numbers)
+        out["attack"] = Attack(**{"kind": None, **out["attack"]})
     arguments = arguments_of(algorithm(out["algorithm"]))
     out["numbers"] = {
         name: from_json(arguments[name], x) if name in arguments else x

@@ -6,7 +6,7 @@ Which numbers a kind has, and what they mean, its own class says.
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, get_origin, Literal
 
 from .._aggregator import (
     AbstractAggregator,
@@ -145,12 +145,16 @@ _OF_KINDS = tuple(
 
 def numbers_of(kind: str) -> dict[str, Number]:
     """The numbers of a kind alone, as its class has them."""
-    cls = KINDS[kind]
+    return numbers_of_class(KINDS[kind])
+
+
+def numbers_of_class(cls: type) -> dict[str, Number]:
+    """The numbers, and choices, that a class is made with."""
     words, out = helps(cls), {}
     for parameter in inspect.signature(cls).parameters.values():
-        default = parameter.default
+        default, hint = parameter.default, parameter.annotation
         default = dataclasses.MISSING if default is parameter.empty else default
-        type_ = int if parameter.annotation is int else float
+        type_ = hint if hint is int or get_origin(hint) is Literal else float
         out[parameter.name] = Number(type_, default, words.get(parameter.name, ""))
     return out
 

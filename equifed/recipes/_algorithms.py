@@ -12,14 +12,13 @@ from .. import _algorithm
 from .._algorithm import (
     AbstractAlgorithm,
     AbstractAsynchronous,
-    FLTrust,
     OverRounds,
     PowerOfChoice,
 )
 from .._client import AbstractCorrection, Proximal
 from ..posterior import AbstractPosteriorSampler, IASG
 from ._aggregators import Aggregator
-from ._arguments import checked_numbers, OF_THE_TASK
+from ._arguments import checked_numbers, OF_THE_TASK, ROOT
 from ._batching import Batching
 from ._optimizers import Decay, OPTIMIZERS
 from ._task import Task
@@ -27,13 +26,12 @@ from ._task import Task
 
 def _all() -> dict[str, type[AbstractAlgorithm]]:
     """Every one that is made of a loss: the others are wrappers of another one. (The
-    asynchronous ones want cohorts that say who is stale, which no recipe makes, and
-    `FLTrust` cohorts in which one client always is.)"""
+    asynchronous ones want cohorts that say who is stale, which no recipe makes.)"""
     out = {}
     for name, cls in sorted(vars(_algorithm).items()):
         if not inspect.isclass(cls) or not issubclass(cls, AbstractAlgorithm):
             continue
-        if issubclass(cls, AbstractAsynchronous | FLTrust):
+        if issubclass(cls, AbstractAsynchronous):
             continue
         if "loss" in inspect.signature(cls).parameters:
             out[name.lower()] = cls
@@ -46,6 +44,11 @@ ALGORITHMS = _all()
 def name_of(cls: type[AbstractAlgorithm]) -> str:
     """What `--algorithm` takes for a class."""
     return cls.__name__.lower()
+
+
+def needs_root(cls: type[AbstractAlgorithm]) -> bool:
+    """Whether one of its clients must be the server's own."""
+    return "root" in inspect.signature(cls).parameters
 
 
 def build(
@@ -88,6 +91,8 @@ class _Made:
             name, hint = parameter.name, parameter.annotation
             if name == "batching":
                 given[name] = self.batching.build()
+            elif name == "root":
+                given[name] = ROOT
             elif name in OF_THE_TASK:
                 given[name] = _of_task(self.task, name, name_of(self.cls))
             elif hint is AbstractPosteriorSampler:

@@ -28,7 +28,8 @@ from ._optimizers import Decay, Optimizer, OPTIMIZERS
 
 
 # What a task brings along, and the batching.
-OF_THE_TASK = ("loss", "logits", "representation", "head", "label", "batching")
+OF_THE_TASK = ("loss", "logits", "representation", "head", "label", "batching", "root")
+ROOT = 0  # which client holds the server's examples, if there is one
 MISSING = dataclasses.MISSING
 NUMBERS = tuple[float, ...]
 

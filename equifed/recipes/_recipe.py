@@ -9,7 +9,7 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, check_kind, check_number, checked
 from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
 from ..privacy import PrivacyPlan
-from ._algorithms import ALGORITHMS, build, name_of
+from ._algorithms import ALGORITHMS, build, name_of, needs_root
 from ._arguments import checked_numbers
 from ._batching import Batching
 from ._names import found
@@ -108,6 +108,12 @@ class Recipe:
     def __post_init__(self) -> None:
         check_kind("task", self.task, Task, "Write `equifed.recipes.task('...')`.")
         found("algorithm", getattr(self.algorithm, "__name__", "").lower(), ALGORITHMS)
+        if needs_root(self.algorithm):
+            raise ValueError(
+                f"`{self.algorithm.__name__}` needs a client that holds the server's "
+                "examples, which a recipe does not make. Run it by `equifed run "
+                f"--algorithm {self.algorithm_name}`."
+            )
         check_kind("batching", self.batching, Batching)
         for name in ("clients_per_round", "rounds", "eval_every"):
             check_count(name, getattr(self, name))
