@@ -167,6 +167,7 @@ from ._measures import (
     F1 as F1,
     oov_rate as oov_rate,
     PerDomain as PerDomain,
+    Perplexity as Perplexity,
     Precision as Precision,
     Recall as Recall,
     sequence_count as sequence_count,

@@ -11,6 +11,7 @@ from .classification import (
     top_k_accuracy as top_k_accuracy,
 )
 from .domains import PerDomain as PerDomain
+from .perplexity import Perplexity as Perplexity
 from .sequences import (
     oov_rate as oov_rate,
     sequence_count as sequence_count,

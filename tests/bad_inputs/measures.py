@@ -20,6 +20,7 @@ WITH_LOGITS = {
     "token_cross_entropy": eqf.token_cross_entropy,
     "token_accuracy": eqf.token_accuracy,
     "sequence_cross_entropy": eqf.sequence_cross_entropy,
+    "Perplexity": eqf.Perplexity,
     "token_top_k_accuracy": functools.partial(eqf.token_top_k_accuracy, k=1),
 }
 WITHOUT_LOGITS = {

@@ -45,6 +45,65 @@ def files(make):
     }
 
 
+LETTERS = data.Vocabulary("tobe")
+
+
+def instruct(clients=TALK, by=LETTERS, template=None, columns=("text",), **kwargs):
+    def asked(row):
+        return [("t", False), (row["text"], True)]
+
+    return sets.instructions(
+        clients,
+        by,
+        asked if template is None else template,
+        columns=list(columns),
+        **{"length": 9, "end": 2, **kwargs},
+    )
+
+
+def packing(make):
+    """What all that make tokens of texts refuse."""
+    return {
+        **counts(lambda x: make(length=x), name="length", least=1),
+        "a token that the model does not know": (
+            lambda: make(end=0, vocab_size=5),
+            ValueError,
+            ("A model of 5 tokens knows 0 to 4", "example 0 of client 'a'"),
+        ),
+        "a model of no tokens": (
+            lambda: make(vocab_size=0),
+            ValueError,
+            "`vocab_size` must be at least 1, got 0",
+        ),
+        "texts in a list": (
+            lambda: make(["to be"]),
+            TypeError,
+            ("`dataset`", "from_huggingface"),
+        ),
+        "a vocabulary of words": (
+            lambda: make(by=WORDS),
+            ValueError,
+            ("`vocabulary`", "characters"),
+        ),
+        "a function for a tokeniser": (
+            lambda: make(by=str.split),
+            TypeError,
+            ("`tokenizer` must be a `tokenizers.Tokenizer`", "backend_tokenizer"),
+        ),
+        "an end beyond the vocabulary": (
+            lambda: make(end=8),
+            ValueError,
+            "`end` must be at most 7, got 8",
+        ),
+        "a column of numbers": (lambda: make(column="y"), ValueError, "'y'"),
+        "a column that is not there": (
+            lambda: make(column="z"),
+            (KeyError, ValueError),
+            "'z'",
+        ),
+    }
+
+
 def partitions(make):
     return {
         "a number for a partition": (
@@ -191,6 +250,46 @@ TABLE = {
             lambda: sets.next_words(TALK, data.Vocabulary("tobe")),
             ValueError,
             ("`vocabulary`", "words", "4 symbols"),
+        ),
+    },
+    "data.sets.token_chunks": packing(
+        lambda data=TALK, by=LETTERS, length=4, end=2, **x: sets.token_chunks(
+            data, by, length=length, end=end, **x
+        )
+    ),
+    "data.sets.instructions": {
+        **packing(
+            lambda data=TALK, by=LETTERS, length=4, end=2, column="text", **x: instruct(
+                data, by, length=length, end=end, columns=[column], **x
+            )
+        ),
+        "a template that is a text": (
+            lambda: instruct(template="Q: {text}"),
+            TypeError,
+            ("`template`", "function", "'Q: {text}'"),
+        ),
+        "a template that returns text": (
+            lambda: instruct(template=lambda x: x["text"]),
+            TypeError,
+            ("`template` must return pairs", "'to be'", "example 0 of client 'a'"),
+        ),
+        "a template that returns nothing": (
+            lambda: instruct(template=lambda x: []),
+            TypeError,
+            "`template` must return pairs",
+        ),
+        "pack=1": (lambda: instruct(pack=1), TypeError, "`pack`"),
+    },
+    "data.sets.chat_ml": {
+        "a number for a column": (
+            lambda: sets.chat_ml(1, "b"),
+            TypeError,
+            "`instruction`",
+        ),
+        "a number for the system": (
+            lambda: sets.chat_ml("a", "b", system=1),
+            TypeError,
+            "`system`",
         ),
     },
     "data.sets.padded_words": {

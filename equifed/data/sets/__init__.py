@@ -18,3 +18,8 @@ from ._text import (
     padded_words as padded_words,
     word_vocabulary as word_vocabulary,
 )
+from ._tokens import (
+    chat_ml as chat_ml,
+    instructions as instructions,
+    token_chunks as token_chunks,
+)
