@@ -205,6 +205,21 @@ def test_what_is_personal_of_it_stays_with_its_client(roles, names):
     assert_close(state.model[1], before[1], rtol=0, atol=0)
 
 
+def test_fedbn_keeps_the_normalisation_and_counts_clients_alike():
+    fedbn = eqf.FedBN(STATEFUL, SGD, BATCHING)
+    state, _ = run(fedbn, OWN_NORMS)
+    names = ("weight", "bias", "count", "mean", "var")
+    shared, clients = in_numpy(names, weights=(1, 1, 0, 1))
+    for i in range(4):
+        for name, x in numbers(own(fedbn, state, i)).items():
+            wanted = clients[i][name] if name in names else shared[name]
+            np.testing.assert_allclose(x, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
+    assert state.statistics is None
+    # By their sizes it would be another model.
+    by_size = in_numpy(names)[0]["dense"]
+    assert np.abs(by_size - state.params[0].dense.weight).max() > 1e-3
+
+
 def test_frozen_statistics_stay_as_they_are():
     state, _ = run(roles=eqf.roles(PAIR, frozen=eqf.statistics))
     assert state.statistics is None
@@ -389,6 +404,40 @@ def test_training_goes_on_where_it_was_saved(tmp_path):
     assert whole.history[-1]["all/loss"] == found["loss"]
 
 
+@pytest.mark.parametrize("where", ("host", "folder"))
+def test_personal_statistics_go_on_where_they_were_saved(tmp_path, where):
+    """A new process has no files of its own: the checkpoint's rows are what counts."""
+    fedbn = eqf.FedBN(STATEFUL, SGD, BATCHING)
+
+    def train(num_rounds, name=None, checkpointer=None):
+        place = tmp_path / name if where == "folder" and name else where
+        return eqf.train(
+            *(fedbn, PAIR, LOADER),
+            num_rounds=num_rounds,
+            key=KEY,
+            roles=OWN_NORMS,
+            client_states=place if name else "device",
+            checkpointer=checkpointer,
+            evaluation={"own": eqf.Personal(DATA)},
+            eval_every=3,
+        )
+
+    with jax.numpy_dtype_promotion("standard"):
+        whole = train(3)
+        train(2, "first", eqf.Checkpointer(tmp_path / "run", every=1))
+        resumed = train(3, "second", eqf.Checkpointer(tmp_path / "run", every=1))
+    states = [jtu.tree_leaves(s.state.clients) for s in (whole, resumed)]
+    counts = [0, 0, 0, 0]
+    for x, y in zip(*states, strict=True):
+        x, y = np.asarray(x), np.asarray(y)
+        assert (x.dtype, x.tobytes()) == (y.dtype, y.tobytes())
+        counts = x if np.issubdtype(x.dtype, np.integer) else counts
+    assert list(counts) == [12, 6, 0, 12]  # steps, of both parts
+    assert_close(resumed.state.params, whole.state.params, rtol=0, atol=0)
+    assert whole.history[-1] == resumed.history[-1]
+    assert "own/loss" in whole.history[-1]
+
+
 class Spectral(eqx.Module):
     norm: eqx.nn.SpectralNorm
 
@@ -426,6 +475,42 @@ def test_a_spectral_norm_iterates_in_each_client(personal):
     for (net, states), wanted in zip(models, ends, strict=True):
         for x, y in zip(states.get(net.norm.uv_index), wanted, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("personal", (False, True), ids=("averaged", "personal"))
+def test_a_spectral_norm_is_evaluated_with_the_vectors_that_it_has(personal):
+    """The weight over its norm along both, which stay as they are."""
+
+    def squared(model, state, example, key):
+        y, state = model(example["x"], state)
+        return (y - example["y"]) ** 2, state
+
+    given = eqx.nn.make_with_state(Spectral)(KEY)
+    algorithm = eqf.FedAvg(eqf.Stateful(squared), SGD, BATCHING)
+    roles = eqf.roles(given, personal=eqf.statistics) if personal else None
+    state, _ = run(algorithm, roles, num_rounds=1, pair=given)
+    before = [np.array(x) for x in jtu.tree_leaves((state.statistics, state.clients))]
+
+    def by_hand(pair, i):
+        net, states = pair
+        weight = np.asarray(net.norm.layer.weight, float)
+        u, v = (np.asarray(x, float) for x in states.get(net.norm.uv_index))
+        rows = {name: np.asarray(x, float) for name, x in DATA.client(i).items()}
+        out = (rows["x"] @ (weight / (u @ weight @ v)).T).sum(1)
+        return np.mean((out - rows["y"]) ** 2)
+
+    parts = (DATA, algorithm.loss)
+    with jax.numpy_dtype_promotion("standard"):
+        found = eqf.evaluate_personal(algorithm, state, *parts, clients=DATA)
+    wanted = [by_hand(own(algorithm, state, i), i) for i in (0, 1, 3)]
+    np.testing.assert_allclose(found.values["loss"][[0, 1, 3]], wanted, rtol=1e-4)
+    if not personal:
+        with jax.numpy_dtype_promotion("standard"):
+            one = eqf.evaluate(state.model, *parts)["loss"]
+        mean = np.average(wanted, weights=[5, 3, 8])
+        np.testing.assert_allclose(one, mean, rtol=1e-4)
+    after = jtu.tree_leaves((state.statistics, state.clients))
+    assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("personal", (False, True), ids=("averaged", "personal"))
