@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import unittest.mock
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,6 +20,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
 import equifed as eqf
 from equifed import testing
@@ -41,16 +44,16 @@ SCAFFOLD: Any = eqf.Scaffold(LOSS, optax.sgd(0.1), BATCHING)
 MESH = jax.make_mesh((2,), ("clients",))
 
 
-def loader_of(mesh=None, count=3):
+def loader_of(mesh=None, count=3, batching=BATCHING, info=None):
     sampler = eqf.data.UniformSampler(count, seed=1)
-    return eqf.data.Loader(DATASET, sampler, BATCHING, mesh=mesh)
+    return eqf.data.Loader(DATASET, sampler, batching, mesh=mesh, info=info)
 
 
-def train(where, mesh=None, *, algorithm=SCAFFOLD, num_rounds=6, **kwargs):
+def train(where, mesh=None, *, algorithm=SCAFFOLD, num_rounds=6, info=None, **kwargs):
     return eqf.train(
         algorithm,
         testing.Linear(),
-        loader_of(mesh),
+        loader_of(mesh, batching=algorithm.batching, info=info),
         num_rounds=num_rounds,
         key=KEY,
         client_states=where,
@@ -116,6 +119,84 @@ def test_personal_leaves_lie_anywhere(tmp_path):
         state = train(where, **options).state
         assert_same(state, expected.state)
         assert_same(own(state), own(expected.state))
+    expected = train("device", MESH, **options)
+    spread = train("sharded", MESH, **options)
+    assert place_of(spread) == "spread over the mesh"
+    assert_same(spread.state, expected.state)
+    assert spread.history == expected.history
+    assert any(np.asarray(x).any() for x in jax.tree.leaves(spread.state.clients))
+
+
+KEEP = (
+    "Scaffold-1",
+    "Scaffold-2",
+    "FedDyn",
+    "FedVARP",
+    "MIFA",
+    "FedSpeed",
+    "FedDC",
+    "FedLESAM",
+    "FedSMOO",
+    "Scaffnew",
+    "FedSophia",
+    "DiLoCo",
+    "Ditto",
+    "APFL",
+    "PFedMe",
+    "MOON",
+    "FedPer",
+    "LGFedAvg",
+    "FedBN",
+    "FedRep",
+    "FedAlt",
+    "LocalOnly",
+    "FedALA",
+    "FedRoD",
+    "FedProto",
+    "PowerOfChoice",
+    "CA2FL",
+    "Oort",
+    "FedEP",
+    "EF21",
+)
+LONGER = eqf.data.Epochs(2, batch_size=4)  # As some of them need.
+
+
+def of_the_table(name):
+    algorithm = ALGORITHMS[name](LOSS, LONGER)
+    needs: Any = {role: lambda m: m.bias for role in algorithm.needs}
+    return algorithm, eqf.roles(testing.Linear(), **needs) if needs else None
+
+
+def up_to_date(round, clients):
+    """What those that train clients from old models ask for."""
+    return {"staleness": np.zeros(len(clients), np.int32)}
+
+
+def test_who_keeps_something():
+    def keeps(name):
+        algorithm, roles = of_the_table(name)
+
+        def first():
+            model = testing.Linear()
+            return algorithm.init(model, num_clients=SIZE, key=KEY, roles=roles)
+
+        return jax.tree.leaves(eqx.filter_eval_shape(first).clients)
+
+    assert tuple(filter(keeps, ALGORITHMS)) == KEEP
+
+
+@pytest.mark.parametrize("name", KEEP)
+def test_whatever_clients_keep_may_lie_anywhere(tmp_path, name):
+    algorithm, roles = of_the_table(name)
+    options = {"algorithm": algorithm, "roles": roles, "num_rounds": 2}
+    options["info"] = up_to_date
+    expected = train("device", **options)
+    for where in ("host", tmp_path / "states"):
+        got = train(where, **options)
+        assert place_of(got) != "device"
+        assert_same(got.state, expected.state)
+        assert got.history == expected.history
 
 
 def test_debugged_rounds():
@@ -194,6 +275,41 @@ def test_by_default_they_lie_where_they_fit(monkeypatch):
     # Of FedAvg clients keep nothing.
     plain = eqf.FedAvg(LOSS, optax.sgd(0.1), BATCHING)
     assert train("host", algorithm=plain, num_rounds=0).state.clients is None
+
+
+@pytest.mark.parametrize(
+    ("fits", "free", "platform", "place"),
+    [
+        (280, 0, "gpu", "device"),
+        (279, 0, "gpu", "sharded"),
+        (70, 0, "gpu", "sharded"),
+        (69, 560, "gpu", "host"),
+        (69, None, "gpu", "host"),
+        (69, 559, "gpu", ValueError),
+        # The devices of a CPU have one memory.
+        (279, 560, "cpu", "host"),
+        (279, 559, "cpu", ValueError),
+    ],
+)
+@pytest.mark.parametrize("axes", [{"clients": 4}, {"clients": 2, "model": 2}])
+def test_the_place_by_size(monkeypatch, fits, free, platform, place, axes):
+    """Ten clients that keep 28 bytes, on a mesh of four devices."""
+    one = {"a": np.zeros(5, np.float32), "b": np.zeros(2, np.int32)}
+    device = unittest.mock.Mock(platform=platform)
+    mesh = unittest.mock.Mock(spec=Mesh)
+    mesh.devices = np.array([device] * 4).reshape(tuple(axes.values()))
+    mesh.size, mesh.shape = 4, axes
+    placement = unittest.mock.Mock(fits=lambda size: size <= fits)
+    monkeypatch.setattr(choose, "Placement", lambda mesh: placement)
+    monkeypatch.setattr(choose, "_free_memory", lambda: free)
+    if len(axes) > 1 and place == "sharded":
+        # Another axis has copies of them: nothing is spread over it.
+        place = ValueError
+    if place is ValueError:
+        with pytest.raises(ValueError, match="keep 2.8e-07 GB together"):
+            choose._by_size(one, 10, mesh)
+    else:
+        assert choose._by_size(one, 10, mesh) == place
 
 
 @pytest.mark.parametrize(
