@@ -1,6 +1,7 @@
 """Where clients' states lie changes no bit of what is trained, and nothing is lost."""
 
 import errno
+import io
 import json
 import os
 import pathlib
@@ -753,6 +754,42 @@ def test_a_checkpoint_goes_on_in_any_place(tmp_path, saved, wanted):
     run(saved, 4)
     got = run(wanted, 6)
     straight = train("device", MESH if saved == "sharded" else None)
+    assert_same(got.state, straight.state)
+    assert got.history == straight.history
+
+
+@pytest.mark.parametrize("where", ["host", "disk"])
+@pytest.mark.usefixtures("hasty")
+def test_a_disk_that_gets_full_in_a_segment(tmp_path, monkeypatch, where):
+    """The checkpoint before is whole, and the training goes on from there."""
+    run = tmp_path / "run"
+
+    def place():
+        return where if where == "host" else tmp_path / "states"
+
+    class Full(io.FileIO):
+        def write(self, data):
+            io.FileIO.write(self, bytes(data)[:5])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opened(path, mode):
+        # Of the second checkpoint, and not those that are read.
+        full = "w" in mode and (run / "00000002").exists()
+        return Full(path, "w") if full else open(path, mode)
+
+    with monkeypatch.context() as patch:
+        journal = "equifed._checkpoint.journal.open"
+        patch.setattr(journal, opened, raising=False)
+        with pytest.raises(OSError, match="^Could not save round 4 in .*No space") as e:
+            train(place(), checkpointer=eqf.Checkpointer(run, every=2))
+    assert e.value.errno == errno.ENOSPC
+    assert "The checkpoints that lie there are intact" in str(e.value)
+    assert sorted(x.name for x in run.glob("0*")) == ["00000002"]
+    kept = train("host", num_rounds=2, checkpointer=eqf.Checkpointer(run))
+    assert_same(kept.state, train("device", num_rounds=2).state)
+    # The store's own rows are of a later round by then.
+    got = train(place(), checkpointer=eqf.Checkpointer(run, every=2))
+    straight = train("device")
     assert_same(got.state, straight.state)
     assert got.history == straight.history
 
