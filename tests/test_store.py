@@ -839,6 +839,38 @@ def test_a_killed_training_without_a_checkpoint_begins_anew(tmp_path):
     assert isinstance(new, Store)
 
 
+@pytest.mark.parametrize("leaf", range(2))
+@pytest.mark.parametrize("left", [0, 5, -1, 99])
+def test_a_file_that_somebody_changes_is_one_clear_error(tmp_path, leaf, left):
+    """Neither the end of the program, nor zeros."""
+    folder = tmp_path / "states"
+    saves = eqf.Checkpointer(tmp_path / "run", every=2)
+    state = train(folder, num_rounds=4, checkpointer=saves).state
+    assert {x.name for x in folder.iterdir()} == {
+        *("client-states.json", "lock", "00000.rows", "00001.rows")
+    }
+    file = folder / f"{leaf:05d}.rows"
+    size = file.stat().st_size
+    damaged = size + left if left < 0 else left
+    os.truncate(file, damaged)
+    words = rf"`.*{file.name}` is damaged: it has {damaged} bytes instead of {size}, "
+    store = store_of(state.clients)
+    assert store is not None
+    number = np.flatnonzero(store.written)[-1:]
+    for action in (
+        lambda: np.asarray(jax.tree.leaves(state.clients)[leaf]),
+        lambda: store.write(number, [x[None] for x in store.initial]),
+        lambda: next(eqf.rounds(SCAFFOLD, state, loader_of(), num_rounds=6, key=KEY)),
+    ):
+        with pytest.raises(OSError, match=words) as raised:
+            action()
+        assert len(str(raised.value)) < 600
+    assert file.stat().st_size == damaged
+    # As it says.
+    got = train(tmp_path / "another", num_rounds=6, checkpointer=saves)
+    assert_same(got.state, train("device").state)
+
+
 def test_files_that_a_killed_training_left_truncated_are_of_no_use(tmp_path):
     folder = tmp_path / "states"
     saves = eqf.Checkpointer(tmp_path / "run", every=2)

@@ -12,7 +12,6 @@ folder may be begun anew. One whose training came to its end is not touched.
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 import weakref
@@ -67,6 +66,8 @@ class DiskPlace(AbstractPlace):
                 self._sign(finished=False)
                 if self._open.files is None:
                     self._make()
+                for leaf in range(len(self._initial)):
+                    self._check_size(leaf)
                 self._open.lock = stack.pop_all()
         self._writing = True
 
@@ -79,15 +80,15 @@ class DiskPlace(AbstractPlace):
             with self._told("write client states"):
                 if self._unwritten:
                     self._write_again()
-                for file in self._open.files:
+                for leaf, file in enumerate(self._open.files):
+                    self._check_size(leaf)
                     os.fsync(file)
-                np.save(self.folder / "touched.npy", np.packbits(self._touched))
-                for i, x in enumerate(self._initial):
-                    (self.folder / f"{i:05d}.initial").write_bytes(x.tobytes())
                 self._sign(finished=True)
 
     def read(self, leaf: int, numbers: Numbers, out: np.ndarray) -> None:
         touched = self._touched[numbers]
+        if touched.any():
+            self._check_size(leaf)
         for i, (number, there) in enumerate(
             zip(numbers.tolist(), touched.tolist(), strict=True)
         ):
@@ -126,7 +127,8 @@ class DiskPlace(AbstractPlace):
 
     def _write(self, numbers: Numbers, rows: Rows) -> None:
         assert self._open.files is not None, "It was not begun."
-        for file, x in zip(self._open.files, rows, strict=True):
+        for leaf, (file, x) in enumerate(zip(self._open.files, rows, strict=True)):
+            self._check_size(leaf)
             data = as_bytes(x)
             size = data.shape[1]
             for number, row in zip(numbers.tolist(), data, strict=True):
@@ -145,19 +147,38 @@ class DiskPlace(AbstractPlace):
         self._open.files = files = []
         self._maps = []
         for i, x in enumerate(self._initial):
-            path = self.folder / f"{i:05d}.rows"
+            path = self._path(i)
             # A file that is there goes first: truncated, it would keep its room.
             path.unlink(missing_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
             files.append(file)
             shape = (self._num_clients, *x.shape)
-            os.ftruncate(file, math.prod(shape) * x.dtype.itemsize)
+            os.ftruncate(file, self._size(i))
             empty = x.size == 0  # Nothing cannot be mapped.
             self._maps.append(
                 np.empty(shape, x.dtype)
                 if empty
                 else np.memmap(path, x.dtype, "r", shape=shape)
             )
+
+    def _check_size(self, leaf: int) -> None:
+        """Refuses a file that somebody made shorter: to read past its end would end
+        the program, and to write there would leave zeros in between."""
+        assert self._open.files is not None, "It was not begun."
+        size, wanted = os.fstat(self._open.files[leaf]).st_size, self._size(leaf)
+        if size != wanted:
+            raise OSError(
+                f"`{self._path(leaf)}` is damaged: it has {size} bytes instead of "
+                f"{wanted}, as something else changed it. Its rows are lost. Go on "
+                "from a checkpoint, or begin anew, with another folder as "
+                "`client_states`."
+            )
+
+    def _path(self, leaf: int) -> pathlib.Path:
+        return self.folder / f"{leaf:05d}.rows"
+
+    def _size(self, leaf: int) -> int:
+        return self._num_clients * self._initial[leaf].nbytes
 
     def _sign(self, *, finished: bool) -> None:
         path = self.folder / INDEX
