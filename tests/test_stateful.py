@@ -83,7 +83,12 @@ FEDAVG = eqf.FedAvg(STATEFUL, SGD, BATCHING)
 
 
 def run(
-    algorithm=FEDAVG, roles=None, executor=None, mesh=None, num_rounds=2, pair=PAIR
+    algorithm: Any = FEDAVG,
+    roles=None,
+    executor=None,
+    mesh=None,
+    num_rounds=2,
+    pair=PAIR,
 ) -> Any:
     batching = algorithm.batching
     loader = eqf.data.Loader(DATA, eqf.data.AllClients(), batching, mesh=mesh)
