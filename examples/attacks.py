@@ -68,6 +68,7 @@ ATTACKS = {
     "IPM, 0.5": eqa.IPM(0.5),
     "IPM, 10": eqa.IPM(10.0),
     "min-max": eqa.MinMax(),
+    "min-sum": eqa.MinSum(),
     "mimic": eqa.Mimic(),
     "adaptive": eqa.Adaptive(num_steps=5),
     "backdoor": eqa.ModelReplacement(),

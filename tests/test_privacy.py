@@ -448,7 +448,7 @@ class _Tells(eqx.Module):
 
 
 def test_only_an_evaluation_is_shown_as_one():
-    made, loss = plan(), _Tells()
+    made, loss = plan(unprotected=("test/loss", "test/error")), _Tells()
     algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=made.mechanism)
     loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
     more = {
@@ -463,6 +463,103 @@ def test_only_an_evaluation_is_shown_as_one():
     for history in (one.history, several[""][0].history):
         assert "test/loss" in history[-1]
         assert not any("test/of_clients" in row for row in history)
+
+
+def other_clients(*, sizes=(3, 4)):
+    data = testing.ragged_clients(sizes)
+    return eqf.data.FederatedDataset.concatenate([data], prefixes=["other "])
+
+
+def test_no_evaluation_on_clients_who_train_that_is_not_asked_for():
+    made, start = plan(), lambda key: testing.Linear()
+    algorithm = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+    loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
+    # A test set of theirs is theirs as well.
+    _, test = DATASET.split_examples(0.5)
+    kinds = (
+        test,
+        test.select([3]),
+        eqf.ClientQuantiles(test),
+        eqf.SampledClients(test, eqf.data.UniformSampler(2)),
+        eqf.Personal(test),
+    )
+    for kind in kinds:
+        with pytest.raises(ValueError, match="'seen' is evaluated on clients who tra"):
+            trained(
+                *(made.mechanism, made.sampler),
+                privacy=made,
+                evaluation={"unseen": other_clients(), "seen": kind},
+            )
+    keys = jr.split(jr.key(0), 1)
+    with pytest.raises(ValueError, match="`unprotected` with seen/error, seen/loss"):
+        eqf.sweep(
+            *({"": algorithm}, start, loader),
+            num_rounds=1,
+            keys=keys,
+            privacy=made,
+            evaluation={"seen": test},
+        )
+    # A training may not choose its model by one, if it was asked for.
+    named = plan(unprotected=("seen/error", "seen/loss"))
+    more = {"privacy": named, "evaluation": {"seen": test}}
+    history = trained(made.mechanism, made.sampler, **more).history
+    assert {"seen/error", "seen/loss"} <= set(history[-1])
+    stop = eqf.Target("seen/loss", 1e6, mode="min")
+    with pytest.raises(ValueError, match="`stop` reads 'seen/loss', which no noise"):
+        trained(made.mechanism, made.sampler, stop=stop, **more)
+    unseen = {"unseen": other_clients()}
+    history = trained(*(made.mechanism, made.sampler), privacy=made, evaluation=unseen)
+    assert "unseen/loss" in history.history[-1]
+
+
+class _Lost(eqx.Module):
+    """A loss that is not finite while its gradient is."""
+
+    def __call__(self, model, example, key):
+        value, more = testing.noisy_loss(model, example, key)
+        return value + jax.lax.stop_gradient(jnp.inf), more
+
+
+def test_no_word_of_who_sent_what():
+    made = plan()
+    loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
+
+    def run(loss, rate=0.1, **kwargs):
+        algorithm = eqf.FedAvg(
+            loss, optax.sgd(rate), BATCHING, aggregator=made.mechanism
+        )
+        return eqf.train(
+            *(algorithm, testing.Linear(), loader),
+            num_rounds=2,
+            key=jr.key(0),
+            **kwargs,
+        )
+
+    with pytest.warns(UserWarning, match="the messages of"):
+        assert run(_Lost()).result == eqf.RESULTS.nonfinite_loss
+    # Warnings are errors here: there is none.
+    assert run(_Lost(), privacy=made).result == eqf.RESULTS.successful
+    algorithm = eqf.FedAvg(_Lost(), SGD, BATCHING, aggregator=made.mechanism)
+    runs = eqf.sweep(
+        *({"": algorithm}, lambda key: testing.Linear(), loader),
+        num_rounds=2,
+        keys=jr.split(jr.key(0), 1),
+        privacy=made,
+    )
+    assert runs[""][0].result == eqf.RESULTS.successful
+    infinite = optax.sgd(jnp.inf)
+    big = eqf.FedAvg(
+        testing.noisy_loss,
+        SGD,
+        BATCHING,
+        server_optim=infinite,
+        aggregator=made.mechanism,
+    )
+    more = {"num_rounds": 2, "key": jr.key(0), "privacy": made}
+    with pytest.warns(UserWarning, match="non-finite") as said:
+        eqf.train(big, testing.Linear(), loader, **more)
+    (warning,) = said
+    assert str(warning.message) == eqf.RESULTS[eqf.RESULTS.nonfinite_model]
 
 
 def test_no_stop_by_what_is_unprotected():

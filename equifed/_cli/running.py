@@ -131,6 +131,13 @@ def _made(settings: Settings) -> Made:
     plan = settings.plan(data.num_clients)
     if plan is not None:
         algorithm, sampler = with_plan(algorithm, plan), plan.sampler
+        training = set(data.client_ids)
+        # On clients who train no noise covers an evaluation.
+        evaluation = {
+            name: dataset
+            for name, dataset in evaluation.items()
+            if training.isdisjoint(dataset.client_ids)
+        }
     loader = Loader(data, sampler, settings.batching.build())
     return Made(algorithm, model, roles, loader, evaluation, users, plan, tune)
 

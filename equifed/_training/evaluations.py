@@ -12,7 +12,7 @@ from .._round import State
 from .._types import Measure
 from .._warn import warn
 from .._words import shown
-from ..data import AbstractLoader, Loader
+from ..data import AbstractLoader, FederatedDataset, Loader
 
 
 class Evaluations(eqx.Module):
@@ -74,6 +74,16 @@ def check_evaluations(evaluation: Mapping[str, Any] | None, num_rounds: int) -> 
             "`num_rounds` is 0, so that the model is not evaluated: that is done after "
             "rounds. Write `equifed.evaluate(model, dataset, metrics)`."
         )
+
+
+def datasets_of(
+    evaluation: Mapping[str, Evaluated] | None,
+) -> dict[str, FederatedDataset]:
+    """On whose examples it is evaluated, by name."""
+    return {
+        where: of if isinstance(of, FederatedDataset) else of.dataset
+        for where, of in (evaluation or {}).items()
+    }
 
 
 def evaluations_of(

@@ -54,7 +54,7 @@ class Record:
         self._first, self._privacy, self._loader = True, privacy, loader
         self._watch = Watch(
             *(loader, algorithm.loss, history, reported),
-            needs_clients=privacy is None,
+            private=privacy is not None,
         )
         self.model: Model | None = None
         """That of the last round which was added."""

@@ -30,7 +30,7 @@ from .._types import Measure, Model
 from .._words import listed, shown
 from ..data import Loader
 from ..privacy import PrivacyPlan
-from .evaluations import check_evaluations, Evaluations, evaluations_of
+from .evaluations import check_evaluations, datasets_of, Evaluations, evaluations_of
 from .missing_rows import MissingRows
 from .reported import with_report
 from .rounds import check_rounds
@@ -162,6 +162,8 @@ def sweep(
             if found is None:
                 found = evaluations_of(evaluation, measure, algorithm, state, loader)
                 found.check_distinct(reported)
+            if plan is not None:
+                plan.check_evaluation(datasets_of(evaluation), found.names, loader)
             group.members.append(len(runs))
             group.evaluations.append(found)
             group.plans.append(plan)
@@ -233,7 +235,7 @@ def _train(
     for i, history in enumerate(histories):
         algorithm, state, _ = tree_row(stacked, i)
         plan = group.plans[i]
-        result = _result(algorithm, loader, history, needs_clients=plan is None)
+        result = _result(algorithm, loader, history, private=plan is not None)
         if plan is not None:
             history = [
                 plan.shown(row, found.get((round, i), ()))
@@ -264,13 +266,13 @@ def _result(
     loader: Loader,
     history: list[Row],
     *,
-    needs_clients: bool,
+    private: bool,
 ) -> RESULTS:
     if not history:
         return RESULTS.successful
     if history[-1]["nonfinite_model"]:
         return RESULTS.nonfinite_model
-    watch = Watch(loader, algorithm.loss, history, needs_clients=needs_clients)
+    watch = Watch(loader, algorithm.loss, history, private=private)
     return watch.result
 
 

@@ -23,7 +23,7 @@ from .._types import Measure, Model
 from ..data import AbstractLoader
 from ..privacy import PrivacyPlan
 from .best import Best
-from .evaluations import check_evaluations, evaluations_of
+from .evaluations import check_evaluations, datasets_of, evaluations_of
 from .reached import Keeping
 from .record import Record
 from .rounds import Calls, check_rounds, stateful_on_a_stream
@@ -122,8 +122,7 @@ def train(
     check_count("rounds_per_call", rounds_per_call)
     check_evaluations(evaluation, num_rounds)
     mesh = loader.mesh
-    if not is_first(mesh):
-        logger = NoLogger()
+    logger = logger if is_first(mesh) else NoLogger()
     count = _num_clients(algorithm, model, loader, key, roles)
     state = algorithm._init(model, count, key, roles, client_states, mesh)
     evaluations = evaluations_of(evaluation, metrics, algorithm, state, loader)
@@ -131,6 +130,7 @@ def train(
     evaluations.check_distinct(reported)
     if privacy is not None:
         privacy.check(algorithm, state, loader, num_rounds=num_rounds)
+        privacy.check_evaluation(datasets_of(evaluation), evaluations.names, loader)
     best = Best(stop, eval_every, algorithm.model(state), state)
     best.check_asked(algorithm, state, evaluation or {}, evaluations.names, privacy)
     looks = [eval_every] if evaluations or stop is not None else []

@@ -54,25 +54,25 @@ class Watch:
         history: Iterable[Row],
         reported: Collection[str] = (),
         *,
-        needs_clients: bool = True,
+        private: bool = False,
     ):
         """**Arguments:**
 
         - `reported`: the names of the metrics that the loss reports. Others may be
             means over nothing by right, as FedPA's `correction_norm` in burn-in rounds.
-        - `needs_clients`: whether a round in which nobody takes part is worth a word.
-            With noise for privacy it is a round as any other.
+        - `private`: whether what its clients sent, and who they were, is not to be
+            told: then only a model that is not finite is worth a word.
         """
         self._loader, self._loss = loader, loss
         self._reported = set(reported) - set(RESERVED)
         self._said: set[str] = set()
         self._seen: set[str] = set()
         history = list(history)
-        self._lost = any(map(_is_lost, history))
+        self._lost = not private and any(map(_is_lost, history))
         self._num_rounds = len(history)
-        self._num_rejected = sum(map(_is_rejected, history))
-        self._needs_clients = needs_clients
-        self._heard = not needs_clients or any(row["clients"] > 0 for row in history)
+        self._num_rejected = 0 if private else sum(map(_is_rejected, history))
+        self._private = private
+        self._heard = private or any(row["clients"] > 0 for row in history)
 
     def __call__(self, row: Row, model: Model) -> RESULTS:
         """Warns of what is new, and returns how the training would end here.
@@ -84,6 +84,8 @@ class Watch:
         if row["nonfinite_model"]:
             self._say("model", RESULTS[RESULTS.nonfinite_model], row, model)
             return RESULTS.nonfinite_model
+        if self._private:
+            return self.result
         self._heard |= row["clients"] > 0
         self._num_rounds += 1
         self._num_rejected += _is_rejected(row)
@@ -119,11 +121,13 @@ class Watch:
     def _say(self, kind: str, text: str, row: Row, model: Model) -> None:
         if kind not in self._said:
             self._said.add(kind)
-            where = blame(self._clients(row), self._loss, model)
+            where = ""
+            if not self._private:
+                where = blame(self._clients(row), self._loss, model)
             warn(f"{text} {where}".rstrip())
 
     def _nobody(self, row: Row) -> None:
-        if "nobody" in self._said or not self._needs_clients:
+        if "nobody" in self._said:
             return
         self._said.add("nobody")
         count = len(self._clients(row))
@@ -178,5 +182,4 @@ def _is_rejected(row: Row) -> bool:
 
 def _is_lost(row: Row) -> bool:
     """Whether messages counted, but not what their clients measured."""
-    # A history that is kept private does not say.
-    return row.get("clients", 0) > 0 and not math.isfinite(row.get("loss", 0.0))
+    return row["clients"] > 0 and not math.isfinite(row["loss"])

@@ -1,31 +1,25 @@
 """What was run, and how private that is."""
 
 import dataclasses
-from collections.abc import Collection
 from typing import Literal
 
-import equinox as eqx
 import jax
 import jax.core
 import numpy as np
 
 from .._algorithm import AbstractAlgorithm
-from .._check import check_choice, check_count, check_kind, check_number, checked
-from .._history import ROUND, Row
+from .._check import check_choice, check_count, check_number, checked
 from .._round import State
-from ..data import AbstractLoader, AbstractSampler, Loader
+from ..data import AbstractLoader, AbstractSampler
 from ..data._sampler import Participation
-from .accounting import Accounted, check_known, epsilon_of, least_noise, rounded_up
+from .accounting import Accounted, epsilon_of, least_noise, rounded_up
 from .deployment import Deployment
 from .leaks import check_release
 from .mechanism import AbstractMechanism
+from .promise import AbstractPlan, names_of
 
 
-# Of a row, what follows from what the mechanism released, whatever it is.
-_RELEASED = (ROUND, "nonfinite_model")
-
-
-class PrivacyPlan(eqx.Module):
+class PrivacyPlan(AbstractPlan):
     r"""Who takes part, and what noise is added: from which the privacy follows.
 
     A plan is for client-level privacy: $(\varepsilon, \delta)$ bounds what anyone who
@@ -103,16 +97,8 @@ class PrivacyPlan(eqx.Module):
         most = mechanism.most_rounds
         self.num_rounds = check_count("num_rounds", num_rounds, most=most)
         self.delta = float(delta)
-        for name in unprotected:
-            check_kind("unprotected", name, str, "Give the names of metrics.")
-        self.unprotected, self.deployment = tuple(unprotected), deployment
+        self.unprotected, self.deployment = names_of(unprotected), deployment
         self._check_fits()
-
-    @property
-    def participation(self) -> Participation:
-        """How the clients of the run come to take part."""
-        there = self.sampler.participation(self.num_clients)
-        return check_known(self.sampler, there)
 
     @property
     def adjacency(self) -> str:
@@ -134,13 +120,6 @@ class PrivacyPlan(eqx.Module):
         return float(given)
 
     def epsilon(self, num_rounds: int | None = None) -> float:
-        """The epsilon of the first `num_rounds` rounds as they are run; infinite where
-        there is no bound.
-
-        **Arguments:**
-
-        - `num_rounds`: those really run; all of the plan's if not given.
-        """
         there = self.participation
         return self._epsilon(there, self.noise_multiplier, self._rounds(num_rounds))
 
@@ -195,28 +174,7 @@ class PrivacyPlan(eqx.Module):
         rounds, another aggregator than the plan's mechanism, several passes in a round,
         and an algorithm whose server reads what no noise covers.
         """
-        if not isinstance(loader, Loader):
-            raise ValueError(
-                "A plan needs to know its population, got a loader of a stream or of "
-                "your own. Use a `Loader` of a `FederatedDataset`."
-            )
-        if loader.num_clients != self.num_clients:
-            raise ValueError(
-                f"The plan is for {self.num_clients} clients, but the loader has "
-                f"{loader.num_clients}. Make it with `num_clients=loader.num_clients`."
-            )
-        if not eqx.tree_equal(loader.sampler, self.sampler):
-            raise ValueError(
-                f"The plan's sampler is `{self.sampler}`, but the loader draws with "
-                f"`{loader.sampler}`. Make the loader with `plan.sampler`."
-            )
-        if loader.clock is not None and not loader.clock.independent:
-            raise ValueError(
-                "With this clock whether a client takes part depends on what others "
-                "do, which the plan's accounting does not know. Of an asynchronous "
-                "buffer it always does; with a `SynchronousClock` leave out the goal, "
-                "and have clients always available: deadlines and losses are fine."
-            )
+        loader = self._check_loader(loader, num_rounds)
         if loader.clock is not None and self.mechanism.needs_all:
             raise ValueError(
                 f"With `{type(self.mechanism).__name__}` each client adds its share of "
@@ -224,39 +182,17 @@ class PrivacyPlan(eqx.Module):
                 "late or lost. Give the loader no clock, or take `PrivateMean`."
             )
         self._check_fits()
-        check_count("num_rounds", num_rounds, least=0, most=self.num_rounds)
         check_release(algorithm, self.mechanism, state, loader(0))
 
-    def check_stop(self, metric: str) -> None:
-        """Refuses to end a training, and to choose its model, by what is in the history
-        for whoever simulates alone."""
-        if metric in self.unprotected:
-            raise ValueError(
-                f"`stop` reads {metric!r}, which no noise covers: the model that it "
-                "chooses would tell of it. Name a metric of an evaluation, on clients "
-                "who do not train."
-            )
+    @property
+    def reports(self):
+        return self.mechanism.reports
 
-    def shown(self, row: Row, evaluated: Collection[str] = ()) -> Row:
-        """Of a round's metrics those that the mechanism's noise covers and those that
-        `unprotected` names, and the epsilon of the rounds up to it.
-
-        **Arguments:**
-
-        - `evaluated`: the names of metrics that are not the round's, but those of an
-            evaluation of its model, which are kept.
-        """
-        kept = {*_RELEASED, *self.mechanism.reports, *self.unprotected, *evaluated}
-        shown = {n: x for n, x in row.items() if n in kept}
-        shown["epsilon"] = self.epsilon(row[ROUND])
+    def epsilons(self, num_rounds):
+        found = {"epsilon": self.epsilon(num_rounds)}
         if self.deployment is not None:
-            shown["deployed_epsilon"] = self.deployed_epsilon(row[ROUND])
-        return shown
-
-    def _rounds(self, given: int | None) -> int:
-        if given is None:
-            return self.num_rounds
-        return check_count("num_rounds", given, least=0, most=self.num_rounds)
+            found["deployed_epsilon"] = self.deployed_epsilon(num_rounds)
+        return found
 
     def _account(self, there: Participation, noise: float, rounds: int) -> Accounted:
         return self.mechanism.account(there, noise, rounds)
