@@ -29,6 +29,13 @@ SMOLLM2 = models.LlamaConfig(
     max_length=8192,
     tied=True,
 )
+TRANSFORMER: Any = {
+    "dim": 6,
+    "num_layers": 2,
+    "num_heads": 3,
+    "mlp_size": 5,
+    "max_length": 8,
+}
 LLAMA = models.LlamaConfig(
     vocab_size=5,
     dim=8,
@@ -76,10 +83,14 @@ SHAPES = {
         797_962,
     ),
     "vit": (lambda: models.ViT(key=KEY), 2_693_194),
+    "stack overflow, transformer": (
+        lambda: models.LanguageTransformer.stackoverflow(key=KEY),
+        1_962_912,
+    ),
     "smollm2-135m": (lambda: models.Llama(SMOLLM2, key=KEY), 134_515_008),
     "toy": (models.ToyRegression, 1),
 }
-TEXTS = dict.fromkeys(("lstm", "tied", "llama"), (4, 5))
+TEXTS = dict.fromkeys(("lstm", "tied", "llama", "transformer"), (4, 5))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -110,6 +121,7 @@ def small(key):
             models.LanguageLSTM(5, **sizes, project=True, tied=True, key=key),
             text,
         ),
+        "transformer": (models.LanguageTransformer(5, **TRANSFORMER, key=key), text),
         "llama": (models.Llama(LLAMA, key=key), text),
         "toy": (models.ToyRegression(0.5), jnp.arange(3.0)),
     }

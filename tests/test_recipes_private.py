@@ -16,7 +16,7 @@ from equifed._cli import main
 
 pytest.importorskip("dp_accounting")
 NAME = "pfl-cifar10-iid-private"
-ALL = (NAME, "pfl-cifar10-dir0.1-private")
+ALL = (NAME, "pfl-cifar10-dir0.1-private", "pfl-stackoverflow-private")
 
 
 def test_the_noise_of_pfl_s_benchmark():

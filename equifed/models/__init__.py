@@ -9,6 +9,7 @@ floating-point numbers.
 from ._conv_net import ConvNet as ConvNet
 from ._dense import LogisticRegression as LogisticRegression, MLP as MLP
 from ._language import LanguageLSTM as LanguageLSTM
+from ._language_transformer import LanguageTransformer as LanguageTransformer
 from ._le_net import LeNet5 as LeNet5
 from ._llama import Llama as Llama
 from ._llama_config import LlamaConfig as LlamaConfig

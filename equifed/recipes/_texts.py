@@ -7,9 +7,9 @@ from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from .._measures import token_accuracy, token_cross_entropy
+from .._measures import Perplexity, token_accuracy, token_cross_entropy
 from ..data import from_fedjax_sqlite, from_tff_sqlite, sets, Vocabulary
-from ..models import LanguageLSTM
+from ..models import LanguageLSTM, LanguageTransformer
 from ._images import licence_of
 from ._task import Data, Task
 
@@ -42,6 +42,7 @@ class NextToken:
             "accuracy": token_accuracy(
                 logits, y, masked=self.masked, blocked=self.blocked
             ),
+            "perplexity": Perplexity(logits, y),
             "accuracy_no_eos": token_accuracy(logits, y, masked=self.masked[:2]),
         }
 
@@ -107,6 +108,10 @@ def _words(key: PRNGKeyArray) -> LanguageLSTM:
     return LanguageLSTM.stackoverflow(key=key)
 
 
+def _transformer(key: PRNGKeyArray) -> LanguageTransformer:
+    return LanguageTransformer.stackoverflow(key=key)
+
+
 # The numbers of the special ones are the same for every vocabulary of this size.
 _OF_WORDS = NextToken(masked=(0, 2, NUM_WORDS + 3), blocked=(0, 1, 2, NUM_WORDS + 3))
 TASKS = (
@@ -122,6 +127,15 @@ TASKS = (
     Task(
         name="stackoverflow-word",
         make=_words,
+        **licence_of("stackoverflow"),
+        partition="by user",
+        files=_STACKOVERFLOW[0] + ", of TensorFlow Federated",
+        reads=_stackoverflow,
+        **_OF_WORDS.parts(),
+    ),
+    Task(
+        name="stackoverflow-transformer",
+        make=_transformer,
         **licence_of("stackoverflow"),
         partition="by user",
         files=_STACKOVERFLOW[0] + ", of TensorFlow Federated",

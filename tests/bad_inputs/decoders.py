@@ -66,7 +66,46 @@ def sequences(model):
     }
 
 
+WORDS = {"dim": 4, "num_layers": 1, "num_heads": 2, "mlp_size": 3, "max_length": 4}
+
+
+def words(vocab_size=5, **changes):
+    return models.LanguageTransformer(
+        vocab_size, **{**WORDS, "dropout": 0.0, "key": KEY, **changes}
+    )
+
+
 TABLE = {
+    "models.LanguageTransformer": {
+        **keys(words),
+        **{
+            f"{name}: {case}": row
+            for name in ("vocab_size", *WORDS)
+            for case, row in counts(
+                lambda x, name=name: words(**{name: x}), name=name, least=1
+            ).items()
+        },
+        **sequences(words),
+        "heads that do not divide": (
+            lambda: words(num_heads=3),
+            ValueError,
+            ("`dim` must be even and a multiple", "dim=4 and num_heads=3"),
+        ),
+        "an odd width": (lambda: words(dim=3, num_heads=3), ValueError, "dim=3"),
+        "all left out": (
+            lambda: words(dropout=1.0),
+            ValueError,
+            "`dropout` must be less than 1, got 1",
+        ),
+        "dropout without a key": (
+            lambda: words(dropout=0.1)(np.ones(3, int)),
+            ValueError,
+            ("needs a key", "inference_mode"),
+        ),
+    },
+    "models.LanguageTransformer.stackoverflow": keys(
+        models.LanguageTransformer.stackoverflow
+    ),
     "models.LlamaConfig": {
         **{
             f"{name}: {case}": row
