@@ -113,9 +113,12 @@ class Followed:
         """Stands for a pass: what goes out to the clients, and what comes back."""
         self.num_passes += 1
         if not _is_the_same(work.aggregator, self._mechanism):
+            got = f"{shown(work.aggregator)} that is another one"
+            if type(work.aggregator).__name__.startswith("_"):
+                got = "one that aggregates in a way of its own"
             raise ValueError(
                 "The algorithm must aggregate with the plan's own mechanism, got "
-                f"{shown(work.aggregator)} that is another one. Make the algorithm "
+                f"{got}. Make the algorithm "
                 "with `aggregator=plan.mechanism`. Of one that aggregates in a way of "
                 "its own, as `TERM`, `FLTrust` and `Attacked` do, no plan is known."
             )

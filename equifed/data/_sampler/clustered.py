@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Int
 
 from ..._check import check_count, check_seed, checked
+from ..._words import shown
 from .._arrays import as_numbers
 from .._random import generator, SAMPLE, uniforms
 from .base import AbstractSampler
@@ -92,6 +93,7 @@ def _as_order(order, expected: np.ndarray) -> Int[np.ndarray, " clients"]:
     if given is None or not np.array_equal(np.sort(given), np.sort(expected)):
         raise ValueError(
             "`order` must have the number of every client once, from 0 to "
-            f"{len(expected) - 1}, got {order!r}. Leave it out to order them by weight."
+            f"{len(expected) - 1}, got {shown(order)}. Leave it out to order them by "
+            "weight."
         )
     return given
