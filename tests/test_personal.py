@@ -108,8 +108,12 @@ def test_who_diverges_alone_has_not_taken_part():
     assert metrics["nonfinite"] == 1
     assert metrics["clients"] == sane["clients"] - 1
     assert np.isfinite(metrics["loss"])
-    np.testing.assert_array_equal(after.clients.weight[0], before.clients.weight[0])
-    np.testing.assert_allclose(after.clients.weight[1:], wanted.clients.weight[1:])
+    np.testing.assert_array_equal(
+        after.clients.personal.weight[0], before.clients.personal.weight[0]
+    )
+    np.testing.assert_allclose(
+        after.clients.personal.weight[1:], wanted.clients.personal.weight[1:]
+    )
 
 
 def test_chunks_do_not_show(monkeypatch):
@@ -192,7 +196,7 @@ def test_fine_tuning_who_was_not_trained_with_and_only_a_part():
         frozen, num_clients=2, roles=eqf.roles(MODEL, frozen=lambda m: m.weight)
     )
     bias = jnp.stack([state.model.bias, state.clients.personal.bias[0]])
-    begun = eqx.tree_at(lambda s: s.clients.bias, begun, bias)
+    begun = eqx.tree_at(lambda s: s.clients.personal.bias, begun, bias)
     cohort = eqf.data.cohort(support, BATCHING)
     after, _ = head.round(begun, cohort, key=KEY)
     wanted = by_hand(head, after, test, [1, 0])

@@ -213,7 +213,7 @@ KEEP = {
     *("FedSGD", "FedAvg", "FedAvg-adam", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"),
     *("FedProx", "FedSAM", "FedNTD", "FedLC", "FedDecorr", "FedSophia", "DiLoCo"),
     *("PerFedAvg", "MOON", "FedPer", "LGFedAvg", "FedBN", "FedRep", "FedAlt"),
-    *("OverRounds", "Median", "wrappers", "robust", "Compress", "EF21"),
+    *("LocalOnly", "OverRounds", "Median", "wrappers", "robust", "Compress", "EF21"),
 }
 
 

@@ -21,6 +21,7 @@ import pytest
 import equifed as eqf
 from equifed import testing
 from equifed._client.gradient import BatchLoss
+from equifed._round import State
 from equifed._tree import split_params
 
 from .algorithms import ALGORITHMS
@@ -106,9 +107,10 @@ def assert_close(x, y, rtol=1e-5, atol=1e-6):
             np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
-def in_numpy(own=(), num_rounds=2, rate=0.05, momentum=0.9, weights=SIZES):
+def in_numpy(own=(), num_rounds=2, rate=0.05, momentum=0.9, weights=SIZES, turns=False):
     """FedAvg of `Net` in NumPy, with what is named kept by each client: the shared
-    numbers, and each client's."""
+    numbers, and each client's. If they take `turns`, the first half of a client's steps
+    trains what is its own, and the rest what is shared."""
     net = PAIR[0]
     shared = {
         "dense": np.asarray(net.dense.weight, float),
@@ -128,10 +130,13 @@ def in_numpy(own=(), num_rounds=2, rate=0.05, momentum=0.9, weights=SIZES):
                 continue
             p = {n: (clients[i] if n in own else shared)[n] for n in shared}
             steps = slice(int(cohort.start[0, slot]), int(cohort.stop[0, slot]))
-            for rows in np.asarray(cohort.order)[0, steps]:
+            planned = np.asarray(cohort.order)[0, steps]
+            for k, rows in enumerate(planned):
                 rows = rows[rows >= 0]
                 x, y = (np.asarray(cohort.examples[n])[0, rows] for n in "xy")
-                _step(p, x.astype(float), y, rate, momentum)
+                first = k < len(planned) // 2
+                still = [n for n in shared if turns and (n in own) != first]
+                _step(p, x.astype(float), y, rate, momentum, still)
             clients[i] = p
             if SIZES[i]:
                 ends[i] = p
@@ -144,7 +149,7 @@ def in_numpy(own=(), num_rounds=2, rate=0.05, momentum=0.9, weights=SIZES):
     return shared, clients
 
 
-def _step(p, x, y, rate, momentum):
+def _step(p, x, y, rate, momentum, still):
     n = len(x)
     z = x @ p["dense"].T
     mean, var = z.mean(0), z.var(0)
@@ -158,7 +163,7 @@ def _step(p, x, y, rate, momentum):
     grads = {"dense": dz.T @ x, "weight": (dh * hat).sum(0), "bias": dh.sum(0)}
     grads["out"] = dy @ h
     for name, grad in grads.items():
-        p[name] = p[name] - rate * grad
+        p[name] = p[name] - (name not in still) * rate * grad
     p["count"] = p["count"] + 1
     for name, now in (("mean", mean), ("var", var)):
         p[name] = momentum * p[name] + (1 - momentum) * now
@@ -223,6 +228,38 @@ def test_fedbn_keeps_the_normalisation_and_counts_clients_alike():
     # By their sizes it would be another model.
     by_size = in_numpy(names)[0]["dense"]
     assert np.abs(by_size - state.params[0].dense.weight).max() > 1e-3
+
+
+@pytest.mark.parametrize("own_statistics", (False, True), ids=("averaged", "personal"))
+def test_of_alternating_phases_both_move_the_statistics(own_statistics):
+    """In the order of their batches, whichever leaves these train."""
+    algorithm = eqf.FedAlt(STATEFUL, SGD, BATCHING)
+    names = ("out", "count", "mean", "var") if own_statistics else ("out",)
+    roles = eqf.roles(PAIR, personal=lambda pair: pair[0].out)
+    if own_statistics:
+        paths = {*roles.of("personal"), *OWN_STATISTICS.of("personal")}
+        roles = eqf.roles(
+            PAIR, by=lambda path, _: "personal" if path in paths else "shared"
+        )
+    state, _ = run(algorithm, roles)
+    shared, clients = in_numpy(names, turns=True)
+    for i in range(4):
+        for name, x in numbers(own(algorithm, state, i)).items():
+            wanted = clients[i][name] if name in names else shared[name]
+            np.testing.assert_allclose(x, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("roles", (None, OWN_NORMS), ids=("shared", "FedBN"))
+def test_who_trains_alone_keeps_all_of_it(roles):
+    algorithm = eqf.LocalOnly(STATEFUL, SGD, BATCHING)
+    state, metrics = run(algorithm, roles)
+    names = ("dense", "weight", "bias", "out", "count", "mean", "var")
+    _, clients = in_numpy(names)
+    for i in range(4):
+        for name, x in numbers(own(algorithm, state, i)).items():
+            wanted = clients[i][name]
+            np.testing.assert_allclose(x, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
+    assert int(metrics["bits_up"]) == int(metrics["bits_down"]) == 0
 
 
 def test_frozen_statistics_stay_as_they_are():
@@ -579,8 +616,13 @@ CARRY = {
     *("FedProx", "Scaffold-1", "Scaffold-2", "FedNova", "FedDyn", "FedSAM", "FedExP"),
     *("FedCM", "MoFedSAM", "FedVARP", "MIFA", "FedSpeed", "FedDC", "FedLESAM"),
     *("FedSMOO", "FedPer", "LGFedAvg", "FedBN", "FedBABU", "QFedAvg", "OverRounds"),
-    *("Median", "wrappers", "robust", "Compress", "EF21"),
+    *("Median", "wrappers", "robust", "Compress", "EF21", "FedRep", "FedAlt"),
+    "LocalOnly",
 }
+
+
+def _statistics(x):
+    return x.statistics if isinstance(x, State) else x.personal[1]
 
 
 def test_every_algorithm_carries_the_state_or_says_that_it_does_not():
@@ -603,7 +645,9 @@ def test_every_algorithm_carries_the_state_or_says_that_it_does_not():
             refused[name] = str(error)
         else:
             carry.add(name)
-            assert jtu.tree_leaves(after.statistics), name
+            # Of a method without a server they are among what the clients keep.
+            kept = after.clients if algorithm.keeps_statistics else after
+            assert jtu.tree_leaves(_statistics(kept)), name
             assert eqx.tree_equal(before, after), name
     assert carry >= CARRY
     words = r"`\w+` does not carry the state of a `Stateful` loss"

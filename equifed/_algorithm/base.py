@@ -64,6 +64,9 @@ class AbstractAlgorithm(eqx.Module):
     """How a client goes through its examples; the loader needs it too."""
     needs: ClassVar[tuple[Role, ...]] = ()
     """Which roles some of the model's leaves must have: see [`equifed.roles`][]."""
+    keeps_statistics: ClassVar[bool] = False
+    """Whether the statistics of a [`equifed.Stateful`][] loss stay with each client, as
+    nobody averages them: to `keep` they are personal."""
 
     @property
     def carries_state(self) -> bool:
@@ -205,7 +208,9 @@ class AbstractAlgorithm(eqx.Module):
             )
         check_finite(trained)
         of_state = averaged(self, statistics, own_statistics)
-        if of_state is None:
+        if of_state is not None and self.keeps_statistics:
+            personal, of_state = eqx.combine(personal, of_state), None
+        elif of_state is None:
             rest = eqx.combine(statistics, rest)
         if key is not None:
             key = jr.fold_in(key, NO_CLIENT)  # No round has this number.

@@ -9,36 +9,34 @@ from .._aggregator import UniformMean
 from .._bits import Bits, UP
 from .._check import checked
 from .._client import AbstractWrapper, LocalSGD
+from .._client.keeping import Keeping, Kept
 from .._optim import OptimLike
 from .._round import Beginning
-from .._tree import tree_add, tree_isfinite
+from .._tree import tree_isfinite
 from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm, NOT_KEPT
+from .base import AbstractAlgorithm
 
 
 class Alone(AbstractWrapper):
-    """Trains a model of its own, and says nothing."""
+    """Trains a model of its own, all of which is personal, and says nothing."""
 
-    client: LocalSGD
-    carries_state = False  # pyright: ignore[reportAssignmentType]
+    client: Keeping
 
     def __init__(self, client: LocalSGD):
-        self.client = client
+        self.client = Keeping(client)
 
     def init(self, params):
-        return params
+        return Kept(None, params)
 
     def payload(self, params):
         return None
 
     def round(self, broadcast, data, state, *, key):
-        own = Broadcast(state, broadcast.rest)
-        message, _, metrics = self.client.round(own, data, None, key=key)
-        state = tree_add(state, message.payload)
+        message, state, metrics = self.client.round(broadcast, data, state, key=key)
         # One that diverged keeps the model that it had: as if it had not taken part.
-        weight = jnp.where(tree_isfinite(state), message.weight, 0)
+        weight = jnp.where(tree_isfinite(state.personal), message.weight, 0)
         return Message(None, weight), state, {**metrics, UP: Bits(0)}
 
 
@@ -49,8 +47,10 @@ class LocalOnly(AbstractAlgorithm):
     Nothing is sent, and there is no one model: [`equifed.evaluate_personal`][] measures
     the clients' own. All begin with the model that `init` was given. The optimiser's
     state starts afresh in every round, as that of the clients of the other algorithms.
-    A client whose model becomes non-finite keeps the one that it had, and counts as
-    `nonfinite` and not among `clients`.
+    Any `roles` will do: shared leaves are the client's own here, as personal ones are,
+    and so are the statistics of a [`equifed.Stateful`][] loss. A client whose model
+    becomes non-finite keeps the one that it had, and counts as `nonfinite` and not
+    among `clients`.
 
     **Arguments:**
 
@@ -58,6 +58,7 @@ class LocalOnly(AbstractAlgorithm):
     """
 
     client: Alone
+    keeps_statistics = True
 
     @checked()
     def __init__(self, loss: Loss, client_optim: OptimLike, batching: AbstractBatching):
@@ -71,12 +72,15 @@ class LocalOnly(AbstractAlgorithm):
     def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.client.batching
 
+    @property
+    def carries_state(self) -> bool:
+        return self.client.carries_state
+
     def begin(self, params, *, num_clients, key):
         return Beginning(params, clients=self.client.init(params))
 
     def keep(self, params, personal, begun):
-        what = "keeps each client's whole model to itself"
-        raise ValueError(NOT_KEPT.format(type(self).__name__, what))
+        return self.client.init(eqx.combine(params, personal))
 
     def step(self, state, clients, *, key):
         nothing = Broadcast(None, state.rest)
@@ -92,4 +96,4 @@ class LocalOnly(AbstractAlgorithm):
         return [state.model]
 
     def own_model(self, state, kept):
-        return eqx.combine(kept, state.rest)
+        return eqx.combine(kept.personal, state.rest)

@@ -1,18 +1,22 @@
 """Clients that train their personal leaves first, and then the shared ones."""
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+from jaxtyping import PyTree
 
 from .._check import check_count, checked
 from .._optim import OptimLike
-from .._tree import tree_add
+from .._tree import split_params, tree_add
 from .._types import Loss, Params
-from .._wire import Broadcast, CHANGE, Message
+from .._wire import Broadcast, CHANGE, got_statistics, Message, sent_statistics
 from ..data import AbstractBatching
 from .gradient import merge_metrics
-from .keeping import AbstractKeeping, Kept
+from .keeping import AbstractKeeping, Kept, with_own, without_own
 from .local_sgd import LocalSGD
+from .stateful import with_statistics
 
 
 class Alternating(AbstractKeeping):
@@ -22,7 +26,8 @@ class Alternating(AbstractKeeping):
     Of every $a + b$ parts of a client's planned steps the first $a$ are for the
     personal leaves, rounded down, and the last $b$ for the shared ones. So with
     `Epochs(a + b, ...)` they are $a$ epochs and $b$. Each phase has its own optimiser,
-    which starts afresh.
+    which starts afresh. The statistics of a model with a state follow the batches of
+    both, in order: the second begins with those that the first ended with.
 
     **Arguments:**
 
@@ -38,6 +43,7 @@ class Alternating(AbstractKeeping):
     personal: Params
     sends = (CHANGE,)
     follows_loss = True
+    carries_state = True
 
     @checked()
     def __init__(
@@ -71,16 +77,31 @@ class Alternating(AbstractKeeping):
         return params
 
     def round(self, broadcast, data, state, *, key):
-        shared, own, rest = broadcast.params, state.personal, broadcast.rest
+        own, kept = split_params(state.personal)
+        whole = with_own(broadcast, kept)
+        shared, rest, start = whole.params, whole.rest, whole.statistics
         first_key, then_key = jr.split(key)
         parts = self.personal_parts + self.shared_parts
         middle = data.num_steps * self.personal_parts // parts
-        sent = Broadcast(own, eqx.combine(shared, rest))
+        sent = Broadcast(own, eqx.combine(shared, rest), statistics=start)
         phase = data.between(jnp.zeros_like(middle), middle)
         change, _, metrics = self.first.round(sent, phase, None, key=first_key)
         own = tree_add(own, change.payload)
-        sent = Broadcast(shared, eqx.combine(own, rest))
+        now = _after(change, start)
+        rest = with_statistics(now, eqx.combine(own, rest))
+        sent = Broadcast(shared, rest, statistics=now)
         phase = data.between(middle, data.num_steps)
         change, _, more = self.then.round(sent, phase, None, key=then_key)
         metrics = merge_metrics(metrics, more)
-        return Message(change.payload, data.weight), Kept(None, own), metrics
+        now = _after(change, now)
+        message = Message(change.payload, data.weight)
+        if start is not None:
+            now = sent_statistics(now, start)
+            message = dataclasses.replace(message, statistics=now)
+        message, kept = without_own(message, broadcast, kept)
+        return message, Kept(None, eqx.combine(own, kept)), metrics
+
+
+def _after(message: Message, before: PyTree) -> PyTree:
+    """The statistics that a phase ended with."""
+    return None if before is None else got_statistics(message.statistics, before)

@@ -60,18 +60,18 @@ class Keeping(AbstractWrapper, AbstractKeeping):
     def round(self, broadcast, data, state, *, key):
         personal, statistics = split_params(state.personal)
         trained = eqx.combine(broadcast.params, personal)
-        whole = dataclasses.replace(_with_own(broadcast, statistics), params=trained)
+        whole = dataclasses.replace(with_own(broadcast, statistics), params=trained)
         message, own, metrics = self.client.round(whole, data, state.own, key=key)
         if whole.statistics is not None:
             check_carried(self.client, message.statistics, whole.statistics)
         kept, payload = eqx.partition(message.payload, tree_there(personal))
         personal = tree_add(personal, kept)
         message = dataclasses.replace(message, payload=payload)
-        message, statistics = _without_own(message, broadcast, statistics)
+        message, statistics = without_own(message, broadcast, statistics)
         return message, Kept(own, eqx.combine(personal, statistics)), metrics
 
 
-def _with_own(broadcast: Broadcast, statistics: PyTree) -> Broadcast:
+def with_own(broadcast: Broadcast, statistics: PyTree) -> Broadcast:
     """The broadcast with a client's own statistics in place of those that it has."""
     if not jtu.tree_leaves(statistics):
         return broadcast
@@ -82,7 +82,7 @@ def _with_own(broadcast: Broadcast, statistics: PyTree) -> Broadcast:
     return dataclasses.replace(broadcast, rest=rest, statistics=carried)
 
 
-def _without_own(
+def without_own(
     message: Message, broadcast: Broadcast, statistics: PyTree
 ) -> tuple[Message, PyTree]:
     """The message without a client's own statistics, and these."""

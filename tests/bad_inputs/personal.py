@@ -185,14 +185,7 @@ TABLE = {
     },
     **{x.__name__: {**parts(x), **needs(x, "personal")} for x in PERSONAL},
     "FedBABU": {**parts(eqf.FedBABU), **needs(eqf.FedBABU, "frozen")},
-    "LocalOnly": {
-        **parts(eqf.LocalOnly),
-        "personal leaves": (
-            lambda: train(algorithm=eqf.LocalOnly(LOSS, SGD, BATCHING), roles=ROLES),
-            ValueError,
-            ("`LocalOnly` cannot keep personal leaves", "whole model to itself"),
-        ),
-    },
+    "LocalOnly": parts(eqf.LocalOnly),
     "Alternating": {**parts(alternating), **in_parts(alternating)},
     "roles": {
         "nothing to train": (
