@@ -56,6 +56,7 @@ class Events:
         self._system, self._work, self._population = system, work, population
         self._buffer_size, self._max_staleness = buffer_size, max_staleness
         self._time_limit = time_limit
+        self._always = isinstance(system.availability, AlwaysAvailable)
         self._vacant = population.sampler.max_clients(population.num_clients)
         self._busy = population.steps == 0
         self._flying: list[Event] = []
@@ -136,16 +137,14 @@ class Events:
 
     def _fly(self, clients: Int[np.ndarray, " clients"]) -> None:
         """Plans when they are done, or lost: the next of each one's own flights."""
-        flights = [self._next_flight(client) for client in clients.tolist()]
-        steps, back, lost_at = (np.array(x) for x in zip(*flights, strict=True))
-        lost, ends = lost_at < np.inf, self._time + np.minimum(back, lost_at)
-        if not isinstance(self._system.availability, AlwaysAvailable):
+        leaves = np.full(len(clients), np.inf)
+        if not self._always:
             leaves = self._system.until(clients, self._time)
-            lost, ends = lost | (leaves < ends), np.minimum(leaves, ends)
-        what = np.where(lost, "lost", "done")
-        each = (x.tolist() for x in (ends, what, clients, steps))
-        for one in zip(*each, strict=True):
-            self._plan(*one)
+        for client, leave in zip(clients.tolist(), leaves.tolist(), strict=True):
+            steps, back, lost_at = self._next_flight(client)
+            end = self._time + min(back, lost_at)
+            what = "lost" if lost_at < np.inf or leave < end else "done"
+            self._plan(min(leave, end), what, client, steps)
 
     def _next_flight(self, client: int) -> tuple[int, float, float]:
         # Many at a time: of one alone nearly all is overhead.
@@ -167,7 +166,7 @@ class Events:
     def _there(self) -> Bool[np.ndarray, " population"]:
         """Who could be sent out."""
         system, free = self._system, ~self._busy
-        if not isinstance(system.availability, AlwaysAvailable):
+        if not self._always:
             clients = np.flatnonzero(free)
             free[clients] = system.available(clients, self._time)
         return free

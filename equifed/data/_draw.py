@@ -15,9 +15,11 @@ def draw(
     round: int,
     dataset: FederatedDataset,
     there: Bool[np.ndarray, " population"] | None = None,
+    *,
+    limit: int,
 ) -> Int[np.ndarray, " clients"]:
     """The clients that a sampler draws, if they are some of the dataset's; of those
-    that are there, if it matters."""
+    that are there, if it matters; at most `limit`, which is `most` of it."""
     if there is None:
         drawn = sampler(round, dataset.num_clients)
     else:
@@ -25,7 +27,7 @@ def draw(
         # method of a module is a module, which takes longer to make than to draw.
         drawn = type(sampler).among(sampler, round, there)
     name = f"`{type(sampler).__name__}`"
-    clients, limit = as_numbers(drawn), most(sampler, dataset)
+    clients = as_numbers(drawn)
     if clients is None:
         raise TypeError(
             f"{name} must draw client numbers, an array of integers, got "

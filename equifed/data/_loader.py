@@ -101,7 +101,9 @@ class Loader(AbstractLoader):
         check_count("batch_size", batching.batch_size)
         check_seed(sampler.seed)
         self.prefetch = check_count("prefetch", prefetch, least=0)
-        draw(sampler, 0, dataset)  # Fails now rather than in the first round.
+        self._most = most(sampler, dataset)
+        # Fails now rather than in the first round.
+        draw(sampler, 0, dataset, limit=self._most)
         self.dataset = dataset
         self.sampler = sampler
         self.batching = batching
@@ -120,7 +122,8 @@ class Loader(AbstractLoader):
         self._walk: Walk | None = None
         if clock is not None:
             sizes = dataset.client_sizes
-            drawn = functools.partial(draw, sampler, dataset=dataset)
+            parts = {"dataset": dataset, "limit": self._most}
+            drawn = functools.partial(draw, sampler, **parts)
             steps = planned_steps(sizes, batching)
             self._walk = Walk(clock, Population(sizes, steps, sampler, drawn))
             self._info = with_clock(info, self._walk)
@@ -163,7 +166,7 @@ class Loader(AbstractLoader):
             round=round,
             num_devices=self.num_devices,
             num_clients=self.num_clients,
-            max_slots=most(self.sampler, dataset),
+            max_slots=self._most,
             whose=lambda place: client_name(dataset, int(clients[place])),
             room=self._room,
         )
@@ -180,7 +183,7 @@ class Loader(AbstractLoader):
         that they take."""
         steps = None
         if self._walk is None:
-            clients = draw(self.sampler, round, self.dataset)
+            clients = draw(self.sampler, round, self.dataset, limit=self._most)
         else:
             clients, steps, *_ = self._walk(round)
         offsets = self.dataset.offsets
