@@ -94,10 +94,11 @@ def minimums(session: nox.Session) -> None:
 
 
 @nox.session
-def deploy(session: nox.Session) -> None:
-    """Flower's deployment runtime on this machine, as processes: some minutes."""
-    session.install(".[flower]", *group("tests"))
-    session.run("pytest", "tests/test_deployed_flower.py", *session.posargs)
+@nox.parametrize("engine", ["flower", "nvflare"])
+def deploy(session: nox.Session, engine: str) -> None:
+    """An engine's server and clients on this machine, as processes: some minutes."""
+    session.install(f".[{engine}]", *group("tests"))
+    session.run("pytest", f"tests/test_deployed_{engine}.py", *session.posargs)
 
 
 # Weights that the package index has.

@@ -112,7 +112,7 @@ def federation(tmp_path_factory):
 
 def simulated(federation, method):
     path = federation.folder / f"{method}-simulated.npz"
-    call = [sys.executable, APP / "deployed_app.py", method, path]
+    call = [sys.executable, APP / "deployed_parts.py", method, path]
     subprocess.run(call, env=federation.env, check=True)
     return dict(np.load(path))
 

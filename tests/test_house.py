@@ -30,6 +30,7 @@ PARTS |= {"equifed.compress": eqf.compress, "equifed.privacy": eqf.privacy}
 PARTS |= {"equifed.robust": eqf.robust, "equifed.attacks": eqf.attacks}
 PARTS |= {"equifed.clock": eqf.clock}
 PARTS |= {"equifed.deploy": eqf.deploy, "equifed.deploy.flower": eqf.deploy.flower}
+PARTS |= {"equifed.deploy.nvflare": eqf.deploy.nvflare}
 
 # A part may import those of the rows above it, and what a row allows of its own. The
 # server takes an aggregate, and an aggregate is made of messages.
@@ -121,6 +122,7 @@ def test_the_core_does_not_know_the_algorithms():
             continue
         for module in imports(file):
             known = ("AbstractAlgorithm", "AbstractOnePass", "AbstractClusters")
+            known += ("AbstractAsynchronous",)
             match = re.match(r"equifed\._algorithm\.(\w+)", module)
             assert match is None or match[1] in known, f"{file}: {module}"
 

@@ -40,7 +40,7 @@ class CA2FL(AbstractAsynchronous):
     ??? cite "Reference"
 
         [Tackling the Data Heterogeneity in Asynchronous Federated Learning with Cached
-        Update Calibration](https://www.iclr.cc/virtual/2024/poster/19456)
+        Update Calibration](https://openreview.net/forum?id=4aywmeb97I), Algorithm 2
 
         ```bibtex
         @inproceedings{wang2024tackling,

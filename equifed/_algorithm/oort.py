@@ -67,7 +67,11 @@ class Oort(AbstractAlgorithm):
     measure costs a pass without gradients over those that are chosen, each of which
     sends one number more. The metrics are those of the clients that were chosen. The
     paper also never takes a client again that took part very often: leave it out of the
-    loader's candidates.
+    loader's candidates. The [authors'
+    code](https://github.com/SymbioticLab/FedScale/blob/master/thirdparty/oort/oort.py)
+    has the same uncertainty and penalty, but brings the $U_i$ to $[0, 1]$ before the
+    one is added, takes $T$ to be a quantile of the clients' seconds, and its pacer goes
+    by changes of a tenth; here it is the paper's algorithm.
 
     **Arguments:**
 

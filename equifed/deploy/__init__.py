@@ -5,8 +5,8 @@ from ._server import Server as Server
 
 
 def __getattr__(name: str):
-    if name == "flower":
+    if name in ("flower", "nvflare"):
         import importlib
 
-        return importlib.import_module(".flower", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

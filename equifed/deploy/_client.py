@@ -32,7 +32,15 @@ from ._arrays import (
 from ._held import Held
 from ._memory import AbstractMemory
 from ._own import client_number, cohort_of, columns_of, Data, dataset_of
-from ._plan import begun, Columns, cut, digits_of_model, digits_of_passes, evaluated
+from ._plan import (
+    begun,
+    check_waits,
+    Columns,
+    cut,
+    digits_of_model,
+    digits_of_passes,
+    evaluated,
+)
 
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
@@ -83,6 +91,7 @@ class Client:
             the same.
         - `roles`: as for `algorithm.init`; the same as the server's.
         """
+        check_waits(algorithm)
         self.algorithm, self.model = algorithm, model
         self.data = data
         self.test_data = data if test_data is None else test_data

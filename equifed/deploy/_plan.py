@@ -14,7 +14,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._algorithm import AbstractAlgorithm
+from .._algorithm import AbstractAlgorithm, AbstractAsynchronous
 from .._evaluate.over_rows import traced_metrics
 from .._roles import Roles
 from .._round import State
@@ -28,6 +28,20 @@ from .._types import Example, Measure, Model
 
 # The shape and the dtype of an example in each column, as JSON has them.
 Columns = dict[str, list]
+
+
+def check_waits(algorithm: AbstractAlgorithm) -> None:
+    """Refuses an asynchronous algorithm, also around which another is wrapped."""
+    inner: Any = algorithm
+    while isinstance(inner, AbstractAlgorithm):
+        if isinstance(inner, AbstractAsynchronous):
+            raise ValueError(
+                f"`{type(inner).__name__}` is asynchronous: its clients begin from "
+                "models of different ages. A deployed round waits for its clients, who "
+                "all begin from the newest, and no message says how old a model is. "
+                "Deploy `FedAvg` or another algorithm of rounds."
+            )
+        inner = getattr(inner, "algorithm", None)
 
 
 def begun(

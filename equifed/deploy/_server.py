@@ -18,6 +18,7 @@ from .._types import Measure, Model
 from ..data import AbstractSampler
 from ._plan import (
     begun,
+    check_waits,
     Columns,
     cut,
     digits_of_model,
@@ -80,6 +81,7 @@ class Server:
         - `logger`: what is told of each round.
         - `on_end`: given the trained model and the history, when all rounds are run.
         """
+        check_waits(algorithm)
         self.algorithm, self.model, self.sampler = algorithm, model, sampler
         self.num_clients = check_count("num_clients", num_clients)
         self.num_rounds = check_count("num_rounds", num_rounds, least=0)

@@ -74,6 +74,13 @@ TABLE = {
             TypeError,
             "`checkpointer`",
         ),
+        "an asynchronous algorithm": (
+            lambda: server(
+                algorithm=eqf.FedBuff(fresh_loss(), SGD, BATCHING, max_staleness=2)
+            ),
+            ValueError,
+            "`FedBuff` is asynchronous",
+        ),
         "several models to evaluate": (
             lambda: server(
                 algorithm=eqf.IFCA(fresh_loss(), SGD, BATCHING, num_clusters=2),
@@ -98,6 +105,25 @@ TABLE = {
         ),
         "no time": (
             lambda: deploy.flower.server_app(server(), timeout=0.0),
+            ValueError,
+            "`timeout` must be more than 0",
+        ),
+    },
+    "deploy.nvflare.answer": {
+        "a server": (
+            lambda: deploy.nvflare.answer(server(), {"partition-id": 0}),
+            TypeError,
+            "`client` must be",
+        ),
+    },
+    "deploy.nvflare.serve": {
+        "a client": (
+            lambda: deploy.nvflare.serve(None, client()),
+            TypeError,
+            "`server` must be",
+        ),
+        "no time": (
+            lambda: deploy.nvflare.serve(None, server(), timeout=0.0),
             ValueError,
             "`timeout` must be more than 0",
         ),
