@@ -377,3 +377,30 @@ def test_no_plan_accounts_for_it():
     plan = eqp.PrivacyPlan(sampler, mechanism, num_clients=8, num_rounds=6, delta=1e-3)
     with pytest.raises(ValueError, match="asynchronous buffer"):
         train(privacy=plan)
+
+
+def test_who_waits_for_a_place_is_not_counted_as_sent_out():
+    """One place is free at a time: of those that a sampler draws one is sent out, and
+    only its turn is over."""
+
+    def always(round, clients):
+        return np.ones(len(clients), bool)
+
+    dataset = testing.ragged_clients((4,) * 8)
+    it = eqd.Loader(
+        *(dataset, eqd.RoundRobinSampler(3, always, seed=0), BATCHING),
+        clock=eqt.AsynchronousClock(
+            eqt.SystemModel(speed=eqt.Uniform(1.0, 1.1)), WORK, buffer_size=1
+        ),
+    )
+    drawn = [int(np.asarray(it(r).index).min()) for r in range(40)]
+    assert np.ptp(np.bincount(drawn, minlength=8)) <= 1
+
+
+def test_a_clock_that_lets_older_messages_through_is_refused():
+    clock = eqt.AsynchronousClock(
+        eqt.SystemModel(), WORK, buffer_size=2, max_staleness=5
+    )
+    it = eqd.Loader(DATASET, eqd.UniformSampler(4), BATCHING, clock=clock)
+    with pytest.raises(ValueError, match="`max_staleness` of 5 .*keeps 4 old models"):
+        eqf.train(FEDBUFF, testing.Linear(), it, num_rounds=1, key=KEY)

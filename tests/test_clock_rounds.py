@@ -346,3 +346,32 @@ def test_a_privacy_plan_refuses_a_clock_by_which_clients_depend_on_each_other():
 
 def test_a_loader_shows_its_clock():
     assert re.search(r"clock=SynchronousClock\(", repr(loader("goal")))
+
+
+def always(round, clients):
+    return np.ones(len(clients), bool)
+
+
+@pytest.mark.parametrize("kind", [eqd.LeastOftenSampler, eqd.RoundRobinSampler])
+def test_who_is_away_is_not_counted_as_drawn(kind):
+    """Half of the clients are there at a time, by turns: each has its share all the
+    same, and whoever is there goes before those who have been drawn already."""
+    dataset = testing.ragged_clients((4,) * 8)
+    days = eqt.PerClient(np.arange(8) % 2 / 2)
+    away = eqt.DailyAvailability(0.5, phase=days, day=4.0)
+    system = eqt.SystemModel(latency=1.0, availability=away)
+    it = eqd.Loader(
+        *(dataset, kind(2, always, seed=0), BATCHING),
+        clock=eqt.SynchronousClock(system, WORK),
+    )
+    rounds = [np.asarray(it(r).index) for r in range(24)]
+    drawn = np.concatenate([x[x < 8] for x in rounds])
+    assert it.report(23)["seconds"] == 24.0
+    counts = np.bincount(drawn, minlength=8)
+    assert counts.sum() > 20
+    assert np.ptp(counts) <= 1
+    # Another loader's clock begins with nobody drawn.
+    again = eqd.Loader(
+        *(dataset, it.sampler, BATCHING), clock=eqt.SynchronousClock(system, WORK)
+    )
+    assert all(np.array_equal(again(r).index, x) for r, x in enumerate(rounds))

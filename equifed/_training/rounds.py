@@ -259,6 +259,8 @@ def check_rounds(
     _check_calls(state.clients, rounds_per_call)
     check_state(algorithm, state)
     warn_if_counted_twice(algorithm, loader)
+    if isinstance(loader, Loader) and loader.clock is not None:
+        loader.clock.check_algorithm(algorithm)
     loss, models = algorithm.loss, eqx.filter_eval_shape(algorithm.models, state)
     if not isinstance(loader, Loader) or not models:
         return (), MissingRows(loader, loss, None)

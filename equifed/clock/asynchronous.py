@@ -8,9 +8,11 @@ messages are in the buffer, and how many versions old the model of each is.
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from jaxtyping import ArrayLike
 
+from .._algorithm import AbstractAsynchronous
 from .._check import check_count, check_kind, checked
 from ..data import AbstractClock, ClockedRound, Population
 from .events import Events
@@ -120,6 +122,20 @@ class AsynchronousClock(AbstractClock):
                 f"`buffer_size` is {self.buffer_size}, but only {able} of the "
                 f"{population.num_clients} clients take a step, and a client is not "
                 "twice in a buffer. Make it smaller."
+            )
+
+    def check_algorithm(self, algorithm: Any) -> None:
+        """Refuses an algorithm that keeps fewer old models than are asked for."""
+        if self.max_staleness is None or not isinstance(
+            algorithm, AbstractAsynchronous
+        ):
+            return
+        if self.max_staleness > algorithm.max_staleness:
+            raise ValueError(
+                f"The clock lets messages of a `max_staleness` of {self.max_staleness} "
+                f"through, but `{type(algorithm).__name__}` keeps "
+                f"{algorithm.max_staleness} old models and would drop what is older. "
+                "Give both the same; or the clock none, and count what is dropped."
             )
 
     def rounds(self, population: Population) -> Iterator[ClockedRound]:

@@ -177,7 +177,7 @@ class Events:
         """As many of them as there are places, or fewer; at least one."""
         population, number = self._population, int(there.sum())
         for _ in range(_IN_VAIN):
-            clients = population.drawn(self._drawn, there=there)
+            clients = population.drawn(self._drawn, there=there, most=self._vacant)
             if len(clients) == number:  # All are drawn, in no random order.
                 rng = generator(population.sampler.seed, PLACE, self._drawn)
                 clients = clients[permutation(rng, number)]

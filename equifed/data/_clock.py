@@ -8,7 +8,7 @@ is still a function of the round: it walks the clock up to there, once.
 import abc
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -27,8 +27,9 @@ class Population(NamedTuple):
     """How many steps each is to take in a round."""
     sampler: AbstractSampler
     drawn: Callable[..., Int[np.ndarray, " clients"]]
-    """`drawn(round, there=there)` is whom the sampler draws of the clients that are
-    there; of all, if `there` is `None`."""
+    """`drawn(round, there=there, most=most)` is whom the sampler draws of the clients
+    that are there; of all, if `there` is `None`. `most` are wanted, if it is given:
+    those beyond are drawn in vain."""
 
     @property
     def num_clients(self) -> int:
@@ -75,6 +76,10 @@ class AbstractClock(abc.ABC):
     @abc.abstractmethod
     def check(self, population: Population) -> None:
         """Refuses a population that it does not fit."""
+
+    def check_algorithm(self, algorithm: Any) -> None:
+        """Refuses an algorithm that its rounds do not fit; by default none."""
+        return
 
     @property
     @abc.abstractmethod

@@ -8,24 +8,25 @@ from .._words import shown
 from ._arrays import as_numbers
 from ._dataset import FederatedDataset
 from ._sampler import AbstractSampler
+from ._sampler.base import Among
 
 
 def draw(
     sampler: AbstractSampler,
     round: int,
     dataset: FederatedDataset,
-    there: Bool[np.ndarray, " population"] | None = None,
     *,
     limit: int,
+    there: Bool[np.ndarray, " population"] | None = None,
+    most: int | None = None,
+    among: Among | None = None,
 ) -> Int[np.ndarray, " clients"]:
     """The clients that a sampler draws, if they are some of the dataset's; of those
-    that are there, if it matters; at most `limit`, which is `most` of it."""
-    if there is None:
+    that are there, by `among`, if it matters. `limit` is `most_of` it."""
+    if there is None or among is None:
         drawn = sampler(round, dataset.num_clients)
     else:
-        # Under a clock it may be asked for one client after another, and a bound
-        # method of a module is a module, which takes longer to make than to draw.
-        drawn = type(sampler).among(sampler, round, there)
+        drawn = among(round, there, most)
     name = f"`{type(sampler).__name__}`"
     clients = as_numbers(drawn)
     if clients is None:
@@ -54,7 +55,7 @@ def is_ours(sampler: AbstractSampler) -> bool:
     return type(sampler).__module__.startswith("equifed.")
 
 
-def most(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
+def most_of(sampler: AbstractSampler, dataset: FederatedDataset) -> int:
     """The most clients that a round can have."""
     name = f"{type(sampler).__name__}.max_clients"
     kind, size = type(sampler), dataset.num_clients

@@ -22,7 +22,7 @@ from ._batching import AbstractBatching
 from ._clock import AbstractClock, Population, Walk
 from ._cohorts import AbstractLoader
 from ._dataset import FederatedDataset
-from ._draw import draw, is_ours, most
+from ._draw import draw, is_ours, most_of
 from ._info import Info, slots_of, with_clock
 from ._placement import check_numeric, make_cohort, on_device_dtype, Placement
 from ._plan import make_plan, needs, Plan, planned_steps
@@ -101,7 +101,7 @@ class Loader(AbstractLoader):
         check_count("batch_size", batching.batch_size)
         check_seed(sampler.seed)
         self.prefetch = check_count("prefetch", prefetch, least=0)
-        self._most = most(sampler, dataset)
+        self._most = most_of(sampler, dataset)
         # Fails now rather than in the first round.
         draw(sampler, 0, dataset, limit=self._most)
         self.dataset = dataset
@@ -123,7 +123,9 @@ class Loader(AbstractLoader):
         if clock is not None:
             sizes = dataset.client_sizes
             parts = {"dataset": dataset, "limit": self._most}
-            drawn = functools.partial(draw, sampler, **parts)
+            drawn = functools.partial(
+                draw, sampler, among=sampler.under_clock(), **parts
+            )
             steps = planned_steps(sizes, batching)
             self._walk = Walk(clock, Population(sizes, steps, sampler, drawn))
             self._info = with_clock(info, self._walk)

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from ..._check import check_count, check_seed, checked
 from ..._words import shown
 from .._random import generator, permutation, SAMPLE
-from .base import AbstractSampler, check_cohort_size
+from .base import AbstractSampler, Among, check_cohort_size
 
 
 Available = Callable[[int, Int[np.ndarray, " clients"]], Any]
@@ -56,11 +56,20 @@ class LeastOftenSampler(AbstractSampler):
         walk = self._walks.setdefault(num_clients, _Walk(self._step, begin))
         return walk(round)
 
-    def _step(self, round: int, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        there = _available(self.available, round, len(times))
+    def under_clock(self) -> Among:
+        return _Turns(self._step, lambda size: np.zeros(size, np.int64))
+
+    def _step(
+        self,
+        round: int,
+        times: np.ndarray,
+        present: np.ndarray | None = None,
+        most: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        there = _available(self.available, round, len(times), present)
         ties = permutation(generator(self.seed, SAMPLE, round), len(times))
         order = ties[np.argsort(times[ties], kind="stable")]
-        cohort = order[there[order]][: self.cohort_size]
+        cohort = order[there[order]][: self.cohort_size][:most]
         times = times.copy()
         times[cohort] += 1
         return cohort, times
@@ -102,14 +111,27 @@ class RoundRobinSampler(AbstractSampler):
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
         check_cohort_size(self.cohort_size, num_clients)
-        circle = permutation(generator(self.seed, SAMPLE, 0), num_clients)
-        walk = self._walks.setdefault(num_clients, _Walk(self._step, circle))
+        walk = self._walks.setdefault(
+            num_clients, _Walk(self._step, self._circle(num_clients))
+        )
         return walk(round)
 
-    def _step(self, round: int, circle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def under_clock(self) -> Among:
+        return _Turns(self._step, self._circle)
+
+    def _circle(self, num_clients: int) -> np.ndarray:
+        return permutation(generator(self.seed, SAMPLE, 0), num_clients)
+
+    def _step(
+        self,
+        round: int,
+        circle: np.ndarray,
+        present: np.ndarray | None = None,
+        most: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The circle is that of this round: it begins with whose turn it is."""
-        there = _available(self.available, round, len(circle))
-        places = np.flatnonzero(there[circle])[: self.cohort_size]
+        there = _available(self.available, round, len(circle), present)
+        places = np.flatnonzero(there[circle])[: self.cohort_size][:most]
         passed = places[-1] + 1 if len(places) > 0 else 0
         return circle[places], np.roll(circle, -passed)
 
@@ -138,7 +160,27 @@ class _Walk:
         return self._cohorts[round].copy()
 
 
-def _available(available: Available, round: int, num_clients: int) -> np.ndarray:
+class _Turns:
+    """The cohorts of a clock's rounds, one after another, of those that are there."""
+
+    def __init__(
+        self,
+        step: Callable[..., tuple[np.ndarray, Any]],
+        begin: Callable[[int], np.ndarray],
+    ):
+        self._step, self._begin = step, begin
+        self._state: np.ndarray | None = None
+
+    def __call__(self, round: int, there: np.ndarray, most: int | None) -> np.ndarray:
+        state = self._begin(len(there)) if self._state is None else self._state
+        cohort, self._state = self._step(round, state, there, most)
+        return cohort
+
+
+def _available(
+    available: Available, round: int, num_clients: int, present: np.ndarray | None
+) -> np.ndarray:
+    """Who is available, of those that are present."""
     said = available(round, np.arange(num_clients))
     there = np.asarray(said)
     if there.shape != (num_clients,) or there.dtype != bool:
@@ -147,4 +189,4 @@ def _available(available: Available, round: int, num_clients: int) -> np.ndarray
             f"clients, got {shown(said)} in round {round}. Compare with something: "
             "`lambda round, clients: clients % 24 != round % 24`, for example."
         )
-    return there
+    return there if present is None else there & present

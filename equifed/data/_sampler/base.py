@@ -1,6 +1,7 @@
 """What a sampler is."""
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import numpy as np
@@ -8,6 +9,11 @@ from jaxtyping import Bool, Int
 
 from ..._overrides import inherit_types
 from .participation import Participation
+
+
+Among = Callable[
+    [int, Bool[np.ndarray, " population"], int | None], Int[np.ndarray, " clients"]
+]
 
 
 class AbstractSampler(eqx.Module):
@@ -53,6 +59,18 @@ class AbstractSampler(eqx.Module):
         """
         drawn = self(round, len(there))
         return drawn[there[drawn]]
+
+    def under_clock(self) -> Among:
+        """How it draws in the rounds of one clock, which asks for one after another:
+        `draws(round, there, most)`, of whom `most` are wanted, if that is not `None`.
+
+        By default as `among` does. A sampler that goes by whom it drew before begins
+        here, and remembers it.
+        """
+        # A bound method of a module is a module, which takes longer to make than to
+        # draw.
+        among = type(self).among
+        return lambda round, there, most: among(self, round, there)
 
     def participation(self, num_clients: int) -> Participation | None:
         """How a client comes to take part, if this can be said: what
