@@ -172,6 +172,7 @@ def is_abstract(cls):
 DEFAULTS = {("AbstractAlgorithm", x) for x in ("models", "own_model", "keep")}
 DEFAULTS |= {("AbstractSampler", "participation"), ("AbstractAsynchronous", "in_round")}
 DEFAULTS |= {("AbstractSampler", "among"), ("AbstractLoader", "report")}
+DEFAULTS |= {("AbstractSampler", "under_clock"), ("AbstractClock", "check_algorithm")}
 
 
 @pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__qualname__)
