@@ -60,6 +60,7 @@ WITHOUT = {
     "data.FixedSizeParticipation": "A sampler makes it.",
     "data.OrderedParticipation": "A sampler makes it.",
     "data.PoissonParticipation": "A sampler makes it.",
+    "nn.LoRA": "`nn.lora` makes it.",
     "privacy.AuditReport": "`Audit.report` makes it.",
     "privacy.CanaryClient": "`Audit.algorithm` makes it.",
     "privacy.IndependentNoise": "It takes no argument.",

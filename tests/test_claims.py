@@ -300,7 +300,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
             *("Asynchronous", "Diagnose", "Oort"),
         )
     ]
-    assert len(algorithms) == 58
+    assert len(algorithms) == 62
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     assert none == {"FedEP", "FedExP", "FedProto", "FLTrust", "LocalOnly"}

@@ -31,6 +31,7 @@ from .feddyn import (
     FedDyn as FedDyn,
 )
 from .fedep import FedEP as FedEP
+from .fedex_lora import FedExLoRA as FedExLoRA
 from .fedexp import FedExP as FedExP
 from .fedlc import (
     CalibratedCrossEntropy as CalibratedCrossEntropy,
@@ -64,6 +65,8 @@ from .fedsmoo import FedSMOO as FedSMOO
 from .fedsophia import FedSophia as FedSophia
 from .fedspeed import FedSpeed as FedSpeed
 from .fedvarp import FedVARP as FedVARP
+from .flexlora import FlexLoRA as FlexLoRA
+from .flora import FLoRA as FLoRA
 from .fltrust import FLTrust as FLTrust
 from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
@@ -80,6 +83,7 @@ from .perfedavg import PerFedAvg as PerFedAvg
 from .pfedme import PFedMe as PFedMe
 from .power_of_choice import PowerOfChoice as PowerOfChoice
 from .qfedavg import QFedAvg as QFedAvg
+from .rolora import RoLoRA as RoLoRA
 from .scaffnew import Scaffnew as Scaffnew
 from .scaffold import (
     ControlVariate as ControlVariate,

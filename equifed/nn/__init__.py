@@ -1,6 +1,8 @@
 """Layers that stay fast inside a compiled loop. Those for images take them as they are
 stored: `(height, width, channels)`. `canonicalize` makes a model of `equinox.nn`'s
 layers as fast, and leaves its channels first.
+
+`lora` gives layers a change of low rank, which alone is trained.
 """
 
 from ._canonicalize import canonicalize as canonicalize
@@ -10,6 +12,14 @@ from ._images import (
     random_crop as random_crop,
     random_flip as random_flip,
     standardize as standardize,
+)
+from ._lora import (
+    adapters as adapters,
+    LoRA as LoRA,
+    lora as lora,
+    lora_a as lora_a,
+    lora_b as lora_b,
+    merge as merge,
 )
 from ._lstm import LSTM as LSTM
 from ._pool import AvgPool2d as AvgPool2d, MaxPool2d as MaxPool2d

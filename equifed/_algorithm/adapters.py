@@ -1,0 +1,252 @@
+r"""What methods share that look at the products of adapters.
+
+A layer computes $W + s B A$ with $s = \alpha / r$, and means are not what they seem:
+$\overline{B}\,\overline{A}$, of which FedAvg is the model, is not $\overline{B A}$.
+Their difference is $\frac1{|S|} \sum_i (B_i - \overline B)(A_i - \overline A)$ of equal
+weights. Here a client sends its adapters themselves, the sum runs over them and over
+the products that the server makes of them, and a frozen $W$ can be moved.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._aggregator import AbstractAggregator, WeightedMean
+from .._client import AbstractWrapper, LocalSGD
+from .._cohort import ClientData
+from .._round import Beginning
+from .._tree import tree_add, tree_zeros_like
+from .._types import Loss, Model, Params
+from .._wire import Aggregate, Broadcast
+from ..data import AbstractBatching
+from ..nn import adapters, LoRA, lora_a, lora_b
+from ..nn._lora import fresh_a
+from .base import AbstractAlgorithm, NOT_KEPT
+
+
+Deltas = tuple[Float[Array, "..."], ...]
+
+
+class Products(eqx.Module):
+    """What the server has of a message, or of the mean of several."""
+
+    payload: Params
+    """The adapters, and of all else that is trained its change."""
+    deltas: Deltas
+    r"""$s B A$ of each layer."""
+
+
+def deltas_of(tree: Params) -> Deltas:
+    return tuple(x.delta for x in layers_of(tree))
+
+
+def layers_of(tree: PyTree) -> list[LoRA]:
+    leaves = jtu.tree_leaves(tree, is_leaf=lambda x: isinstance(x, LoRA))
+    return [x for x in leaves if isinstance(x, LoRA)]
+
+
+def moved(model: Model, change: Deltas) -> Model:
+    """The model whose adapted layers have other weights, of their own dtype."""
+
+    def weights(m: Model) -> list[Any]:
+        return [x.base.weight for x in layers_of(m)]
+
+    new = [
+        (w.astype(d.dtype) + d).astype(w.dtype)
+        for w, d in zip(weights(model), change, strict=True)
+    ]
+    return eqx.tree_at(weights, model, new)
+
+
+def with_adapters(tree: Params, like: Params) -> Params:
+    """The tree with the adapters of another one."""
+    return eqx.tree_at(adapters, tree, adapters(like))
+
+
+class MeanOfProducts(AbstractAggregator):
+    r"""The weighted means of the messages and of their products $s B_i A_i$."""
+
+    mean: WeightedMean = WeightedMean()
+
+    @property
+    def gathers(self):
+        return False
+
+    def init(self, payload):
+        return None
+
+    def encode(self, message, state, *, key):
+        products = Products(message.payload, deltas_of(message.payload))
+        message = dataclasses.replace(message, payload=products)
+        return self.mean.encode(message, state, key=key)
+
+    def decode(self, encoded, state, *, key):
+        return self.mean.decode(encoded, state, key=key)
+
+
+class OfAdapters(AbstractWrapper):
+    r"""A client that is sent what its frozen weights are to be moved by, and sends its
+    adapters whole.
+
+    A cohort's `info["rank"]`, where it has one, is the rank $r_i$ of a client: it
+    begins with the first $r_i$ rows of $A$ and columns of $B$. The others are 0, and
+    have no gradient then.
+    """
+
+    client: LocalSGD
+    fresh: bool = eqx.field(static=True)
+    """Whether it begins with adapters of its own: a random $A$, and $B = 0$."""
+
+    def __init__(self, client: LocalSGD, *, fresh: bool = False):
+        self.client = client
+        self.fresh = fresh
+
+    def init(self, params):
+        return self.client.init(params)
+
+    def payload(self, params):
+        return params
+
+    def round(self, broadcast, data, state, *, key):
+        params, rest = broadcast.params, broadcast.rest
+        if self.fresh:
+            draw_key, key = jr.split(key)
+            params = _fresh(params, draw_key)
+        params = _of_rank(params, data)
+        if broadcast.shared is not None:
+            rest = moved(rest, broadcast.shared)
+        sent = Broadcast(params, rest)
+        message, state, metrics = self.client.round(sent, data, state, key=key)
+        whole = tree_add(params, message.payload)
+        payload = with_adapters(message.payload, whole)
+        return dataclasses.replace(message, payload=payload), state, metrics
+
+
+def _fresh(params: Params, key: PRNGKeyArray) -> Params:
+    layers = layers_of(params)
+    keys = jr.split(key, len(layers))
+    new = [fresh_a(x, k) for x, k in zip(layers, keys, strict=True)]
+    params = eqx.tree_at(lora_a, params, tuple(new))
+    return _without_b(params)
+
+
+def _without_b(params: Params) -> Params:
+    return eqx.tree_at(lora_b, params, tree_zeros_like(lora_b(params)))
+
+
+def _of_rank(params: Params, data: ClientData) -> Params:
+    if not isinstance(data.info, dict) or "rank" not in data.info:
+        return params
+    rank = data.info["rank"]
+
+    def cut(layer: LoRA) -> tuple[Array, Array]:
+        keeps = jnp.arange(layer.rank) < rank
+        a = jnp.where(keeps[:, None], layer.a, jnp.zeros_like(layer.a))
+        b = jnp.where(keeps[None], layer.b, jnp.zeros_like(layer.b))
+        return a, b
+
+    pairs = [cut(layer) for layer in layers_of(params)]
+    params = eqx.tree_at(lora_a, params, tuple(a for a, _ in pairs))
+    return eqx.tree_at(lora_b, params, tuple(b for _, b in pairs))
+
+
+class _AbstractOfProducts(AbstractAlgorithm):
+    """One pass, after which the server looks at the mean of the clients' products."""
+
+    client: eqx.AbstractVar[OfAdapters]
+    moves: ClassVar[bool] = True
+    """Whether it moves frozen weights."""
+
+    @property
+    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.loss
+
+    @property
+    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.client.batching
+
+    @abc.abstractmethod
+    def after(
+        self, params: Params, change: Deltas | None, mean: Products
+    ) -> tuple[Params, Deltas | None]:
+        """The next params, and by what the frozen weights have been moved by then.
+
+        **Arguments:**
+
+        - `params`: this round's, with the mean change of all that is no adapter.
+        - `change`: by what the frozen weights have been moved so far; `None` for a
+            method that does not move them.
+        - `mean`: of the messages and of their products.
+        """
+
+    def begin(self, params, *, num_clients, key):
+        name = type(self).__name__
+        check_adapters(name, params, frozen=self.moves)
+        change = None
+        if self.moves:
+            change = tree_zeros_like(deltas_of(params))
+        if self.client.fresh:
+            # What the model's own adapters have learnt belongs to the weights.
+            change, params = deltas_of(params), _without_b(params)
+        return Beginning(params, server=change, clients=self.client.init(params))
+
+    def keep(self, params, personal, begun):
+        what = "is sent whole adapters"
+        raise ValueError(NOT_KEPT.format(type(self).__name__, what))
+
+    def step(self, state, clients, *, key):
+        sent = Broadcast(state.params, state.rest, state.server)
+        out = clients(self.client, MeanOfProducts(), sent, state.clients, key=key)
+        params, change = self._next(state.params, state.server, out.aggregate)
+        state = dataclasses.replace(
+            state, params=params, server=change, clients=out.clients
+        )
+        return state, out.metrics, out.aggregate.accept
+
+    def _next(
+        self, params: Params, change: Deltas | None, aggregate: Aggregate
+    ) -> tuple[Params, Deltas | None]:
+        mean: Products = aggregate.payload
+        others = with_adapters(tree_add(params, mean.payload), params)
+        new = self.after(others, change, mean)
+        # Sums are wider than params of few bits.
+        return jtu.tree_map(lambda x, y: x.astype(y.dtype), new, (params, change))
+
+    def model(self, state):
+        if state.server is None:
+            return state.model
+        return moved(state.model, state.server)
+
+
+def check_adapters(name: str, params: Params, *, frozen: bool) -> None:
+    """Refuses a model without adapters, or whose adapters are not trained and sent.
+
+    **Arguments:**
+
+    - `frozen`: whether the weights that they change must be frozen too.
+    """
+    layers = layers_of(params)
+    if not layers:
+        raise ValueError(
+            f"`{name}` needs layers with a change of low rank that are trained, and "
+            "the model has none. Make them with `equifed.nn.lora`, and share them with "
+            "`roles=equifed.roles(model, shared=equifed.nn.adapters)`."
+        )
+    if any(x.a is None or x.b is None for x in layers):
+        raise ValueError(
+            f"`{name}` needs both A and B of each layer that has them to be shared, "
+            "for it looks at their product. Use `roles=equifed.roles(model, "
+            "shared=equifed.nn.adapters)`."
+        )
+    if frozen and any(x.base.weight is not None for x in layers):
+        raise ValueError(
+            f"`{name}` moves the weights under the adapters itself, so that they must "
+            "be frozen, and they are trained. Use `roles=equifed.roles(model, "
+            "shared=equifed.nn.adapters)`."
+        )

@@ -1,0 +1,297 @@
+r"""Layers that are frozen, and learn a change of low rank.
+
+A large weight $W$ is fine-tuned by training two thin matrices in its place: the layer
+computes $W x + \frac{\alpha}{r} B A x$, of which $W$ stays as it is. What is trained,
+sent, kept and checkpointed is $A$ and $B$; afterwards the sum is one weight again.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import wadler_lindig as wl
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+
+from .._check import check_count, check_number, checked
+from .._roles import selected
+from .._tree import wide_dtype
+from .._types import Model
+from .._words import shown
+
+
+Base = eqx.nn.Linear | eqx.nn.Embedding
+
+
+class LoRA(eqx.Module):
+    r"""A linear layer, or an embedding, with a change of low rank.
+
+    $$y = W x + b + \frac{\alpha}{r} B A x$$
+
+    It is called as the layer in it is. An embedding is a linear layer of the one-hot
+    vector of an index, so that $A x$ is a column of $A$. [`equifed.nn.lora`][] makes
+    it.
+    """
+
+    base: Base
+    """The layer as it was."""
+    a: Float[Array, "... rank input"]
+    """$A$."""
+    b: Float[Array, "... output rank"]
+    """$B$."""
+    rank: int = eqx.field(static=True)
+    alpha: float = eqx.field(static=True)
+
+    @property
+    def scale(self) -> float:
+        r"""$\alpha / r$."""
+        return self.alpha / self.rank
+
+    @property
+    def delta(self) -> Float[Array, "..."]:
+        r"""$\frac{\alpha}{r} B A$, laid out as the weight of `base` is."""
+        change = self.scale * (self.b @ self.a)
+        return change.mT if _is_embedding(self.base) else change
+
+    @jax.named_scope("equifed.nn.LoRA")
+    def __call__(
+        self, x: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
+    ) -> Array:
+        """What `base` takes, and what it returns, in its dtype; the change is computed
+        in the dtype of `a` and `b`."""
+        y = self.base(x, key=key)
+        if _is_embedding(self.base):
+            low = self.a[:, x]
+        else:
+            low = self.a @ jnp.reshape(x, (-1,)).astype(self.a.dtype)
+        change = self.scale * jnp.reshape(self.b @ low, y.shape)
+        return (y.astype(change.dtype) + change).astype(y.dtype)
+
+    def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc:
+        return wl.TextDoc(repr(self))
+
+    def __repr__(self) -> str:
+        inputs, outputs = _sizes(self.base)
+        kind = f"{type(self.base).__name__}({inputs}, {outputs})"
+        own, of = (_count(x) for x in ((self.a, self.b), self.base))
+        size = f"{own:,} parameters beside {of:,}"
+        return f"LoRA({kind}, rank={self.rank}, alpha={self.alpha:g}, {size})"
+
+
+@checked()
+def lora(
+    model: Model,
+    rank: int,
+    *,
+    where: Callable[[Model], PyTree] | None = None,
+    by: Callable[[str, Base], bool] | None = None,
+    alpha: float | int | None = None,
+    key: PRNGKeyArray,
+) -> Model:
+    r"""Gives layers of a model a change of low rank, each a [`equifed.nn.LoRA`][].
+
+    $A$ is Gaussian, of the variance 1 over the number of inputs (of an embedding 1), so
+    that $A x$ is as large as $x$; the paper leaves it open. $B$ is 0: at first the
+    model computes what it did. Both are of float32 where the layer is of fewer bits,
+    and of the layer's dtype otherwise.
+
+    Nothing is frozen by it: that is said with `equifed.roles(model,
+    shared=equifed.nn.adapters)`.
+
+    **Arguments:**
+
+    - `model`: the model, or a part of it. Layers that are stacked along leading axes
+        of their weights, for `jax.lax.scan`, are adapted each by itself.
+    - `rank`: $r$, at most the smaller size of each layer.
+    - `where`: which layers, as a function of the model that returns a part of it, or
+        several (`lambda m: m.blocks`): all `equinox.nn.Linear` and
+        `equinox.nn.Embedding` in there. By default each `Linear` of the model.
+    - `by`: in place of it, a function of a layer's path (`".layers[0]"`) and the layer
+        that says whether it is one of them.
+    - `alpha`: $\alpha$; $r$ if not given.
+    - `key`: the randomness of $A$.
+
+    **Raises:**
+
+    `ValueError` if no layer is chosen, or one is too small for the rank, or has a
+    change already.
+
+    !!! example
+
+        ```python
+        adapted = eqf.nn.lora(model, 8, where=lambda m: m.blocks, key=jr.key(1))
+        roles = eqf.roles(adapted, shared=eqf.nn.adapters)
+        ...
+        model = eqf.nn.merge(trained)
+        ```
+
+    ??? cite "Reference"
+
+        [LoRA: Low-Rank Adaptation of Large Language
+        Models](https://arxiv.org/abs/2106.09685)
+
+        ```bibtex
+        @inproceedings{hu2022lora,
+            title={{LoRA}: {L}ow-{R}ank {A}daptation of {L}arge {L}anguage {M}odels},
+            author={Hu, Edward J. and Shen, Yelong and Wallis, Phillip and Allen-Zhu,
+                    Zeyuan and Li, Yuanzhi and Wang, Shean and Wang, Lu and Chen,
+                    Weizhu},
+            booktitle={ICLR},
+            year={2022},
+        }
+        ```
+    """
+    rank = check_count("rank", rank)
+    alpha = rank if alpha is None else alpha
+    check_number("alpha", alpha, least=0, strict=True)
+    alpha = float(alpha)
+    nodes, structure = jtu.tree_flatten_with_path(model, is_leaf=_is_layer)
+    layers = [(jtu.keystr(path), x) for path, x in nodes if _is_layer(x)]
+    chosen = _chosen(model, layers, where, by)
+    keys = iter(jr.split(key, len(chosen)))
+    adapted = {p: _adapted(p, x, rank, alpha, next(keys)) for p, x in chosen.items()}
+    leaves = [adapted.get(jtu.keystr(path), x) for path, x in nodes]
+    return jtu.tree_unflatten(structure, leaves)
+
+
+def merge(model: Model) -> Model:
+    r"""The model with each [`equifed.nn.LoRA`][] as one layer again, of the weight
+    $W + \frac{\alpha}{r} B A$ in the dtype of $W$.
+
+    **Raises:**
+
+    `ValueError` if there is none.
+    """
+    if not _layers(model):
+        raise ValueError(
+            "`model` has no layer with a change of low rank to merge, got "
+            f"{shown(model)}. `equifed.nn.lora` makes them."
+        )
+    return jtu.tree_map(
+        lambda x: _merged(x) if is_lora(x) else x, model, is_leaf=is_lora
+    )
+
+
+def adapters(model: Model) -> tuple[PyTree, ...]:
+    """The $A$ and $B$ of all [`equifed.nn.LoRA`][] of a model: it says which leaves
+    have a role, as [`equifed.roles`][] takes it.
+
+    !!! example
+
+        ```python
+        roles = eqf.roles(model, shared=eqf.nn.adapters)  # All else is frozen.
+        ```
+    """
+    return (*lora_a(model), *lora_b(model))
+
+
+def lora_a(model: Model) -> tuple[PyTree, ...]:
+    """The $A$ alone: see [`equifed.nn.adapters`][]."""
+    return tuple(x.a for x in _layers(model))
+
+
+def lora_b(model: Model) -> tuple[PyTree, ...]:
+    """The $B$ alone: see [`equifed.nn.adapters`][]."""
+    return tuple(x.b for x in _layers(model))
+
+
+def is_lora(x: Any) -> bool:
+    return isinstance(x, LoRA)
+
+
+def fresh_a(layer: LoRA, key: PRNGKeyArray) -> Float[Array, "... rank input"]:
+    """An $A$ drawn anew."""
+    size = 1 if _is_embedding(layer.base) else layer.a.shape[-1]
+    return jr.normal(key, layer.a.shape, layer.a.dtype) / math.sqrt(size)
+
+
+def product_of(layer: LoRA, delta: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""$B A$, of a change of the layer's weight."""
+    return (delta.mT if _is_embedding(layer.base) else delta) / layer.scale
+
+
+def _layers(model: Model) -> list[LoRA]:
+    return [x for x in jtu.tree_leaves(model, is_leaf=is_lora) if is_lora(x)]
+
+
+def _is_layer(x: Any) -> bool:
+    return isinstance(x, LoRA | eqx.nn.Linear | eqx.nn.Embedding)
+
+
+def _chosen(
+    model: Model, layers: list[tuple[str, Any]], where: Any, by: Any
+) -> dict[str, Any]:
+    """The layers that are to be adapted, by their paths."""
+    if where is not None and by is not None:
+        raise ValueError(
+            "`where` and `by` both say which layers are adapted. Give one of them."
+        )
+    if where is not None:
+        named = selected("where", where, model)
+        inside = [
+            tuple(p + end for end in (".weight", ".base.weight")) for p, _ in layers
+        ]
+        chosen = [
+            x for x, ends in zip(layers, inside, strict=True) if {*ends} & {*named}
+        ]
+    elif by is not None:
+        chosen = [(path, x) for path, x in layers if by(path, x)]
+    else:
+        chosen = [(p, x) for p, x in layers if isinstance(x, LoRA | eqx.nn.Linear)]
+    if not chosen:
+        name, got = ("by", by) if by is not None else ("where", where)
+        known = ", ".join(f"`{path}`" for path, _ in layers[:4]) or "none"
+        raise ValueError(
+            f"`{name}` chooses no `equinox.nn.Linear` or `equinox.nn.Embedding` of the "
+            f"model, got {shown(got)}. The model has {len(layers)}: {known}"
+            f"{', ...' if len(layers) > 4 else ''}."
+        )
+    return dict(chosen)
+
+
+def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> LoRA:
+    where = path or "the model"
+    if is_lora(x):
+        raise ValueError(
+            f"`{where}` has a change of rank {x.rank} already. `equifed.nn.merge` "
+            "makes it one weight with it."
+        )
+    *axes, rows, columns = x.weight.shape
+    if rank > min(rows, columns):
+        raise ValueError(
+            f"`rank` must be at most {min(rows, columns)} for `{where}`, whose weight "
+            f"is {rows} x {columns}, got {rank}. Give a smaller one, or leave the "
+            "layer out by `where`."
+        )
+    outputs, inputs = (columns, rows) if _is_embedding(x) else (rows, columns)
+    dtype = wide_dtype(x.weight.dtype)
+    a = jnp.zeros((*axes, rank, inputs), dtype)
+    b = jnp.zeros((*axes, outputs, rank), dtype)
+    layer = LoRA(x, a, b, rank, alpha)
+    return eqx.tree_at(lambda layer: layer.a, layer, fresh_a(layer, key))
+
+
+def _merged(layer: LoRA) -> Base:
+    weight = layer.base.weight
+    delta = layer.delta
+    new = (weight.astype(delta.dtype) + delta).astype(weight.dtype)
+    return eqx.tree_at(lambda base: base.weight, layer.base, new)
+
+
+def _is_embedding(x: Any) -> bool:
+    return isinstance(x, eqx.nn.Embedding)
+
+
+def _sizes(base: Base) -> tuple[int | str, int | str]:
+    if _is_embedding(base):
+        return base.num_embeddings, base.embedding_size
+    return base.in_features, base.out_features
+
+
+def _count(tree: PyTree) -> int:
+    kinds = jax.Array | jax.ShapeDtypeStruct
+    return sum(x.size for x in jtu.tree_leaves(tree) if isinstance(x, kinds))

@@ -1,0 +1,253 @@
+"""Methods of adapters, against their rounds in NumPy: which mean each of them takes."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import equifed as eqf
+from equifed.nn import adapters, LoRA, lora, lora_a, lora_b, merge
+
+
+KEY = jr.key(0)
+SIZES, RATE, STEPS, ROUNDS = (2, 6, 4), 0.1, 3, 2
+INPUTS, OUTPUTS, RANK, SCALE = 4, 3, 2, 0.5
+RNG = np.random.default_rng(0)
+X = [RNG.normal(size=(n, INPUTS)) for n in SIZES]
+Y = [RNG.normal(size=(n, OUTPUTS)) for n in SIZES]
+PART = np.array(SIZES) / sum(SIZES)
+ALL = range(len(SIZES))
+
+
+def loss(model, example, key):
+    error = model(example["x"].astype(jnp.float32)) - example["y"].astype(jnp.float32)
+    return 0.5 * jnp.sum(error**2)
+
+
+def begun(seed=0) -> Any:
+    """A layer whose adapters have learnt something."""
+    layer = lora(
+        eqx.nn.Linear(INPUTS, OUTPUTS, key=KEY), RANK, alpha=SCALE * RANK, key=KEY
+    )
+    b = np.random.default_rng(seed).normal(size=(OUTPUTS, RANK))
+    return eqx.tree_at(lambda x: x.b, layer, jnp.asarray(b, jnp.float32))
+
+
+def trained(make, where=adapters, ranks=None, rounds=ROUNDS, model=None, **roles):
+    """The model after some rounds of all clients, each batch all that one has; and the
+    last round's metrics and the state."""
+    clients = {str(i): {"x": X[i], "y": Y[i]} for i in ALL}
+    data = eqf.data.FederatedDataset.from_mapping(clients)
+    batching = eqf.data.Epochs(STEPS, batch_size=max(SIZES))
+    info = None if ranks is None else lambda _, clients: {"rank": ranks[clients]}
+    loader = eqf.data.Loader(data, eqf.data.AllClients(), batching, info=info)
+    model = begun() if model is None else model
+    algorithm = make(loss, optax.sgd(RATE), batching)
+    roles = eqf.roles(model, shared=where, **roles)
+    state = algorithm.init(model, num_clients=len(SIZES), roles=roles, key=KEY)
+    metrics = {}
+    for i in range(rounds):
+        state, metrics = algorithm.round(state, loader(i), key=KEY)
+    return algorithm.model(state), metrics, state
+
+
+def local(w, bias, a, b, i, *, moves="ab"):
+    """A client's steps, on A or B or both."""
+    a, b = a.copy(), b.copy()
+    for _ in range(STEPS):
+        error = X[i] @ (w + SCALE * b @ a).T + bias - Y[i]
+        g = error.T @ X[i] / SIZES[i]
+        step_a, step_b = SCALE * b.T @ g, SCALE * g @ a.T
+        a -= RATE * step_a * ("a" in moves)
+        b -= RATE * step_b * ("b" in moves)
+    return a, b
+
+
+def parts(model):
+    base = model.base
+    arrays = (base.weight, base.bias, model.a, model.b)
+    return tuple(np.asarray(x, np.float64) for x in arrays)
+
+
+def mean(xs):
+    return np.tensordot(PART, np.stack(xs), axes=1)
+
+
+def bits(numbers):
+    """With the weight of each client's message."""
+    return 32 * (numbers + 1) * len(SIZES)
+
+
+def close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("where", "moves"), [(adapters, "ab"), (lora_b, "b")], ids=["FedIT", "FFA-LoRA"]
+)
+def test_means_of_adapters(where, moves):
+    w, bias, a, b = parts(begun())
+    for _ in range(ROUNDS):
+        pairs = [local(w, bias, a, b, i, moves=moves) for i in ALL]
+        a, b = mean([p[0] for p in pairs]), mean([p[1] for p in pairs])
+    model, metrics, _ = trained(eqf.FedAvg, where)
+    close(model.a, a)
+    close(model.b, b)
+    close(model.base.weight, w)
+    sent = OUTPUTS * RANK + ("a" in moves) * RANK * INPUTS
+    assert int(metrics["bits_up"]) == bits(sent)
+
+
+def test_fedsa_lora():
+    w, bias, a, b = parts(begun())
+    own = [b for _ in ALL]
+    for _ in range(ROUNDS):
+        pairs = [local(w, bias, a, own[i], i) for i in ALL]
+        a, own = mean([p[0] for p in pairs]), [p[1] for p in pairs]
+    model, metrics, state = trained(eqf.FedPer, lora_a, personal=lora_b)
+    close(model.a, a)
+    kept = jax.tree.leaves(state.clients)
+    assert len(kept) == 1
+    close(kept[0], np.stack(own))
+    assert int(metrics["bits_up"]) == bits(RANK * INPUTS)
+
+
+def test_rolora():
+    w, bias, a, b = parts(begun())
+    for t in range(3):
+        pairs = [local(w, bias, a, b, i, moves="ba"[t % 2]) for i in ALL]
+        a, b = mean([p[0] for p in pairs]), mean([p[1] for p in pairs])
+    for rounds, sent in ((2, RANK * INPUTS), (3, OUTPUTS * RANK)):
+        model, metrics, _ = trained(eqf.RoLoRA, rounds=rounds)
+        assert int(metrics["bits_up"]) == bits(sent)
+    close(model.a, a)
+    close(model.b, b)
+
+
+def test_fedex_lora():
+    w, bias, a, b = parts(begun())
+    for _ in range(ROUNDS):
+        pairs = [local(w, bias, a, b, i) for i in ALL]
+        models = [w + SCALE * y @ x for x, y in pairs]
+        a, b = mean([p[0] for p in pairs]), mean([p[1] for p in pairs])
+        w = mean(models) - SCALE * b @ a
+    model, metrics, _ = trained(eqf.FedExLoRA)
+    close(model.a, a)
+    close(model.b, b)
+    close(model.base.weight, w)
+    close(merge(model).weight, mean(models))
+    sent = RANK * (INPUTS + OUTPUTS)
+    assert int(metrics["bits_up"]) == bits(sent)
+    down = sent + INPUTS * OUTPUTS
+    assert int(metrics["bits_down"]) == 32 * down * len(SIZES)
+
+
+@pytest.mark.parametrize("ranks", [None, np.array([2, 1, 2])])
+def test_flora(monkeypatch, ranks):
+    """The A of all clients is one that is known here; that they are random is below."""
+    first = np.random.default_rng(3).normal(size=(RANK, INPUTS))
+
+    def known(layer, key):
+        return jnp.asarray(first, jnp.float32)
+
+    monkeypatch.setattr("equifed._algorithm.adapters.fresh_a", known)
+    w, bias, a, b = parts(begun())
+    w = w + SCALE * b @ a
+    for _ in range(ROUNDS):
+        products = []
+        for i in ALL:
+            r = RANK if ranks is None else ranks[i]
+            x, y = local(w, bias, first[:r], np.zeros((OUTPUTS, r)), i)
+            products.append(SCALE * y @ x)
+        w = w + mean(products)
+    model, metrics, _ = trained(eqf.FLoRA, ranks=ranks)
+    close(model.b, 0 * b)
+    close(model.base.weight, w)
+    sent = RANK * (INPUTS + OUTPUTS)
+    assert int(metrics["bits_up"]) == bits(sent)
+
+
+def test_adapters_of_flora_are_drawn_anew():
+    drawn = []
+
+    def record(a):
+        drawn.append(np.asarray(a))
+
+    def spying(model, example, key):
+        jax.debug.callback(record, model.a)
+        return 0.0 * loss(model, example, key)
+
+    def make(_, optim, batching):
+        return eqf.FLoRA(spying, optim, batching)
+
+    trained(make)
+    different = {a.tobytes() for a in drawn}
+    assert len(different) == len(SIZES) * ROUNDS
+    every = np.concatenate([a.ravel() for a in drawn])
+    assert abs(every.std() - INPUTS**-0.5) < 0.2
+
+
+@pytest.mark.parametrize("ranks", [None, np.array([2, 1, 2])])
+def test_flexlora(ranks):
+    w, bias, a, b = parts(begun())
+    for _ in range(ROUNDS):
+        products = []
+        for i in ALL:
+            r = RANK if ranks is None else ranks[i]
+            x, y = local(w, bias, a[:r], b[:, :r], i)
+            products.append(y @ x)
+        left, values, right = np.linalg.svd(mean(products), full_matrices=False)
+        b, a = left[:, :RANK] * values[:RANK], right[:RANK]
+    model, _, _ = trained(eqf.FlexLoRA, ranks=ranks)
+    close(model.b @ model.a, b @ a)
+    close(np.abs(model.a), np.abs(a))
+    close(model.base.weight, w)
+
+
+def test_where_the_product_of_means_is_not_the_mean_of_products():
+    """In closed form for two clients of equal weight, and which methods are exact."""
+    w, bias, a, b = parts(begun())
+    (a1, b1), (a2, b2) = (local(w, bias, a, b, i) for i in (0, 1))
+    of_means = (b1 + b2) / 2 @ (a1 + a2) / 2
+    missed = (b1 @ a1 + b2 @ a2) / 2 - of_means
+    np.testing.assert_allclose(missed, (b1 - b2) @ (a1 - a2) / 4, rtol=1e-12)
+
+    def weight(make, where=adapters):
+        model, _, _ = trained(make, where, rounds=1)
+        return np.asarray(merge(model).weight)
+
+    pairs = [local(w, bias, a, b, i) for i in ALL]
+    exact = mean([w + SCALE * y @ x for x, y in pairs])
+    one = [local(w, bias, a, b, i, moves="b") for i in ALL]
+    exact_of_one = mean([w + SCALE * y @ x for x, y in one])
+    gap = sum(
+        p * (y - mean([q[1] for q in pairs])) @ (x - mean([q[0] for q in pairs]))
+        for p, (x, y) in zip(PART, pairs, strict=True)
+    )
+    assert np.abs(gap).max() > 1e-3
+    close(weight(eqf.FedAvg), exact - SCALE * gap)
+    close(weight(eqf.FedExLoRA), exact)
+    close(weight(eqf.FedAvg, lora_b), exact_of_one)
+    close(weight(eqf.RoLoRA), exact_of_one)
+
+
+@pytest.mark.parametrize("make", [eqf.FedExLoRA, eqf.FLoRA, eqf.FlexLoRA, eqf.RoLoRA])
+def test_a_bias_that_is_trained_beside_them_is_averaged(make):
+    def where(model):
+        return *adapters(model), model.base.bias
+
+    model, _, _ = trained(make, where, rounds=1)
+    w, bias, a, b = parts(begun())
+    assert isinstance(model, LoRA)
+    assert np.abs(model.base.bias - bias).max() > 1e-3
+    # FedAvg of the bias alone, where no adapter can move.
+    frozen = eqx.tree_at(lambda m: (m.a, m.b), begun(), replace_fn=jnp.zeros_like)
+    alone, _, _ = trained(eqf.FedAvg, lambda m: m.base.bias, rounds=1, model=frozen)
+    still, _, _ = trained(make, where, rounds=1, model=frozen)
+    if make is not eqf.FLoRA:  # whose A is random
+        close(still.base.bias, alone.base.bias)
