@@ -52,6 +52,13 @@ class LoRA(eqx.Module):
         return self.alpha / self.rank
 
     @property
+    def weight(self) -> Float[Array, "..."]:
+        """That of `base` with the change, for models that read it: one whose output is
+        its embedding, say."""
+        weight, delta = self.base.weight, self.delta
+        return (weight.astype(delta.dtype) + delta).astype(weight.dtype)
+
+    @property
     def delta(self) -> Float[Array, "..."]:
         r"""$\frac{\alpha}{r} B A$, laid out as the weight of `base` is."""
         change = self.scale * (self.b @ self.a)
@@ -276,10 +283,7 @@ def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> L
 
 
 def _merged(layer: LoRA) -> Base:
-    weight = layer.base.weight
-    delta = layer.delta
-    new = (weight.astype(delta.dtype) + delta).astype(weight.dtype)
-    return eqx.tree_at(lambda base: base.weight, layer.base, new)
+    return eqx.tree_at(lambda base: base.weight, layer.base, layer.weight)
 
 
 def _is_embedding(x: Any) -> bool:
@@ -287,7 +291,7 @@ def _is_embedding(x: Any) -> bool:
 
 
 def _sizes(base: Base) -> tuple[int | str, int | str]:
-    if _is_embedding(base):
+    if isinstance(base, eqx.nn.Embedding):
         return base.num_embeddings, base.embedding_size
     return base.in_features, base.out_features
 
