@@ -142,12 +142,18 @@ METHODS_WITHOUT = {
     "privacy.PrivateSGD.gradient": "Its round calls it, with a batch.",
     "privacy.PrivacyPlan.shown": "`train` calls it, with a round's metrics.",
     "privacy.PrivacyPlan.check": "`train` calls it: see `PrivacyPlan`.",
+    "privacy.PrivacyPlan.check_evaluation": "`train` calls it: see `test_privacy.py`.",
+    "privacy.PrivacyPlan.epsilons": "`train` calls it, with the rounds that were run.",
     "privacy.PrivacyPlan.check_stop": "`train` calls it: see `test_privacy.py`.",
     "clock.Draws.of": "A quantity calls it.",
     "clock.Draws.normals": "A quantity calls it.",
     "clock.Draws.uniforms": "A quantity calls it.",
     **dict.fromkeys(
         (f"clock.SystemModel.{x}" for x in _AS_TIMES), "As `SystemModel.times`."
+    ),
+    **dict.fromkeys(
+        (f"{x}.after" for x in ("FedExLoRA", "FLoRA", "FlexLoRA")),
+        "Its step calls it, with the mean of a round.",
     ),
     "Broadcast.of": "Any tree is a model: what can be trained of it is.",
     "ClientData.between": "A sampler calls it in a round, with traced numbers.",

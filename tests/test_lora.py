@@ -316,3 +316,25 @@ def test_adapters_of_another_base(tmp_path):
     other = eqx.tree_at(lambda m: m.head.weight, ADAPTED, replace_fn=lambda x: x + 1)
     with pytest.raises(ValueError, match="model"):
         eqf.train(algorithm, other, loader(), num_rounds=2, **kwargs)
+
+
+def test_a_llama_whose_output_is_its_embedding():
+    config = eqf.models.LlamaConfig(
+        vocab_size=7,
+        dim=4,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        mlp_size=6,
+        max_length=8,
+        tied=True,
+    )
+    llama = eqx.filter_jit(lambda: eqf.models.Llama(config, key=KEY))()
+    tokens = jnp.array([3, 1, 6])
+    adapted = moved(lora(llama, 1, where=lambda m: m, key=KEY))
+    assert len(lora_a(adapted)) == 8  # seven of a layer, and the embedding
+    expected = eqx.filter_jit(merge(adapted))(tokens)
+    assert np.abs(expected - eqx.filter_jit(llama)(tokens)).max() > 1e-3
+    np.testing.assert_allclose(
+        eqx.filter_jit(adapted)(tokens), expected, rtol=1e-4, atol=1e-5
+    )

@@ -119,7 +119,7 @@ class OfAdapters(AbstractWrapper):
             draw_key, key = jr.split(key)
             params = _fresh(params, draw_key)
         params = _of_rank(params, data)
-        if broadcast.shared is not None:
+        if broadcast.shared:
             rest = moved(rest, broadcast.shared)
         sent = Broadcast(params, rest)
         message, state, metrics = self.client.round(sent, data, state, key=key)
@@ -173,14 +173,14 @@ class _AbstractOfProducts(AbstractAlgorithm):
 
     @abc.abstractmethod
     def after(
-        self, params: Params, change: Deltas | None, mean: Products
-    ) -> tuple[Params, Deltas | None]:
+        self, params: Params, change: Deltas, mean: Products
+    ) -> tuple[Params, Deltas]:
         """The next params, and by what the frozen weights have been moved by then.
 
         **Arguments:**
 
         - `params`: this round's, with the mean change of all that is no adapter.
-        - `change`: by what the frozen weights have been moved so far; `None` for a
+        - `change`: by what the frozen weights have been moved so far; empty for a
             method that does not move them.
         - `mean`: of the messages and of their products.
         """
@@ -188,9 +188,7 @@ class _AbstractOfProducts(AbstractAlgorithm):
     def begin(self, params, *, num_clients, key):
         name = type(self).__name__
         check_adapters(name, params, frozen=self.moves)
-        change = None
-        if self.moves:
-            change = tree_zeros_like(deltas_of(params))
+        change = tree_zeros_like(deltas_of(params)) if self.moves else ()
         if self.client.fresh:
             # What the model's own adapters have learnt belongs to the weights.
             change, params = deltas_of(params), _without_b(params)
@@ -210,8 +208,8 @@ class _AbstractOfProducts(AbstractAlgorithm):
         return state, out.metrics, out.aggregate.accept
 
     def _next(
-        self, params: Params, change: Deltas | None, aggregate: Aggregate
-    ) -> tuple[Params, Deltas | None]:
+        self, params: Params, change: Deltas, aggregate: Aggregate
+    ) -> tuple[Params, Deltas]:
         mean: Products = aggregate.payload
         others = with_adapters(tree_add(params, mean.payload), params)
         new = self.after(others, change, mean)
@@ -219,9 +217,7 @@ class _AbstractOfProducts(AbstractAlgorithm):
         return jtu.tree_map(lambda x, y: x.astype(y.dtype), new, (params, change))
 
     def model(self, state):
-        if state.server is None:
-            return state.model
-        return moved(state.model, state.server)
+        return moved(state.model, state.server) if self.moves else state.model
 
 
 def check_adapters(name: str, params: Params, *, frozen: bool) -> None:

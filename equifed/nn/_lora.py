@@ -53,8 +53,7 @@ class LoRA(eqx.Module):
 
     @property
     def weight(self) -> Float[Array, "..."]:
-        """That of `base` with the change, for models that read it: one whose output is
-        its embedding, say."""
+        """That of `base` with the change, for models that read it."""
         weight, delta = self.base.weight, self.delta
         return (weight.astype(delta.dtype) + delta).astype(weight.dtype)
 

@@ -72,9 +72,9 @@ TABLE = {
             ("`rank` must be at most 2 for `.layers[1]`", "got 3"),
         ),
         "no such part": (
-            lambda: lora(where=lambda m: m.head),
+            lambda: lora(where=lambda m: m["head"]),
             ValueError,
-            ("`where` could not be found in the model", "head"),
+            "`where` could not be found in the model",
         ),
         "a part without such a layer": (
             lambda: lora(where=lambda m: m.layers[0].bias),

@@ -168,7 +168,7 @@ TABLE = {
                 evaluation={"test": DATASET},
             ),
             ValueError,
-            ("trains several models", "Personal"),
+            ("no one model is what a client uses", "Personal"),
         ),
         "the best of personal leaves": (
             lambda: trained(stop=eqf.Patience("loss", rounds=2, mode="min")),
