@@ -73,6 +73,31 @@ def test_its_table_has_a_line_for_each():
     assert len({len(line) for line in lines}) == 1
 
 
+def test_two_baselines_at_once():
+    """Over the model of all, and over training alone, each with its own clients."""
+    alone = metrics([*ACCURACY[:2] + 0.2, *ACCURACY[2:] - 0.1])
+    own = metrics([*ACCURACY[:9] + 0.1, np.nan])
+    found = {"FedAvg": metrics(ACCURACY), "alone": alone, "own": own}
+    table = eqf.ClientComparison(
+        found, "accuracy", mode="max", baselines=["FedAvg", "alone"]
+    )
+    row = table.rows[2]
+    assert row["gain over FedAvg"] == pytest.approx(0.1)
+    assert (row["gain FedAvg"], row["lose FedAvg"]) == (1, 0)
+    # Two lose a tenth, and seven gain two; the last one has no number.
+    assert row["gain over alone"] == pytest.approx((2 * -0.1 + 7 * 0.2) / 9)
+    assert row["gain alone"] == pytest.approx(7 / 9)
+    assert row["lose alone"] == pytest.approx(2 / 9)
+    assert row["matched FedAvg"] == row["matched alone"] == 9
+    head, first, second, third = (x.split() for x in repr(table).splitlines())
+    at = head.index("over")
+    wanted = "over FedAvg gain / lose over alone gain / lose"
+    assert head[at : at + 10] == wanted.split()
+    assert first[7:11] == ["+0.04", "80%", "/", "20%"]  # over alone; none over itself
+    assert second[7:11] == ["-0.04", "20%", "/", "80%"]  # over FedAvg alone
+    assert third[7:15] == ["+0.1", "100%", "/", "0%", "+0.1333", "78%", "/", "22%"]
+
+
 def test_nobody_that_both_know_is_no_gain():
     ids = ["c0", "other"]
     table = compared(own=metrics([np.nan, 1.0], ids, [1, 1]))

@@ -279,6 +279,41 @@ def test_while_training(tmp_path):
     assert resumed[1:] == solution.history[1:]
 
 
+def test_quantiles_and_the_worst_by_hand():
+    """Four clients: between the ranks quantiles are on a line, and a tenth of four is
+    a part of the worst one."""
+    algorithm, state = trained("LocalOnly")
+    some = [0, 1, 3, 4]
+    test = of([NAMES[i] for i in some])
+    a, b, c, d = np.sort(by_hand(algorithm, state, test, some))
+    found = eqf.evaluate_personal(algorithm, state, test, loss, clients=TRAIN)
+    table = eqf.ClientComparison({"own": found}, "loss", mode="min")
+    wanted = {
+        "mean": (a + b + c + d) / 4,
+        "p10": a + 0.3 * (b - a),
+        "p50": (b + c) / 2,
+        "p90": c + 0.7 * (d - c),
+        "worst 10%": d,
+    }
+    for name, value in wanted.items():
+        assert table.rows[0][name] == pytest.approx(value, rel=1e-5), name
+    # Of a worst half there are two.
+    assert found.tail("loss", 0.5, end="high") == pytest.approx((c + d) / 2, rel=1e-5)
+    solution = eqf.train(
+        *(algorithm, MODEL, LOADER),
+        num_rounds=3,
+        key=KEY,
+        evaluation={"own": eqf.Personal(eqf.ClientQuantiles(test, tail=0.1))},
+        eval_every=3,
+    )
+    last = solution.history[-1]
+    a, b, c, d = np.sort(by_hand(algorithm, solution.state, test, some))
+    wanted = {"min": a, "p10": a + 0.3 * (b - a), "p90": c + 0.7 * (d - c)}
+    wanted |= {"max": d, "low10": a, "high10": d}
+    for name, value in wanted.items():
+        assert last[f"own/loss/{name}"] == pytest.approx(value, rel=1e-5), name
+
+
 def test_several_seeds_in_one_program():
     keys = jr.split(KEY, 2)
     algorithms = {
