@@ -243,6 +243,29 @@ def close(got, wanted):
     np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("momentum", (0.0, 0.9))
+def test_centralised(momentum):
+    """One client that has everything: plain SGD, begun anew in each round."""
+    data = DATA.pooled()
+    algorithm = eqf.FedAvg(loss, optax.sgd(RATE, momentum=momentum), PASSES)
+    state = algorithm.init(Linear(jnp.asarray(W)), num_clients=1)
+    loader = eqf.data.Loader(data, eqf.data.AllClients(), PASSES)
+    run = eqf.rounds(algorithm, state, loader, num_rounds=3, key=jr.key(0))
+    w, count = W.astype(np.float64), 0
+    for state, metrics in run:
+        v, losses = 0.0, []
+        for rows in [slice(0, 3), slice(3, 6), slice(6, 9)] * 2:
+            inputs, labels = X[rows].astype(np.float64), Y[rows]
+            right = softmax(inputs @ w.T)[np.arange(3), labels]
+            losses.append(-np.log(right).mean())
+            v = momentum * v + of_loss(w, inputs, labels)
+            w = w - RATE * v
+            count += 1
+        close(state.model.weight, w)
+        assert float(metrics["loss"]) == pytest.approx(np.mean(losses), rel=1e-4)
+    assert count == 18
+
+
 def curved(w, v, inputs):
     """The Hessian of the loss at `w`, times `v`."""
     p = softmax(inputs @ w.T)
