@@ -124,6 +124,35 @@ class AbstractDataset(AbstractClients):
         test = random_fraction(self, held_out, seed, stratify)
         return self._keep(~test), self._keep(test)
 
+    def split_first(self: Dataset, num_examples: int) -> tuple[Dataset, Dataset]:
+        """Splits off each client's first examples, in the order that they have: what
+        one who joins has seen so far, say.
+
+        The two datasets have the same clients, with the same numbers. One with no more
+        examples than that has none in the second.
+
+        **Arguments:**
+
+        - `num_examples`: How many of each client come first.
+
+        **Returns:**
+
+        The first examples, and the rest.
+
+        **Raises:**
+
+        `ValueError` if no client has any more.
+        """
+        count = check_count("num_examples", num_examples)
+        if count >= self.client_sizes.max():
+            raise ValueError(
+                f"`num_examples` is {count}, which leaves no example of any client: "
+                f"the largest has {self.client_sizes.max()}. Take fewer."
+            )
+        starts = np.repeat(self.offsets[:-1], self.client_sizes)
+        first = np.arange(len(starts)) + self.offsets[0] - starts < count
+        return self._keep(first), self._keep(~first)
+
     def max_examples(self: Dataset, num_examples: int, *, seed: int = 0) -> Dataset:
         """Keeps at most so many random examples of each client.
 

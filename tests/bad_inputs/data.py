@@ -320,6 +320,9 @@ TABLE = {
     "data.FederatedDataset.split_examples": shares(
         DATASET.split_examples, name="held_out"
     ),
+    "data.FederatedDataset.split_first": counts(
+        DATASET.split_first, name="num_examples", least=1
+    ),
     "data.FederatedDataset.max_examples": counts(
         DATASET.max_examples, name="num_examples", least=1
     ),
