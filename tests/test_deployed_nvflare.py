@@ -16,7 +16,7 @@ if importlib.util.find_spec("nvflare") is None:
     pytest.skip("`nox -s deploy` has NVFlare.", allow_module_level=True)
 
 APPS = [pathlib.Path(__file__).parent / f"{name}_app" for name in ("flower", "nvflare")]
-LONG = 900  # seconds; 30 on two idle cores
+LONG = 900  # seconds: other work may keep the cores busy
 
 
 @pytest.mark.parametrize("method", ["FedAvg", "Scaffold"])

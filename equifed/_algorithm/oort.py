@@ -71,7 +71,7 @@ class Oort(AbstractAlgorithm):
     code](https://github.com/SymbioticLab/FedScale/blob/master/thirdparty/oort/oort.py)
     has the same uncertainty and penalty, but brings the $U_i$ to $[0, 1]$ before the
     one is added, takes $T$ to be a quantile of the clients' seconds, and its pacer goes
-    by changes of a tenth; here it is the paper's algorithm.
+    by changes of a tenth.
 
     **Arguments:**
 
