@@ -153,6 +153,14 @@ def test_a_toeplitz_sensitivity_is_the_library_s(name, apart, rounds):
     np.testing.assert_allclose(got, math.sqrt(squared), rtol=1e-5)
 
 
+def test_the_library_s_stored_buffers():
+    """Two, for one participation in 100,000 rounds, as the tests of jax-privacy have
+    them (`buffered_toeplitz_test.py`)."""
+    noise = eqp.BufferedToeplitzNoise(2, 100_000, min_separation=100_000)
+    np.testing.assert_allclose(noise.scales, (0.0122853238, 0.1878393665), rtol=1e-5)
+    np.testing.assert_allclose(noise.decays, (0.9999528892, 0.9857068667), rtol=1e-5)
+
+
 def test_far_apart_participations_of_bands_add_as_squares():
     noise = eqp.BandedNoise(4, ROUNDS)
     there = OrderedParticipation(2, 8, 4)
