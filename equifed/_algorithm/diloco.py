@@ -57,7 +57,8 @@ class DiLoCo(AbstractOnePass):
 
     Client $i$ takes its steps (500 of AdamW, in the paper) from the server's $x$ to
     $\theta_i$, and its optimiser's state stays with it for the next round. The mean of
-    $x - \theta_i$ is the outer gradient, which the server's optimiser is given.
+    $x - \theta_i$ is the outer gradient, which the server's optimiser is given. With
+    `optax.contrib.muon` inside it is MuLoCo (2505.23725).
 
     **Arguments:**
 

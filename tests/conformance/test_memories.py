@@ -4,6 +4,9 @@ quadratics as in `test_papers.py`.
 """
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import optax
 import pytest
@@ -194,3 +197,49 @@ def test_diloco_as_the_paper_sets_it():
 
     outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
     assert eqx.tree_equal(made(), made(server_optim=outer))
+
+
+def test_muloco():
+    """DiLoCo with Muon inside: a plain loop over Optax's, whose state is kept."""
+    rng = np.random.default_rng(0)
+    xs = rng.normal(size=(2, 6, 4)).astype(np.float32)
+    ys = rng.normal(size=(2, 6, 3)).astype(np.float32)
+
+    def loss(weight, example, key):
+        return jnp.sum((weight @ example["x"] - example["y"]) ** 2)
+
+    def mean_loss(weight, x, y):
+        return jnp.mean(jnp.sum((x @ weight.T - y) ** 2, axis=1))
+
+    muon = optax.contrib.muon(0.05)
+    outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
+    first = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+
+    @jax.jit
+    def client(start, state, x, y):
+        weight = start
+        for _ in range(3):
+            gradient = jax.grad(mean_loss)(weight, x, y)
+            update, state = muon.update(gradient, state, weight)
+            weight = weight + update
+        return start - weight, state
+
+    # Optax promotes in it.
+    with jax.numpy_dtype_promotion("standard"):
+        expected, outside = first, outer.init(first)
+        inside = [muon.init(first)] * 2
+        for _ in range(2):
+            found = [client(expected, inside[i], xs[i], ys[i]) for i in range(2)]
+            inside = [state for _, state in found]
+            mean = (found[0][0] + found[1][0]) / 2
+            update, outside = outer.update(mean, outside, expected)
+            expected = optax.apply_updates(expected, update)
+
+    batching = eqf.data.Epochs(3, batch_size=6)
+    clients = {str(i): {"x": xs[i], "y": ys[i]} for i in range(2)}
+    data = eqf.data.FederatedDataset.from_mapping(clients)
+    loader = eqf.data.Loader(data, eqf.data.AllClients(), batching)
+    solution = eqf.train(
+        eqf.DiLoCo(loss, muon, batching), first, loader, num_rounds=2, key=jr.key(0)
+    )
+    np.testing.assert_allclose(solution.model, expected, rtol=1e-3, atol=1e-4)
