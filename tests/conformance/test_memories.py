@@ -242,4 +242,6 @@ def test_muloco():
     solution = eqf.train(
         eqf.DiLoCo(loss, muon, batching), first, loader, num_rounds=2, key=jr.key(0)
     )
-    np.testing.assert_allclose(solution.model, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(solution.model), np.asarray(expected), rtol=1e-3, atol=1e-4
+    )
