@@ -572,6 +572,25 @@ def test_no_stop_by_what_is_unprotected():
         )
 
 
+class _Peeks(eqf.AbstractStop):
+    """One that reads more than its metric says."""
+
+    metric: str = "unseen/loss"
+    mode: str = "min"
+
+    def __call__(self, history):
+        assert history
+        assert not any("loss" in row for row in history)
+        return False
+
+
+def test_a_stop_of_one_s_own_sees_nothing_that_is_unprotected():
+    made = plan(unprotected=("loss",))
+    more = {"privacy": made, "evaluation": {"unseen": other_clients()}}
+    history = trained(made.mechanism, made.sampler, stop=_Peeks(), **more).history
+    assert "loss" in history[-1]
+
+
 def test_a_plan_that_was_changed_afterwards_is_looked_at_again():
     made = plan(eqf.data.UniformSampler(4))
     where = lambda p: p.mechanism.expected_clients  # noqa: E731

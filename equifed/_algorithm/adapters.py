@@ -140,14 +140,32 @@ def _without_b(params: Params) -> Params:
     return eqx.tree_at(lora_b, params, tree_zeros_like(lora_b(params)))
 
 
+def check_no_ranks(name: str, info: PyTree) -> None:
+    """Refuses ranks of the clients' own, for a method that would not heed them."""
+    if isinstance(info, dict) and "rank" in info:
+        raise ValueError(
+            f"`{name}` has one rank for all clients, and the cohort's `info` has a "
+            "'rank' of each. Leave it out, or take `FLoRA` or `FlexLoRA`."
+        )
+
+
 def _of_rank(params: Params, data: ClientData) -> Params:
     if not isinstance(data.info, dict) or "rank" not in data.info:
         return params
     rank = data.info["rank"]
 
+    if rank.ndim > 0 or not jnp.issubdtype(rank.dtype, jnp.integer):
+        raise ValueError(
+            "`info['rank']` must be a whole number for each client, got "
+            f"{rank.dtype}{list(rank.shape)}."
+        )
+
     def cut(layer: LoRA) -> tuple[Array, Array]:
+        # A rank that there is not makes a message that is not finite, and is counted.
+        known = (rank >= 1) & (rank <= layer.rank)
         keeps = jnp.arange(layer.rank) < rank
         a = jnp.where(keeps[:, None], layer.a, jnp.zeros_like(layer.a))
+        a = jnp.where(known, a, jnp.full_like(a, jnp.nan))
         b = jnp.where(keeps[None], layer.b, jnp.zeros_like(layer.b))
         return a, b
 
@@ -162,6 +180,8 @@ class _AbstractOfProducts(AbstractAlgorithm):
     client: eqx.AbstractVar[OfAdapters]
     moves: ClassVar[bool] = True
     """Whether it moves frozen weights."""
+    takes_ranks: ClassVar[bool] = True
+    """Whether clients may have ranks of their own."""
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -199,6 +219,8 @@ class _AbstractOfProducts(AbstractAlgorithm):
         raise ValueError(NOT_KEPT.format(type(self).__name__, what))
 
     def step(self, state, clients, *, key):
+        if not self.takes_ranks:
+            check_no_ranks(type(self).__name__, clients.info)
         sent = Broadcast(state.params, state.rest, state.server)
         out = clients(self.client, MeanOfProducts(), sent, state.clients, key=key)
         params, change = self._next(state.params, state.server, out.aggregate)

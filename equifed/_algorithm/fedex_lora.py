@@ -50,6 +50,7 @@ class FedExLoRA(_AbstractOfProducts):
     """
 
     client: OfAdapters
+    takes_ranks = False
 
     @checked()
     def __init__(self, loss: Loss, client_optim: OptimLike, batching: AbstractBatching):

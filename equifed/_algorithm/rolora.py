@@ -19,7 +19,7 @@ from .._types import Loss, Params
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from ..nn import lora_a, lora_b
-from .adapters import check_adapters
+from .adapters import check_adapters, check_no_ranks
 from .base import AbstractAlgorithm, NOT_KEPT
 
 
@@ -118,6 +118,7 @@ class RoLoRA(AbstractAlgorithm):
         raise ValueError(NOT_KEPT.format(type(self).__name__, what))
 
     def step(self, state, clients, *, key):
+        check_no_ranks(type(self).__name__, clients.info)
         sent = Broadcast(state.params, state.rest, state.round % 2 == 0)
         out = clients(self.client, WeightedMean(), sent, state.clients, key=key)
         params = tree_add(state.params, out.aggregate.payload)

@@ -1,7 +1,7 @@
 """The best model of a training so far, and whether the training ends."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -71,6 +71,7 @@ class Best:
                     "`equifed.rounds` where you like."
                 )
         self._stop, self._every = stop, every
+        self._unprotected: Collection[str] = ()
         self._model = None if stop is None else _copy(model)
 
     @property
@@ -119,6 +120,7 @@ class Best:
             )
         if privacy is not None:
             privacy.check_stop(self._stop.metric)
+            self._unprotected = privacy.unprotected
 
     def check(self, row: Row, measured: Mapping[str, Sequence[str]]) -> None:
         """Refuses a metric that the rounds will not have.
@@ -148,6 +150,9 @@ class Best:
         if not self._counts(history[-1], last=finished):
             return False
         rows = self._rows(history, finished=finished)
+        if self._unprotected:  # One of the user's own may look at more than its metric.
+            hidden = set(self._unprotected)
+            rows = [{n: x for n, x in r.items() if n not in hidden} for r in rows]
         return any_process(value=bool(self._stop(rows)))
 
     def see(self, history: Sequence[Row], model: Model | None) -> None:

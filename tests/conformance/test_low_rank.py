@@ -250,3 +250,18 @@ def test_a_bias_that_is_trained_beside_them_is_averaged(make):
     still, _, _ = trained(make, where, rounds=1, model=frozen)
     if make is not eqf.FLoRA:  # whose A is random
         close(still.base.bias, alone.base.bias)
+
+
+@pytest.mark.parametrize("make", [eqf.FedExLoRA, eqf.RoLoRA])
+def test_ranks_that_would_not_be_heeded(make):
+    words = f"`{make.__name__}` has one rank for all clients"
+    with pytest.raises(ValueError, match=words):
+        trained(make, ranks=np.array([1, 2, 1]))
+
+
+def test_ranks_that_are_none():
+    with pytest.raises(ValueError, match="must be a whole number for each client"):
+        trained(eqf.FLoRA, ranks=np.array([1.0, 2.0, 1.5]))
+    for rank in (0, -1, RANK + 1):
+        _, metrics, _ = trained(eqf.FLoRA, ranks=np.array([1, rank, 2]), rounds=1)
+        assert int(metrics["nonfinite"]) == 1
