@@ -6,7 +6,6 @@ compiles is kept on disk, and what the client keeps in the node's context or in 
 folder.
 """
 
-import importlib
 import os
 import pathlib
 import time
@@ -17,6 +16,7 @@ import jax
 import numpy as np
 
 from .._check import check_kind, check_number, checked
+from .._extras import imported
 from ._arrays import Wire
 from ._client import Client, client_number, EVALUATE, QUERY, TRAIN
 from ._memory import AbstractMemory, FolderMemory
@@ -236,13 +236,8 @@ def _arrays(record: Any) -> Wire:
 def _flwr() -> dict[str, Any]:
     """What is used of Flower, imported when it is needed."""
     found: dict[str, Any] = {}
-    try:
-        for module, names in _NAMES.items():
-            imported = importlib.import_module(f"flwr.{module}")
-            found |= {name: getattr(imported, name) for name in names}
-    except ImportError as error:
-        raise ImportError(
-            "`equifed.deploy.flower` needs the package `flwr`. Install it with "
-            "`pip install 'equifed[flower]'`."
-        ) from error
+    of = {"by": "`equifed.deploy.flower`", "package": "flwr", "extra": "flower"}
+    for module, names in _NAMES.items():
+        part = imported(f"flwr.{module}", **of)
+        found |= {name: getattr(part, name) for name in names}
     return found

@@ -5,7 +5,6 @@ simulation. A client's script serves all rounds in one process, so it compiles o
 keeps what the client keeps where it was told to, or with the process.
 """
 
-import importlib
 import json
 import pathlib
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._check import check_kind, check_number, checked
+from .._extras import imported
 from ._arrays import Wire
 from ._client import Answer, Client, client_number
 from ._memory import AbstractMemory, FolderMemory
@@ -45,7 +45,7 @@ def answer(client: Client, node: Mapping[str, Any] | Callable[[str], Any]) -> No
         client keeps from round to round. Without one it is lost when the script ends.
     """
     check_kind("client", client, Client)
-    flare = _imported("nvflare.client")
+    flare = _flare()
     flare.init()
     memories: dict[str, AbstractMemory] = {}
     while flare.is_running():
@@ -89,7 +89,7 @@ def serve(controller: Any, server: Server, *, timeout: float = 600.0) -> None:
     """
     check_kind("server", server, Server)
     check_number("timeout", timeout, least=0, strict=True)
-    server.run(_Tasks(controller, timeout, _imported("nvflare.client")))
+    server.run(_Tasks(controller, timeout, _flare()))
 
 
 class _Tasks(AbstractTransport):
@@ -198,11 +198,6 @@ def _memory(
     return memories[of]
 
 
-def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            "`equifed.deploy.nvflare` needs the package `nvflare`. Install it with "
-            "`pip install 'equifed[nvflare]'`."
-        ) from error
+def _flare() -> Any:
+    by = "`equifed.deploy.nvflare`"
+    return imported("nvflare.client", by=by, package="nvflare", extra="nvflare")

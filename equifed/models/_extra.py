@@ -1,7 +1,8 @@
 """The libraries of the extra `llm`, imported where they are first needed."""
 
-import importlib
 from typing import Any
+
+from .._extras import imported
 
 
 def safetensors() -> Any:
@@ -13,10 +14,4 @@ def gguf() -> Any:
 
 
 def _imported(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"Reading this file needs the package `{module}`. Install it with "
-            "`pip install 'equifed[llm]'`."
-        ) from error
+    return imported(module, by="Reading this file", package=module, extra="llm")

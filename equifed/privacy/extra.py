@@ -1,7 +1,8 @@
 """The libraries of the extra `privacy`, imported where they are first needed."""
 
-import importlib
 from typing import Any
+
+from .._extras import imported
 
 
 def dp_accounting() -> Any:
@@ -13,10 +14,5 @@ def jax_privacy(module: str) -> Any:
 
 
 def _imported(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"This part of `equifed.privacy` needs the package `{package}`. Install it "
-            "with `pip install 'equifed[privacy]'`."
-        ) from error
+    by = "This part of `equifed.privacy`"
+    return imported(module, by=by, package=package, extra="privacy")
