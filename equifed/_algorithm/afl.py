@@ -21,7 +21,7 @@ from .._tree import safe_divide, tree_where
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .of_client import _AbstractOfClient
 
 
 class _SendsLoss(AbstractWrapper):
@@ -61,7 +61,7 @@ class AFLState(eqx.Module):
     r"""$\lambda$, which sums to 1."""
 
 
-class AFL(AbstractAlgorithm):
+class AFL(_AbstractOfClient):
     r"""Agnostic federated learning: a game of the model against the weights of the
     clients.
 
@@ -131,14 +131,6 @@ class AFL(AbstractAlgorithm):
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         rate = as_number("weight_learning_rate", weight_learning_rate, least=0)
         self.weight_learning_rate = rate
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     def begin(self, params, *, num_clients, key):
         weights = jnp.full(num_clients, 1 / num_clients, jnp.result_type(float))

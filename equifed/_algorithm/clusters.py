@@ -30,11 +30,10 @@ from .._noise import reseed_noise
 from .._round import Beginning, State
 from .._server import OptaxServer
 from .._tree import difference, safe_divide, tree_row, tree_there
-from .._types import Loss, Model
+from .._types import Model
 from .._wire import Broadcast, CHANGE, Message
 from .._words import shown
-from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .of_client import _AbstractOfClient
 
 
 class PicksBest(AbstractWrapper):
@@ -99,7 +98,7 @@ class PicksBest(AbstractWrapper):
         return Message(payload, message.weight, own), state, metrics
 
 
-class AbstractClusters(AbstractAlgorithm):
+class AbstractClusters(_AbstractOfClient):
     r"""An algorithm of $k$ models, of which each client trains its best.
 
     A client measures the loss on its examples under each of the models, trains the one
@@ -137,14 +136,6 @@ class AbstractClusters(AbstractAlgorithm):
                 f"{shown(self.aggregator)}. Give `WeightedMean()` or `UniformMean()`, "
                 "or one of them in `Clip` or `DropNonfinite`."
             )
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     def begin(self, params, *, num_clients, key):
         if key is None:

@@ -13,10 +13,10 @@ from .._tree import tree_add, tree_add_scaled, tree_cast_like, tree_zeros_like
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .of_client import _AbstractOfClient
 
 
-class FedACG(AbstractAlgorithm):
+class FedACG(_AbstractOfClient):
     r"""Accelerated client gradient: a look ahead along the server's momentum.
 
     The server sends $z = x + \lambda m$ with its momentum $m$ (0 at first). Client $i$
@@ -72,14 +72,6 @@ class FedACG(AbstractAlgorithm):
         self.client = LocalSGD(loss, client_optim, batching, pull)
         self.aggregator = UniformMean() if aggregator is None else aggregator
         self.momentum = number("momentum", least=0, below=1)(momentum)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     def begin(self, params, *, num_clients, key):
         return Beginning(params, tree_zeros_like(params), self.aggregator.init(params))

@@ -27,7 +27,8 @@ from .._tree import tree_add, wide_dtype
 from .._types import Example, Loss, Model
 from .._wire import AbstractPayload, Broadcast, Message
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm, NOT_KEPT
+from .base import NOT_KEPT
+from .of_client import _AbstractOfClient
 
 
 class _Sums(AbstractPayload):
@@ -134,7 +135,7 @@ class _SaysClasses(AbstractWrapper):
         return Message(sums, message.weight), params, metrics
 
 
-class FedProto(AbstractAlgorithm):
+class FedProto(_AbstractOfClient):
     r"""Federated prototype learning: each client has a model of its own, and clients
     tell one another what the classes look like.
 
@@ -223,14 +224,6 @@ class FedProto(AbstractAlgorithm):
         criterion = _NearPrototypes(classes, as_number("lam", lam, least=0))
         local = LocalSGD(loss, client_optim, batching, criterion=criterion)
         self.client = _SaysClasses(local, classes)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     def begin(self, params, *, num_clients, key):
         sums = self.client.payload(params)

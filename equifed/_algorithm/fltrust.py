@@ -26,7 +26,7 @@ from .._types import Loss
 from .._wire import Broadcast, check_additive, Message
 from ..data import AbstractBatching
 from ..robust.base import rejected
-from .base import AbstractAlgorithm
+from .of_client import _AbstractOfClient
 
 
 class _TrustedMean(AbstractAggregator):
@@ -73,7 +73,7 @@ def _direction(x: PyTree[Array]) -> PyTree[Array]:
     return tree_divide(x, tree_norm(x))
 
 
-class FLTrust(AbstractAlgorithm):
+class FLTrust(_AbstractOfClient):
     r"""The server trains on a few examples of its own, and trusts a client as far as it
     goes the same way.
 
@@ -156,14 +156,6 @@ class FLTrust(AbstractAlgorithm):
         self.server = OptaxServer(server_optim)
         number = check_count("root", root, least=0, most=NO_CLIENT - 1)
         self.root = jnp.asarray(number, jnp.int32)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     @property
     def carries_state(self) -> bool:

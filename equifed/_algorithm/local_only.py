@@ -16,7 +16,7 @@ from .._tree import tree_isfinite
 from .._types import Loss
 from .._wire import Broadcast, Message
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .of_client import _AbstractOfClient
 
 
 class Alone(AbstractWrapper):
@@ -40,7 +40,7 @@ class Alone(AbstractWrapper):
         return Message(None, weight), state, {**metrics, UP: Bits(0)}
 
 
-class LocalOnly(AbstractAlgorithm):
+class LocalOnly(_AbstractOfClient):
     r"""No federation: client $i$ trains its own model $\theta_i$ on its own examples
     whenever it takes part.
 
@@ -63,14 +63,6 @@ class LocalOnly(AbstractAlgorithm):
     @checked()
     def __init__(self, loss: Loss, client_optim: OptimLike, batching: AbstractBatching):
         self.client = Alone(LocalSGD(loss, client_optim, batching))
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     @property
     def carries_state(self) -> bool:

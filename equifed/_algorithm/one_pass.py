@@ -20,13 +20,13 @@ from .._noise import reseed_noise
 from .._roles import is_empty
 from .._round import Beginning
 from .._server import AbstractServer
-from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm, NOT_KEPT
+from .of_client import _AbstractOfClient
 
 
-class AbstractOnePass(AbstractAlgorithm):
+class AbstractOnePass(_AbstractOfClient):
     """A client, an aggregator and a server, bound."""
 
     client: eqx.AbstractVar[AbstractClient]
@@ -39,14 +39,6 @@ class AbstractOnePass(AbstractAlgorithm):
         check_kind("server", self.server, AbstractServer)
         check_kind("batching", self.batching, AbstractBatching)
         _check_pair(self.client, self.server)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     @property
     def carries_state(self) -> bool:

@@ -19,8 +19,8 @@ from .._server import OptaxServer
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
-from .base import AbstractAlgorithm
 from .measured import measured_losses
+from .of_client import _AbstractOfClient
 
 
 class _Weighted(AbstractWrapper):
@@ -43,7 +43,7 @@ class _Weighted(AbstractWrapper):
         return dataclasses.replace(message, weight=weight), state, metrics
 
 
-class TERM(AbstractAlgorithm):
+class TERM(_AbstractOfClient):
     r"""Tilted empirical risk minimisation over clients: FedAvg whose weights grow, or
     fall, exponentially with the client's loss.
 
@@ -107,14 +107,6 @@ class TERM(AbstractAlgorithm):
         self.server = OptaxServer(server_optim)
         self.aggregator = WeightedMean() if aggregator is None else aggregator
         self.t = as_number("t", t)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     def begin(self, params, *, num_clients, key):
         server = self.server.init(params, num_clients=num_clients)
