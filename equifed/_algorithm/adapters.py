@@ -9,6 +9,7 @@ the products that the server makes of them, and a frozen $W$ can be moved.
 
 import abc
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -22,12 +23,12 @@ from .._client import AbstractWrapper, LocalSGD
 from .._cohort import ClientData
 from .._round import Beginning
 from .._tree import tree_add, tree_zeros_like
-from .._types import Loss, Model, Params
+from .._types import Model, Params
 from .._wire import Aggregate, Broadcast
-from ..data import AbstractBatching
 from ..nn import adapters, LoRA, lora_a, lora_b
-from ..nn._lora import fresh_a
-from .base import AbstractAlgorithm, NOT_KEPT
+from ..nn._lora_layer import added, fresh_a, layers_of
+from .base import NOT_KEPT
+from .of_client import _AbstractOfClient
 
 
 Deltas = tuple[Float[Array, "..."], ...]
@@ -46,27 +47,25 @@ def deltas_of(tree: Params) -> Deltas:
     return tuple(x.delta for x in layers_of(tree))
 
 
-def layers_of(tree: PyTree) -> list[LoRA]:
-    leaves = jtu.tree_leaves(tree, is_leaf=lambda x: isinstance(x, LoRA))
-    return [x for x in leaves if isinstance(x, LoRA)]
-
-
 def moved(model: Model, change: Deltas) -> Model:
     """The model whose adapted layers have other weights, of their own dtype."""
 
     def weights(m: Model) -> list[Any]:
         return [x.base.weight for x in layers_of(m)]
 
-    new = [
-        (w.astype(d.dtype) + d).astype(w.dtype)
-        for w, d in zip(weights(model), change, strict=True)
-    ]
+    new = [added(w, d) for w, d in zip(weights(model), change, strict=True)]
     return eqx.tree_at(weights, model, new)
 
 
 def with_adapters(tree: Params, like: Params) -> Params:
     """The tree with the adapters of another one."""
     return eqx.tree_at(adapters, tree, adapters(like))
+
+
+def with_pairs(tree: Params, pairs: Iterable[tuple[Array, Array]]) -> Params:
+    """The tree with other A and B, those of each layer."""
+    all_a, all_b = zip(*pairs, strict=True)
+    return eqx.tree_at(adapters, tree, (*all_a, *all_b))
 
 
 class MeanOfProducts(AbstractAggregator):
@@ -132,8 +131,7 @@ def _fresh(params: Params, key: PRNGKeyArray) -> Params:
     layers = layers_of(params)
     keys = jr.split(key, len(layers))
     new = [fresh_a(x, k) for x, k in zip(layers, keys, strict=True)]
-    params = eqx.tree_at(lora_a, params, tuple(new))
-    return _without_b(params)
+    return _without_b(eqx.tree_at(lora_a, params, tuple(new)))
 
 
 def _without_b(params: Params) -> Params:
@@ -153,7 +151,6 @@ def _of_rank(params: Params, data: ClientData) -> Params:
     if not isinstance(data.info, dict) or "rank" not in data.info:
         return params
     rank = data.info["rank"]
-
     if rank.ndim > 0 or not jnp.issubdtype(rank.dtype, jnp.integer):
         raise ValueError(
             "`info['rank']` must be a whole number for each client, got "
@@ -169,12 +166,10 @@ def _of_rank(params: Params, data: ClientData) -> Params:
         b = jnp.where(keeps[None], layer.b, jnp.zeros_like(layer.b))
         return a, b
 
-    pairs = [cut(layer) for layer in layers_of(params)]
-    params = eqx.tree_at(lora_a, params, tuple(a for a, _ in pairs))
-    return eqx.tree_at(lora_b, params, tuple(b for _, b in pairs))
+    return with_pairs(params, map(cut, layers_of(params)))
 
 
-class _AbstractOfProducts(AbstractAlgorithm):
+class _AbstractOfProducts(_AbstractOfClient):
     """One pass, after which the server looks at the mean of the clients' products."""
 
     client: eqx.AbstractVar[OfAdapters]
@@ -182,14 +177,6 @@ class _AbstractOfProducts(AbstractAlgorithm):
     """Whether it moves frozen weights."""
     takes_ranks: ClassVar[bool] = True
     """Whether clients may have ranks of their own."""
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     @abc.abstractmethod
     def after(

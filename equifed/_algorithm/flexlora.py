@@ -1,6 +1,5 @@
 """FlexLoRA: the mean of products, cut into adapters again."""
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -9,9 +8,9 @@ from .._client import LocalSGD
 from .._optim import OptimLike
 from .._types import Loss
 from ..data import AbstractBatching
-from ..nn import LoRA, lora_a, lora_b
-from ..nn._lora import product_of
-from .adapters import _AbstractOfProducts, layers_of, OfAdapters
+from ..nn import LoRA
+from ..nn._lora_layer import layers_of, product_of
+from .adapters import _AbstractOfProducts, OfAdapters, with_pairs
 
 
 class FlexLoRA(_AbstractOfProducts):
@@ -63,9 +62,7 @@ class FlexLoRA(_AbstractOfProducts):
 
     def after(self, params, change, mean):
         pairs = zip(layers_of(params), mean.deltas, strict=True)
-        new = [_decomposed(layer, delta) for layer, delta in pairs]
-        params = eqx.tree_at(lora_a, params, tuple(a for a, _ in new))
-        return eqx.tree_at(lora_b, params, tuple(b for _, b in new)), change
+        return with_pairs(params, (_decomposed(*pair) for pair in pairs)), change
 
 
 def _decomposed(layer: LoRA, delta: Array) -> tuple[Array, Array]:

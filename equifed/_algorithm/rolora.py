@@ -20,7 +20,8 @@ from .._wire import Broadcast
 from ..data import AbstractBatching
 from ..nn import lora_a, lora_b
 from .adapters import check_adapters, check_no_ranks
-from .base import AbstractAlgorithm, NOT_KEPT
+from .base import NOT_KEPT
+from .of_client import _AbstractOfClient
 
 
 class _OneOfTwo(AbstractWrapper):
@@ -58,7 +59,7 @@ class _OneOfTwo(AbstractWrapper):
         return message, state, metrics
 
 
-class RoLoRA(AbstractAlgorithm):
+class RoLoRA(_AbstractOfClient):
     r"""Alternating minimisation of adapters: $B$ in one round, $A$ in the next.
 
     In the first round, and then in every second one, clients train $B$ of their layers
@@ -100,14 +101,6 @@ class RoLoRA(AbstractAlgorithm):
     @checked()
     def __init__(self, loss: Loss, client_optim: OptimLike, batching: AbstractBatching):
         self.client = _OneOfTwo(LocalSGD(loss, client_optim, batching))
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.client.batching
 
     def begin(self, params, *, num_clients, key):
         check_adapters(type(self).__name__, params, frozen=False)

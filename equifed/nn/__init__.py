@@ -15,11 +15,11 @@ from ._images import (
 )
 from ._lora import (
     adapters as adapters,
-    LoRA as LoRA,
     lora as lora,
     lora_a as lora_a,
     lora_b as lora_b,
     merge as merge,
 )
+from ._lora_layer import LoRA as LoRA
 from ._lstm import LSTM as LSTM
 from ._pool import AvgPool2d as AvgPool2d, MaxPool2d as MaxPool2d

@@ -1,91 +1,20 @@
-r"""Layers that are frozen, and learn a change of low rank.
+"""Which layers of a model learn a change of low rank, and the model without them."""
 
-A large weight $W$ is fine-tuned by training two thin matrices in its place: the layer
-computes $W x + \frac{\alpha}{r} B A x$, of which $W$ stays as it is. What is trained,
-sent, kept and checkpointed is $A$ and $B$; afterwards the sum is one weight again.
-"""
-
-import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-import wadler_lindig as wl
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import PRNGKeyArray, PyTree
 
 from .._check import check_count, check_number, checked
 from .._roles import selected
 from .._tree import wide_dtype
 from .._types import Model
 from .._words import shown
-
-
-Base = eqx.nn.Linear | eqx.nn.Embedding
-
-
-class LoRA(eqx.Module):
-    r"""A linear layer, or an embedding, with a change of low rank.
-
-    $$y = W x + b + \frac{\alpha}{r} B A x$$
-
-    It is called as the layer in it is. An embedding is a linear layer of the one-hot
-    vector of an index, so that $A x$ is a column of $A$. [`equifed.nn.lora`][] makes
-    it.
-    """
-
-    base: Base
-    """The layer as it was."""
-    a: Float[Array, "... rank input"]
-    """$A$."""
-    b: Float[Array, "... output rank"]
-    """$B$."""
-    rank: int = eqx.field(static=True)
-    alpha: float = eqx.field(static=True)
-
-    @property
-    def scale(self) -> float:
-        r"""$\alpha / r$."""
-        return self.alpha / self.rank
-
-    @property
-    def weight(self) -> Float[Array, "..."]:
-        """That of `base` with the change, for models that read it."""
-        weight, delta = self.base.weight, self.delta
-        return (weight.astype(delta.dtype) + delta).astype(weight.dtype)
-
-    @property
-    def delta(self) -> Float[Array, "..."]:
-        r"""$\frac{\alpha}{r} B A$, laid out as the weight of `base` is."""
-        change = self.scale * (self.b @ self.a)
-        return change.mT if _is_embedding(self.base) else change
-
-    @jax.named_scope("equifed.nn.LoRA")
-    def __call__(
-        self, x: Shaped[Array, "..."], *, key: PRNGKeyArray | None = None
-    ) -> Array:
-        """What `base` takes, and what it returns, in its dtype; the change is computed
-        in the dtype of `a` and `b`."""
-        y = self.base(x, key=key)
-        if _is_embedding(self.base):
-            low = self.a[:, x]
-        else:
-            low = self.a @ jnp.reshape(x, (-1,)).astype(self.a.dtype)
-        change = self.scale * jnp.reshape(self.b @ low, y.shape)
-        return (y.astype(change.dtype) + change).astype(y.dtype)
-
-    def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc:
-        return wl.TextDoc(repr(self))
-
-    def __repr__(self) -> str:
-        inputs, outputs = _sizes(self.base)
-        kind = f"{type(self.base).__name__}({inputs}, {outputs})"
-        own, of = (_count(x) for x in ((self.a, self.b), self.base))
-        size = f"{own:,} parameters beside {of:,}"
-        return f"LoRA({kind}, rank={self.rank}, alpha={self.alpha:g}, {size})"
+from ._lora_layer import Base, fresh_a, is_embedding, is_lora, layers_of, LoRA
 
 
 @checked()
@@ -172,7 +101,7 @@ def merge(model: Model) -> Model:
 
     `ValueError` if there is none.
     """
-    if not _layers(model):
+    if not layers_of(model):
         raise ValueError(
             "`model` has no layer with a change of low rank to merge, got "
             f"{shown(model)}. `equifed.nn.lora` makes them."
@@ -197,31 +126,12 @@ def adapters(model: Model) -> tuple[PyTree, ...]:
 
 def lora_a(model: Model) -> tuple[PyTree, ...]:
     """The $A$ alone: see [`equifed.nn.adapters`][]."""
-    return tuple(x.a for x in _layers(model))
+    return tuple(x.a for x in layers_of(model))
 
 
 def lora_b(model: Model) -> tuple[PyTree, ...]:
     """The $B$ alone: see [`equifed.nn.adapters`][]."""
-    return tuple(x.b for x in _layers(model))
-
-
-def is_lora(x: Any) -> bool:
-    return isinstance(x, LoRA)
-
-
-def fresh_a(layer: LoRA, key: PRNGKeyArray) -> Float[Array, "... rank input"]:
-    """An $A$ drawn anew."""
-    size = 1 if _is_embedding(layer.base) else layer.a.shape[-1]
-    return jr.normal(key, layer.a.shape, layer.a.dtype) / math.sqrt(size)
-
-
-def product_of(layer: LoRA, delta: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""$B A$, of a change of the layer's weight."""
-    return (delta.mT if _is_embedding(layer.base) else delta) / layer.scale
-
-
-def _layers(model: Model) -> list[LoRA]:
-    return [x for x in jtu.tree_leaves(model, is_leaf=is_lora) if is_lora(x)]
+    return tuple(x.b for x in layers_of(model))
 
 
 def _is_layer(x: Any) -> bool:
@@ -237,13 +147,9 @@ def _chosen(
             "`where` and `by` both say which layers are adapted. Give one of them."
         )
     if where is not None:
-        named = selected("where", where, model)
-        inside = [
-            tuple(p + end for end in (".weight", ".base.weight")) for p, _ in layers
-        ]
-        chosen = [
-            x for x, ends in zip(layers, inside, strict=True) if {*ends} & {*named}
-        ]
+        named = set(selected("where", where, model))
+        ends = (".weight", ".base.weight")
+        chosen = [(p, x) for p, x in layers if named & {p + end for end in ends}]
     elif by is not None:
         chosen = [(path, x) for path, x in layers if by(path, x)]
     else:
@@ -273,7 +179,7 @@ def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> L
             f"is {rows} x {columns}, got {rank}. Give a smaller one, or leave the "
             "layer out by `where`."
         )
-    outputs, inputs = (columns, rows) if _is_embedding(x) else (rows, columns)
+    outputs, inputs = (columns, rows) if is_embedding(x) else (rows, columns)
     dtype = wide_dtype(x.weight.dtype)
     a = jnp.zeros((*axes, rank, inputs), dtype)
     b = jnp.zeros((*axes, outputs, rank), dtype)
@@ -283,18 +189,3 @@ def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> L
 
 def _merged(layer: LoRA) -> Base:
     return eqx.tree_at(lambda base: base.weight, layer.base, layer.weight)
-
-
-def _is_embedding(x: Any) -> bool:
-    return isinstance(x, eqx.nn.Embedding)
-
-
-def _sizes(base: Base) -> tuple[int | str, int | str]:
-    if isinstance(base, eqx.nn.Embedding):
-        return base.num_embeddings, base.embedding_size
-    return base.in_features, base.out_features
-
-
-def _count(tree: PyTree) -> int:
-    kinds = jax.Array | jax.ShapeDtypeStruct
-    return sum(x.size for x in jtu.tree_leaves(tree) if isinstance(x, kinds))

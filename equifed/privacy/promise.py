@@ -50,13 +50,7 @@ class AbstractPlan(eqx.Module):
         *,
         num_rounds: int,
     ) -> None:
-        """Refuses a run that is not the one of the plan.
-
-        **Arguments:**
-
-        - `state`: where it begins.
-        - `num_rounds`: how many rounds there are to be, from the first.
-        """
+        """Refuses a run that is not the one of the plan, which begins in `state`."""
 
     @property
     @abc.abstractmethod
