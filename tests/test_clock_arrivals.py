@@ -1,6 +1,7 @@
 """Asynchronous rounds under a clock, against a loop in plain Python."""
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -397,10 +398,47 @@ def test_who_waits_for_a_place_is_not_counted_as_sent_out():
     assert np.ptp(np.bincount(drawn, minlength=8)) <= 1
 
 
-def test_a_clock_that_lets_older_messages_through_is_refused():
-    clock = eqt.AsynchronousClock(
-        eqt.SystemModel(), WORK, buffer_size=2, max_staleness=5
-    )
+def under_way(algorithm, **options):
+    clock = eqt.AsynchronousClock(eqt.SystemModel(), WORK, buffer_size=2, **options)
     it = eqd.Loader(DATASET, eqd.UniformSampler(4), BATCHING, clock=clock)
+    eqf.train(algorithm, testing.Linear(), it, num_rounds=1, key=KEY)
+
+
+AROUND = {
+    "alone": lambda algorithm: algorithm,
+    "whose step is shown": eqf.Diagnose,
+    "over rounds": lambda algorithm: eqf.OverRounds(lambda t: algorithm),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_a_clock_and_an_algorithm_that_do_not_fit_are_refused(name):
+    around = AROUND[name]
     with pytest.raises(ValueError, match="`max_staleness` of 5 .*keeps 4 old models"):
-        eqf.train(FEDBUFF, testing.Linear(), it, num_rounds=1, key=KEY)
+        under_way(around(FEDBUFF), max_staleness=5)
+    fedavg = around(eqf.FedAvg(testing.noisy_loss, SGD, BATCHING))
+    trains = f"`{type(fedavg).__name__}` trains every client from the newest"
+    with pytest.raises(ValueError, match=trains):
+        under_way(fedavg)
+
+
+class OwnStep(eqf.AbstractAlgorithm):
+    """One of the user's own, that may look at the staleness itself."""
+
+    algorithm: eqf.FedAvg
+    loss: Callable
+    batching: eqd.AbstractBatching
+
+    def begin(self, params, *, num_clients, key):
+        return self.algorithm.begin(params, num_clients=num_clients, key=key)
+
+    def step(self, state, clients, *, key):
+        return self.algorithm.step(state, clients, key=key)
+
+    def model(self, state):
+        return self.algorithm.model(state)
+
+
+def test_a_step_of_ones_own_may_look_at_the_staleness_itself():
+    fedavg = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING)
+    under_way(OwnStep(algorithm=fedavg, loss=fedavg.loss, batching=BATCHING))

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._aggregator import AbstractAggregator, NonzeroMean, WeightedMean
 from .._algorithm import AbstractAlgorithm, AbstractOnePass
+from .._algorithm.inside import layers
 from .._warn import warn
 from ..data import AbstractLoader, ClusteredSampler, Loader, WeightedSampler
 
@@ -21,7 +22,7 @@ def warn_if_counted_twice(algorithm: AbstractAlgorithm, loader: AbstractLoader) 
     """Warns of a sampler and an aggregator that weigh clients by the same numbers."""
     if not isinstance(loader, Loader):
         return
-    sampler, inner = loader.sampler, _inner(algorithm)
+    sampler, (*_, inner) = loader.sampler, layers(algorithm)
     if not isinstance(sampler, ClusteredSampler | WeightedSampler):
         return
     if not isinstance(inner, AbstractOnePass):
@@ -33,18 +34,6 @@ def warn_if_counted_twice(algorithm: AbstractAlgorithm, loader: AbstractLoader) 
     if np.ptp(sizes) > 0 and np.allclose(weights / weights.sum(), sizes / sizes.sum()):
         names = (type(x).__name__ for x in (sampler, aggregator, inner))
         warn(TWICE.format(*names))
-
-
-def _inner(algorithm: Any) -> AbstractAlgorithm:
-    """The algorithm that others are wrapped around, or that of the first round."""
-    while True:
-        for name in ("algorithm", "first"):
-            inner = getattr(algorithm, name, None)
-            if isinstance(inner, AbstractAlgorithm):
-                algorithm = inner
-                break
-        else:
-            return algorithm
 
 
 def _innermost(part: Any) -> AbstractAggregator | None:

@@ -8,11 +8,11 @@ messages are in the buffer, and how many versions old the model of each is.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 from jaxtyping import ArrayLike
 
-from .._algorithm import AbstractAsynchronous
+from .._algorithm import AbstractAlgorithm
+from .._algorithm.inside import asynchronous_in, layers
 from .._check import check_count, check_kind, checked
 from ..data import AbstractClock, ClockedRound, Population
 from .events import Events
@@ -124,18 +124,29 @@ class AsynchronousClock(AbstractClock):
                 "twice in a buffer. Make it smaller."
             )
 
-    def check_algorithm(self, algorithm: Any) -> None:
-        """Refuses an algorithm that keeps fewer old models than are asked for."""
-        if self.max_staleness is None or not isinstance(
-            algorithm, AbstractAsynchronous
-        ):
-            return
-        if self.max_staleness > algorithm.max_staleness:
+    def check_algorithm(self, algorithm: AbstractAlgorithm) -> None:
+        """Refuses an algorithm whose clients train from the newest model, if its step
+        is none of the user's own, and one that keeps fewer old models than are asked
+        for; also inside of others."""
+        found, name = asynchronous_in(algorithm), type(algorithm).__name__
+        if found is None:
+            steps = (type(layer).step for layer in layers(algorithm))
+            if not all(step.__module__.startswith("equifed.") for step in steps):
+                return  # It may look at the staleness itself.
             raise ValueError(
-                f"The clock lets messages of a `max_staleness` of {self.max_staleness} "
-                f"through, but `{type(algorithm).__name__}` keeps "
-                f"{algorithm.max_staleness} old models and would drop what is older. "
-                "Give both the same; or the clock none, and count what is dropped."
+                "Under an `AsynchronousClock` messages come from models of different "
+                f"ages, and `{name}` trains every client from the newest, which none "
+                "of them had when it began. Take `FedBuff`, `FedAsync`, or "
+                "`Asynchronous(algorithm, max_staleness=...)`; or a "
+                "`SynchronousClock`, whose rounds wait for their clients."
+            )
+        most = self.max_staleness
+        if most is not None and most > found.max_staleness:
+            raise ValueError(
+                f"The clock lets messages of a `max_staleness` of {most} through, but "
+                f"`{type(found).__name__}` keeps {found.max_staleness} old models and "
+                "would drop what is older. Give both the same; or the clock none, and "
+                "count what is dropped."
             )
 
     def rounds(self, population: Population) -> Iterator[ClockedRound]:

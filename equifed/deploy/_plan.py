@@ -14,7 +14,8 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from .._algorithm import AbstractAlgorithm, AbstractAsynchronous
+from .._algorithm import AbstractAlgorithm
+from .._algorithm.inside import asynchronous_in
 from .._evaluate.over_rows import traced_metrics
 from .._roles import Roles
 from .._round import State
@@ -32,16 +33,14 @@ Columns = dict[str, list]
 
 def check_waits(algorithm: AbstractAlgorithm) -> None:
     """Refuses an asynchronous algorithm, also around which another is wrapped."""
-    inner: Any = algorithm
-    while isinstance(inner, AbstractAlgorithm):
-        if isinstance(inner, AbstractAsynchronous):
-            raise ValueError(
-                f"`{type(inner).__name__}` is asynchronous: its clients begin from "
-                "models of different ages. A deployed round waits for its clients, who "
-                "all begin from the newest, and no message says how old a model is. "
-                "Deploy `FedAvg` or another algorithm of rounds."
-            )
-        inner = getattr(inner, "algorithm", None)
+    found = asynchronous_in(algorithm)
+    if found is not None:
+        raise ValueError(
+            f"`{type(found).__name__}` is asynchronous: its clients begin from "
+            "models of different ages. A deployed round waits for its clients, who "
+            "all begin from the newest, and no message says how old a model is. "
+            "Deploy `FedAvg` or another algorithm of rounds."
+        )
 
 
 def begun(

@@ -81,6 +81,15 @@ TABLE = {
             ValueError,
             "`FedBuff` is asynchronous",
         ),
+        "an asynchronous algorithm over rounds": (
+            lambda: server(
+                algorithm=eqf.OverRounds(
+                    lambda t: eqf.FedBuff(fresh_loss(), SGD, BATCHING, max_staleness=2)
+                )
+            ),
+            ValueError,
+            "`FedBuff` is asynchronous",
+        ),
         "several models to evaluate": (
             lambda: server(
                 algorithm=eqf.IFCA(fresh_loss(), SGD, BATCHING, num_clusters=2),

@@ -1,0 +1,22 @@
+"""What is inside of an algorithm that is wrapped around another one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from .asynchronous import AbstractAsynchronous
+from .base import AbstractAlgorithm
+
+
+def layers(algorithm: AbstractAlgorithm) -> Iterator[AbstractAlgorithm]:
+    """The algorithm, the one inside of it, and so on; of one whose numbers depend on
+    the round that of the first."""
+    found: Any = algorithm
+    while isinstance(found, AbstractAlgorithm):
+        yield found
+        found = getattr(found, "algorithm", getattr(found, "first", None))
+
+
+def asynchronous_in(algorithm: AbstractAlgorithm) -> AbstractAsynchronous | None:
+    """The layer whose clients train from old models; `None` if there is none."""
+    found = (x for x in layers(algorithm) if isinstance(x, AbstractAsynchronous))
+    return next(found, None)
