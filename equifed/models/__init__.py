@@ -8,6 +8,7 @@ floating-point numbers.
 
 from ._conv_net import ConvNet as ConvNet
 from ._dense import LogisticRegression as LogisticRegression, MLP as MLP
+from ._gguf_tokenizer import gguf_tokenizer as gguf_tokenizer
 from ._language import LanguageLSTM as LanguageLSTM
 from ._language_transformer import LanguageTransformer as LanguageTransformer
 from ._le_net import LeNet5 as LeNet5

@@ -13,5 +13,9 @@ def gguf() -> Any:
     return _imported("gguf")
 
 
+def tokenizers() -> Any:
+    return _imported("tokenizers")
+
+
 def _imported(module: str) -> Any:
     return imported(module, by="Reading this file", package=module, extra="llm")

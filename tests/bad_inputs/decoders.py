@@ -192,4 +192,16 @@ TABLE = {
             "`path` must be",
         ),
     },
+    "models.gguf_tokenizer": {
+        "no file": (
+            lambda: models.gguf_tokenizer("no-such-file.gguf"),
+            FileNotFoundError,
+            "`path` must be a GGUF file, and is none: `no-such-file.gguf`",
+        ),
+        "a number": (
+            lambda: models.gguf_tokenizer(3),
+            TypeError,
+            "`path` must be",
+        ),
+    },
 }
