@@ -16,14 +16,17 @@ import pytest
 
 import equifed as eqf
 import equifed.attacks as eqa
+import equifed.compress as eqc
 import equifed.robust as eqr
 from equifed import recipes
 from equifed._cli import main
 from equifed._cli.attacking import ATTACKS
 from equifed._cli.parsing import settings_of
 from equifed._cli.running import _made
-from equifed._cli.settings import differs, Settings
+from equifed._cli.saved import differs, from_json_dict
+from equifed._cli.settings import Settings
 from equifed.recipes._arguments import arguments_of
+from equifed.recipes._compression import KINDS as COMPRESSORS
 from equifed.recipes._optimizers import Optimizer
 
 
@@ -68,13 +71,7 @@ def test_every_algorithm_parses(name):
     if name != "fedpa":  # which needs more than one sample, and so more epochs
         assert type(settings.build()) is cls
     again = json.loads(json.dumps(settings.as_json()))
-    assert Settings(**_read(again)) == settings
-
-
-def _read(values):
-    from equifed._cli.settings import from_json_dict
-
-    return from_json_dict(values)
+    assert Settings(**from_json_dict(again)) == settings
 
 
 PARTS = {
@@ -185,9 +182,110 @@ def test_every_attack_has_its_numbers():
         assert eqx.tree_equal(settings.attack.build(), attack)
         assert settings.attack.knows == ("all" if attack is None else "own")
         again = json.loads(json.dumps(settings.as_json()))
-        assert Settings(**_read(again)) == settings
+        assert Settings(**from_json_dict(again)) == settings
     plain, _ = settings_of([*SHORT, *SGD, "--algorithm", "fedavg"])
     assert (plain.attack, plain.attackers) == (None, None)
+
+
+def test_every_compressor_has_its_numbers():
+    own = {
+        "uniform-quantizer": ("num-levels 4", eqc.UniformQuantizer(4)),
+        "qsgd": ("num-levels 3", eqc.QSGD(3)),
+        "terngrad": ("clip 2", eqc.TernGrad(2.0)),
+        "sign": ("", eqc.Sign()),
+        "drive": ("", eqc.DRIVE()),
+        "eden": ("num-bits 2", eqc.EDEN(2)),
+        "top-k": ("fraction 0.1", eqc.TopK(0.1)),
+        "random-k": ("fraction 0.1 scaled False", eqc.RandomK(0.1, scaled=False)),
+        "powersgd": ("rank 2", eqc.PowerSGD(2)),
+        "count-sketch": (
+            "num-rows 3 num-columns 50 num-kept 9 momentum 0.5",
+            eqc.CountSketch(3, 50, num_kept=9, momentum=0.5),
+        ),
+    }
+    assert set(own) == set(COMPRESSORS)
+    around = {eqc.Rotated, eqc.Whole, eqc.ErrorFeedback, eqc.EF21}
+    classes = {x for x in vars(eqc).values() if inspect.isclass(x)}
+    known = {x for x in classes if issubclass(x, eqc.AbstractCompressor)}
+    known -= around | {eqc.AbstractCompressor, eqc.AbstractLeafwise}
+    assert known | {eqc.CountSketch} == {type(x) for _, x in own.values()}
+    for name, (numbers, compressor) in own.items():
+        words = ["--compress", name, "--algorithm", "fedavg"]
+        words += [
+            x if i % 2 else f"--compress.{x}" for i, x in enumerate(numbers.split())
+        ]
+        settings, _ = settings_of([*SHORT, *SGD, *words])
+        assert settings.compress is not None
+        assert eqx.tree_equal(settings.compress.build(), compressor)
+        again = json.loads(json.dumps(settings.as_json()))
+        assert Settings(**from_json_dict(again)) == settings
+
+
+FOUR = eqc.UniformQuantizer(4)
+COMPRESSED = {
+    "around the aggregator": (
+        "fedavg --aggregator median --compress uniform-quantizer "
+        "--compress.num-levels 4",
+        lambda a: eqx.tree_equal(a.aggregator, eqc.Compress(eqf.Median(), FOUR)),
+    ),
+    "around both of two": (
+        "mime --optim momentum --optim.learning-rate 0.1 --compress drive",
+        lambda a: all(
+            isinstance(x, eqc.Compress) and eqx.tree_equal(x.compressor, eqc.DRIVE())
+            for x in (a.aggregator, a.gradient_aggregator)
+        ),
+    ),
+    "what is left is remembered": (
+        "fedavg --compress sign --compress.rotated True --compress.whole True "
+        "--compress.feedback ef21",
+        lambda a: (
+            eqx.tree_equal(
+                a.client.compressor, eqc.EF21(eqc.Whole(eqc.Rotated(eqc.Sign())))
+            )
+            and isinstance(a.aggregator, eqf.WeightedMean)
+        ),
+    ),
+    "what remembers by itself": (
+        "fedavg --compress powersgd --compress.rank 2",
+        lambda a: eqx.tree_equal(a.client.compressor, eqc.PowerSGD(2)),
+    ),
+    "sketches of any aggregator": (
+        "fedavg --aggregator uniform-mean --compress count-sketch "
+        "--compress.num-rows 3 --compress.num-columns 50 --compress.num-kept 9",
+        lambda a: isinstance(a.aggregator.aggregator, eqf.UniformMean),
+    ),
+    "down as well, of some": (
+        "scaffold --power-of-choice 1 --compress-down eden --compress-down.num-bits 2 "
+        "--compress drive",
+        lambda a: (
+            isinstance(a.algorithm, eqf.CompressDown)
+            and eqx.tree_equal(a.algorithm.compressor, eqc.EDEN(2))
+            and isinstance(a.algorithm.algorithm.aggregator, eqc.Compress)
+        ),
+    ),
+    "of a rate that falls": (
+        "fedavg --client-optim.decay.factor 0.5 --compress-down drive",
+        lambda a: isinstance(a.first, eqf.CompressDown),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMPRESSED)
+def test_messages_are_compressed_where_there_is_room(case, tmp_path):
+    words, holds = COMPRESSED[case]
+    rate = [] if words.startswith("mime") else SGD
+    settings, _ = settings_of([*SHORT, *rate, "--algorithm", *words.split()])
+    assert holds(settings.build())
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(settings.as_json()), "utf-8")
+    assert settings_of(["--config", str(file)])[0] == settings
+    plain = ["--config", str(file), "--compress", "none", "--compress-down", "none"]
+    assert settings_of(plain)[0].compress is None
+    if "--compress.num-levels" in words:
+        again = ["--config", str(file), "--compress.num-levels", "8"]
+        assert settings_of(again)[0].compress == recipes.Compression(
+            kind="uniform-quantizer", num_levels=8
+        )
 
 
 def made_of(words):
@@ -330,6 +428,9 @@ def test_run_table_plot_and_the_same_run_again(tmp_path, capsys):
     figure = tmp_path / "curves.png"
     assert main(["plot", one, two, "--output", str(figure)]) == 0
     assert figure.stat().st_size > 1000
+    sent = tmp_path / "bytes.png"
+    assert main(["plot", one, "--x", "bytes", "--output", str(sent)]) == 0
+    assert sent.read_bytes() != figure.read_bytes()
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
@@ -337,6 +438,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
 ):
     words = ["run", "--recipe", "flsim-scaffold-iid", "--small", "--eval-every", "1"]
     words += ["--clients-per-round", "2"]
+    # What a compressor remembers, of clients and of the server, is in a checkpoint.
+    words += "--compress sign --compress.feedback ef21 --compress-down drive".split()
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main([*words, "--output", str(whole)]) == 0
     log = eqf.JSONLines.log
@@ -357,6 +460,14 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
     assert main(["resume", str(cut)]) == 0
     files = [folder / "metrics.jsonl" for folder in (whole, cut)]
     assert files[0].read_bytes() == files[1].read_bytes()
+    # And what was sent is in its table.
+    capsys.readouterr()
+    assert main(["table", str(cut)]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    for name in ("bits_up", "bits_down"):
+        assert f" {sum(row[name] for row in rows(files[1])) / 8e6:.4g} " in line
+    size = 8 * 8 * 64 + 64 + 64 * 10 + 10  # a sign each, of the params and the control
+    assert 2 * 2 * size < rows(files[1])[0]["bits_up"] < 2 * 2 * size * 1.1
 
 
 def test_seeds_in_one_program(tmp_path, capsys):
@@ -513,6 +624,37 @@ REFUSED = {
         "--task digits-dense --algorithm fltrust --client-optim.learning-rate 1 "
         "--root-examples 5000",
         "`root_examples` must be at most",
+    ),
+    "an unknown compressor": (
+        "--recipe digits-fedavg --compress topk",
+        "`compress` must be the name of one, got 'topk'. Did you mean 'top-k'?",
+    ),
+    "more than all numbers": (
+        "--recipe digits-fedavg --compress top-k --compress.fraction 2",
+        "`fraction` must be at most 1, got 2",
+    ),
+    "a sketch that goes down": (
+        "--recipe digits-fedavg --compress-down count-sketch",
+        "`compress_down` must be the name of one, got 'count-sketch'",
+    ),
+    "a memory without a place": (
+        "--task digits-dense --algorithm mime --optim sgd --optim.learning-rate 1 "
+        "--compress sign --compress.feedback ef21",
+        "'ef21' remembers something of each client, for which an algorithm of one pass",
+    ),
+    "nothing to compress for": (
+        "--task digits-dense --algorithm fltrust --client-optim.learning-rate 1 "
+        "--compress drive",
+        "goes around an aggregator, and `FLTrust` has none",
+    ),
+    "several passes down": (
+        "--task digits-dense --algorithm mime --optim sgd --optim.learning-rate 1 "
+        "--compress-down drive",
+        "`compress_down` is of algorithms of one pass, and `Mime` is not one",
+    ),
+    "compressed beside a promise": (
+        "--recipe pfl-cifar10-iid-private --small --compress drive",
+        "Leave `compress` and `compress_down` out, or take one without privacy",
     ),
     "an unknown task": (
         "--task digits-dens --algorithm fedavg",
@@ -705,6 +847,7 @@ def test_lists_and_help(capsys):
         ("tasks", "digits-dense"),
         ("algorithms", "fltrust"),
         ("attacks", "min-sum"),
+        ("compressors", "uniform-quantizer"),
         ("recipes", "niid-bench-fedavg"),
     ):
         assert main(["list", kind]) == 0

@@ -70,6 +70,12 @@ def test_figures_are_those_of_the_sources():
     assert value("flsim-feddyn-dir0.1") == 0.7896
     assert value("flsim-fedspeed-dir0.6") == 0.8605
     assert value("niid-bench-fednova") == 0.6389
+    assert value("fedjax-emnist-compressed") == 0.8554
+    assert value("fedjax-emnist-dense-apfl") == 0.9585129
+    tags = recipes.recipe("reddi-tags-fedadam")
+    assert tags.numbers["client_optim"].learning_rate == pytest.approx(100 * 10**2)
+    assert tags.batching == recipes.Batching(batch_size=100, epochs=1)
+    assert "sum over a batch" in tags.source_of("client_optim")
     reddi = recipes.recipe("reddi-emnist-fedadam").numbers
     assert reddi["server_learning_rate"] == pytest.approx(10**-2.5)
     assert reddi["client_optim"].learning_rate == pytest.approx(10**-1.5)
@@ -246,6 +252,11 @@ def test_what_the_last_layer_is_given(name):
     assert logits.shape == (10,)
 
 
+TAGS = {
+    "words": jax.ShapeDtypeStruct((200,), jnp.int32),
+    "share": jax.ShapeDtypeStruct((), jnp.float32),
+    "tags": jax.ShapeDtypeStruct((5,), jnp.int32),
+}
 EXAMPLES = {
     "emnist": ((28, 28, 1), jnp.float32, ()),
     "cifar10": ((32, 32, 3), jnp.uint8, ()),
@@ -263,6 +274,7 @@ def test_models_take_the_examples_of_their_tasks(name):
         "x": jax.ShapeDtypeStruct(x, dtype),
         "y": jax.ShapeDtypeStruct(y, jnp.int32),
     }
+    example = TAGS if name == "stackoverflow-tag" else example
     model = eqx.filter_eval_shape(task.model, jr.key(0))
     loss, _ = eqx.filter_eval_shape(task.loss, model, example, jr.key(0))
     assert loss.shape == ()
@@ -350,6 +362,87 @@ def test_texts_are_loaded_from_the_files_of_fedjax_and_tensorflow(
     monkeypatch.setattr("equifed.recipes._texts.NUM_WORDS", 2)
     train, _ = loads(recipes.task("stackoverflow-word"), tmp_path)
     assert train["u7"]["x"].shape == (1, 20)
+
+
+def test_the_tasks_of_reddi_have_their_sizes():
+    counts = {"emnist-autoencoder": 2_837_314, "stackoverflow-tag": 10_000 * 500 + 500}
+    for name, count in counts.items():
+        model = eqx.filter_eval_shape(recipes.task(name).model, jr.key(0))
+        assert sum(x.size for x in jax.tree.leaves(model)) == count
+
+
+def test_an_autoencoder_gives_an_image_back():
+    task = recipes.task("emnist-autoencoder")
+    image = np.random.default_rng(0).random((28, 28, 1), np.float32)
+
+    def both():
+        model = task.model(jr.key(0))
+        return task.loss(model, {"x": jnp.asarray(image)}, jr.key(0))[0], model
+
+    loss, model = eqx.filter_jit(both)()
+    x = image.reshape(-1)
+    for layer in model.layers:
+        x = np.asarray(layer.weight) @ x + np.asarray(layer.bias)
+        x = x if len(x) == 30 else 1 / (1 + np.exp(-x))
+    assert float(loss) == pytest.approx(np.mean((x - image.reshape(-1)) ** 2), rel=1e-5)
+
+
+def test_the_tags_of_a_text(tmp_path):
+    rows = [
+        ("train", "u7", example(tokens=[b"b a b"], title=[b"zz a"], tags=[b"c|d"])),
+        ("train", "u7", example(tokens=[b"b"], title=[b""], tags=[b"c"])),
+        ("test", "u8", example(tokens=[b"zz"], title=[b""], tags=[b"e"])),
+    ]
+    tff_file(tmp_path / "stackoverflow.sqlite", rows)
+    task = recipes.task("stackoverflow-tag")
+    train, test = loads(task, tmp_path)
+    one = train.client(0)
+    # "b" is the first word, "a" the second, and "zz", of a title alone, is none.
+    np.testing.assert_array_equal(one["words"][0, :5], [0, 1, 0, 1, 10_000])
+    assert one["share"][0] == np.float32(1 / 5)
+    np.testing.assert_array_equal(one["tags"], [[0, 1] + [500] * 3, [0] + [500] * 4])
+    assert (test.client(0)["words"] == 10_000).all()
+    weight = np.zeros((10_000, 500), np.float32)
+    weight[0, :3], weight[1, 1] = (2, -1, 3), 4
+    bias = np.full(500, -1, np.float32)
+    bias[10:16] = np.arange(6) / 10  # thought to be tags as well, but for the first
+
+    def measured_of(example):
+        model = eqx.filter_eval_shape(task.model, jr.key(0))
+        model = eqx.tree_at(
+            lambda m: (m.weight, m.bias),
+            model,
+            (jnp.asarray(weight), jnp.asarray(bias)),
+        )
+        return task.metrics(model, example, jr.key(0))
+
+    example_of = {name: jnp.asarray(x[0]) for name, x in one.items()}
+    got = jax.jit(measured_of)(example_of)
+    logits = 0.4 * weight[0] + 0.4 * weight[1] + bias
+    wanted = np.isin(np.arange(500), (0, 1))
+    p = 1 / (1 + np.exp(-logits))
+    loss = -np.mean(np.where(wanted, np.log(p), np.log(1 - p)))
+    assert float(got["loss"]) == pytest.approx(loss, rel=1e-4)
+    said = logits > 0
+    assert float(got["precision"].compute()) == pytest.approx(
+        (said & wanted).sum() / said.sum()
+    )
+    best = np.argsort(-logits, kind="stable")[:5]
+    assert float(got["recall_at_5"].compute()) == wanted[best].sum() / 2
+
+
+def test_a_recipe_of_compressed_messages_has_a_compressor():
+    recipe = recipes.recipe("fedjax-emnist-compressed")
+    made = recipe.build()
+    assert isinstance(made, eqf.OverRounds)
+    aggregator = made.first.aggregator  # pyright: ignore[reportAttributeAccessIssue]
+    assert isinstance(aggregator, eqf.compress.Compress)
+    assert "emnist_compression.ipynb" in recipe.source_of("compress")
+    down = dataclasses.replace(
+        recipes.recipe("digits-fedavg"),
+        compress_down=recipes.Compression(kind="eden", num_bits=2),
+    )
+    assert isinstance(down.build(), eqf.CompressDown)
 
 
 def test_clients_of_equal_size_have_labels_of_their_own():

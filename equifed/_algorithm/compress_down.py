@@ -12,6 +12,7 @@ from .._bits import Bits, carried, DOWN, payload_bits
 from .._check import check_kind, checked
 from .._cohort import NO_CLIENT
 from .._executor import Participants
+from .._roles import Role
 from .._tree import tree_add, tree_sub
 from .._types import Loss, Params
 from ..compress import AbstractCompressor, EF21, ErrorFeedback
@@ -83,6 +84,10 @@ class CompressDown(AbstractAlgorithm):
     @property
     def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.algorithm.batching
+
+    @property
+    def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.needs
 
     def begin(self, params, *, num_clients, key):
         begun = self.algorithm.begin(params, num_clients=num_clients, key=key)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._bits import add_bits
 from .._check import check_count, checked
 from .._executor import Participants
+from .._roles import Role
 from .._types import Loss
 from .._wire import Broadcast
 from ..data import AbstractBatching
@@ -62,6 +63,10 @@ class PowerOfChoice(AbstractAlgorithm):
     @property
     def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.algorithm.batching
+
+    @property
+    def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.needs
 
     def begin(self, params, *, num_clients, key):
         return self.algorithm.begin(params, num_clients=num_clients, key=key)

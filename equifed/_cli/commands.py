@@ -12,7 +12,10 @@ from .tables import print_table
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "run": (run, "train, and keep everything in a folder"),
     "resume": (resume, "go on with a run that was interrupted"),
-    "list": (list_names, "the names of tasks, algorithms, attacks or recipes"),
+    "list": (
+        list_names,
+        "the names of tasks, algorithms, attacks, compressors or recipes",
+    ),
     "table": (print_table, "the figures of runs, beside those that others report"),
     "plot": (plot_runs, "the curves of runs, in one figure"),
 }

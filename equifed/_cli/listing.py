@@ -3,10 +3,12 @@
 from typing import Annotated, Literal
 
 from ..recipes import algorithm, algorithms, recipes, tasks
+from ..recipes._compression import KINDS
+from ..recipes._helps import first_sentence
 from .attacking import ATTACKS
 
 
-Kind = Literal["tasks", "algorithms", "attacks", "recipes"]
+Kind = Literal["tasks", "algorithms", "attacks", "compressors", "recipes"]
 
 
 def list_names(args: list[str]) -> int:
@@ -22,16 +24,14 @@ def list_names(args: list[str]) -> int:
     if kind == "tasks":
         rows = [(task.name, f"{task.partition}; {task.data}") for task in tasks()]
     elif kind == "algorithms":
-        rows = [(name, _first_sentence(algorithm(name))) for name in algorithms()]
+        rows = [(name, first_sentence(algorithm(name))) for name in algorithms()]
     elif kind == "attacks":
         rows = [(n, f"equifed.attacks.{x.__name__}") for n, x in ATTACKS.items()]
+    elif kind == "compressors":
+        rows = [(name, first_sentence(cls)) for name, cls in KINDS.items()]
     else:
         rows = [(x.name, f"{x.algorithm.__name__} on {x.task.name}") for x in recipes()]
     width = max(len(name) for name, _ in rows)
     for name, words in rows:
         print(f"{name.ljust(width)}  {words}")
     return 0
-
-
-def _first_sentence(cls: type) -> str:
-    return " ".join((cls.__doc__ or "").split("\n\n")[0].split())

@@ -11,33 +11,19 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from .. import recipes
-from ..recipes._aggregators import (
-    Aggregator,
-    all_numbers_of,
-    KINDS as AGGREGATORS,
-    Number,
-)
 from ..recipes._arguments import Argument, arguments_of, MISSING
 from ..recipes._helps import helps
 from ..recipes._names import check_name
-from ..recipes._optimizers import Decay, Optimizer, OPTIMIZERS
-from .attacking import Attack, ATTACKS, numbers_of
-from .settings import from_json_dict, of_recipe, Settings
+from .forms import fields_of, filled_in, named, named_argument, plain_form
+from .saved import from_json_dict, of_recipe
+from .settings import NAMED, Settings
 
 
-# What is said with the same words for every algorithm.
-_OWN = ("task", "algorithm", "numbers", "recipe", "privacy", "attack")
-_OWN_PART = "default"  # the algorithm's
-_NO_ATTACK = "none"
-# What has a kind, and numbers that depend on it.
-_KINDS = {
-    Optimizer: OPTIMIZERS,
-    Aggregator: dict.fromkeys(AGGREGATORS, Aggregator),
-    Attack: dict.fromkeys(ATTACKS, Attack),
-}
+# What is said with the same words for every algorithm, or has a kind.
+_OWN = ("task", "algorithm", "numbers", "recipe", "privacy", *NAMED)
 
 
 def settings_of(args: list[str]) -> tuple[Settings, str | None]:
@@ -61,12 +47,14 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     base["numbers"] = {n: x for n, x in known.items() if n in arguments}
     values = dict(vars(_parse(_form(base, arguments, rest), rest, base)))
     output = values.pop("output")
-    numbers = _numbers({**arguments, "attack": _attack()}, values)
-    attack = numbers.pop("attack", None)
+    numbers = filled_in(
+        {**arguments, **{name: named_argument(name) for name in NAMED}}, values
+    )
+    parts = {name: numbers.pop(name, None) for name in NAMED}
     settings = Settings(
         **{n: base.get(n) for n in ("task", "algorithm", "recipe", "privacy")},
         numbers=numbers,
-        attack=attack,
+        **parts,
         **{n: x for n, x in values.items() if n in _shared()},
     )
     return settings, output
@@ -133,21 +121,22 @@ def _form(
     """The dataclass of what can be said, with what is known already as defaults."""
     fields: list[tuple[str, Any, Any]] = []
     for name, argument in arguments.items():
-        fields += _fields_of(argument, base["numbers"].get(name, MISSING), rest)
+        fields += fields_of(argument, base["numbers"].get(name, MISSING), rest)
     words = helps(Settings)
     for field in dataclasses.fields(Settings):
-        if field.name == "attack":
-            fields += _fields_of(_attack(), base.get("attack"), rest)
+        if field.name in NAMED:
+            known = base.get(field.name)
+            fields += fields_of(named_argument(field.name), known, rest)
         if field.name in _OWN:
             continue
         default = base.get(field.name, field.default)
         if field.name == "batching":
             fields.append((field.name, plain_form(field.type, default), MISSING))
         else:
-            hint = _named(field.type, words[field.name])
+            hint = named(field.type, words[field.name])
             fields.append((field.name, hint, default))
     help_ = "the folder to keep the run in; one is named after the run if not given."
-    fields.append(("output", _named(str | None, help_), None))
+    fields.append(("output", named(str | None, help_), None))
     made = [
         (name, hint)
         if default is MISSING
@@ -155,94 +144,6 @@ def _form(
         for name, hint, default in fields
     ]
     return dataclasses.make_dataclass("Settings", made, frozen=True, kw_only=True)
-
-
-def _attack() -> Argument:
-    words = helps(Settings)["attack"]
-    return Argument(name="attack", kind=Attack, default=None, help=words)
-
-
-def _fields_of(argument: Argument, given: Any, rest: list[str]) -> list[Any]:
-    default = argument.default if given is MISSING else given
-    known = _KINDS.get(argument.kind)
-    if known is None:
-        optional = argument.default is None
-        hint = argument.kind | None if optional else argument.kind
-        return [(argument.name, _named(hint, argument.help), default)]
-    own = _NO_ATTACK if argument.kind is Attack else _OWN_PART
-    kinds = (own, *known) if argument.default is None else tuple(known)
-    kind = _kind_asked(argument.name, rest)
-    now = own if default in (None, MISSING) else default.kind
-    if now == own and argument.required:
-        now = "sgd"
-    if kind is None:
-        kind = now
-    check_name(argument.name, kind, kinds)
-    option = _named(Literal[kinds], argument.help, argument.name.replace("_", "-"))
-    fields: list[Any] = [(f"{argument.name}_kind", option, kind)]
-    if kind != own:
-        same = default if kind == now and default not in (None, MISSING) else None
-        if argument.kind is Aggregator:
-            words = AGGREGATORS[kind].__doc__
-            hint = _numbers_form("Aggregator", words, all_numbers_of(kind), same)
-        elif argument.kind is Attack:
-            hint = _numbers_form("Attack", argument.help, numbers_of(kind), same)
-        else:
-            hint = plain_form(known[kind], same)
-        fields.append((argument.name, hint, MISSING))
-    return fields
-
-
-def _kind_asked(name: str, rest: list[str]) -> str | None:
-    """What follows `--client-optim`."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options = {f"--{name.replace('_', '-')}", f"--{name}"}
-    parser.add_argument(*options, dest="kind")
-    return parser.parse_known_args(rest)[0].kind
-
-
-def _numbers_form(
-    called: str, words: str | None, numbers: Mapping[str, Number], given: Any
-) -> type:
-    """A class of the numbers of an aggregator, with what goes around it, or of an
-    attack."""
-    made: list[Any] = []
-    for name, number in numbers.items():
-        known = None if given is None else getattr(given, name)
-        default = number.default if known is None else known
-        hint = _named(number.type, number.help)
-        one = () if default is MISSING else (dataclasses.field(default=default),)
-        made.append((name, hint, *one))
-    form = dataclasses.make_dataclass(called, made, frozen=True, kw_only=True)
-    form.__doc__ = (words or "").split("\n\n")[0]
-    return form
-
-
-def plain_form(cls: Any, given: Any = None) -> type:
-    """A class of numbers as one whose fields have their help, and what is given as
-    defaults."""
-    words, made = helps(cls), []
-    for field in dataclasses.fields(cls):
-        if field.name == "kind":  # It is asked for before.
-            continue
-        default = field.default if given is None else getattr(given, field.name)
-        if field.type is Decay:
-            hint: Any = plain_form(Decay, default)
-            made.append((field.name, hint))
-        elif default is MISSING:
-            made.append((field.name, _named(field.type, words.get(field.name, ""))))
-        else:
-            hint = _named(field.type, words.get(field.name, ""))
-            made.append((field.name, hint, dataclasses.field(default=default)))
-    form = dataclasses.make_dataclass(cls.__name__, made, frozen=True, kw_only=True)
-    form.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
-    return form
-
-
-def _named(hint: Any, words: str, name: str | None = None) -> Any:
-    import tyro  # an extra
-
-    return Annotated[hint, tyro.conf.arg(help=words, name=name)]
 
 
 def _parse(form: type, rest: list[str], base: Mapping[str, Any]) -> Any:
@@ -261,29 +162,3 @@ def _parse(form: type, rest: list[str], base: Mapping[str, Any]) -> Any:
         description=description,
         config=(tyro.conf.FlagConversionOff,),
     )
-
-
-def _numbers(arguments: Mapping[str, Argument], values: dict[str, Any]) -> Any:
-    out = {}
-    for name, argument in arguments.items():
-        if argument.kind in _KINDS:
-            kind, form = values.pop(f"{name}_kind"), values.pop(name, None)
-            out[name] = None if form is None else _made(argument.kind, form, kind)
-        else:
-            out[name] = values.pop(name)
-    # Made anew, with its checks.
-    values["batching"] = _form_of(recipes.Batching, values["batching"])
-    return {n: x for n, x in out.items() if x is not None}
-
-
-def _made(what: Any, form: Any, kind: str) -> Any:
-    if what in (Aggregator, Attack):
-        return what(kind=kind, **vars(form))
-    return _form_of(OPTIMIZERS[kind], form)
-
-
-def _form_of(cls: Any, form: Any) -> Any:
-    fields = dict(vars(form))
-    if "decay" in fields:
-        fields["decay"] = _form_of(Decay, fields["decay"])
-    return cls(**fields)

@@ -1,14 +1,17 @@
 """`equifed plot`: the curves of runs in one figure, several seeds as a band."""
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 from .. import plot
 from .folder import load, Seed
 
 
+Along = Literal["round", "bytes"]
+
+
 def plot_runs(args: list[str]) -> int:
-    """Draws a metric of runs over their rounds."""
+    """Draws a metric of runs over their rounds, or over what was sent in them."""
     import tyro
 
     def arguments(
@@ -16,13 +19,17 @@ def plot_runs(args: list[str]) -> int:
             tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(help="their folders.")
         ],
         metric: Annotated[str, tyro.conf.arg(help="what is drawn.")] = "test/accuracy",
+        x: Annotated[
+            Along,
+            tyro.conf.arg(help="along which it is drawn: bytes are those sent so far."),
+        ] = "round",
         output: Annotated[
             pathlib.Path, tyro.conf.arg(help="the figure; its ending says its kind.")
         ] = pathlib.Path("curves.png"),
-    ) -> tuple[tuple[str, ...], str, pathlib.Path]:
-        return runs, metric, output
+    ) -> tuple[tuple[str, ...], str, Along, pathlib.Path]:
+        return runs, metric, x, output
 
-    runs, metric, output = tyro.cli(arguments, args=args, prog="equifed plot")
+    runs, metric, x, output = tyro.cli(arguments, args=args, prog="equifed plot")
     if not runs:
         raise ValueError("`RUN` must be given: the folder of at least one run.")
     found = [load(run) for run in runs]
@@ -34,7 +41,7 @@ def plot_runs(args: list[str]) -> int:
         ]
         for run, path in zip(found, runs, strict=True)
     }
-    ax = plot.learning_curves(curves, metric)
+    ax = plot.learning_curves(curves, metric, x=x)
     ax.figure.savefig(output, dpi=150)
     print(f"wrote {output}")
     return 0

@@ -1,30 +1,26 @@
-"""What a run is: all of its settings, as they are written down and read again."""
+"""What a run is: all of its settings."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from .._algorithm import AbstractAlgorithm, AbstractClusters
-from .._check import check_count, check_kind, check_seed
+from .._check import check_count, check_seed
 from .._evaluate import FineTune
 from .._roles import Role, Roles
 from .._types import Model
 from ..privacy import PrivacyPlan
-from ..recipes import (
-    algorithm,
-    Batching,
-    Privacy,
-    Recipe,
-    recipe as recipe_of,
-    Task,
-    task,
-)
+from ..recipes import algorithm, Batching, Compression, Privacy, Task, task
 from ..recipes._algorithms import build, needs_root
-from ..recipes._arguments import arguments_of, as_json, checked_numbers, from_json
-from ..recipes._names import check_name
+from ..recipes._arguments import as_json, checked_numbers
+from ..recipes._compression import check_compressed
 from ..recipes._recipe import check_one_aggregator
 from ..recipes._roles import roles_of
 from .attacking import Attack
+
+
+# What has a kind and is not the algorithm's.
+NAMED = {"attack": Attack, "compress": Compression, "compress_down": Compression}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +56,8 @@ class Settings:
     - `tensorboard`: whether to log for TensorBoard, beside the lines of JSON.
     - `wandb`: the project at Weights & Biases to log to, if any.
     - `attack`: what the attackers do.
+    - `compress`: how what clients send is compressed; it is not, if not given.
+    - `compress_down`: how what they are sent is compressed, likewise.
     - `privacy`: what is promised to the clients, if anything is; a recipe's.
     """
 
@@ -88,11 +86,14 @@ class Settings:
     wandb: str | None = None
     recipe: str | None = None
     privacy: Privacy | None = None
+    compress: Compression | None = None
+    compress_down: Compression | None = None
 
     def __post_init__(self) -> None:
         task(self.task)
         checked_numbers(algorithm(self.algorithm), self.numbers)
         check_one_aggregator(self.privacy, self.numbers)
+        check_compressed(self.privacy, self.compress, self.compress_down)
         counts = ("clients_per_round", "rounds", "seeds", "eval_every")
         for name in (*counts, "keep_checkpoints", "rounds_per_call"):
             check_count(name, getattr(self, name))
@@ -177,8 +178,12 @@ class Settings:
     def build(self) -> AbstractAlgorithm:
         """The algorithm; without what a plan puts into it."""
         cls, chosen = algorithm(self.algorithm), self.power_of_choice
-        parts = self.numbers, self.of_task, self.batching
-        return build(cls, *parts, num_chosen=chosen)
+        return build(
+            *(cls, self.numbers, self.of_task, self.batching),
+            up=self.compress,
+            down=self.compress_down,
+            num_chosen=chosen,
+        )
 
     def tune(self) -> FineTune | None:
         """What a client does before it is evaluated."""
@@ -212,78 +217,7 @@ class Settings:
             "numbers": numbers,
             "batching": dataclasses.asdict(self.batching),
             "attack": self.attack and self.attack.as_json(),
+            "compress": self.compress and self.compress.as_json(),
+            "compress_down": self.compress_down and self.compress_down.as_json(),
             "privacy": self.privacy and dataclasses.asdict(self.privacy),
         }
-
-
-def of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe's settings; the others are left as they are."""
-    return {
-        "task": recipe.task.name,
-        "algorithm": recipe.algorithm_name,
-        "numbers": checked_numbers(recipe.algorithm, recipe.numbers),
-        "personal": (),
-        "frozen": (),
-        "batching": recipe.batching,
-        "clients_per_round": recipe.clients_per_round,
-        "power_of_choice": None,
-        "rounds": recipe.rounds,
-        "max_examples": recipe.max_examples,
-        "attack": None,
-        "attackers": None,
-        "root_examples": None,
-        "fine_tune": None,
-        "eval_every": recipe.eval_every,
-        "privacy": recipe.privacy,
-    }
-
-
-def from_json_dict(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that were written down."""
-    known = {f.name: f for f in dataclasses.fields(Settings)}
-    for name in values:
-        check_name("setting", name, known)
-    out = dict(values)
-    missing = [name for name in ("task", "algorithm", "numbers") if name not in out]
-    if missing:
-        raise ValueError(
-            f"A configuration needs `task`, `algorithm` and `numbers`, and has no "
-            f"{missing[0]!r}. Give one that a run has saved: its `config.json`."
-        )
-    for name in ("personal", "frozen"):
-        names = out.get(name, ())
-        check_kind(name, names, (list, tuple), 'Give `["head"]`, for example.')
-        out[name] = tuple(map(str, names))
-    if isinstance(out.get("batching"), Mapping):
-        out["batching"] = Batching(**out["batching"])
-    if isinstance(out.get("privacy"), Mapping):
-        out["privacy"] = Privacy(**out["privacy"])
-    if isinstance(out.get("attack"), Mapping):
-        numbers = {f.name: f for f in dataclasses.fields(Attack)}
-        for name in out["attack"]:
-            check_name("numbers of attack", name, numbers)
-        out["attack"] = Attack(**{"kind": None, **out["attack"]})
-    arguments = arguments_of(algorithm(out["algorithm"]))
-    out["numbers"] = {
-        name: from_json(arguments[name], x) if name in arguments else x
-        for name, x in out["numbers"].items()
-    }
-    return out
-
-
-def differs(settings: Settings) -> list[str]:
-    """In which settings a run is not its recipe."""
-    if settings.recipe is None:
-        return []
-    recipe = recipe_of(settings.recipe)
-    wanted = of_recipe(recipe)
-    wanted["numbers"] = _whole(recipe.algorithm, wanted["numbers"])
-    numbers = _whole(algorithm(settings.algorithm), settings.numbers)
-    ours = {name: getattr(settings, name) for name in wanted} | {"numbers": numbers}
-    return [name for name, x in wanted.items() if ours[name] != x]
-
-
-def _whole(cls: type[AbstractAlgorithm], numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers, and the defaults of those that are not given."""
-    arguments = arguments_of(cls)
-    return {name: numbers.get(name, x.default) for name, x in arguments.items()}

@@ -4,14 +4,18 @@ from typing import Annotated
 
 import numpy as np
 
+from .._bits import DOWN, UP
 from .._history import ROUND
 from ..recipes import Published, recipe
 from ..recipes._recipe import measured
 from .folder import load, Run
-from .settings import differs
+from .saved import differs
 
 
-HEADS = ("run", "task", "algorithm", "metric", "ours", "theirs", "from")
+HEADS = (
+    *("run", "task", "algorithm", "metric", "ours", "theirs", "MB up", "MB down"),
+    "from",
+)
 
 
 def print_table(args: list[str]) -> int:
@@ -58,6 +62,7 @@ def _row(run: Run, metric: str) -> tuple[str, ...]:
         *(run.name, run.settings.task, run.settings.algorithm, figure.metric),
         _ours(run, figure),
         "-" if theirs is None else _shown(theirs.value, theirs.spread),
+        *(_megabytes(run, name) for name in (UP, DOWN)),
         source,
     )
 
@@ -76,6 +81,12 @@ def _ours(run: Run, figure: Published) -> str:
         values.append(measured(figure, [row[ROUND] for row in rows], numbers))
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return _shown(float(np.mean(values)), spread)
+
+
+def _megabytes(run: Run, name: str) -> str:
+    """What was sent in all rounds together; of several seeds the mean."""
+    each = [sum(row.get(name, 0) for row in history) for history in run.histories]
+    return f"{sum(each) / len(each) / 8e6:.4g}"
 
 
 def _shown(value: float, spread: float | None) -> str:

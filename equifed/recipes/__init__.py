@@ -7,6 +7,7 @@ certain. The command line runs both by their names.
 
 from ._aggregators import Aggregator as Aggregator
 from ._batching import Batching as Batching
+from ._compression import Compression as Compression
 from ._lookup import (
     algorithm as algorithm,
     algorithms as algorithms,

@@ -154,8 +154,9 @@ def numbers_of_class(cls: type) -> dict[str, Number]:
     for parameter in inspect.signature(cls).parameters.values():
         default, hint = parameter.default, parameter.annotation
         default = dataclasses.MISSING if default is parameter.empty else default
-        type_ = hint if hint is int or get_origin(hint) is Literal else float
-        out[parameter.name] = Number(type_, default, words.get(parameter.name, ""))
+        plain = hint in (int, bool) or get_origin(hint) is Literal
+        kind = hint if plain else float
+        out[parameter.name] = Number(kind, default, words.get(parameter.name, ""))
     return out
 
 

@@ -20,6 +20,7 @@ from ..posterior import AbstractPosteriorSampler, IASG
 from ._aggregators import Aggregator
 from ._arguments import checked_numbers, OF_THE_TASK, ROOT
 from ._batching import Batching
+from ._compression import compressed, Compression
 from ._optimizers import Decay, OPTIMIZERS
 from ._task import Task
 
@@ -57,6 +58,8 @@ def build(
     task: Task,
     batching: Batching,
     *,
+    up: Compression | None = None,
+    down: Compression | None = None,
     num_chosen: int | None = None,
 ) -> AbstractAlgorithm:
     """An algorithm for a task; if a learning rate falls from round to round, one of
@@ -64,11 +67,12 @@ def build(
 
     **Arguments:**
 
+    - `up`, `down`: how what clients send, and are sent, is compressed.
     - `num_chosen`: how many of a round's clients train, by Power-of-Choice; `None` for
         all.
     """
     numbers = checked_numbers(cls, numbers)
-    made = _Made(cls, tuple(numbers.items()), task, batching)
+    made = _Made(cls, tuple(numbers.items()), task, batching, up, down)
     falls = any(
         type(x) in OPTIMIZERS.values() and x.decay != Decay() for x in numbers.values()
     )
@@ -84,6 +88,8 @@ class _Made:
     numbers: tuple[tuple[str, Any], ...]
     task: Task
     batching: Batching
+    up: Compression | None
+    down: Compression | None
 
     def __call__(self, round: Int[Array, ""] | int) -> AbstractAlgorithm:
         given = {name: _part(x, round) for name, x in self.numbers}
@@ -101,7 +107,7 @@ class _Made:
             elif AbstractCorrection in get_args(hint):
                 mu = given.pop("mu", None)
                 given[name] = None if mu is None else Proximal(mu)
-        return self.cls(**given)
+        return compressed(self.cls(**given), self.up, self.down)
 
 
 def _of_task(task: Task, name: str, algorithm: str) -> Any:

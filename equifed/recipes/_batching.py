@@ -17,7 +17,7 @@ class Batching:
     - `epochs`: how often a client goes through its examples in a round.
     - `steps`: in place of epochs, how many steps a client takes in a round.
     - `last`: what becomes of an epoch's last batch, if it is short: it stays so, it is
-        dropped, or, as in FedJAX and TensorFlow Federated, filled from a new epoch.
+        dropped, or, as in FedJAX, filled from a new epoch.
     """
 
     batch_size: int = 20

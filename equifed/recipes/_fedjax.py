@@ -1,13 +1,22 @@
-"""FedJAX's experiments: its flag files, and its EMNIST example; and ours on digits."""
+"""FedJAX's experiments: its flag files, its example and its notebook; and ours on
+digits."""
 
-from .._algorithm import FedAvg, FedPA
+from .._algorithm import APFL, FedAvg, FedPA
 from ._batching import Batching
-from ._optimizers import Adam, Momentum, SGD, Yogi
+from ._compression import Compression
+from ._optimizers import Adagrad, Adam, Decay, Momentum, SGD, Yogi
 from ._recipe import Published, Recipe
 from ._tasks import TASKS
 
 
 _FLAGS = "google/fedjax, experiments/fed_avg/fed_avg.{}.flags ({})"
+_OLD_FLAGS = "google/fedjax, fedjax/experiments/fed_avg/fed_avg.{}.flags (97b759d7)"
+_EPOCH = "that file; one epoch is the default of its flags"
+_APFL = "google/fedjax, experiments/apfl/{} (becd9c9d)"
+_NOTEBOOK = (
+    "google/fedjax, fedjax/experimental/notebooks/emnist_compression.ipynb (c57ee19), "
+    "and its output"
+)
 _LEAF = (
     "LEAF's writers, with a tenth of each one's examples for the test, where FedJAX "
     "has 3,400 of them and a test set of TensorFlow Federated."
@@ -45,7 +54,7 @@ RECIPES = (
         rounds=1500,
         eval_every=5,
         source=_FLAGS.format("EMNIST_CONV", "a94a5761"),
-        sources={"batching": "that file; one epoch is the default of its flags"},
+        sources={"batching": _EPOCH},
         without=_NONE,
         notes=_LEAF,
     ),
@@ -63,6 +72,89 @@ RECIPES = (
         source="google/fedjax, examples/emnist_fed_avg.py (2598aedd)",
         without=_NONE,
         notes=_LEAF,
+    ),
+    Recipe(
+        name="fedjax-emnist-logistic",
+        task=TASKS["emnist-logistic"],
+        algorithm=FedAvg,
+        numbers={
+            "client_optim": SGD(learning_rate=0.31622777),
+            "server_optim": Adagrad(
+                learning_rate=1.0, initial_accumulator=0.1, eps=1e-7
+            ),
+        },
+        batching=_fill(10),
+        clients_per_round=10,
+        rounds=1500,
+        eval_every=5,
+        source=_OLD_FLAGS.format("EMNIST_LOGISTIC"),
+        sources={
+            "batching": _EPOCH,
+            "server_optim": "that file; the accumulator is Optax's default, which "
+            "google/fedjax, fedjax/training/structured_flags.py (38324655) leaves",
+        },
+        without=_NONE,
+        notes=_LEAF,
+    ),
+    Recipe(
+        name="fedjax-emnist-dense-apfl",
+        task=TASKS["emnist-dense"],
+        algorithm=APFL,
+        numbers={
+            "client_optim": SGD(learning_rate=0.001),
+            "server_optim": Adam(learning_rate=1.0, b1=0.9, b2=0.99, eps=0.01),
+            "alpha": 0.5,
+            "alpha_learning_rate": 0.001,
+            "aggregator": "weighted-mean",
+        },
+        batching=_fill(20),
+        clients_per_round=340,
+        rounds=500,
+        source=_APFL.format("apfl.EMNIST_DENSE.flags"),
+        sources={
+            "batching": _EPOCH,
+            "alpha_learning_rate": "that file; alpha has the clients' optimiser there",
+            "aggregator": "google/fedjax, fedjax/algorithms/apfl.py (becd9c9d)",
+        },
+        published=Published(value=0.9585129, source=_APFL.format("README.md")),
+        notes=f"{_LEAF} Here a client's own model steps along alpha times its "
+        "gradient, as the chain rule has it, and one alpha for all arrays moves in the "
+        "first step of a round; there it is without alpha, and each array has one, "
+        "which moves in every step.",
+    ),
+    Recipe(
+        name="fedjax-emnist-compressed",
+        task=TASKS["emnist-conv"],
+        algorithm=FedAvg,
+        numbers={
+            "client_optim": SGD(learning_rate=0.16),
+            "server_optim": SGD(learning_rate=1.0, decay=Decay(factor=0.5, every=500)),
+        },
+        batching=_fill(10),
+        clients_per_round=10,
+        rounds=1500,
+        compress=Compression(kind="uniform-quantizer", num_levels=256),
+        source=_NOTEBOOK,
+        published=Published(value=0.8554, source=_NOTEBOOK),
+        notes=_LEAF,
+    ),
+    Recipe(
+        name="fedjax-shakespeare",
+        task=TASKS["shakespeare-character"],
+        algorithm=FedAvg,
+        numbers={
+            "client_optim": SGD(learning_rate=0.03162278),
+            "server_optim": SGD(learning_rate=1.0),
+        },
+        batching=_fill(10),
+        clients_per_round=10,
+        rounds=1500,
+        eval_every=5,
+        source=_OLD_FLAGS.format("SHAKESPEARE_CHARACTER"),
+        sources={"batching": _EPOCH},
+        without=_NONE,
+        notes="The ends of texts are not counted in the accuracy, and no character is "
+        "left out of it; FedJAX's model and its data have other numbers for them.",
     ),
     Recipe(
         name="fedjax-stackoverflow-word",
@@ -94,7 +186,7 @@ RECIPES = (
         clients_per_round=10,
         rounds=4000,
         source=_FLAGS.format("CIFAR100_LOGISTIC", "e3fbac56"),
-        sources={"batching": "that file; one epoch is the default of its flags"},
+        sources={"batching": _EPOCH},
         published=Published(
             value=0.1149, source=_FLAGS.format("CIFAR100_LOGISTIC", "e3fbac56")
         ),

@@ -21,12 +21,20 @@ def helps(cls: type) -> dict[str, str]:
         for names, words in _ITEM.findall(rest.lstrip("\n")) if found else ():
             plain = _LINK.sub(r"\1", " ".join(words.split()))
             for name in re.findall(r"`(\w+)`", names):
-                out.setdefault(name, _MARKS.sub("", _signs(plain)))
+                out.setdefault(name, unmarked(plain))
     return out
 
 
-def _signs(words: str) -> str:
-    return words.replace(r"\ge", ">=").replace(r"\le", "<=")
+def first_sentence(cls: type) -> str:
+    """How a class's docstring opens, in plain words."""
+    return unmarked(" ".join((cls.__doc__ or "").split("\n\n")[0].split()))
+
+
+def unmarked(words: str) -> str:
+    """Words without the marks of Markdown and of formulas."""
+    for mark, sign in ((r"\ge", ">="), (r"\le", "<="), (r"^\top", "^T")):
+        words = words.replace(mark, sign)
+    return _MARKS.sub("", words)
 
 
 def elsewhere(words: str) -> str | None:

@@ -52,7 +52,7 @@ def _emnist(folder: pathlib.Path | None) -> Data:
     return train, {"test": test}
 
 
-_EMNIST: dict[str, Any] = {
+EMNIST_CARD: dict[str, Any] = {
     **licence_of("emnist"),
     "partition": "by writer; a tenth of each one's examples are for the test",
     "files": "the parquet files of flwrlabs/femnist",
@@ -88,19 +88,19 @@ EMNIST = (
     Task(
         name="emnist-conv",
         make=_emnist_conv,
-        **_EMNIST,
+        **EMNIST_CARD,
         **Classifier(prepare=as_is, last=_dense2).parts(),
     ),
     Task(
         name="emnist-dense",
         make=_emnist_dense,
-        **_EMNIST,
+        **EMNIST_CARD,
         **Classifier(prepare=as_is, last=_layer).parts(),
     ),
     Task(
         name="emnist-logistic",
         make=_emnist_logistic,
-        **_EMNIST,
+        **EMNIST_CARD,
         **Classifier(prepare=as_is).parts(),
     ),
 )

@@ -12,6 +12,7 @@ from ..privacy import PrivacyPlan
 from ._algorithms import ALGORITHMS, build, name_of, needs_root
 from ._arguments import checked_numbers
 from ._batching import Batching
+from ._compression import check_compressed, Compression
 from ._names import found
 from ._privacy import Privacy, with_plan
 from ._task import Task
@@ -85,6 +86,7 @@ class Recipe:
     - `max_examples`: how many examples a client has at most.
     - `eval_every`: after how many rounds it is evaluated.
     - `notes`: in what it differs from its source.
+    - `compress`, `compress_down`: how what clients send, and are sent, is compressed.
     - `privacy`: what is promised to the clients, if anything is: then `plan` gives what
         `build` and [`equifed.train`][] take.
     """
@@ -104,6 +106,8 @@ class Recipe:
     eval_every: int = 10
     notes: str = ""
     privacy: Privacy | None = None
+    compress: Compression | None = None
+    compress_down: Compression | None = None
 
     def __post_init__(self) -> None:
         check_kind("task", self.task, Task, "Write `equifed.recipes.task('...')`.")
@@ -121,6 +125,7 @@ class Recipe:
             check_count("max_examples", self.max_examples)
         checked_numbers(self.algorithm, self.numbers)
         check_one_aggregator(self.privacy, self.numbers)
+        check_compressed(self.privacy, self.compress, self.compress_down)
         if not self.source:
             raise ValueError(
                 "`source` must say where the numbers are from, got ''. Write the paper "
@@ -139,9 +144,10 @@ class Recipe:
         **Arguments:**
 
         - `name`: a name in `numbers`, or `"batching"`, `"clients_per_round"`,
-            `"rounds"`, `"privacy"`.
+            `"rounds"`, `"privacy"`, `"compress"`, `"compress_down"`.
         """
         known = [*self.numbers, "batching", "clients_per_round", "rounds", "privacy"]
+        known += ["compress", "compress_down"]
         found("name", name, dict.fromkeys(known))
         return self.sources.get(name, self.source)
 
@@ -188,7 +194,11 @@ class Recipe:
                     "seed=0))`, and give `train` the same plan."
                 )
             )
-        made = build(self.algorithm, self.numbers, self.task, self.batching)
+        made = build(
+            *(self.algorithm, self.numbers, self.task, self.batching),
+            up=self.compress,
+            down=self.compress_down,
+        )
         return made if plan is None else with_plan(made, plan)
 
     @checked()
@@ -222,10 +232,7 @@ class Recipe:
             else min(self.batching.epochs, 2),
             steps=None if self.batching.steps is None else min(self.batching.steps, 5),
         )
-        numbers = {
-            name: min(x, 1) if name == "start_round" else x
-            for name, x in self.numbers.items()
-        }
+        numbers = {name: _smaller(name, x) for name, x in self.numbers.items()}
         return dataclasses.replace(
             self,
             name=f"{self.name}-small",
@@ -243,6 +250,15 @@ class Recipe:
     def algorithm_name(self) -> str:
         """What `--algorithm` takes for its class."""
         return name_of(self.algorithm)
+
+
+def _smaller(name: str, number: Any) -> Any:
+    """A number of three rounds on the digits."""
+    if name == "start_round":
+        return min(number, 1)
+    if name == "client_optim" and number.learning_rate > 1:  # of a much flatter loss
+        return dataclasses.replace(number, learning_rate=0.1)
+    return number
 
 
 def check_one_aggregator(privacy: Privacy | None, numbers: Mapping[str, Any]) -> None:

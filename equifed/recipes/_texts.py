@@ -56,7 +56,9 @@ def _next_token(vocabulary: Vocabulary) -> NextToken:
     return NextToken(masked=(v.pad, v.eos, *v.oov), blocked=tuple(v.special))
 
 
-def _local(task: str, folder: pathlib.Path | None, *names: str) -> list[pathlib.Path]:
+def local_files(
+    task: str, folder: pathlib.Path | None, *names: str
+) -> list[pathlib.Path]:
     """Files that nobody publishes in this form."""
     if folder is None:
         raise ValueError(
@@ -71,18 +73,18 @@ def _local(task: str, folder: pathlib.Path | None, *names: str) -> list[pathlib.
 
 
 _SHAKESPEARE = ("shakespeare_train.sqlite", "shakespeare_test.sqlite")
-_STACKOVERFLOW = ("stackoverflow.sqlite",)
+STACKOVERFLOW = ("stackoverflow.sqlite",)
 NUM_WORDS = 10_000
 
 
 def _shakespeare(folder: pathlib.Path | None) -> Data:
-    paths = _local("shakespeare-character", folder, *_SHAKESPEARE)
+    paths = local_files("shakespeare-character", folder, *_SHAKESPEARE)
     train, test = (sets.character_chunks(from_fedjax_sqlite(p)) for p in paths)
     return train, {"test": test}
 
 
 def _stackoverflow(folder: pathlib.Path | None) -> Data:
-    (path,) = _local("stackoverflow-word", folder, *_STACKOVERFLOW)
+    (path,) = local_files("stackoverflow-word", folder, *STACKOVERFLOW)
     train, test = (
         from_tff_sqlite(path, split=split, columns=["tokens"])
         for split in ("train", "test")
@@ -129,7 +131,7 @@ TASKS = (
         make=_words,
         **licence_of("stackoverflow"),
         partition="by user",
-        files=_STACKOVERFLOW[0] + ", of TensorFlow Federated",
+        files=STACKOVERFLOW[0] + ", of TensorFlow Federated",
         reads=_stackoverflow,
         **_OF_WORDS.parts(),
     ),
@@ -138,7 +140,7 @@ TASKS = (
         make=_transformer,
         **licence_of("stackoverflow"),
         partition="by user",
-        files=_STACKOVERFLOW[0] + ", of TensorFlow Federated",
+        files=STACKOVERFLOW[0] + ", of TensorFlow Federated",
         reads=_stackoverflow,
         **_OF_WORDS.parts(),
     ),

@@ -145,6 +145,67 @@ TABLE = {
             "`drop_nonfinite` must be",
         ),
     },
+    "recipes.Compression": {
+        "an unknown kind": (
+            lambda: recipes.Compression(kind="zip"),
+            ValueError,
+            ("`kind` must be 'uniform-quantizer', ", "got 'zip'"),
+        ),
+        "levels of nothing said": (
+            lambda: recipes.Compression(kind="qsgd"),
+            ValueError,
+            "`num_levels` must be given for 'qsgd': s, at least 1.",
+        ),
+        "a number of another kind": (
+            lambda: recipes.Compression(kind="drive", fraction=0.1),
+            ValueError,
+            "`fraction` is no number of 'drive', which has no number, got fraction=0.1",
+        ),
+        "a number out of bounds": (
+            lambda: recipes.Compression(kind="eden", num_bits=9),
+            ValueError,
+            "`num_bits` must be from 1 to 8, got 9",
+        ),
+        "a sketch of one vector": (
+            lambda: recipes.Compression(
+                kind="count-sketch",
+                num_rows=1,
+                num_columns=1,
+                num_kept=1,
+                whole=True,
+            ),
+            ValueError,
+            "`whole` is of a compressor that takes each array for itself, and",
+        ),
+        "a sketch with feedback": (
+            lambda: recipes.Compression(
+                kind="count-sketch",
+                num_rows=1,
+                num_columns=1,
+                num_kept=1,
+                feedback="ef21",
+            ),
+            ValueError,
+            "of a 'count-sketch' the server does",
+        ),
+        "feedback of what is made longer": (
+            lambda: recipes.Compression(
+                kind="random-k", fraction=0.1, feedback="error-feedback"
+            ),
+            ValueError,
+            "Say `scaled=False`, or leave `feedback` out",
+        ),
+        "another feedback": (
+            lambda: recipes.Compression(kind="sign", feedback="ef22"),
+            ValueError,
+            "`feedback` must be 'error-feedback' or 'ef21', got 'ef22'",
+        ),
+        "a number for a flag": (
+            lambda: recipes.Compression(kind="sign", whole=1),
+            TypeError,
+            "`whole` must be",
+        ),
+    },
     "recipes.Batching": {
         "epochs and steps": (
             lambda: recipes.Batching(epochs=1, steps=3),
@@ -262,6 +323,22 @@ TABLE = {
             ),
             ValueError,
             "`aggregator` must be 'weighted-mean', ",
+        ),
+        "feedback at the server": (
+            lambda: fedavg(
+                compress_down=recipes.Compression(kind="sign", feedback="ef21")
+            ),
+            ValueError,
+            "`compress_down` has no `feedback`, got 'ef21'",
+        ),
+        "sketches of the server": (
+            lambda: fedavg(
+                compress_down=recipes.Compression(
+                    kind="count-sketch", num_rows=1, num_columns=1, num_kept=1
+                )
+            ),
+            ValueError,
+            "`compress_down` cannot be a 'count-sketch'",
         ),
         "no source": (
             lambda: fedavg(source=""),
