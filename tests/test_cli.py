@@ -587,7 +587,8 @@ def test_figures_of_others_are_beside_ours(tmp_path, capsys):
     (folder / "metrics.jsonl").write_text(text, "utf-8")
     assert main(["table", str(folder)]) == 0
     line = capsys.readouterr().out.splitlines()[1]
-    assert "0.7000  0.6389 ± 0.0140  adap/flower" in line  # the best, as theirs
+    assert "  0.7000  0.6389 ± 0.0140  -  " in line  # the best, as theirs
+    assert "  adap/flower" in line
     assert "not at its end yet" in line
 
 

@@ -85,8 +85,10 @@ def _ours(run: Run, figure: Published) -> str:
 
 def _megabytes(run: Run, name: str) -> str:
     """What was sent in all rounds together; of several seeds the mean."""
-    each = [sum(row.get(name, 0) for row in history) for history in run.histories]
-    return f"{sum(each) / len(each) / 8e6:.4g}"
+    each = [[row[name] for row in rows if name in row] for rows in run.histories]
+    if not all(each):
+        return "-"
+    return f"{sum(map(sum, each)) / len(each) / 8e6:.4g}"
 
 
 def _shown(value: float, spread: float | None) -> str:

@@ -5,6 +5,7 @@ is asked on Stack Overflow.
 import collections
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -169,6 +170,7 @@ def _numbers(
     return out
 
 
+_CARD: dict[str, Any] = licence_of("stackoverflow")
 TASKS = (
     Task(
         name="emnist-autoencoder",
@@ -181,7 +183,7 @@ TASKS = (
     Task(
         name="stackoverflow-tag",
         make=TagRegression,
-        **licence_of("stackoverflow"),
+        **_CARD,
         partition="by user",
         files=STACKOVERFLOW[0] + ", of TensorFlow Federated",
         reads=_stackoverflow_tags,
