@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.sharding import Mesh
 from jaxtyping import Array, DTypeLike, Float, Integer, PRNGKeyArray
 
 from .._check import checked
@@ -13,6 +14,7 @@ from .._tree import wide_dtype
 from ._attention import attention, rotated, visible
 from ._inputs import check_documents, check_tokens
 from ._llama_config import LlamaConfig
+from ._llama_sharding import sharded_llama
 
 
 class _RMSNorm(eqx.Module):
@@ -209,6 +211,40 @@ class Llama(eqx.Module):
         from ._gguf import read_llama
 
         return read_llama(cls, path, remat=remat, dtype=dtype)
+
+    @checked()
+    def sharded(self, mesh: Mesh, *, axis: str = "model") -> "Llama":
+        """The model, spread over the devices along an axis of a mesh, so that each
+        holds its share of every matrix: for one that a device cannot hold whole.
+
+        A device has some of the heads, some of what is inside of the perceptrons and
+        some of the vocabulary, with what [`equifed.nn.lora`][] has put beside them;
+        where the number of devices does not divide these, a share of the layer's width.
+        Normalisations, and the half of an adapter that is not along such a share, are
+        on each. Over the axis `clients` all devices have the same.
+
+        **Arguments:**
+
+        - `mesh`: the loader's, with an axis `clients` and this one.
+        - `axis`: its name.
+
+        **Raises:**
+
+        `ValueError` if the mesh has no such axis, or the devices along it do not divide
+        `dim`.
+
+        !!! example
+
+            ```python
+            with jax.default_device(jax.devices("cpu")[0]):  # It fits the host.
+                model = eqf.models.Llama.from_safetensors("folder", dtype=jnp.bfloat16)
+                model = eqf.nn.lora(model, 16, key=jr.key(0))
+            mesh = jax.make_mesh((2, 4), ("clients", "model"))
+            model = model.sharded(mesh)
+            loader = eqf.data.Loader(clients, sampler, batching, mesh=mesh)
+            ```
+        """
+        return sharded_llama(self, mesh, axis)
 
     def __call__(
         self,

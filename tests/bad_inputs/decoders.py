@@ -6,6 +6,7 @@ import os
 import pathlib
 import tempfile
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -154,6 +155,23 @@ TABLE = {
             lambda: llama()(np.ones(3, int), documents=np.ones(2, int)),
             ValueError,
             ("`documents` must have an integer for each of the 3 tokens", "int64[2]"),
+        ),
+    },
+    "models.Llama.sharded": {
+        "a mesh of clients alone": (
+            lambda: llama().sharded(jax.make_mesh((1,), ("clients",))),
+            ValueError,
+            ("must have the axis 'model', but its axes are ('clients',)", "make_mesh"),
+        ),
+        "a mesh without clients": (
+            lambda: llama().sharded(jax.make_mesh((1,), ("model",))),
+            ValueError,
+            "The mesh must have an axis 'clients'",
+        ),
+        "the devices for a mesh": (
+            lambda: llama().sharded(jax.devices()),
+            TypeError,
+            "`mesh` must be",
         ),
     },
     "models.Llama.from_safetensors": {
