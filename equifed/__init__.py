@@ -130,6 +130,7 @@ from ._client import (
     MeanGradient as MeanGradient,
     MeanLoss as MeanLoss,
     merge_metrics as merge_metrics,
+    Microbatched as Microbatched,
     NoCorrection as NoCorrection,
     Proximal as Proximal,
     Stateful as Stateful,

@@ -72,13 +72,15 @@ def _is_matrix(x):
     return eqx.is_array(x) and x.ndim == 2
 
 
-def stepper(model, mesh=None, optim=None, **roles):
-    """The compiled round as `train` calls it, and its first cohort."""
+def stepper(model, mesh=None, optim=None, block_size=1, sampler=None, **roles):
+    """The compiled round as `train` calls it, and its loader."""
     optim = optax.sgd(0.1) if optim is None else optim
+    sampler = eqf.data.AllClients() if sampler is None else sampler
     algorithm = eqf.FedAvg(loss, optim, BATCHING, server_optim=optax.sgd(1.0, 0.9))
-    loader = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING, mesh=mesh)
+    loader = eqf.data.Loader(DATA, sampler, BATCHING, mesh=mesh)
     state = algorithm.init(model, num_clients=4, roles=eqf.roles(model, **roles))
-    step = Stepper(algorithm, state, key=KEY, executor=eqf.Executor(), mesh=loader.mesh)
+    executor = eqf.Executor(block_size=block_size)
+    step = Stepper(algorithm, state, key=KEY, executor=executor, mesh=loader.mesh)
     return step, loader
 
 
@@ -172,8 +174,8 @@ def test_no_device_gathers_a_weight():
     """No array of the compiled round is a weight's, whole; nor is anything gathered."""
     model, mesh = llama(), clients_and_model()
     for spread in (False, True):
-        given = (model.sharded(mesh), mesh) if spread else (model,)
-        step, loader = stepper(*given, shared=adapters)
+        given = model.sharded(mesh) if spread else model
+        step, loader = stepper(given, mesh if spread else None, shared=adapters)
         text = program(step, loader(0)).as_text()
         found = set(re.findall(r"\w+\[([\d,]+)\]", text))
         shapes = {x for x in matrices(model) if len(x) == 2}
@@ -185,3 +187,54 @@ def test_no_device_gathers_a_weight():
             assert "all-reduce" in text
         else:
             assert whole == shapes  # It can be seen.
+
+
+def test_a_base_in_half_precision():
+    """The base stays as it is, in bfloat16 and once for all clients of a block; what is
+    trained, kept and sent is of float32."""
+    model = llama(jnp.bfloat16)
+    kwargs = {"optim": optax.adam(1e-2), "block_size": 2, "shared": adapters}
+    step, loader = stepper(model, **kwargs)
+    text = str(step._trace(loader(0)))
+    state, first = step(loader(0))
+    state, second = step(loader(0))
+    assert second["loss"] < first["loss"]
+    start, base = (
+        eqx.tree_at(adapters, x, replace_fn=jnp.size) for x in (model, state.model)
+    )
+    for x, y in zip(arrays(base), arrays(start), strict=True):
+        assert x.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(x, y)
+    for x, y in zip(adapters(state.model), adapters(model), strict=True):
+        assert x.dtype == jnp.float32
+        assert np.abs(x - y).max() > 1e-4
+    assert {x.dtype for x in arrays(state.server)} == {jnp.dtype("float32")}
+    logits = eqx.filter_jit(state.model)(TEXT[0, :-1])
+    assert logits.dtype == jnp.bfloat16
+    assert np.isfinite(logits.astype(jnp.float32)).all()
+    for shape in matrices(model):
+        sizes = ",".join(map(str, shape))
+        assert f"bf16[{sizes}]" in text
+        assert f"bf16[2,{sizes}]" not in text
+    # Moments, changes and sums have the shapes of adapters.
+    for x in adapters(model):
+        sizes = ",".join(map(str, x.shape))
+        assert f"f32[2,{sizes}]" in text
+        assert f"bf16[2,{sizes}]" not in text
+        assert f"bf16[{sizes}]" not in text
+
+
+def test_the_base_does_not_grow_with_the_cohort():
+    """What a compiled round takes, arguments and all, of 2 clients and of 4."""
+    model = llama()
+    base = sum(
+        x.nbytes for x in arrays(eqx.tree_at(adapters, model, replace_fn=jnp.size))
+    )
+    taken = []
+    for count in (2, 4):
+        sampler = eqf.data.UniformSampler(count)
+        step, loader = stepper(model, sampler=sampler, shared=adapters)
+        memory = program(step, loader(0)).memory_analysis()
+        taken.append(memory.argument_size_in_bytes + memory.temp_size_in_bytes)
+    assert taken[0] > base
+    assert abs(taken[1] - taken[0]) < 0.05 * base

@@ -17,6 +17,7 @@ from .._bits import add_bits
 from .._check import as_number, check_count, checked
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
 from .._client.loss import example_metrics
+from .._client.microbatched import in_same_parts
 from .._client.outputs import as_column, label_of, labels_of
 from .._client.reach import only, reached
 from .._noise import reseed_noise
@@ -109,10 +110,12 @@ class _Trains(AbstractClient):
             by = (share(example) * scale).astype(value.dtype)
             return value * by, {**values, "of the example": value}
 
+        in_parts = in_same_parts(self.loss, weighted)
+
         def step(carry, examples, mask, i):
             params, optim_state, metrics = carry
             batch, key = (rest, examples, mask), jr.fold_in(step_key, i)
-            grads, new = batch_gradient(weighted, params, *batch, key=key)
+            grads, new = batch_gradient(in_parts, params, *batch, key=key)
             new = {**new, "loss": new.pop("of the example")}
             updates, optim_state = optim.update(grads, optim_state, params)
             params = only(where, tree_add(params, updates), params)

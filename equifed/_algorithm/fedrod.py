@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._check import as_number, checked
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
+from .._client.microbatched import in_same_parts
 from .._client.outputs import (
     as_column,
     class_counts,
@@ -96,7 +97,9 @@ class _TwoHeads(AbstractClient):
         start, rest = _Both(broadcast.params, state), broadcast.rest
         step_key, noise_key = jr.split(key)
         optim, at = reseed_noise((self.optim, self.optim.init(start)), noise_key)
-        prior, own_loss = self._prior(broadcast, data), _OwnLoss(self.loss)
+        prior = self._prior(broadcast, data)
+        own_loss = in_same_parts(self.loss, _OwnLoss(self.loss))
+        balanced = in_same_parts(self.loss, self.balanced)
         where = reached(self.loss, broadcast, data.example)
         where = _Both(where, _part_like(state, where))
         blank = jtu.tree_map(lambda x: None, state)
@@ -114,7 +117,7 @@ class _TwoHeads(AbstractClient):
                 key=key,
             )
             generic, _ = batch_gradient(
-                self.balanced,
+                balanced,
                 _Prepared(now.generic, None),
                 _Prepared(rest, prior),
                 *batch,

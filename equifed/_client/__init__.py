@@ -23,5 +23,6 @@ from .loss import check_loss as check_loss, traced_loss as traced_loss
 from .mean_gradient import MeanGradient as MeanGradient
 from .measures_loss import MeasuresLoss as MeasuresLoss
 from .measures_utility import MeasuresUtility as MeasuresUtility
+from .microbatched import Microbatched as Microbatched
 from .stateful import Stateful as Stateful
 from .wrapper import AbstractWrapper as AbstractWrapper

@@ -4,6 +4,8 @@ Users write the loss of one example. Here it is mapped over a batch, masked, ave
 and differentiated: what a client of one's own is made of.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,7 @@ from .._types import Example, Loss, Model, Params
 from .._wire import Broadcast
 from .criterion import AbstractCriterion, check_value, MeanLoss
 from .loss import check_loss, example_metrics, Metrics
+from .microbatched import Microbatched, over_parts
 from .stateful import over_batch, Stateful
 
 
@@ -71,25 +74,41 @@ class BatchLoss(eqx.Module):
 
     def _all(self, params: Params) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
         """The value, and beside the metrics the model's new state, if it has one."""
-        model = eqx.combine(params, self.rest)
         mask = self.mask
         keys = jr.split(self.key, mask.shape[0])
         state = None
         if isinstance(self.loss, Stateful):
-            batch = (model, self.examples, mask, keys)
+            batch = (eqx.combine(params, self.rest), self.examples, mask, keys)
             values, metrics, state = over_batch(self.loss, *batch)
+            value, metrics = _kept(values, mask), masked_sum(metrics, mask)
+        elif isinstance(self.loss, Microbatched):
+            # Whoever takes a derivative of it computes each part again.
+            one = jax.checkpoint(lambda *part: self._sum(params, *part))
+            size = self.loss.size
+            value, metrics = over_parts(one, size, self.examples, keys, mask)
         else:
-            values, metrics = jax.vmap(
-                lambda example, key: example_metrics(self.loss, model, example, key)
-            )(self.examples, keys)
-        value = jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
+            value, metrics = self._sum(params, self.examples, keys, mask)
         if self.mean:
-            count = jnp.maximum(jnp.sum(mask), 1)
-            value = value / count.astype(value.dtype)
+            value = value / self._count.astype(value.dtype)
+            model = eqx.combine(params, self.rest)
             batch = (model, self.examples, mask, self.given)
             value = self.criterion.value(value, *batch, keys=jr.clone(keys))
             check_value(self.criterion, value)
-        return value, (masked_sum(metrics, mask), state)
+        return value, (metrics, state)
+
+    def _sum(
+        self, params: Params, examples: Example, keys: Array, mask: Array
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Of some of the batch, all of it or a part."""
+        model = eqx.combine(params, self.rest)
+        values, metrics = jax.vmap(
+            lambda example, key: example_metrics(self.loss, model, example, key)
+        )(examples, keys)
+        return _kept(values, mask), masked_sum(metrics, mask)
+
+    @property
+    def _count(self) -> Array:
+        return jnp.maximum(jnp.sum(self.mask), 1)
 
     def gradient(self, params: Params) -> tuple[Params, Metrics]:
         grads, metrics, _ = self.gradient_and_state(params)
@@ -99,8 +118,22 @@ class BatchLoss(eqx.Module):
         # What is normalised over a batch cannot be called for one example.
         if is_debugging() and not isinstance(self.loss, Stateful):
             self._call_each(params)
+        if isinstance(self.loss, Microbatched):
+            return *self._in_parts(params, self.loss.size), None
         grads, (metrics, state) = jax.grad(self._all, has_aux=True)(params)
         return grads, metrics, state
+
+    def _in_parts(self, params: Params, size: int) -> tuple[Params, Metrics]:
+        keys = jr.split(self.key, self.mask.shape[0])
+
+        def one(*part: Any) -> tuple[Params, Metrics]:
+            grads, metrics = jax.grad(self._sum, has_aux=True)(params, *part)
+            return tree_wide(grads), metrics
+
+        grads, metrics = over_parts(one, size, self.examples, keys, self.mask)
+        if self.mean:
+            grads = tree_divide(grads, self._count.astype(jnp.result_type(float)))
+        return tree_cast_like(grads, params), metrics
 
     def _call_each(self, params: Params) -> None:
         """Calls the loss with plain values, so that it can be looked into."""
@@ -110,6 +143,11 @@ class BatchLoss(eqx.Module):
                 example = tree_row(self.examples, i)
                 with noted(lambda i=i: f"It was raised for example {i} of a batch."):
                     example_metrics(self.loss, model, example, jr.clone(key))
+
+
+def _kept(values: Float[Array, " batch"], mask: Bool[Array, " batch"]) -> Array:
+    """The sum of those that the mask keeps."""
+    return jnp.sum(jnp.where(mask, values, jnp.zeros_like(values)))
 
 
 def batch_gradient(

@@ -19,6 +19,7 @@ from .base import AbstractClient
 from .correction import AbstractCorrection, NoCorrection
 from .criterion import AbstractCriterion, MeanLoss
 from .gradient import BatchLoss, full_gradient, merge_metrics, zero_metrics
+from .microbatched import check_whole
 from .reach import only, reached
 from .stateful import statistics_in, with_statistics
 
@@ -60,6 +61,8 @@ class LocalSGD(AbstractClient):
         correction: AbstractCorrection = NoCorrection(),  # noqa: B008 (no array)
         criterion: AbstractCriterion = MeanLoss(),  # noqa: B008 (no array)
     ):
+        if not isinstance(criterion, MeanLoss):
+            check_whole(loss, type(criterion).__name__)
         self.loss = loss
         self.optim = as_optim(optim, gives=("value",))
         self.batching = batching

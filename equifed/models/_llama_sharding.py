@@ -46,14 +46,11 @@ def sharded_llama(model: Any, mesh: Mesh, axis: str) -> Any:
 def _laid(name: str, x: Any, model: Any, mesh: Mesh, axis: str) -> Any:
     """A layer, or another leaf, on its devices."""
 
-    def put(x: PyTree, *spec: str | None) -> PyTree:
-        place = NamedSharding(mesh, PartitionSpec(*spec))
-        return jtu.tree_map(
-            lambda x: jax.device_put(x, place) if _is_array(x) else x, x
-        )
+    def put(x: Array | np.ndarray, *spec: str | None) -> Array:
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
     if not _is_layer(x):
-        return put(x)
+        return put(x) if _is_array(x) else x
     base = x.base if is_lora(x) else x
     by = _split_by(name, base.weight, model.config, mesh.shape[axis])
     # An embedding is the transpose of a linear layer's weight, from its tokens.

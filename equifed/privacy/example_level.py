@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 from .._check import as_number, check_count, check_number, checked
 from .._client import AbstractClient, merge_metrics, zero_metrics
 from .._client.loss import example_metrics, Metrics
+from .._client.microbatched import check_whole
 from .._client.reach import only, reached
 from .._client.stateful import Stateful
 from .._metrics import masked_sum
@@ -104,6 +105,7 @@ class PrivateSGD(AbstractClient):
                 "has a gradient of its own. Use a model with `GroupNorm` or "
                 "`LayerNorm`, and a plain loss."
             )
+        check_whole(loss, "PrivateSGD")
         self.loss, self.optim, self.batching = loss, as_optim(optim), batching
         self.max_norm = FlatClip(max_norm).max_norm
         self.noise_multiplier = as_number("noise_multiplier", noise_multiplier, least=0)

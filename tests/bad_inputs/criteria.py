@@ -7,6 +7,7 @@ import optax
 import equifed as eqf
 
 from .algorithms import MOMENT, numbers, POSITIVE, RATE
+from .parts import counts
 from .passes import PARTS
 from .shared import BATCHING, LOSS, one_round, SGD
 
@@ -176,6 +177,7 @@ def minimising(what):
 
 NUMBER = "`OnlyThis.value` must return one floating-point number"
 SOPHIA = {"logits": logits, "rho": 0.1}
+IN_PARTS = eqf.Microbatched(LOSS, size=2)
 TABLE = {kind.__name__: cases(kind, *how) for kind, how in KINDS.items()}
 TABLE |= {
     "FedLin": by_rate(eqf.FedLin, {}, {}),
@@ -240,4 +242,29 @@ TABLE |= {
     "Decorrelation": numbers(
         lambda x: eqf.Decorrelation(logits, beta=x), RATE, name="beta"
     ),
+    "Microbatched": {
+        **counts(lambda x: eqf.Microbatched(LOSS, size=x), name="size", least=1),
+        "no function": (
+            lambda: eqf.Microbatched(3, size=2),
+            TypeError,
+            ("`loss` must be", "got 3"),
+        ),
+        "a loss with a state": (
+            lambda: eqf.Microbatched(eqf.Stateful(LOSS), size=2),
+            ValueError,
+            "A `Stateful` loss cannot be `Microbatched`",
+        ),
+        "under a criterion": (
+            lambda: eqf.MOON(IN_PARTS, SGD, BATCHING, representation=logits, mu=1.0),
+            ValueError,
+            ("`_ModelContrast` needs all of a batch", "Give it the plain loss"),
+        ),
+        "of private steps": (
+            lambda: eqf.privacy.PrivateSGD(
+                IN_PARTS, SGD, BATCHING, max_norm=1.0, noise_multiplier=1.0
+            ),
+            ValueError,
+            "`PrivateSGD` needs all of a batch",
+        ),
+    },
 }
