@@ -1,4 +1,7 @@
-"""The table of algorithms: a new one is one line here, and every law is tested."""
+"""The table of algorithms: a new one is one line here, and every law is tested.
+
+Methods of adapters have a table, as they have a model, of their own.
+"""
 
 from collections.abc import Callable
 
@@ -254,4 +257,28 @@ ALGORITHMS = {
         eqf.WeightedMean(),
         eqf.OptaxServer(optax.sgd(0.5)),
     ),
+}
+
+
+class Adapted(eqx.Module):
+    """A frozen layer that learns a change of low rank, and what is made of it."""
+
+    layer: eqf.nn.LoRA
+
+    def __init__(self):
+        layer = eqx.nn.Linear(3, 3, key=jr.key(0))
+        layer = eqf.nn.lora(layer, 2, alpha=1, key=jr.key(1))
+        # It has learnt something, or its B would not depend on its A.
+        b = jnp.linspace(-0.5, 0.5, 6).reshape(3, 2)
+        self.layer = eqx.tree_at(lambda x: x.b, layer, b)
+
+    def __call__(self, x):
+        return jnp.tanh(self.layer(x)).sum()
+
+
+OF_ADAPTERS = {
+    "FedExLoRA": lambda loss, batching: eqf.FedExLoRA(loss, SGD, batching),
+    "FLoRA": lambda loss, batching: eqf.FLoRA(loss, SGD, batching),
+    "FlexLoRA": lambda loss, batching: eqf.FlexLoRA(loss, SGD, batching),
+    "RoLoRA": lambda loss, batching: eqf.RoLoRA(loss, SGD, batching),
 }

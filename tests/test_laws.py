@@ -1,5 +1,7 @@
 """Every algorithm obeys every law: see `equifed.testing`."""
 
+import functools
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,7 +12,7 @@ import equifed as eqf
 from equifed import testing
 from equifed.testing._setup import shared
 
-from .algorithms import ALGORITHMS
+from .algorithms import Adapted, ALGORITHMS, OF_ADAPTERS
 from .broken import BROKEN
 
 
@@ -25,6 +27,7 @@ from .broken import BROKEN
 # So does one that draws some of them.
 # LG-FedAvg and FedBN are FedPer with other leaves, FedAlt is FedRep in other parts, and
 # FedBABU is FedAvg of some leaves. The asynchronous ones take old models as FedBuff.
+# Of adapters, FLoRA and FlexLoRA make another thing of the mean that FedEx-LoRA takes.
 LIKE = {
     "FedAvgM": "FedAvg",
     "FedAdagrad": "FedAvg",
@@ -54,6 +57,8 @@ LIKE = {
     "FedAsync": "FedBuff",
     "CA2FL": "FedBuff",
     "FADAS": "FedBuff",
+    "FLoRA": "FedExLoRA",
+    "FlexLoRA": "FedExLoRA",
 }
 OF_CLIENTS_AND_RUNS = {
     "empty_places",
@@ -67,15 +72,29 @@ OF_CLIENTS_AND_RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=[x for x in ALGORITHMS if x not in LIKE])
+ALL = {**ALGORITHMS, **OF_ADAPTERS}
+
+
+@functools.cache
+def adapted():
+    model = Adapted()
+    return {"model": model, "roles": eqf.roles(model, shared=eqf.nn.adapters)}
+
+
+def tried(name):
+    """All laws of one, which share what they have had computed."""
+    return shared(ALL[name], **(adapted() if name in OF_ADAPTERS else {}))
+
+
+@pytest.fixture(scope="module", params=[x for x in ALL if x not in LIKE])
 def name(request):
-    with shared(ALGORITHMS[request.param]):
+    with tried(request.param):
         yield request.param
 
 
 @pytest.fixture(scope="module", params=LIKE)
 def like(request):
-    with shared(ALGORITHMS[request.param]):
+    with tried(request.param):
         yield request.param
 
 
@@ -95,9 +114,9 @@ DOES_NOT_HOLD = {
 def test_law(name, law):
     if (name, law) in DOES_NOT_HOLD:
         with pytest.raises(AssertionError, match=law):
-            testing.LAWS[law](ALGORITHMS[name])
+            testing.LAWS[law](ALL[name])
     else:
-        testing.LAWS[law](ALGORITHMS[name])
+        testing.LAWS[law](ALL[name])
 
 
 # Two passes, compiled as users' programs are; `test_bits.py` has those of one.
@@ -110,13 +129,13 @@ def test_bits_of_what_is_optimised():
     "law", [x for x in testing.LAWS if x not in OF_CLIENTS_AND_RUNS]
 )
 def test_law_of_one_like_it(like, law):
-    testing.LAWS[law](ALGORITHMS[like])
+    testing.LAWS[law](ALL[like])
 
 
 def test_those_are_alike():
     def made(name):
         batching = eqf.data.Steps(1, batch_size=1)
-        return ALGORITHMS[name](testing.noisy_loss, batching)
+        return ALL[name](testing.noisy_loss, batching)
 
     for name, like in LIKE.items():
         one, other = made(name), made(like)
@@ -182,6 +201,7 @@ def ignores_the_batching(loss, batching):
         (ignores_the_batching, (), ValueError, "asked for a batch size of 4, got 10"),
         (ALGORITHMS["FedAvg"], "sweep", TypeError, "`skip` must be names"),
         (ALGORITHMS["FedAvg"], ("sweeps",), ValueError, "There is no law 'sweeps'"),
+        (OF_ADAPTERS["FLoRA"], (), ValueError, "`FLoRA` needs layers with a change"),
     ],
 )
 def test_what_is_of_no_use_is_refused(make, skip, kind, words):

@@ -1,6 +1,7 @@
 """Layers with a change of low rank: what they compute, and what it costs to train them.
 
-Methods that average them are in `conformance/test_low_rank.py`.
+Methods that average them are in `conformance/test_low_rank.py`; that how they are run
+changes nothing is in `test_laws.py`.
 """
 
 import re
@@ -237,41 +238,6 @@ def test_bits_of_a_round():
 
 
 METHODS = [eqf.FedExLoRA, eqf.FLoRA, eqf.FlexLoRA, eqf.RoLoRA]
-
-
-@pytest.mark.parametrize("make", METHODS)
-def test_how_it_is_run_changes_nothing(make, tmp_path):
-    algorithm = make(loss, optax.sgd(0.1), BATCHING)
-    roles = eqf.roles(ADAPTED, shared=adapters)
-    model = moved(ADAPTED)
-    kwargs: Any = {"num_rounds": 2, "key": KEY, "roles": roles}
-    straight = eqf.train(algorithm, model, loader(), **kwargs)
-    expected = merge(straight.model)
-    mesh = jax.make_mesh((2,), ("clients",))
-    data = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING, mesh=mesh)
-    others = {
-        "blocks": dict(executor=eqf.Executor(block_size=2)),
-        "ordered": dict(executor=eqf.Executor(ordered=True)),
-        "one call": dict(rounds_per_call=2),
-        "two devices": dict(),
-    }
-    for name, how in others.items():
-        of = data if name == "two devices" else loader()
-        got = merge(eqf.train(algorithm, model, of, **kwargs, **how).model)
-        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-            if eqx.is_array(x):
-                np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=name)
-    # After a resume, to the bit.
-    saves = eqf.Checkpointer(tmp_path)
-    eqf.train(
-        algorithm, model, loader(), checkpointer=saves, **{**kwargs, "num_rounds": 1}
-    )
-    resumed = eqf.train(algorithm, model, loader(), checkpointer=saves, **kwargs)
-    for x, y in zip(
-        jax.tree.leaves(resumed.state), jax.tree.leaves(straight.state), strict=True
-    ):
-        if eqx.is_array(x):
-            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("make", METHODS)

@@ -13,7 +13,7 @@ from .._check import check_count, check_number, checked
 from .._roles import selected
 from .._tree import wide_dtype
 from .._types import Model
-from .._words import shown
+from .._words import first_line, shown
 from ._lora_layer import Base, fresh_a, is_embedding, is_lora, layers_of, LoRA
 
 
@@ -52,8 +52,8 @@ def lora(
 
     **Raises:**
 
-    `ValueError` if no layer is chosen, or one is too small for the rank, or has a
-    change already.
+    `ValueError` if there is no layer, or none is chosen, or one is too small for the
+    rank, or has a change already; or if `by` cannot be called.
 
     !!! example
 
@@ -142,6 +142,11 @@ def _chosen(
     model: Model, layers: list[tuple[str, Any]], where: Any, by: Any
 ) -> dict[str, Any]:
     """The layers that are to be adapted, by their paths."""
+    if not layers:
+        raise ValueError(
+            "`model` has no `equinox.nn.Linear` or `equinox.nn.Embedding` to adapt, "
+            f"got {shown(model)}."
+        )
     if where is not None and by is not None:
         raise ValueError(
             "`where` and `by` both say which layers are adapted. Give one of them."
@@ -151,18 +156,29 @@ def _chosen(
         ends = (".weight", ".base.weight")
         chosen = [(p, x) for p, x in layers if named & {p + end for end in ends}]
     elif by is not None:
-        chosen = [(path, x) for path, x in layers if by(path, x)]
+        chosen = [(path, x) for path, x in layers if _says(by, path, x)]
     else:
         chosen = [(p, x) for p, x in layers if isinstance(x, LoRA | eqx.nn.Linear)]
     if not chosen:
         name, got = ("by", by) if by is not None else ("where", where)
-        known = ", ".join(f"`{path}`" for path, _ in layers[:4]) or "none"
+        known = ", ".join(f"`{path}`" for path, _ in layers[:4])
         raise ValueError(
             f"`{name}` chooses no `equinox.nn.Linear` or `equinox.nn.Embedding` of the "
             f"model, got {shown(got)}. The model has {len(layers)}: {known}"
             f"{', ...' if len(layers) > 4 else ''}."
         )
     return dict(chosen)
+
+
+def _says(by: Callable[[str, Base], bool], path: str, layer: Any) -> bool:
+    try:
+        return by(path, layer)
+    except Exception as error:
+        raise ValueError(
+            f"`by` could not be asked of `{path or 'the model'}`: "
+            f"{type(error).__name__}: {first_line(error)}. Give a function of a "
+            'layer\'s path and the layer: `lambda path, layer: "head" in path`.'
+        ) from error
 
 
 def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> LoRA:

@@ -12,10 +12,11 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._setup import Make, Setup, setup
+from .._roles import Roles
+from ._setup import LawModel, Make, Setup, setup
 
 
-Law = Callable[[Make], None]
+Law = Callable[..., None]  # of `make`, and of a model and its roles
 TOLERANCE = 1e-5
 
 
@@ -29,8 +30,10 @@ def law(check: Callable[[Setup], None]) -> Law:
     claim, advice = (" ".join(text.split()) for text in (claim, advice))
 
     @functools.wraps(check)
-    def wrapper(make: Make) -> None:
-        here = setup(make)
+    def wrapper(
+        make: Make, *, model: LawModel | None = None, roles: Roles | None = None
+    ) -> None:
+        here = setup(make, model, roles)
         _ = here.expected  # A `make` that is of no use breaks no law.
         try:
             check(here)

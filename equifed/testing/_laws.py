@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 from .._check import checked
+from .._roles import Roles
 from ._claim import Law
 from ._counting import (
     absent_messages,
@@ -39,7 +40,7 @@ from ._running import (
     streamed,
     sweep,
 )
-from ._setup import Make, shared
+from ._setup import LawModel, Make, shared
 
 
 # Those first that can do with one program.
@@ -70,8 +71,17 @@ LAWS: dict[str, Law] = {
 """Every law, by its name."""
 
 
-@checked(make="Give `make(loss, batching)`, which builds the algorithm.")
-def check_laws(make: Make, *, skip: Sequence[str] = ()) -> dict[str, float]:
+@checked(
+    make="Give `make(loss, batching)`, which builds the algorithm.",
+    model="Give one that is called with three numbers and predicts one.",
+)
+def check_laws(
+    make: Make,
+    *,
+    skip: Sequence[str] = (),
+    model: LawModel | None = None,
+    roles: Roles | None = None,
+) -> dict[str, float]:
     """Puts an algorithm through every law, and prints how long that took.
 
     The cohorts' `info` is a dictionary with `staleness`, which of half of the messages
@@ -82,6 +92,10 @@ def check_laws(make: Make, *, skip: Sequence[str] = ()) -> dict[str, float]:
     - `make`: `make(loss, batching)` builds the algorithm.
     - `skip`: the names of laws that it need not obey: one that takes signs or rounds
         has no useful derivative, and skips `"differentiable"`.
+    - `model`: of a method that asks for layers of some kind, a small model that has
+        them, called with three numbers to predict one. By default it is
+        [`equifed.testing.Linear`][], whose bias has the role that the method needs.
+    - `roles`: the model's, where not all of it is shared.
 
     **Returns:**
 
@@ -97,8 +111,10 @@ def check_laws(make: Make, *, skip: Sequence[str] = ()) -> dict[str, float]:
     for name in skip:
         if name not in LAWS:
             raise ValueError(f"There is no law {name!r}; these are: {', '.join(LAWS)}.")
+    if roles is not None and model is None:
+        raise ValueError("`roles` are those of `model`. Give the model too.")
     seconds: dict[str, float] = {}
-    with shared(make):
+    with shared(make, model, roles):
         for name, law in LAWS.items():
             if name not in skip:
                 start = time.process_time()

@@ -91,6 +91,9 @@ class Linear(eqx.Module):
         self.weight = jnp.linspace(-0.5, 0.5, num_features)
         self.bias = floating(0.1)
 
+    def __call__(self, x: Float[Array, " features"]) -> Float[Array, ""]:
+        return self.weight @ x + self.bias
+
 
 def noisy_loss(
     model: Linear, example: dict[str, Array], key: PRNGKeyArray

@@ -126,7 +126,8 @@ def differentiable(here: Setup) -> None:
     def look(result: Result) -> Array:
         """One number in which all of the new model is seen."""
         state, metrics = result
-        params = jtu.tree_leaves(state.params)
+        models = here.algorithm.models(state) or state.params
+        params = jtu.tree_leaves(eqx.filter(models, eqx.is_inexact_array))
         weights = [
             jnp.linspace(0.5, 1.5, x.size, dtype=x.dtype).reshape(x.shape)
             for x in params

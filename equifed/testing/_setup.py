@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
 from .._check import check_kind
 from .._cohort import Cohort, NO_CLIENT
 from .._executor import Executor
+from .._roles import Roles
 from .._round import State
 from .._round.step import round_step
 from .._types import Loss
@@ -34,6 +35,7 @@ from ._problems import law_roles, Linear
 
 
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
+LawModel = Callable[[Float[Array, " 3"]], Float[Array, ""]]
 Change = Callable[[Cohort], Cohort]
 Result = tuple[State, dict[str, Any]]
 
@@ -43,25 +45,24 @@ KEY = 1
 
 
 def quiet_loss(
-    model: Linear, example: dict[str, Array], key: PRNGKeyArray
+    model: LawModel, example: dict[str, Array], key: PRNGKeyArray
 ) -> tuple[Array, dict[str, Array]]:
     """A squared error, and the target as a metric whose mean is known."""
     del key
-    return _loss(model, example, jnp.zeros_like(model.bias))
+    return _loss(model, example, 0.0)
 
 
 def plain_loss(
-    model: Linear, example: dict[str, Array], key: PRNGKeyArray
+    model: LawModel, example: dict[str, Array], key: PRNGKeyArray
 ) -> tuple[Array, dict[str, Array]]:
     """The same with noise from the key, as much as the example says."""
-    noise = jr.normal(key, (), model.bias.dtype)
+    noise = jr.normal(key)
     return _loss(model, example, example["noise"].astype(noise.dtype) * noise)
 
 
-def _loss(model: Linear, example: dict[str, Array], noise: Array):
-    dtype = model.bias.dtype
-    prediction = model.weight @ example["x"].astype(dtype) + model.bias
-    error = prediction + noise - example["y"].astype(dtype)
+def _loss(model: LawModel, example: dict[str, Array], noise: Array | float):
+    dtype = jnp.result_type(float)
+    error = model(example["x"].astype(dtype)) + noise - example["y"].astype(dtype)
     return error**2 / 2, {"y": example["y"]}
 
 
@@ -102,7 +103,9 @@ class Setup:
     spoiled: tuple[Result, Counter[int]] | None
     """What one law has had computed for another: see `ledger`."""
 
-    def __init__(self, make: Make):
+    def __init__(
+        self, make: Make, model: LawModel | None = None, roles: Roles | None = None
+    ):
         self.make = make
         self.traces, self.visits, self.spoiled = [], [], None
         self._count, self._listens = 0, False
@@ -111,7 +114,7 @@ class Setup:
             if self._listens:
                 self.visits.append((np.asarray(key).tobytes(), int(np.asarray(number))))
 
-        def loss(model: Linear, example: dict[str, Array], key: PRNGKeyArray):
+        def loss(model: LawModel, example: dict[str, Array], key: PRNGKeyArray):
             self._count += 1
             jax.debug.callback(visit, jr.key_data(key), example["id"])
             return plain_loss(model, example, key)
@@ -119,11 +122,10 @@ class Setup:
         self._loss = loss
         self.algorithm = self.build(loss)
         self.loader = law_loader(self.algorithm.batching)
+        if model is None:
+            model, roles = Linear(), law_roles(self.algorithm.needs)
         self.state = self.algorithm.init(
-            Linear(),
-            num_clients=len(SIZES),
-            key=jr.key(KEY),
-            roles=law_roles(self.algorithm.needs),
+            model, num_clients=len(SIZES), key=jr.key(KEY), roles=roles
         )
 
     def build(
@@ -262,7 +264,9 @@ def _quick_options() -> dict[str, bool | int] | None:
 _shared: list[Setup] = []
 
 
-def setup(make: Make) -> Setup:
+def setup(
+    make: Make, model: LawModel | None = None, roles: Roles | None = None
+) -> Setup:
     """What the laws share where they are tried together, or else anew."""
     if _shared and _shared[0].make is make:
         return _shared[0]
@@ -275,13 +279,15 @@ def setup(make: Make) -> Setup:
         ) from None
     except ValueError:
         pass  # It does not tell its signature.
-    return Setup(make)
+    return Setup(make, model, roles)
 
 
 @contextlib.contextmanager
-def shared(make: Make) -> Iterator[None]:
-    """Inside, all laws of `make` share what they have had computed."""
-    _shared[:] = [setup(make)]
+def shared(
+    make: Make, model: LawModel | None = None, roles: Roles | None = None
+) -> Iterator[None]:
+    """Inside, all laws of `make` share what they have had computed, of that model."""
+    _shared[:] = [setup(make, model, roles)]
     try:
         yield
     finally:

@@ -86,6 +86,11 @@ TABLE = {
             ValueError,
             "`by` chooses no `equinox.nn.Linear`",
         ),
+        "a function of the path alone": (
+            lambda: lora(by=lambda path: True),
+            ValueError,
+            ("`by` could not be asked of `.layers[0]`: TypeError:", "layer's path"),
+        ),
         "both": (
             lambda: lora(where=lambda m: m, by=lambda path, layer: True),
             ValueError,
@@ -99,7 +104,7 @@ TABLE = {
         "a model without layers": (
             lambda: lora(model={"weight": jnp.ones((3, 3))}),
             ValueError,
-            "The model has 0: none",
+            "`model` has no `equinox.nn.Linear` or `equinox.nn.Embedding` to adapt",
         ),
         "layers that are adapted already": (
             lambda: lora(model=ADAPTED),

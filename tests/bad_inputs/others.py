@@ -597,6 +597,16 @@ TABLE = {
             EITHER,
             "`skip`",
         ),
+        "a model that is not called": (
+            lambda: testing.check_laws(average, model=3),
+            TypeError,
+            "`model`",
+        ),
+        "roles of no model": (
+            lambda: testing.check_laws(average, roles=eqf.roles(MODEL)),
+            ValueError,
+            "`roles` are those of `model`",
+        ),
     },
 }
 
