@@ -82,6 +82,7 @@ from ._algorithm import (
     FlexLoRA as FlexLoRA,
     FLoRA as FLoRA,
     FLTrust as FLTrust,
+    HetLoRA as HetLoRA,
     HingeStaleness as HingeStaleness,
     HypCluster as HypCluster,
     IFCA as IFCA,

@@ -280,5 +280,8 @@ OF_ADAPTERS = {
     "FedExLoRA": lambda loss, batching: eqf.FedExLoRA(loss, SGD, batching),
     "FLoRA": lambda loss, batching: eqf.FLoRA(loss, SGD, batching),
     "FlexLoRA": lambda loss, batching: eqf.FlexLoRA(loss, SGD, batching),
+    "HetLoRA": lambda loss, batching: eqf.HetLoRA(
+        loss, SGD, batching, lam=0.5, gamma=0.5
+    ),
     "RoLoRA": lambda loss, batching: eqf.RoLoRA(loss, SGD, batching),
 }

@@ -300,10 +300,10 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
             *("Asynchronous", "Diagnose", "Oort"),
         )
     ]
-    assert len(algorithms) == 62
+    assert len(algorithms) == 63
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
-    of_adapters = {"FedExLoRA", "FLoRA", "FlexLoRA", "RoLoRA"}
+    of_adapters = {"FedExLoRA", "FLoRA", "FlexLoRA", "HetLoRA", "RoLoRA"}
     others = {"FedEP", "FedExP", "FedProto", "FLTrust", "LocalOnly"}
     assert none == others | of_adapters
     server = ("server_optim", "server_learning_rate")

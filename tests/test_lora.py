@@ -237,7 +237,12 @@ def test_bits_of_a_round():
         assert int(metrics["bits_down"]) == 32 * sizes[name] * 3
 
 
-METHODS = [eqf.FedExLoRA, eqf.FLoRA, eqf.FlexLoRA, eqf.RoLoRA]
+def pruning(loss, optim, batching):
+    return eqf.HetLoRA(loss, optim, batching, lam=1.0, gamma=0.5)
+
+
+pruning.__name__ = "HetLoRA"
+METHODS = [eqf.FedExLoRA, eqf.FLoRA, eqf.FlexLoRA, pruning, eqf.RoLoRA]
 
 
 @pytest.mark.parametrize("make", METHODS)

@@ -68,6 +68,7 @@ from .fedvarp import FedVARP as FedVARP
 from .flexlora import FlexLoRA as FlexLoRA
 from .flora import FLoRA as FLoRA
 from .fltrust import FLTrust as FLTrust
+from .hetlora import HetLoRA as HetLoRA
 from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
 from .lg_fedavg import LGFedAvg as LGFedAvg

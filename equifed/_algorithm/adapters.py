@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._client import AbstractWrapper, LocalSGD
@@ -117,7 +117,7 @@ class OfAdapters(AbstractWrapper):
         if self.fresh:
             draw_key, key = jr.split(key)
             params = _fresh(params, draw_key)
-        params = _of_rank(params, data)
+        params = of_rank(params, data)
         if broadcast.shared:
             rest = moved(rest, broadcast.shared)
         sent = Broadcast(params, rest)
@@ -143,30 +143,41 @@ def check_no_ranks(name: str, info: PyTree) -> None:
     if isinstance(info, dict) and "rank" in info:
         raise ValueError(
             f"`{name}` has one rank for all clients, and the cohort's `info` has a "
-            "'rank' of each. Leave it out, or take `FLoRA` or `FlexLoRA`."
+            "'rank' of each. Leave it out, or take `FLoRA`, `FlexLoRA` or `HetLoRA`."
         )
 
 
-def _of_rank(params: Params, data: ClientData) -> Params:
-    if not isinstance(data.info, dict) or "rank" not in data.info:
+def of_rank(params: Params, data: ClientData) -> Params:
+    rank = told_rank(data)
+    if rank is None:
         return params
+    return with_pairs(params, (cut(layer, rank) for layer in layers_of(params)))
+
+
+def told_rank(data: ClientData) -> Int[Array, ""] | None:
+    """The rank that the loader gives a client, if it gives it one."""
+    if not isinstance(data.info, dict) or "rank" not in data.info:
+        return None
     rank = data.info["rank"]
     if rank.ndim > 0 or not jnp.issubdtype(rank.dtype, jnp.integer):
         raise ValueError(
             "`info['rank']` must be a whole number for each client, got "
             f"{rank.dtype}{list(rank.shape)}."
         )
+    return rank
 
-    def cut(layer: LoRA) -> tuple[Array, Array]:
-        # A rank that there is not makes a message that is not finite, and is counted.
-        known = (rank >= 1) & (rank <= layer.rank)
-        keeps = jnp.arange(layer.rank) < rank
-        a = jnp.where(keeps[:, None], layer.a, jnp.zeros_like(layer.a))
-        a = jnp.where(known, a, jnp.full_like(a, jnp.nan))
-        b = jnp.where(keeps[None], layer.b, jnp.zeros_like(layer.b))
-        return a, b
 
-    return with_pairs(params, map(cut, layers_of(params)))
+def cut(layer: LoRA, rank: Int[Array, "..."]) -> tuple[Array, Array]:
+    """A and B of a smaller rank, with 0 in place of the rest: each of stacked layers of
+    its own, or all of one."""
+    rank = jnp.broadcast_to(rank, layer.a.shape[:-2])[..., None]
+    keeps = jnp.arange(layer.rank) < rank
+    # A rank that there is not makes a message that is not finite, and is counted.
+    known = ((rank >= 1) & (rank <= layer.rank))[..., None]
+    a = jnp.where(keeps[..., None], layer.a, jnp.zeros_like(layer.a))
+    a = jnp.where(known, a, jnp.full_like(a, jnp.nan))
+    b = jnp.where(keeps[..., None, :], layer.b, jnp.zeros_like(layer.b))
+    return a, b
 
 
 class _AbstractOfProducts(_AbstractOfClient):

@@ -19,21 +19,29 @@ def lora(**kwargs):
 ADAPTED = lora()
 
 
-def method(kind):
+def method(kind, **more):
     def begun(model, **kinds):
         roles = eqf.roles(model, **kinds) if kinds else None
-        algorithm = kind(LOSS, SGD, BATCHING)
+        algorithm = kind(LOSS, SGD, BATCHING, **more)
         return lambda: algorithm.init(model, num_clients=4, roles=roles)
 
     name = kind.__name__
     return {
         "a number for the loss": (
-            lambda: kind(1.0, SGD, BATCHING),
+            lambda: kind(1.0, SGD, BATCHING, **more),
             TypeError,
             "`loss`",
         ),
-        "a rate": (lambda: kind(LOSS, 0.1, BATCHING), TypeError, "`client_optim`"),
-        "a number of epochs": (lambda: kind(LOSS, SGD, 2), TypeError, "`batching`"),
+        "a rate": (
+            lambda: kind(LOSS, 0.1, BATCHING, **more),
+            TypeError,
+            "`client_optim`",
+        ),
+        "a number of epochs": (
+            lambda: kind(LOSS, SGD, 2, **more),
+            TypeError,
+            "`batching`",
+        ),
         "a model without adapters": (
             begun(MODEL),
             ValueError,
@@ -131,5 +139,23 @@ TABLE = {
     "FedExLoRA": method(eqf.FedExLoRA),
     "FLoRA": method(eqf.FLoRA),
     "FlexLoRA": method(eqf.FlexLoRA),
+    "HetLoRA": {
+        **method(eqf.HetLoRA, lam=0.1, gamma=0.9),
+        "a pull upwards": (
+            lambda: eqf.HetLoRA(LOSS, SGD, BATCHING, lam=-1.0, gamma=0.9),
+            ValueError,
+            "`lam` must be at least 0",
+        ),
+        "no rank that is left": (
+            lambda: eqf.HetLoRA(LOSS, SGD, BATCHING, lam=0.1, gamma=0.0),
+            ValueError,
+            "`gamma` must be more than 0",
+        ),
+        "more ranks than there were": (
+            lambda: eqf.HetLoRA(LOSS, SGD, BATCHING, lam=0.1, gamma=1.5),
+            ValueError,
+            "`gamma` must be at most 1",
+        ),
+    },
     "RoLoRA": method(eqf.RoLoRA),
 }

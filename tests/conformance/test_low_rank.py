@@ -209,6 +209,87 @@ def test_flexlora(ranks):
     close(model.base.weight, w)
 
 
+GAMMA = 0.5
+
+
+def pruning(lam):
+    def make(loss, optim, batching):
+        return eqf.HetLoRA(loss, optim, batching, lam=lam, gamma=GAMMA)
+
+    return make
+
+
+def plain_hetlora(loss, optim, batching):
+    return eqf.HetLoRA(loss, optim, batching, lam=0.0, gamma=1.0)
+
+
+def uniform(loss, optim, batching):
+    return eqf.FedAvg(loss, optim, batching, aggregator=eqf.UniformMean())
+
+
+def pulled(w, bias, a, b, i, last, lam):
+    """A client's steps, with the gradient of lam |B_last| |A_last| by hand."""
+    a, b = a.copy(), b.copy()
+    for _ in range(STEPS):
+        error = X[i] @ (w + SCALE * b @ a).T + bias - Y[i]
+        g = error.T @ X[i] / SIZES[i]
+        step_a, step_b = SCALE * b.T @ g, SCALE * g @ a.T
+        of_a, of_b = np.linalg.norm(a[last:]), np.linalg.norm(b[:, last:])
+        if last < len(a):
+            step_a[last:] += lam * of_b * a[last:] / of_a
+            step_b[:, last:] += lam * of_a * b[:, last:] / of_b
+        a, b = a - RATE * step_a, b - RATE * step_b
+    return a, b
+
+
+# Some clients prune, and others do not.
+@pytest.mark.parametrize(("told", "lam"), [(None, 0.1), (np.array([2, 1, 2]), 0.5)])
+def test_hetlora(told, lam):
+    w, bias, a, b = parts(begun())
+    kept = [RANK for _ in ALL]
+    for _ in range(ROUNDS):
+        sent = []
+        for i in ALL:
+            r = kept[i] if told is None else min(kept[i], told[i])
+            last = max(1, int(GAMMA * r))
+            x, y = pulled(w, bias, a[:r], b[:, :r], i, last, lam)
+
+            def size(x, y, last=last):
+                return np.linalg.norm(x[last:]) * np.linalg.norm(y[:, last:])
+
+            if size(x, y) < size(a[:r], b[:, :r]):
+                r = kept[i] = last
+                x, y = x[:r], y[:, :r]
+            padded = np.zeros_like(a), np.zeros_like(b)
+            padded[0][:r], padded[1][:, :r] = x, y
+            sent.append((r, *padded))
+        z = np.array([np.linalg.norm(y @ x) for _, x, y in sent])
+        z /= z.sum()
+        a = sum(v * x for v, (_, x, _) in zip(z, sent, strict=True))
+        b = sum(v * y for v, (_, _, y) in zip(z, sent, strict=True))
+    model, metrics, state = trained(pruning(lam), ranks=told)
+    close(model.a, a)
+    close(model.b, b)
+    close(model.base.weight, w)
+    np.testing.assert_array_equal(state.clients[0], kept)
+    assert set(kept) == {1, 2}
+    numbers = sum(r for r, _, _ in sent) * (INPUTS + OUTPUTS) + len(SIZES)
+    assert int(metrics["bits_up"]) == 32 * numbers
+
+
+def test_ranks_of_hetlora():
+    """Rounded down, one at least; where nothing is learnt, nothing is moved."""
+    make = pruning(0.5)
+    last = make(loss, optax.sgd(RATE), eqf.data.Epochs(1, batch_size=1)).client.last
+    for gamma, rank, left in ((0.99, 50, 49), (0.7, 10, 7), (0.5, 1, 1), (1.0, 3, 3)):
+        less = eqx.tree_at(lambda x: x.gamma, last, jnp.float32(gamma))
+        assert int(less.smaller(jnp.int32(rank))) == left
+    still = eqx.tree_at(lambda m: (m.a, m.b), begun(), replace_fn=jnp.zeros_like)
+    model, _, state = trained(make, model=still)
+    np.testing.assert_array_equal(model.a, 0)
+    np.testing.assert_array_equal(state.clients[0], RANK)
+
+
 def test_where_the_product_of_means_is_not_the_mean_of_products():
     """In closed form for two clients of equal weight, and which methods are exact."""
     w, bias, a, b = parts(begun())
@@ -225,18 +306,36 @@ def test_where_the_product_of_means_is_not_the_mean_of_products():
     exact = mean([w + SCALE * y @ x for x, y in pairs])
     one = [local(w, bias, a, b, i, moves="b") for i in ALL]
     exact_of_one = mean([w + SCALE * y @ x for x, y in one])
-    gap = sum(
-        p * (y - mean([q[1] for q in pairs])) @ (x - mean([q[0] for q in pairs]))
-        for p, (x, y) in zip(PART, pairs, strict=True)
-    )
+
+    def missing(parts):
+        mean_x, mean_y = (
+            sum(p * q[j] for p, q in zip(parts, pairs, strict=True)) for j in (0, 1)
+        )
+        return sum(
+            p * (y - mean_y) @ (x - mean_x)
+            for p, (x, y) in zip(parts, pairs, strict=True)
+        )
+
+    gap = missing(PART)
     assert np.abs(gap).max() > 1e-3
     close(weight(eqf.FedAvg), exact - SCALE * gap)
+    # HetLoRA's weights are others, and what a product of means misses is there too.
+    z = np.array([np.linalg.norm(y @ x) for x, y in pairs])
+    z /= z.sum()
+    products = sum(p * y @ x for p, (x, y) in zip(z, pairs, strict=True))
+    close(weight(plain_hetlora), w + SCALE * (products - missing(z)))
     close(weight(eqf.FedExLoRA), exact)
+    left, values, right = np.linalg.svd((exact - w) / SCALE)
+    lost = SCALE * values[RANK] * np.outer(left[:, RANK], right[RANK])
+    assert np.abs(lost).max() > 1e-3
+    close(weight(eqf.FlexLoRA), exact - lost)
     close(weight(eqf.FedAvg, lora_b), exact_of_one)
     close(weight(eqf.RoLoRA), exact_of_one)
 
 
-@pytest.mark.parametrize("make", [eqf.FedExLoRA, eqf.FLoRA, eqf.FlexLoRA, eqf.RoLoRA])
+@pytest.mark.parametrize(
+    "make", [eqf.FedExLoRA, eqf.FLoRA, eqf.FlexLoRA, eqf.RoLoRA, plain_hetlora]
+)
 def test_a_bias_that_is_trained_beside_them_is_averaged(make):
     def where(model):
         return *adapters(model), model.base.bias
@@ -246,7 +345,8 @@ def test_a_bias_that_is_trained_beside_them_is_averaged(make):
     assert np.abs(parts(model)[1] - parts(begun())[1]).max() > 1e-3
     # FedAvg of the bias alone, where no adapter can move.
     frozen = eqx.tree_at(lambda m: (m.a, m.b), begun(), replace_fn=jnp.zeros_like)
-    alone, _, _ = trained(eqf.FedAvg, lambda m: m.base.bias, rounds=1, model=frozen)
+    alike = uniform if make is plain_hetlora else eqf.FedAvg
+    alone, _, _ = trained(alike, lambda m: m.base.bias, rounds=1, model=frozen)
     still, _, _ = trained(make, where, rounds=1, model=frozen)
     if make is not eqf.FLoRA:  # whose A is random
         close(still.base.bias, alone.base.bias)
