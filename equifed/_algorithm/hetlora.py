@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -139,7 +140,7 @@ def _cut(params: Params, ranks: Ranks) -> Params:
 def _bits(message: Message, ranks: Ranks) -> Bits:
     """Of a message whose adapters have these ranks."""
     others = eqx.tree_at(adapters, message.payload, replace_fn=lambda _: None)
-    total = Bits(payload_bits((others, message.weight)))
+    total: Any = Bits(payload_bits((others, message.weight)))
     for layer, rank in zip(layers_of(message.payload), ranks, strict=True):
         one = payload_bits((layer.a, layer.b)) // (layer.rank * rank.size)
         total = total.merge(Bits(one * jnp.sum(rank)))
