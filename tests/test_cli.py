@@ -55,6 +55,8 @@ def required(cls):
 def test_every_algorithm_parses(name):
     cls = recipes.algorithm(name)
     words = [*SHORT, "--algorithm", name, *required(cls)]
+    if issubclass(cls, eqf.AbstractAsynchronous):
+        words += ["--clock", "asynchronous", "--clock.buffer-size", "2"]
     settings, output = settings_of(words)
     assert output is None
     assert settings.algorithm == name

@@ -82,6 +82,7 @@ CLASSES = [
     cls
     for cls in map(recipes.algorithm, recipes.algorithms())
     if cls is not eqf.FLTrust  # whose server reads the root client's change as well
+    if not issubclass(cls, eqf.AbstractAsynchronous)  # whose cohorts say more
     if "server_optim" in inspect.signature(cls).parameters
 ]
 ALGORITHMS = {cls.__name__: made(cls) for cls in CLASSES}

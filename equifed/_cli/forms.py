@@ -18,8 +18,9 @@ from ..recipes._compression import Compression
 from ..recipes._helps import helps
 from ..recipes._names import check_name
 from ..recipes._optimizers import Decay, Optimizer, OPTIMIZERS
-from . import attacking
+from . import attacking, clocking
 from .attacking import Attack
+from .clocking import Clock
 from .settings import NAMED, Settings
 
 
@@ -30,17 +31,19 @@ _KINDS: dict[Any, Mapping[str, Any]] = {
     Optimizer: OPTIMIZERS,
     Aggregator: _aggregators.KINDS,
     Attack: attacking.ATTACKS,
+    Clock: clocking.CLOCKS,
     Compression: _compression.KINDS,
 }
 _NUMBERS: dict[Any, Callable[[str], dict[str, Number]]] = {
     Aggregator: _aggregators.all_numbers_of,
     Attack: attacking.numbers_of,
+    Clock: clocking.numbers_of,
     Compression: _compression.all_numbers_of,
 }
 
 
 def named_argument(name: str) -> Argument:
-    """An attack, or a compression, as an argument that need not be given."""
+    """An attack, a clock or a compression, as an argument that need not be given."""
     return Argument(
         name=name, kind=NAMED[name], default=None, help=helps(Settings)[name]
     )

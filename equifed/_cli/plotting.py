@@ -7,11 +7,11 @@ from .. import plot
 from .folder import load, Seed
 
 
-Along = Literal["round", "bytes"]
+Along = Literal["round", "seconds", "hours", "bytes"]
 
 
 def plot_runs(args: list[str]) -> int:
-    """Draws a metric of runs over their rounds, or over what was sent in them."""
+    """Draws a metric of runs over their rounds, over time, or over what was sent."""
     import tyro
 
     def arguments(
@@ -21,7 +21,10 @@ def plot_runs(args: list[str]) -> int:
         metric: Annotated[str, tyro.conf.arg(help="what is drawn.")] = "test/accuracy",
         x: Annotated[
             Along,
-            tyro.conf.arg(help="along which it is drawn: bytes are those sent so far."),
+            tyro.conf.arg(
+                help="along which it is drawn: bytes are those sent so far, and the "
+                "time is that of a clock."
+            ),
         ] = "round",
         output: Annotated[
             pathlib.Path, tyro.conf.arg(help="the figure; its ending says its kind.")

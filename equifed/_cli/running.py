@@ -138,7 +138,12 @@ def _made(settings: Settings) -> Made:
             for name, dataset in evaluation.items()
             if training.isdisjoint(dataset.client_ids)
         }
-    loader = Loader(data, sampler, settings.batching.build())
+    batching = settings.batching.build()
+    loader = Loader(data, sampler, batching)
+    if settings.clock is not None:
+        known = {"roles": roles, "seed": settings.seed}
+        clock = settings.clock.build(algorithm, model, loader, **known)
+        loader = Loader(data, sampler, batching, clock=clock)
     return Made(algorithm, model, roles, loader, evaluation, users, plan, tune)
 
 

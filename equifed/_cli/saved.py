@@ -32,6 +32,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "rounds": recipe.rounds,
         "max_examples": recipe.max_examples,
         "attack": None,
+        "clock": None,
         "attackers": None,
         "root_examples": None,
         "fine_tune": None,

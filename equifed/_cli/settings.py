@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .._algorithm import AbstractAlgorithm, AbstractClusters
+from .._algorithm import AbstractAlgorithm, AbstractAsynchronous, AbstractClusters
 from .._check import check_count, check_seed
 from .._evaluate import FineTune
 from .._roles import Role, Roles
@@ -17,10 +17,16 @@ from ..recipes._compression import check_compressed
 from ..recipes._recipe import check_one_aggregator
 from ..recipes._roles import roles_of
 from .attacking import Attack
+from .clocking import Clock, no_clock
 
 
 # What has a kind and is not the algorithm's.
-NAMED = {"attack": Attack, "compress": Compression, "compress_down": Compression}
+NAMED = {
+    "attack": Attack,
+    "clock": Clock,
+    "compress": Compression,
+    "compress_down": Compression,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,7 @@ class Settings:
     - `tensorboard`: whether to log for TensorBoard, beside the lines of JSON.
     - `wandb`: the project at Weights & Biases to log to, if any.
     - `attack`: what the attackers do.
+    - `clock`: how long rounds take; if not given, they take no time.
     - `compress`: how what clients send is compressed; it is not, if not given.
     - `compress_down`: how what they are sent is compressed, likewise.
     - `privacy`: what is promised to the clients, if anything is; a recipe's.
@@ -74,6 +81,7 @@ class Settings:
     seed: int = 0
     seeds: int = 1
     attack: Attack | None = None
+    clock: Clock | None = None
     attackers: int | None = None
     root_examples: int | None = None
     fine_tune: int | None = None
@@ -110,6 +118,10 @@ class Settings:
                     f"{self.algorithm!r} trains several. Leave it out."
                 )
         self._check_server_and_attackers()
+        if self.clock is not None:
+            self.clock.check_fits(self.algorithm, num_chosen=self.power_of_choice)
+        elif issubclass(algorithm(self.algorithm), AbstractAsynchronous):
+            raise ValueError(no_clock(self.algorithm))
         check_seed(self.seed)
         if self.seeds > 1:
             self._check_one_program()
@@ -217,6 +229,7 @@ class Settings:
             "numbers": numbers,
             "batching": dataclasses.asdict(self.batching),
             "attack": self.attack and self.attack.as_json(),
+            "clock": self.clock and self.clock.as_json(),
             "compress": self.compress and self.compress.as_json(),
             "compress_down": self.compress_down and self.compress_down.as_json(),
             "privacy": self.privacy and dataclasses.asdict(self.privacy),

@@ -9,12 +9,7 @@ from typing import Any, get_args
 from jaxtyping import Array, Int
 
 from .. import _algorithm
-from .._algorithm import (
-    AbstractAlgorithm,
-    AbstractAsynchronous,
-    OverRounds,
-    PowerOfChoice,
-)
+from .._algorithm import AbstractAlgorithm, OverRounds, PowerOfChoice
 from .._client import AbstractCorrection, Proximal
 from ..posterior import AbstractPosteriorSampler, IASG
 from ._aggregators import Aggregator
@@ -26,13 +21,10 @@ from ._task import Task
 
 
 def _all() -> dict[str, type[AbstractAlgorithm]]:
-    """Every one that is made of a loss: the others are wrappers of another one. (The
-    asynchronous ones want cohorts that say who is stale, which no recipe makes.)"""
+    """Every one that is made of a loss: the others are wrappers of another one."""
     out = {}
     for name, cls in sorted(vars(_algorithm).items()):
         if not inspect.isclass(cls) or not issubclass(cls, AbstractAlgorithm):
-            continue
-        if issubclass(cls, AbstractAsynchronous):
             continue
         if "loss" in inspect.signature(cls).parameters:
             out[name.lower()] = cls

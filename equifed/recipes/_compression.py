@@ -11,7 +11,12 @@ import equinox as eqx
 
 from .. import compress
 from .._aggregator import AbstractAggregator
-from .._algorithm import AbstractAlgorithm, AbstractOnePass, CompressDown
+from .._algorithm import (
+    AbstractAlgorithm,
+    AbstractAsynchronous,
+    AbstractOnePass,
+    CompressDown,
+)
 from .._check import check_choice, check_kind
 from ..compress import AbstractCompressor, AbstractLeafwise, CountSketch
 from ._aggregators import Number, numbers_of_class
@@ -214,6 +219,9 @@ def compressed(
 
 
 def _compressed_up(algorithm: AbstractAlgorithm, up: Compression) -> AbstractAlgorithm:
+    if isinstance(algorithm, AbstractAsynchronous):
+        inside = _compressed_up(algorithm.algorithm, up)
+        return eqx.tree_at(lambda a: a.algorithm, algorithm, inside)
     if up.remembers:
         if not isinstance(algorithm, AbstractOnePass):
             what = up.feedback or up.kind

@@ -39,12 +39,12 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
 
 
 def _those(names: list[str], room: int = 420) -> str:
-    """All of the names; the families alone where there are very many."""
+    """All of the names; of very many the families alone, or the first ones."""
     text = ", ".join(names)
-    families = dict.fromkeys(name.partition("-")[0] for name in names)
-    if len(text) <= room or len(families) == len(names):
+    if len(text) <= room:
         return text
-    return (
-        ", ".join(f"{family}-..." for family in families)
-        + f" ({len(names)} in all: see `equifed list`)"
-    )
+    families = dict.fromkeys(name.partition("-")[0] for name in names)
+    some = [f"{family}-..." for family in families]
+    if len(families) == len(names):
+        some = [*text[:room].split(", ")[:-1], "..."]
+    return f"{', '.join(some)} ({len(names)} in all: see `equifed list`)"

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .._algorithm import AbstractAlgorithm
+from .._algorithm import AbstractAlgorithm, AbstractAsynchronous
 from .._check import check_choice, check_count, check_kind, check_number, checked
 from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
 from ..privacy import PrivacyPlan
@@ -117,6 +117,12 @@ class Recipe:
                 f"`{self.algorithm.__name__}` needs a client that holds the server's "
                 "examples, which a recipe does not make. Run it by `equifed run "
                 f"--algorithm {self.algorithm_name}`."
+            )
+        if issubclass(self.algorithm, AbstractAsynchronous):
+            raise ValueError(
+                f"`{self.algorithm.__name__}` needs a clock that says how old each "
+                "message's model is, which a recipe does not make. Run it by `equifed "
+                f"run --algorithm {self.algorithm_name} --clock asynchronous`."
             )
         check_kind("batching", self.batching, Batching)
         for name in ("clients_per_round", "rounds", "eval_every"):

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._algorithm import AbstractAlgorithm, FedBN, LGFedAvg
+from .._algorithm import AbstractAlgorithm, AbstractAsynchronous, FedBN, LGFedAvg
 from .._norms import norms
 from .._roles import Role, Roles, roles
 from .._types import Model
@@ -45,7 +45,9 @@ def roles_of(
     """
     words = _words(task, model)
     asked = {role: tuple(names) for role, names in named.items() if names}
-    for role in cls.needs:
+    # What is inside of an asynchronous one that is made of a loss needs none.
+    needs = () if issubclass(cls, AbstractAsynchronous) else cls.needs
+    for role in needs:
         if role in asked:
             continue
         name = _OF_THE_PAPER.get(cls, "head")

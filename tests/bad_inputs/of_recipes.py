@@ -302,6 +302,11 @@ TABLE = {
             ValueError,
             "`algorithm` must be the name of one, got 'overrounds'",
         ),
+        "an algorithm that needs a clock": (
+            lambda: fedavg(algorithm=eqf.FedBuff),
+            ValueError,
+            ("`FedBuff` needs a clock", "--algorithm fedbuff --clock asynchronous"),
+        ),
         "a number that the algorithm has not": (
             lambda: numbers(client_optim=recipes.SGD(learning_rate=0.1), mu=0.1),
             ValueError,
