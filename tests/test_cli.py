@@ -866,6 +866,21 @@ def test_lists_and_help(capsys):
     assert "At 0 this is FedAvg" in out
 
 
+def test_data_that_cannot_be_had(tmp_path, monkeypatch, capsys):
+    def nowhere(*args, **options):
+        raise ConnectionError("Couldn't reach 'uoft-cs/cifar10' on the Hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.load_dataset", nowhere)
+    assert main(["run", "--recipe", "niid-bench-fedavg"]) == 1
+    message = capsys.readouterr().err
+    assert "Couldn't reach 'uoft-cs/cifar10' on the Hub. What is incomplete" in message
+    assert "train*.parquet and test*.parquet of uoft-cs/cifar10: `--data FOLDER`" in (
+        message
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_wandb(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
     words = ["run", "--recipe", "digits-fedavg", "--wandb", "project"]

@@ -220,7 +220,18 @@ def test_our_figure_is_of_the_same_kind():
     assert math.isnan(measured(recipes.Published(value=0.5, source="x"), [], []))
 
 
-@pytest.mark.parametrize("name", ["digits-fedavg", "fedpa-emnist"])
+def one_of_each_kind():
+    """The first recipe of each algorithm with the same optimisers and compressors."""
+    kinds = {}
+    for recipe in recipes.recipes():
+        parts = (type(x) for x in recipe.numbers.values())
+        kind = (recipe.algorithm, *parts, recipe.compress is None)
+        if recipe.privacy is None:  # those have tests of their own
+            kinds.setdefault(kind, recipe.name)
+    return list(kinds.values())
+
+
+@pytest.mark.parametrize("name", one_of_each_kind())
 def test_small_forms_train(name):
     recipe = recipes.recipe(name).small()
     train, evaluation = recipe.task.load()
@@ -229,13 +240,18 @@ def test_small_forms_train(name):
         recipe.build(),
         recipe.task.model(key),
         recipe.loader(train, seed=0),
-        num_rounds=2,
+        num_rounds=1,
         key=key,
-        evaluation={"test": evaluation["test"]},
+        # Once is enough: all have one model and one loss.
+        evaluation={"test": evaluation["test"]} if "digits" in name else {},
         metrics=recipe.task.metrics,
+        logger=eqf.NoLogger(),
     )
-    _, accuracies = solution.values("test/accuracy")
-    assert 0 < accuracies[-1] <= 1
+    assert np.isfinite(solution.history[-1]["loss"])
+    assert solution.result == eqf.RESULTS.successful
+    if "digits" in name:
+        _, accuracies = solution.values("test/accuracy")
+        assert 0 < accuracies[-1] <= 1
 
 
 @pytest.mark.parametrize("name", ["digits-dense", "digits-cnn"])

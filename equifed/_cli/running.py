@@ -26,6 +26,7 @@ from ..data import (
 from ..privacy import PrivacyPlan
 from ..recipes._arguments import ROOT
 from ..recipes._privacy import with_plan
+from ..recipes._task import Data
 from .attacking import drawn_attackers, with_attackers, with_root
 from .evaluation import of_clusters, own_of, whose
 from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
@@ -114,7 +115,7 @@ def _made(settings: Settings) -> Made:
     algorithm, model = settings.build(), settings.of_task.model(jr.key(settings.seed))
     roles = settings.roles(model)
     users, tune = whose(algorithm, model, roles), settings.tune()
-    data, evaluation = settings.of_task.load(settings.data)
+    data, evaluation = _loaded(settings)
     if settings.max_examples is not None:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
     sampler: AbstractSampler
@@ -145,6 +146,17 @@ def _made(settings: Settings) -> Made:
         clock = settings.clock.build(algorithm, model, loader, **known)
         loader = Loader(data, sampler, batching, clock=clock)
     return Made(algorithm, model, roles, loader, evaluation, users, plan, tune)
+
+
+def _loaded(settings: Settings) -> Data:
+    task = settings.of_task
+    try:
+        return task.load(settings.data)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}. What is incomplete of a download is not used: try again, or "
+            f"give a folder with {task.files}: `--data FOLDER`."
+        ) from error
 
 
 def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solution]:
