@@ -433,6 +433,26 @@ def test_evaluation():
         assert abs(history[1][f"test/{name}"] - x) < 0.05
 
 
+def test_the_noise_of_a_server_is_the_same_and_no_secret_from_its_clients():
+    mean = eqf.privacy.PrivateMean(
+        eqf.privacy.FlatClip(0.1), noise_multiplier=1.0, expected_clients=5.0
+    )
+    algorithm = eqf.FedAvg(plain_loss, optax.sgd(0.05), BATCHING, aggregator=mean)
+    for around in (algorithm, eqf.OverRounds(lambda t: algorithm)):
+        with pytest.warns(UserWarning, match="noise of `PrivateMean` follows from key"):
+            server = server_of(around, None, eqf.data.AllClients(), 2)
+    there, sampler = engine(algorithm), eqf.data.AllClients()
+    state, _ = server.run(engine(eqf.OverRounds(lambda t: algorithm)))
+    with pytest.warns(UserWarning, match="take it off again"):
+        plain, _ = server_of(algorithm, None, sampler, 2).run(there)
+    wanted, _ = simulated(algorithm, None, sampler, 2)
+    same(plain.params, wanted.params)
+    same(state.params, wanted.params)
+    # The key of the pass: the server's noise follows from it by `NO_CLIENT`.
+    sent = [x.shared for x in there.sent if x.kind == "train"]
+    assert all(any(name.endswith(".key") for name in x) for x in sent)
+
+
 def test_a_secure_sum_of_what_is_sent():
     # Masks that cancel modulo 2^32 hide each message, and change no bit of the sum.
     mean = eqf.privacy.ModularMean(step=1e-4, num_bits=32)

@@ -161,11 +161,18 @@ def test_a_clustered_draw_has_the_chances_of_the_paper():
                 k, left = k + 1, total
     np.testing.assert_allclose(chances.sum(0), m * sizes / total)  # Proposition 1
     np.testing.assert_allclose(chances.sum(1), 1)
+    # Of no client's weight in the mean is the variance greater than with one
+    # distribution for all draws.
+    p = sizes / total
+    variance = (chances * (1 - chances)).sum(0) / m**2
+    assert (variance <= p * (1 - p) / m + 1e-12).all()
     sampler = D.ClusteredSampler(m, sizes)
     drawn = np.array([sampler(round, 5) for round in range(4000)])
     got = np.array([np.bincount(row, minlength=5) / 4000 for row in drawn.T])
     assert (got[chances == 0] == 0).all()
     np.testing.assert_allclose(got, chances, atol=4 * 0.5 / np.sqrt(4000))
+    times = np.array([np.bincount(row, minlength=5) / m for row in drawn])
+    np.testing.assert_allclose(times.var(0), variance, atol=0.005)
 
 
 def test_clustered_draws_are_never_twice_who_is_small():

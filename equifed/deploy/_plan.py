@@ -25,6 +25,8 @@ from .._stepper.compile import compiler_options
 from .._store import store_of
 from .._tree import kind_of, leaves_by_path
 from .._types import Example, Measure, Model
+from .._warn import warn
+from ..privacy import AbstractMechanism
 
 
 # The shape and the dtype of an example in each column, as JSON has them.
@@ -40,6 +42,21 @@ def check_waits(algorithm: AbstractAlgorithm) -> None:
             "models of different ages. A deployed round waits for its clients, who "
             "all begin from the newest, and no message says how old a model is. "
             "Deploy `FedAvg` or another algorithm of rounds."
+        )
+
+
+def warn_of_noise(algorithm: AbstractAlgorithm) -> None:
+    """Says of a private mechanism what its noise is worth where clients are real."""
+    parts = jtu.tree_leaves(
+        algorithm, is_leaf=lambda x: isinstance(x, AbstractMechanism)
+    )
+    found = [type(x).__name__ for x in parts if isinstance(x, AbstractMechanism)]
+    if found:
+        warn(
+            f"The noise of `{found[0]}` follows from keys that every client is sent, "
+            "and that the server has: each of these could take it off again. It "
+            "protects from those who see the trained model alone, and a "
+            "`PrivacyPlan`, which promises more, is not kept here."
         )
 
 

@@ -24,6 +24,7 @@ from ._plan import (
     digits_of_model,
     digits_of_passes,
     evaluated,
+    warn_of_noise,
 )
 from ._roster import Roster
 from ._rounds import Rounds
@@ -82,6 +83,7 @@ class Server:
         - `on_end`: given the trained model and the history, when all rounds are run.
         """
         check_waits(algorithm)
+        warn_of_noise(algorithm)
         self.algorithm, self.model, self.sampler = algorithm, model, sampler
         self.num_clients = check_count("num_clients", num_clients)
         self.num_rounds = check_count("num_rounds", num_rounds, least=0)
