@@ -20,9 +20,9 @@ import equifed as eqf
 from equifed._stepper.stepper import Stepper
 
 
-def stepper(algorithm, model, loader, executor=None) -> Stepper:
+def stepper(algorithm, model, loader, executor=None, roles=None) -> Stepper:
     """The compiled round, as `rounds` and `train` call it."""
-    state = algorithm.init(model, num_clients=loader.num_clients)
+    state = algorithm.init(model, num_clients=loader.num_clients, roles=roles)
     executor = eqf.Executor() if executor is None else executor
     return Stepper(algorithm, state, key=jr.key(0), executor=executor, mesh=loader.mesh)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,6 +16,7 @@ import equifed as eqf
 from equifed import testing
 from equifed._stepper import tune
 from equifed._stepper.compile import (
+    _BARRIERS,
     _known,
     _LARGE,
     _NO_YNN,
@@ -205,15 +207,45 @@ def test_only_large_convolutions_are_compiled_otherwise():
         for channels in (2, math.ceil(_LARGE / (6 * 6 * 3 * 3)))
     )
     # A version of XLA that does not have the option is not asked for it.
-    without = _NO_YNN if _known() else {}
+    without = _NO_YNN if _known(_NO_YNN) else {}
     assert options_for(large) == without
     assert options_for(large, several=True) == without
     assert options_for(small) == options_for(small, several=True) == {}
     assert options_for(Image(eqx.nn.Lambda(lambda x: x.sum()))) == {}
 
 
+class Deep(eqx.Module):
+    """Layers that are computed again for their gradients, or not."""
+
+    again: bool
+
+    def __call__(self, image):
+        x = jnp.tile(image.astype(jnp.float32), (8, 1))
+
+        def layer(x):
+            return x + jnp.tanh(jnp.tanh(x @ x.T)) @ x
+
+        for _ in range(12):
+            x = (jax.checkpoint(layer) if self.again else layer)(x)
+        return x
+
+
+def test_what_is_computed_again_takes_no_memory_before():
+    options: Any = options_for(Deep(True))
+    assert options == (_BARRIERS if _known(_BARRIERS) else {})
+    assert options_for(Deep(False)) == {}
+
+    def memory(again):
+        grad = jax.jit(jax.grad(lambda x: jnp.sum(Deep(again)(x) ** 2)))
+        compiled: Any = grad.lower(jnp.ones((8, 8))).compile(options)
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    if options:
+        assert memory(True) < 0.5 * memory(False)
+
+
 def test_a_convolution_counts_for_the_whole_batch():
     # None of the four examples of a batch is large alone.
     channels = math.ceil(_LARGE / (4 * 6 * 6 * 3 * 3))
     conv = eqx.filter_jit(eqf.nn.Conv2d)(1, channels, 3, key=KEY)
-    assert options_for(Image(conv)) == (_NO_YNN if _known() else {})
+    assert options_for(Image(conv)) == (_NO_YNN if _known(_NO_YNN) else {})

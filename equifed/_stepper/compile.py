@@ -4,6 +4,10 @@ On a CPU, XLA may hand fused groups of operations to the YNN library. That makes
 and recurrent models up to a fifth faster, and small convolutions up to two thirds, but
 large ones up to a third slower. So it is turned off where the loss convolves with
 `equifed.nn.Conv2d` in batches that are large enough, for that program alone.
+
+There too, XLA takes away the barriers behind which `jax.checkpoint` computes a second
+time before it orders a program's operations, and then computes all of it early: nothing
+is saved. Where the loss has checkpoints, they are left in place.
 """
 
 import functools
@@ -25,6 +29,7 @@ from ..nn._conv import conv2d_p
 
 # No library to fuse for: nothing is handed over.
 _NO_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 # Multiplications in the largest convolution of a step, from which on YNN is slower: at
 # 2 and 6 million it took 0.6 to 0.9 of the time, at 7 million and more 1.05 to 1.3.
@@ -42,7 +47,7 @@ def compiler_options(
     - `trace`: traces the whole round, which takes longer.
     """
     device = next(iter(cohort.index.devices()))
-    if device.platform != "cpu" or not _known():
+    if device.platform != "cpu":
         return {}
     if model is None:
         batch_size, jaxpr = 1, trace()  # The batch is in it.
@@ -51,7 +56,12 @@ def compiler_options(
         jaxpr, _, _ = eqx.filter_make_jaxpr(alone(loss))(
             model, cohort.example, jr.key(0)
         )
-    return _NO_YNN if batch_size * _largest(jaxpr.jaxpr) >= _LARGE else {}
+    options = {}
+    if batch_size * _largest(jaxpr.jaxpr) >= _LARGE and _known(_NO_YNN):
+        options |= _NO_YNN
+    if _checkpoints(jaxpr.jaxpr) and _known(_BARRIERS):
+        options |= _BARRIERS
+    return options
 
 
 def _largest(jaxpr: Jaxpr) -> int:
@@ -66,11 +76,24 @@ def _largest(jaxpr: Jaxpr) -> int:
     return found
 
 
+def _checkpoints(jaxpr: Jaxpr) -> bool:
+    """Whether a program computes something again for its derivative."""
+    return any(
+        equation.primitive.name in ("checkpoint", "remat", "remat2")
+        or any(map(_checkpoints, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
+def _known(options: dict[str, str]) -> bool:
+    """Whether this version of XLA has the options."""
+    return _compiles(*options.items())
+
+
 @functools.cache
-def _known() -> bool:
-    """Whether this version of XLA has the option."""
+def _compiles(*options: tuple[str, str]) -> bool:
     try:
-        jax.jit(lambda x: x, compiler_options=_NO_YNN)(jnp.zeros(()))
+        jax.jit(lambda x: x, compiler_options=dict(options))(jnp.zeros(()))
     except Exception:  # noqa: BLE001 (whatever the compiler raises)
         return False
     return True
