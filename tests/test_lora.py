@@ -4,6 +4,7 @@ Methods that average them are in `conformance/test_low_rank.py`; that how they a
 changes nothing is in `test_laws.py`.
 """
 
+import json
 import re
 from typing import Any
 
@@ -275,18 +276,55 @@ def test_weights_that_are_trained_cannot_be_moved(make):
 
 
 def test_adapters_of_another_base(tmp_path):
-    """A checkpoint is gone on from with the base that it was made with alone."""
+    """A checkpoint is gone on from with the base that it was made with alone: one that
+    differs in the last bit of a number is another, whatever may have changed."""
     algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
     roles = eqf.roles(ADAPTED, shared=adapters)
-    kwargs: Any = {
-        "key": KEY,
-        "roles": roles,
-        "checkpointer": eqf.Checkpointer(tmp_path),
-    }
-    eqf.train(algorithm, ADAPTED, loader(), num_rounds=1, **kwargs)
-    other = eqx.tree_at(lambda m: m.head.weight, ADAPTED, replace_fn=lambda x: x + 1)
-    with pytest.raises(ValueError, match="model"):
-        eqf.train(algorithm, other, loader(), num_rounds=2, **kwargs)
+    kwargs: Any = {"key": KEY, "roles": roles}
+    saves = eqf.Checkpointer(tmp_path)
+    eqf.train(algorithm, ADAPTED, loader(), num_rounds=1, checkpointer=saves, **kwargs)
+
+    def nudged(x):
+        return x.at[0, 1].set(jnp.nextafter(x[0, 1], jnp.inf))
+
+    other = eqx.tree_at(lambda m: m.hidden.base.weight, ADAPTED, replace_fn=nudged)
+    for on_change in ("error", "warn"):
+        saves = eqf.Checkpointer(tmp_path, on_change=on_change)
+        with pytest.raises(ValueError, match="is of another base") as caught:
+            eqf.train(
+                algorithm, other, loader(), num_rounds=2, checkpointer=saves, **kwargs
+            )
+        (made_with,) = tmp_path.glob("*/fingerprint.json")
+        first = json.loads(made_with.read_text())["model, frozen"]
+        words = rf"begins with {first}, and that of this model with [0-9a-f]{{12}}\."
+        assert re.search(words, str(caught.value))
+        assert first not in str(caught.value).split("that of this model")[1]
+    # Of what is trained nothing is asked but what it began as.
+    eqf.train(algorithm, ADAPTED, loader(), num_rounds=2, checkpointer=saves, **kwargs)
+
+
+def test_a_hash_of_all_that_is_frozen():
+    """Wherever it lies; of a training without roles there is none."""
+
+    def made(model, roles):
+        batches = (eqf.FedAvg(loss, optax.sgd(0.1), BATCHING), model, loader())
+        return eqf.Checkpointer.fingerprint(*batches, key=KEY, roles=roles)
+
+    model = lora(eqx.nn.Linear(4, 6, key=KEY), 2, key=KEY)
+    roles = eqf.roles(model, shared=adapters)
+    plain, one = made(model, None), made(model, roles)
+    assert set(one) - set(plain) == {"model, frozen"}
+    assert set(plain) - set(one) == {"model.base.weight", "model.base.bias"}
+    mesh = jax.make_mesh((2,), ("model",))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("model"))
+    split = jax.device_put(model.base.weight, place)
+    assert made(eqx.tree_at(lambda m: m.base.weight, model, split), roles) == one
+    # NumPy has no numbers of fewer bits of its own.
+    half = eqx.tree_at(
+        lambda m: m.base.weight, model, replace_fn=lambda x: x.astype(jnp.bfloat16)
+    )
+    digits = made(half, eqf.roles(half, shared=adapters))["model, frozen"]
+    assert digits != one["model, frozen"]
 
 
 def test_a_llama_whose_output_is_its_embedding():

@@ -14,6 +14,7 @@ from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, checked
 from .._history import plain_row
 from .._processes import wait_for_all
+from .._roles import Roles
 from .._types import Model
 from ..data import AbstractLoader
 from .disk import check_history, check_path, sync, sync_directory, write_json
@@ -111,20 +112,22 @@ class Checkpointer:
         loader: AbstractLoader,
         *,
         key: PRNGKeyArray,
+        roles: Roles | None = None,
     ) -> Fingerprint:
         """What makes an experiment the same, for `save` and `restore`.
 
-        How it is run (devices, blocks, what is prefetched or resident), for how many
-        rounds, and what is logged, evaluated and saved is not part of it. Functions
-        are told by their code and by what they hold, so that another version of Python
-        sees other functions. Client ids are hashed. Of an array larger than 16 MiB
-        evenly spread rows are read, of the model a few numbers of each array.
+        How it is run (devices, blocks, what is resident), for how many rounds, and what
+        is logged, evaluated and saved is not part of it. Functions are told by their
+        code and by what they hold, so that another version of Python sees other ones.
+        Client ids are hashed. Of an array larger than 16 MiB evenly spread rows are
+        read, of the model a few numbers of each array; but all of what is frozen by
+        `roles`, those of the training: on another base `restore` never goes on.
 
         **Returns:**
 
         A dictionary of short descriptions by name, which are numbers or text.
         """
-        return fingerprint_of(algorithm, model, loader, key=key)
+        return fingerprint_of(algorithm, model, loader, key=key, roles=roles)
 
     @checked()
     def should_save(self, round: int) -> bool:
@@ -288,11 +291,8 @@ class Checkpointer:
         if problem is not None:
             raise ValueError(problem)
         arrays = read_leaves(path, leaves)
-        return (
-            about["round"],
-            replace_arrays(like, arrays),
-            list(map(plain_row, history)),
-        )
+        rows = list(map(plain_row, history))
+        return about["round"], replace_arrays(like, arrays), rows
 
 
 def _make_afresh(folder: pathlib.Path) -> None:

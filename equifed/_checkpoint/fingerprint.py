@@ -3,7 +3,7 @@
 It is flat: `"client.optim"` is `"Optim(sgd: 0.1) #4fe1..."`. Where a value is too long
 to be shown, digits stand for it; they are the same in every process. Of the starting
 model a few numbers are kept and compared as numbers, since what initialised it on
-another kind of device may differ in its last bits.
+another kind of device may differ in its last bits. Of what is frozen all is read.
 """
 
 import dataclasses
@@ -11,29 +11,33 @@ import inspect
 import pathlib
 import platform
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
 from .._optim import Optim
+from .._role_table import paths_of
+from .._roles import Roles
+from .._tree import leaves_by_path
 from .._types import Model
 from .._warn import warn
 from ..data import AbstractLoader, FederatedDataset, Loader, StreamLoader
 from .code import held
+from .content import content
 from .digest import digest, fields_of
 
 
 Fingerprint: TypeAlias = dict[str, Any]
 
 PYTHON = "python"  # on record, as bytecode depends on it, but not compared
+FROZEN = "model, frozen"
 _SHOWN = 40  # characters of a value in an error
 _ROOM = 560  # characters of an error
 
@@ -47,6 +51,7 @@ def fingerprint(
     loader: AbstractLoader,
     *,
     key: PRNGKeyArray,
+    roles: Roles | None = None,
 ) -> Fingerprint:
     if jax.process_index() != 0:
         return {}  # It is process 0 that compares and writes.
@@ -56,7 +61,7 @@ def fingerprint(
         PYTHON: ".".join(platform.python_version_tuple()[:2]),
         "key": _text(_typed(key)),
         **parts,
-        **dict(_model(model)),
+        **dict(_model(model, () if roles is None else roles.of("frozen"))),
         **dict(_data(loader)),
     }
 
@@ -114,12 +119,17 @@ def _text(x: Any) -> Any:
     return f"{name} #{digest(x)}"
 
 
-def _model(model: Model) -> Iterator[tuple[str, Any]]:
-    """What the model is, and up to four numbers of each of its arrays."""
-    frozen = eqx.filter(model, eqx.is_array, inverse=True)
-    yield "model", f"{type(model).__name__} #{digest(frozen)}"
-    for path, x in jtu.tree_leaves_with_path(eqx.filter(model, eqx.is_array)):
-        name = f"model{jtu.keystr(path)}"
+def _model(model: Model, frozen: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """What the model is, digits of all that is frozen, and up to four numbers of each
+    of its other arrays."""
+    others = eqx.filter(model, eqx.is_array, inverse=True)
+    yield "model", f"{type(model).__name__} #{digest(others)}"
+    arrays = leaves_by_path(eqx.filter(model, eqx.is_array))
+    if frozen:
+        where = dict(zip(paths_of(model), leaves_by_path(model), strict=True))
+        yield FROZEN, content({path: arrays.pop(where[path]) for path in frozen})
+    for path, x in arrays.items():
+        name = f"model{path}"
         known = not isinstance(x, jax.Array) or (
             x.is_fully_addressable or x.is_fully_replicated
         )
@@ -222,6 +232,13 @@ def check_fingerprint(
             "not known whether it is of this experiment.",
         )
         return None
+    bases = saved.get(FROZEN), now.get(FROZEN)
+    if None not in bases and bases[0] != bases[1]:
+        return (
+            f"The checkpoint `{where}` is of another base: the hash of what is frozen "
+            f"of its model begins with {bases[0]}, and that of this model with "
+            f"{bases[1]}. Give the base that it was trained on, or another directory."
+        )
     found = differences(saved, now)
     if not found:
         return None

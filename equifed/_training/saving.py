@@ -6,6 +6,7 @@ from .._algorithm import AbstractAlgorithm
 from .._checkpoint import Checkpointer
 from .._checkpoint.fingerprint import outlined
 from .._history import Row
+from .._roles import Roles
 from .._round import State
 from ..data import AbstractLoader
 from ..privacy import PrivacyPlan
@@ -38,12 +39,15 @@ class Saving:
         loader: AbstractLoader,
         key: PRNGKeyArray,
         num_rounds: int,
+        roles: Roles | None,
     ) -> tuple[State, list[Row]]:
         """Where this training had come to, and its history; or where it begins."""
         saves = self._checkpointer
         if saves is None:
             return state, []
-        made_with = saves.fingerprint(self._algorithm, state.model, loader, key=key)
+        made_with = saves.fingerprint(
+            self._algorithm, state.model, loader, key=key, roles=roles
+        )
         self._made_with = made_with | self._best.made_with
         if self._privacy is not None:
             self._made_with |= outlined("privacy", self._privacy)

@@ -136,7 +136,7 @@ def train(
     looks = [eval_every] if evaluations or stop is not None else []
     saving = Saving(checkpointer, algorithm, best, privacy)
     with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before
-        state, history = saving.restored(state, loader, key, num_rounds)
+        state, history = saving.restored(state, loader, key, num_rounds, roles)
         logger.start(num_rounds, number := int(state.round))
         record = Record(
             *(history, number, num_rounds),

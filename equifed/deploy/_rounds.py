@@ -51,7 +51,9 @@ class Rounds:
         if server._checkpointer is not None:
             loader = _Elsewhere(server)
             fingerprint = Checkpointer.fingerprint(
-                server.algorithm, server.model, loader, key=server._key
+                *(server.algorithm, server.model, loader),
+                key=server._key,
+                roles=server._roles,
             )
             self._restore(server._checkpointer, fingerprint)
         first = int(self.state.round)
