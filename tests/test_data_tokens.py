@@ -1,5 +1,7 @@
 """Texts as packed tokens: nothing is lost, documents stay apart."""
 
+import json
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -120,6 +122,63 @@ def test_chat_ml():
     assert [asked for _, asked in pieces] == [False, True]
     assert pieces[1] == ("Me.<|im_end|>", True)
     assert sets.chat_ml("q", "a")(row)[0][0].startswith("<|im_start|>user\nWho?")
+
+
+TURNS = (("user", "ab"), ("assistant", "cd"), ("user", "e"), ("assistant", "fgh"))
+
+
+def said(*turns):
+    return json.dumps([{"role": role, "content": text} for role, text in turns])
+
+
+def test_conversations_of_several_turns():
+    row = {"chat": said(("system", "Be brief."), *TURNS)}
+    pieces = sets.chat_ml_messages("chat", system="Sing.")(row)
+    begin, end = "<|im_start|>", "<|im_end|>"
+    assert pieces == [
+        (
+            f"{begin}system\nBe brief.{end}\n{begin}user\nab{end}\n{begin}assistant\n",
+            False,
+        ),
+        (f"cd{end}", True),
+        (f"\n{begin}user\ne{end}\n{begin}assistant\n", False),
+        (f"fgh{end}", True),
+    ]
+    # One question and one answer are as `chat_ml` has them.
+    one = sets.chat_ml_messages("chat", system="Sing.")({"chat": said(*TURNS[:2])})
+    assert one == sets.chat_ml("q", "a", system="Sing.")({"q": "ab", "a": "cd"})
+
+
+def turns(row):
+    """The letters alone, which the vocabulary knows."""
+    pieces = sets.chat_ml_messages("text")(row)
+    return [("".join(c for c in t if c in "abcdefgh"), asked) for t, asked in pieces]
+
+
+def test_every_answer_of_a_conversation_is_asked():
+    dataset = clients(said(*TURNS), said(*TURNS[:2]), by=["x", "x"])
+    whole = sets.instructions(
+        dataset, LETTERS, turns, columns=["text"], length=60, end=END
+    )["x"]
+    long, short = (whole["document"] == number for number in (1, 2))
+    asked = [x[x >= 0] for x in (whole["y"][long], whole["y"][short])]
+    ends = LETTERS.encode("ed")  # what is left of <|im_end|>
+    for found, texts in zip(asked, (("cd", "fgh"), ("cd",)), strict=True):
+        expected = np.concatenate([[*LETTERS.encode(t), *ends] for t in texts])
+        np.testing.assert_array_equal(found, expected)
+    with pytest.warns(UserWarning, match="2 of 2 examples are longer"):
+        cut = sets.instructions(
+            dataset, LETTERS, turns, columns=["text"], length=8, end=END
+        )["x"]
+    sizes = np.array([long.sum(), short.sum()])
+    np.testing.assert_array_equal(cut["cut"], sizes - 8)
+
+
+def test_a_conversation_that_is_none_is_named():
+    dataset = clients(said(*TURNS), "Who?", by=["x", "y"])
+    with pytest.raises(ValueError, match="JSON text of") as raised:
+        sets.instructions(dataset, LETTERS, turns, columns=["text"], length=9, end=END)
+    assert "client 'y'" in raised.value.__notes__[0]
 
 
 def test_a_tokenizer():

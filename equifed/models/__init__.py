@@ -6,6 +6,8 @@ uses the layers of `equifed.nn`. Images are `(height, width, channels)`, of
 floating-point numbers.
 """
 
+from ._bert import Bert as Bert, BertClassifier as BertClassifier
+from ._bert_config import BertConfig as BertConfig
 from ._conv_net import ConvNet as ConvNet
 from ._dense import LogisticRegression as LogisticRegression, MLP as MLP
 from ._gguf_tokenizer import gguf_tokenizer as gguf_tokenizer

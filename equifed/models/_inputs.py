@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, DTypeLike, Integer, PRNGKeyArray
+from jaxtyping import Array, Bool, DTypeLike, Integer, PRNGKeyArray
 
 from .._check import check_count, check_kind
 from .._words import shown
@@ -71,9 +72,13 @@ def two_keys(
 
 
 def check_tokens(
-    model: object, tokens: Array, max_length: int | None = None
+    model: object,
+    tokens: Array,
+    max_length: int | None = None,
+    vocab_size: int | None = None,
 ) -> Integer[Array, " length"]:
-    """The tokens, if they are one sequence that the model can take."""
+    """The tokens, if they are one sequence that the model can take; their numbers are
+    looked at where they are known, outside of a compiled program."""
     check_kind("tokens", tokens, (jax.Array, np.ndarray))
     if tokens.ndim != 1 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(
@@ -85,7 +90,45 @@ def check_tokens(
             f"This `{type(model).__name__}` takes sequences of at most {max_length} "
             f"tokens, got one of {len(tokens)}. Cut the data to shorter ones."
         )
+    known = not isinstance(tokens, jax.core.Tracer) and (
+        isinstance(tokens, np.ndarray) or tokens.is_fully_addressable
+    )
+    if vocab_size is not None and known:
+        numbers = np.asarray(tokens)
+        wrong = np.flatnonzero((numbers < 0) | (numbers >= vocab_size))
+        if len(wrong):
+            raise ValueError(
+                f"This `{type(model).__name__}` of {vocab_size} tokens knows 0 to "
+                f"{vocab_size - 1}, got {numbers[wrong[0]]} at place {wrong[0]}. Take "
+                "the tokeniser that it was trained with."
+            )
     return jnp.asarray(tokens)
+
+
+def check_mask(mask: Array | None, tokens: Array) -> Bool[Array, " length"]:
+    """Which of the tokens are text: all, if it is not said."""
+    if mask is None:
+        return jnp.ones(len(tokens), bool)
+    check_kind("mask", mask, (jax.Array, np.ndarray))
+    if mask.shape != tokens.shape or mask.dtype != bool:
+        raise ValueError(
+            f"`mask` must be true or false for each of the {len(tokens)} tokens, got "
+            f"{mask.dtype}{list(mask.shape)}."
+        )
+    return jnp.asarray(mask)
+
+
+def check_types(types: Array | None, tokens: Array) -> Integer[Array, " length"]:
+    """The segments of the tokens: the first, if it is not said."""
+    if types is None:
+        return jnp.zeros(len(tokens), jnp.int32)
+    check_kind("types", types, (jax.Array, np.ndarray))
+    if types.shape != tokens.shape or not jnp.issubdtype(types.dtype, jnp.integer):
+        raise ValueError(
+            f"`types` must have an integer for each of the {len(tokens)} tokens, got "
+            f"{types.dtype}{list(types.shape)}."
+        )
+    return jnp.asarray(types)
 
 
 def check_documents(documents: Array | None, tokens: Array) -> Array | None:

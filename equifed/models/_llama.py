@@ -264,7 +264,8 @@ class Llama(eqx.Module):
         - `key`: ignored; there as in models that need one.
         """
         del key
-        tokens = check_tokens(self, tokens, self.config.max_length)
+        config = self.config
+        tokens = check_tokens(self, tokens, config.max_length, config.vocab_size)
         documents = check_documents(documents, tokens)
         mask = visible(len(tokens), documents)
         x = jax.vmap(self.embedding)(tokens)

@@ -37,6 +37,56 @@ def llama():
     return models.Llama(config(), key=KEY)
 
 
+BERT = {k: v for k, v in SIZES.items() if k != "num_kv_heads"}
+
+
+def bert_config(**changes):
+    return models.BertConfig(**{**BERT, **changes})
+
+
+@functools.cache
+def bert():
+    return models.Bert(bert_config(), key=KEY)
+
+
+@functools.cache
+def classifier():
+    return models.BertClassifier(bert(), 2, key=KEY)
+
+
+def encoders(model):
+    """What BERT refuses, called and with a head."""
+    return {
+        **sequences(model),
+        **beyond(model),
+        "a mask of another length": (
+            lambda: model()(np.ones(3, int), mask=np.ones(2, bool)),
+            ValueError,
+            ("`mask` must be true or false for each of the 3 tokens", "bool[2]"),
+        ),
+        "numbers for a mask": (
+            lambda: model()(np.ones(3, int), mask=np.ones(3, int)),
+            ValueError,
+            "`mask` must be true or false for each of the 3 tokens, got int64[3]",
+        ),
+        "segments of another length": (
+            lambda: model()(np.ones(3, int), types=np.ones(2, int)),
+            ValueError,
+            ("`types` must have an integer for each of the 3 tokens", "int64[2]"),
+        ),
+    }
+
+
+def beyond(model):
+    return {
+        "a token beyond the vocabulary": (
+            lambda: model()(np.array([1, 5])),
+            ValueError,
+            ("of 5 tokens knows 0 to 4, got 5 at place 1", "the tokeniser"),
+        ),
+    }
+
+
 @functools.cache
 def folder(model_type):
     """A folder with a configuration alone."""
@@ -146,6 +196,7 @@ TABLE = {
         **keys(lambda key: models.Llama(config(), key=key)),
         **flags(lambda **x: models.Llama(config(), key=KEY, **x), "remat"),
         **sequences(llama),
+        **beyond(llama),
         "a dictionary for a configuration": (
             lambda: models.Llama(SIZES, key=KEY),
             TypeError,
@@ -220,6 +271,70 @@ TABLE = {
             lambda: models.gguf_tokenizer(3),
             TypeError,
             "`path` must be",
+        ),
+    },
+    "models.BertConfig": {
+        **{
+            f"{name}: {case}": row
+            for name in (*BERT, "num_types")
+            for case, row in counts(
+                lambda x, name=name: bert_config(**{name: x}), name=name, least=1
+            ).items()
+        },
+        "heads that do not divide": (
+            lambda: bert_config(num_heads=3),
+            ValueError,
+            "`num_heads` must divide `dim`, got 3 for 4",
+        ),
+        "a negative epsilon": (
+            lambda: bert_config(norm_eps=-1e-5),
+            ValueError,
+            "`norm_eps` must be at least 0",
+        ),
+    },
+    "models.Bert": {
+        **keys(lambda key: models.Bert(bert_config(), key=key)),
+        **encoders(bert),
+        "a dictionary for a configuration": (
+            lambda: models.Bert(BERT, key=KEY),
+            TypeError,
+            "`config` must be",
+        ),
+    },
+    "models.Bert.from_safetensors": {
+        "no folder": (
+            lambda: models.Bert.from_safetensors(os.devnull),
+            FileNotFoundError,
+            "`folder` must have a file config.json",
+        ),
+        "another model": (
+            lambda: models.Bert.from_safetensors(folder("llama")),
+            ValueError,
+            "must be of a model of type 'bert', got 'llama'",
+        ),
+        "no sizes": (
+            lambda: models.Bert.from_safetensors(folder("bert")),
+            ValueError,
+            "does not say `vocab_size`",
+        ),
+        "a number": (
+            lambda: models.Bert.from_safetensors(3),
+            TypeError,
+            "`folder` must be",
+        ),
+    },
+    "models.BertClassifier": {
+        **keys(lambda key: models.BertClassifier(bert(), 2, key=key)),
+        **counts(
+            lambda x: models.BertClassifier(bert(), x, key=KEY),
+            name="num_classes",
+            least=2,
+        ),
+        **encoders(classifier),
+        "another encoder": (
+            lambda: models.BertClassifier(llama(), 2, key=KEY),
+            TypeError,
+            "`encoder` must be",
         ),
     },
 }

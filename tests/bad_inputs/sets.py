@@ -292,6 +292,37 @@ TABLE = {
             "`system`",
         ),
     },
+    "data.sets.chat_ml_messages": {
+        "a number for a column": (
+            lambda: sets.chat_ml_messages(1),
+            TypeError,
+            "`column`",
+        ),
+        "a number for the system": (
+            lambda: sets.chat_ml_messages("a", system=1),
+            TypeError,
+            "`system`",
+        ),
+        "no JSON": (
+            lambda: sets.chat_ml_messages("a")({"a": "Who?"}),
+            ValueError,
+            ("Column 'a' must hold conversations, the JSON text of", "'Who?'"),
+        ),
+        "another role": (
+            lambda: sets.chat_ml_messages("a")(
+                {"a": '[{"role": "tool", "content": "x"}]'}
+            ),
+            ValueError,
+            "with the roles system, user and assistant",
+        ),
+        "no answer": (
+            lambda: sets.chat_ml_messages("a")(
+                {"a": '[{"role": "user", "content": "x"}]'}
+            ),
+            ValueError,
+            "has no message of the assistant",
+        ),
+    },
     "data.sets.padded_words": {
         **counts(
             lambda x: sets.padded_words(TALK, WORDS, max_length=x),

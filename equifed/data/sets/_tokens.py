@@ -123,7 +123,8 @@ def instructions(
         one by one, so that where an answer begins is a token's beginning too.
     - `template`: Takes an example's texts by column, and returns what the model is to
         read as pieces: pairs of a text and of whether it is asked. That of many
-        models is [`equifed.data.sets.chat_ml`][].
+        models is [`equifed.data.sets.chat_ml`][], and of conversations of several turns
+        [`equifed.data.sets.chat_ml_messages`][].
     - `columns`: The columns of texts that it is given.
     - `length`: The length of a sequence, at most what the model takes.
     - `end`: The token that pads `x`.
@@ -150,7 +151,11 @@ def instructions(
     texts = {name: texts_of(dataset, name) for name in columns}
     pieces = []
     for row in range(dataset.num_examples):
-        own = template({name: values[row] for name, values in texts.items()})
+        try:
+            own = template({name: values[row] for name, values in texts.items()})
+        except Exception as error:
+            error.add_note(f"It was raised for {place(dataset, row)}.")
+            raise
         pieces.append(_pieces(own, dataset, row))
     ids = iter(encode([text for own in pieces for text, _ in own]))
     documents = []
