@@ -442,3 +442,17 @@ class OwnStep(eqf.AbstractAlgorithm):
 def test_a_step_of_ones_own_may_look_at_the_staleness_itself():
     fedavg = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING)
     under_way(OwnStep(algorithm=fedavg, loss=fedavg.loss, batching=BATCHING))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_client_that_is_never_there_is_never_drawn(waits):
+    system = eqt.SystemModel(
+        availability=eqt.DailyAvailability([0.0] + [0.5] * 7, day=40.0), **RATES
+    )
+    it = eqt.SynchronousClock(system, WORK)
+    if not waits:
+        it = eqt.AsynchronousClock(system, WORK, buffer_size=2)
+    made = eqd.Loader(DATASET, eqd.UniformSampler(4, seed=1), BATCHING, clock=it)
+    seen = [i for r in range(40) for i in np.asarray(made(r).index).ravel().tolist()]
+    sent = {1, 3, 4, 5, 6, 7} | ({2} if waits else set())  # who has no examples
+    assert {i for i in seen if i < 8} == sent
