@@ -113,6 +113,7 @@ from ._algorithm import (
     server_adam as server_adam,
     server_yogi as server_yogi,
     SharpnessAware as SharpnessAware,
+    StreamingDiLoCo as StreamingDiLoCo,
     TERM as TERM,
 )
 from ._bits import add_bits as add_bits, Bits as Bits

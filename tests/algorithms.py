@@ -122,6 +122,13 @@ ALGORITHMS = {
         loss, 0.05, batching, logits=scores, rho=0.1, interval=2
     ),
     "DiLoCo": lambda loss, batching: eqf.DiLoCo(loss, optax.adam(0.01), batching),
+    "StreamingDiLoCo": lambda loss, batching: eqf.StreamingDiLoCo(
+        *(loss, optax.adam(0.01), batching),
+        fragments=2,
+        delay=1,
+        alpha=0.4,
+        compressor=eqf.compress.RandomK(0.5, scaled=False),
+    ),
     "Ditto": lambda loss, batching: eqf.Ditto(
         loss, SGD, batching, lam=0.5, own_optim=optax.sgd(0.1)
     ),

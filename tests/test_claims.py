@@ -300,11 +300,11 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
             *("Asynchronous", "Diagnose", "Oort"),
         )
     ]
-    assert len(algorithms) == 63
+    assert len(algorithms) == 64
     takes = {x.__name__: inspect.signature(x).parameters for x in algorithms}
     none = {name for name, x in takes.items() if "aggregator" not in x}
     of_adapters = {"FedExLoRA", "FLoRA", "FlexLoRA", "HetLoRA", "RoLoRA"}
-    others = {"FedEP", "FedExP", "FedProto", "FLTrust", "LocalOnly"}
+    others = {"FedEP", "FedExP", "FedProto", "FLTrust", "LocalOnly", "StreamingDiLoCo"}
     assert none == others | of_adapters
     server = ("server_optim", "server_learning_rate")
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
@@ -326,7 +326,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     weighted |= {"FedProx", "FedNova", "FedSAM", "HypCluster", "FedPA"}
     weighted |= {"FedDecorr", "FedLC", "FedNTD", "MOON", "FedALA", "FedRoD"}
     weighted |= {"FedPer", "LGFedAvg", "FedAlt", "FedBABU"}
-    alone = (eqf.FedEP, eqf.FedProto, eqf.FLTrust, eqf.LocalOnly)
+    alone = (eqf.FedEP, eqf.FedProto, eqf.FLTrust, eqf.LocalOnly, eqf.StreamingDiLoCo)
     algorithms = [
         x for x in algorithms if x not in alone and x.__name__ not in of_adapters
     ]

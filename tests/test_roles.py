@@ -225,6 +225,8 @@ def test_every_algorithm_keeps_personal_leaves_or_says_that_it_cannot():
         algorithm = make(testing.noisy_loss, batching)
         if "frozen" in algorithm.needs:
             continue  # Nothing of this model would be left to send.
+        if name == "StreamingDiLoCo":
+            continue  # Of two fragments one would have nothing: see `bad_inputs`.
 
         def one_round(algorithm, cohort, name=name):
             state = algorithm.init(MODEL, num_clients=4, key=KEY, roles=PERSONAL)

@@ -141,6 +141,7 @@ KEEP = (
     "Scaffnew",
     "FedSophia",
     "DiLoCo",
+    "StreamingDiLoCo",
     "Ditto",
     "APFL",
     "PFedMe",

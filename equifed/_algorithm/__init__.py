@@ -98,4 +98,5 @@ from .staleness import (
     HingeStaleness as HingeStaleness,
     PolynomialStaleness as PolynomialStaleness,
 )
+from .streaming_diloco import StreamingDiLoCo as StreamingDiLoCo
 from .term import TERM as TERM

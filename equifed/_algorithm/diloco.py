@@ -1,18 +1,23 @@
 """DiLoCo: clients that keep their optimiser, and momentum outside."""
 
+from collections.abc import Callable
+
 import jax.random as jr
 import optax
+from jaxtyping import Array, PRNGKeyArray
 
 from .._aggregator import AbstractAggregator, UniformMean
 from .._check import checked
 from .._client import AbstractClient, batch_gradient, merge_metrics, zero_metrics
 from .._client.reach import only, reached
+from .._cohort import ClientData
+from .._metrics import AbstractMetric
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._server import OptaxServer
 from .._tree import tree_add, tree_sub
-from .._types import Loss
-from .._wire import CHANGE, Message
+from .._types import ClientState, Loss, Params
+from .._wire import Broadcast, CHANGE, Message
 from ..data import AbstractBatching
 from .one_pass import AbstractOnePass
 
@@ -33,6 +38,20 @@ class _KeepsOptimizer(AbstractClient):
         return params
 
     def round(self, broadcast, data, state, *, key):
+        params, state, metrics = self.steps(broadcast, data, state, key=key)
+        delta = tree_sub(params, broadcast.params)
+        return Message(delta, data.weight), state, metrics
+
+    def steps(
+        self,
+        broadcast: Broadcast,
+        data: ClientData,
+        state: ClientState,
+        *,
+        key: PRNGKeyArray,
+        before: Callable[[Params, Array], Params] = lambda params, i: params,
+    ) -> tuple[Params, ClientState, dict[str, AbstractMetric]]:
+        """Where they lead, each beginning with what `before` makes of the params."""
         start, rest = broadcast.params, broadcast.rest
         where = reached(self.loss, broadcast, data.example)
         step_key, noise_key = jr.split(key)
@@ -40,6 +59,7 @@ class _KeepsOptimizer(AbstractClient):
 
         def step(carry, examples, mask, i):
             params, state, metrics = carry
+            params = before(params, i)
             batch, key = (rest, examples, mask), jr.fold_in(step_key, i)
             grads, new = batch_gradient(self.loss, params, *batch, key=key)
             updates, state = optim.update(grads, state, params)
@@ -47,8 +67,7 @@ class _KeepsOptimizer(AbstractClient):
             return params, state, merge_metrics(metrics, new)
 
         metrics = zero_metrics(self.loss, broadcast.model, data.example)
-        params, state, metrics = data.fold(step, (start, state, metrics))
-        return Message(tree_sub(params, start), data.weight), state, metrics
+        return data.fold(step, (start, state, metrics))
 
 
 class DiLoCo(AbstractOnePass):

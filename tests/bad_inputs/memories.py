@@ -6,8 +6,9 @@ import optax
 import equifed as eqf
 
 from .algorithms import MOMENT, numbers, POSITIVE, RATE
+from .parts import counts
 from .passes import PARTS
-from .shared import BATCHING, LOSS, one_round, SGD
+from .shared import BATCHING, LOSS, MODEL, one_round, SGD
 
 
 SHARE = {**RATE, 1.5: "at most 1, got 1.5"}
@@ -26,6 +27,10 @@ KINDS = {
     ),
     eqf.FedLESAM: ({"rho": 0.1}, {"rho": RATE}),
     eqf.DiLoCo: ({}, {}),
+    eqf.StreamingDiLoCo: (
+        {"fragments": 1, "delay": 0, "alpha": 0.5},
+        {"alpha": {-0.1: "at least 0", 1.0: "less than 1, got 1"}},
+    ),
     eqf.AFL: ({"weight_learning_rate": 0.1}, {"weight_learning_rate": RATE}),
     eqf.TERM: ({"t": 0.5}, {"t": {True: "a number, got True"}}),
     eqf.AgnosticFedAvg: (
@@ -62,6 +67,55 @@ def agnostic(**kwargs):
 
 
 TABLE = {kind.__name__: cases(kind, *how) for kind, how in KINDS.items()}
+
+
+def streaming(**kwargs):
+    given = {"fragments": 1, "delay": 0, "alpha": 0.5, **kwargs}
+    algorithm = eqf.StreamingDiLoCo(LOSS, SGD, BATCHING, **given)
+    return algorithm.init(MODEL, num_clients=4)
+
+
+TABLE["StreamingDiLoCo"] |= {
+    **counts(lambda x: streaming(fragments=x), name="fragments", least=1),
+    **counts(lambda x: streaming(delay=x), name="delay", least=0),
+    "more fragments than arrays": (
+        lambda: streaming(fragments=99),
+        ValueError,
+        ("`fragments` must each have something to train, got 99", "has nothing"),
+    ),
+    "an array in no fragment": (
+        lambda: streaming(fragments=lambda m: [m.weight]),
+        ValueError,
+        ("`fragments` must name each array that is trained once", "0 times"),
+    ),
+    "an array in two": (
+        lambda: streaming(fragments=lambda m: [m, m.weight]),
+        ValueError,
+        "name `.weight` 2 times",
+    ),
+    "fragments that are no part": (
+        lambda: streaming(fragments=lambda m: [m["head"]]),
+        ValueError,
+        "`fragments` could not be found in the model",
+    ),
+    "one part for the list of them": (
+        lambda: streaming(fragments=lambda m: m.weight),
+        ValueError,
+        "`fragments` must return a list, with a part of the model for each",
+    ),
+    "a compressor with a memory": (
+        lambda: streaming(
+            compressor=eqf.compress.ErrorFeedback(eqf.compress.TopK(0.5))
+        ),
+        TypeError,
+        "`ErrorFeedback` remembers something of each client",
+    ),
+    "a number for the compressor": (
+        lambda: streaming(compressor=4),
+        TypeError,
+        "`compressor`",
+    ),
+}
 TABLE["AgnosticFedAvg"] |= {
     "no domain": (
         lambda: agnostic(num_domains=0),
