@@ -199,24 +199,48 @@ def test_adapters_alone_are_the_same_training():
         np.testing.assert_array_equal(x, y)
 
 
-def test_a_full_rank_is_the_layer():
-    """With A of orthonormal rows, B = 0 and scale 1 a step moves the weight as one on
-    the weight itself does: the gradient of B is that of W times A^T."""
-    layer = eqx.nn.Linear(4, 5, use_bias=False, key=KEY)
-    adapted = lora(layer, 4, key=KEY)
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 5), (5, 4)])
+def test_a_full_rank_is_the_layer(inputs, outputs):
+    """A round of one step of SGD moves the weight as it does without adapters, if the
+    matrix of the two that is square is a rotation, the other is 0 and the scale is 1.
+
+    Of the gradient G of the weight the change has G A^T A then, or B B^T G. What is a
+    rotation has no gradient, so that the product of the means is the mean of products.
+    It is so for one step: in the next one both have moved.
+    """
+    layer = eqx.nn.Linear(inputs, outputs, key=KEY)
     rotation, _ = np.linalg.qr(RNG.normal(size=(4, 4)))
     rotation = jnp.asarray(rotation, jnp.float32)
-    adapted = eqx.tree_at(lambda x: x.a, adapted, rotation)
-    x, y = (jnp.asarray(RNG.normal(size=n), jnp.float32) for n in (4, 5))
+    adapted = lora(layer, 4, key=KEY)
+    zero = jnp.zeros_like(adapted.a if inputs > outputs else adapted.b)
+    pair = (zero, rotation) if inputs > outputs else (rotation, zero)
+    adapted = eqx.tree_at(lambda x: (x.a, x.b), adapted, pair)
+    clients = {
+        str(i): {"x": RNG.normal(size=(n, inputs)), "y": RNG.normal(size=(n, outputs))}
+        for i, n in enumerate(LENGTHS)
+    }
+    data = eqf.data.FederatedDataset.from_mapping(clients)
+    batching = eqf.data.Epochs(1, batch_size=max(LENGTHS))
+    batches = eqf.data.Loader(data, eqf.data.AllClients(), batching)
 
-    def error(layer):
-        return jnp.sum((layer(x) - y) ** 2)
+    def squares(model, example, key):
+        x, y = (example[name].astype(jnp.float32) for name in "xy")
+        return jnp.sum((model(x) - y) ** 2)
 
-    full = layer.weight - 0.1 * eqx.filter_grad(error)(layer).weight
-    gradient = eqx.filter_grad(error)(adapted)
-    np.testing.assert_array_equal(gradient.a, 0)  # For B is 0.
-    step = eqx.tree_at(lambda m: m.b, adapted, adapted.b - 0.1 * gradient.b)
-    np.testing.assert_allclose(merge(step).weight, full, rtol=1e-5, atol=1e-6)
+    def weights(model, where):
+        algorithm = eqf.FedAvg(squares, optax.sgd(0.1), batching)
+        roles = eqf.roles(model, shared=where)
+        state = algorithm.init(model, num_clients=len(LENGTHS), roles=roles)
+        for i in range(2):
+            state, _ = algorithm.round(state, batches(i), key=KEY)
+            yield merge(state.model).weight if model is adapted else state.model.weight
+
+    first, second = zip(
+        weights(adapted, adapters), weights(layer, lambda m: m.weight), strict=True
+    )
+    assert np.abs(first[1] - layer.weight).max() > 1e-2
+    np.testing.assert_allclose(*first, rtol=1e-5, atol=1e-5)
+    assert np.abs(second[0] - second[1]).max() > 1e-3
 
 
 # What travels: all; A and B; B; A.
