@@ -84,6 +84,8 @@ def examples(session: nox.Session) -> None:
         small = ("--recipe", "flsim-fedspeed-dir0.1", "--small", "--output", run)
         session.run("equifed", "run", *small)
         session.run("equifed", "table", run)
+        tiny = ("--rounds", "2", "--output", directory)
+        session.run("python", "examples/lora.py", *tiny)
 
 
 @nox.session(venv_backend="uv", python="3.11")

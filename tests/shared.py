@@ -10,9 +10,9 @@ import jax.monitoring
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def script(name):
-    """A module of `scripts/`, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+def script(name, folder="scripts"):
+    """A module of `scripts/`, or of another folder that is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

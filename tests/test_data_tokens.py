@@ -254,3 +254,18 @@ def test_sequences_longer_than_the_model_takes():
     dataset = chunked("abcdefgha", by=["x"], length=9)
     with pytest.raises(ValueError, match="at most 8 tokens, got one of 9"):
         eqf.evaluate(make(), dataset, loss)
+
+
+def test_the_speakers_of_shakespeare(shared_data):
+    path = shared_data / "shakespeare_by_speaker" / "all.parquet"
+    lines = FederatedDataset.from_parquet(path, by="client_id", columns=["text"])
+    lines = lines.filter(lambda name, _: name.startswith("hamlet/"))
+    letters = Vocabulary.shakespeare()
+    found = sets.token_chunks(lines, letters, length=64, end=letters.eos)
+    seen, unseen = found.split_clients(0.3, seed=0)
+    assert {*seen.client_ids, *unseen.client_ids} == {*lines.client_ids}
+    # Of a speech every letter is read, all but the first are asked, and that it ends.
+    for name in seen:
+        count = sum(map(len, lines[name]["text"]))
+        assert (seen[name]["document"] > 0).sum() == count
+        assert (seen[name]["y"] >= 0).sum() == count

@@ -1,0 +1,48 @@
+"""`examples/lora.py`: what is held out stays so, and each method leaves its numbers."""
+
+import dataclasses
+import json
+
+import pytest
+
+from equifed.data import Steps
+
+from .shared import script
+
+
+@pytest.fixture(scope="module")
+def example():
+    return script("lora", "examples")
+
+
+@pytest.fixture(scope="module")
+def setting(example):
+    """The tiny one, with a model that is not trained and a round of one step."""
+    setting = example.tiny(None, num_steps=1)
+    return dataclasses.replace(setting, num_rounds=1, batching=Steps(1, batch_size=4))
+
+
+def test_who_trains_and_who_is_never_seen(setting):
+    train, test, unseen = setting.split()
+    assert train.client_ids == test.client_ids
+    assert len(train) == setting.num_clients
+    assert len(unseen) == setting.num_unseen
+    assert not {*train.client_ids} & {*unseen.client_ids}
+    assert max(test.client_sizes) <= setting.most
+
+
+def test_every_method_leaves_its_numbers(example, setting, tmp_path):
+    run = example.Run(setting, tmp_path / "lora.json")
+    run.as_it_was()
+    # The base is frozen in each; one of those that have a model for all, and one not.
+    for name in ("FedIT", "FedSA-LoRA"):
+        run.measure(name, example.methods(run.model)[name], 0.01, 0)
+    found = json.loads((tmp_path / "lora.json").read_text())
+    assert list(found["methods"]) == ["FedIT", "FedIT + tuning", "FedSA-LoRA"]
+    for name, seeds in found["methods"].items():
+        assert len(seeds["0"]["own"]) == setting.num_clients
+        assert ("unseen" in seeds["0"]) == (name == "FedIT")
+    sent = 1 + sum(x.size for x in example.adapters(run.model))  # and its weight
+    assert found["methods"]["FedIT"]["0"]["kB"][0] == pytest.approx(sent * 4 / 1000)
+    example.plot(found, tmp_path / "lora.png")
+    assert (tmp_path / "lora.png").stat().st_size > 1000
