@@ -4,7 +4,6 @@ A row is a dictionary; a table has one line for each. Numbers are rounded when t
 shown, never when they are stored.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -17,6 +16,7 @@ import jax.random as jr
 import numpy as np
 
 import equifed as eqf
+from equifed._json import to_json
 from equifed._stepper.stepper import Stepper
 
 
@@ -130,7 +130,7 @@ def write_json(path: str, results: dict[str, Any]) -> None:
     """Replaces the file by the results, as a whole or not at all."""
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(f"{path}.part", "w") as file:
-        json.dump({"machine": machine(), **results}, file, indent=2)
+        file.write(to_json({"machine": machine(), **results}, indent=2))
     os.replace(f"{path}.part", path)
     print(f"\nwrote {path}")
 

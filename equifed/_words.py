@@ -4,6 +4,7 @@ A value is shown in a few words and never dumped, and an annotation is spelled o
 person would say it, so that an error is one sentence.
 """
 
+import difflib
 import inspect
 import os
 import types
@@ -178,6 +179,15 @@ def listed(names: Iterable[Any]) -> str:
     names = [x if len(x) <= 30 else f"{x[:30]}..." for x in map(str, names)]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more or "none"
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A question after the names that begin with one which there is not, or the name
+    that is most like it, with a space behind it; nothing if none is."""
+    known = list(known)
+    near = [x for x in known if x.startswith(f"{name}-")]
+    near = near or difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"Did you mean {either(map(repr, near))}? " if near else ""
 
 
 def either(words: Iterable[str]) -> str:

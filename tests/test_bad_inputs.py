@@ -142,7 +142,7 @@ METHODS_WITHOUT = {
     "privacy.PrivateSGD.gradient": "Its round calls it, with a batch.",
     "privacy.PrivacyPlan.shown": "`train` calls it, with a round's metrics.",
     "privacy.PrivacyPlan.check": "`train` calls it: see `PrivacyPlan`.",
-    "privacy.PrivacyPlan.check_evaluation": "`train` calls it: see `test_privacy.py`.",
+    "privacy.PrivacyPlan.check_run": "`train` calls it: see `test_privacy.py`.",
     "privacy.PrivacyPlan.epsilons": "`train` calls it, with the rounds that were run.",
     "privacy.PrivacyPlan.check_stop": "`train` calls it: see `test_privacy.py`.",
     "clock.Draws.of": "A quantity calls it.",

@@ -1,5 +1,6 @@
 """A training that is killed at any moment loses nothing that was saved."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -102,6 +103,8 @@ def test_restores_every_bit(tmp_path):
     checkpointer = Checkpointer(tmp_path / "new" / "run")
     assert checkpointer.restore(make(0)) is None
     history = [{"round": 1, "loss": 0.1 + 0.2, "acc": np.float32(0.1), "nan": np.nan}]
+    several = np.array([[np.inf, 1.0], [-np.inf, np.nan]])
+    history[0] |= {"epsilon": np.inf, "low": np.float32(-np.inf), "several": several}
     checkpointer.save(1, make(5), history)
     restored = checkpointer.restore(make(0))
     assert restored is not None
@@ -111,6 +114,11 @@ def test_restores_every_bit(tmp_path):
     assert read[0]["loss"] == 0.1 + 0.2
     assert np.float32(read[0]["acc"]) == np.float32(0.1)
     assert np.isnan(read[0]["nan"])
+    assert (read[0]["epsilon"], read[0]["low"]) == (np.inf, -np.inf)
+    np.testing.assert_array_equal(read[0]["several"], several)
+    # Any parser reads it: JSON has none of these numbers.
+    for file in (tmp_path / "new" / "run" / "00000001").glob("*.json"):
+        json.loads(file.read_text(), parse_constant=pytest.fail)
 
 
 @pytest.mark.parametrize("name", ["run [v2]", "x[1]y", "[!a]", "a*b", "a?b", "{a,b}"])

@@ -21,6 +21,7 @@ import equifed.robust as eqr
 from equifed import recipes
 from equifed._cli import main
 from equifed._cli.attacking import ATTACKS
+from equifed._cli.folder import load, write
 from equifed._cli.parsing import settings_of
 from equifed._cli.running import _made
 from equifed._cli.saved import differs, from_json_dict
@@ -336,6 +337,16 @@ def test_the_server_s_examples_are_taken_from_all_and_are_clean():
         made_of("--algorithm fltrust --attackers 13 --attack alie")
 
 
+def test_the_server_does_not_leave_the_others_next_to_nothing_in_silence():
+    words = "--algorithm fltrust --root-examples"
+    with pytest.warns(UserWarning, match="1217 root examples.* 12 of 1229 are left"):
+        data = made_of(f"{words} 1217").loader.dataset
+    none = (data.client_sizes[1:] == 0).sum()
+    with pytest.warns(UserWarning, match=f"and {none} of 12 clients have none now"):
+        made_of(f"{words} 1217")
+    made_of(f"{words} 614")  # half of them: no warning
+
+
 def _pairs(columns):
     images, labels = (np.asarray(columns[name]) for name in ("image", "label"))
     return [(x.tobytes(), int(y)) for x, y in zip(images, labels, strict=True)]
@@ -594,10 +605,24 @@ def test_figures_of_others_are_beside_ours(tmp_path, capsys):
     assert "not at its end yet" in line
 
 
+def test_a_result_is_json_that_every_parser_reads(tmp_path):
+    settings, _ = settings_of(["--recipe", "digits-fedavg"])
+    write(tmp_path / "config.json", settings.as_json())
+    (tmp_path / "metrics.jsonl").write_text('{"round": 1, "loss": "nan"}\n', "utf-8")
+    last = {"epsilon": np.inf, "test/loss": np.nan, "test/low": -np.inf, "x": 0.1}
+    write(tmp_path / "result.json", [{"seed": 0, "result": "successful", "last": last}])
+    text = (tmp_path / "result.json").read_text("utf-8")
+    (end,) = json.loads(text, parse_constant=pytest.fail)
+    assert end["last"] == {n: str(x) if n != "x" else x for n, x in last.items()}
+    ((row,),) = load(str(tmp_path)).histories
+    np.testing.assert_equal({name: row[name] for name in last}, last)
+
+
 REFUSED = {
     "an unknown attack": (
         "--recipe digits-fedavg --attackers 2 --attack ally",
-        "`attack` must be the name of one, got 'ally'. Did you mean 'alie'?",
+        "`attack` must be the name of one, got 'ally'. Did you mean 'alie'? There are: "
+        "sign-flip,",
     ),
     "an attack by nobody": (
         "--recipe digits-fedavg --attack alie",
@@ -608,8 +633,29 @@ REFUSED = {
         "Give both, `--attack alie --attackers 5`, or neither.",
     ),
     "more attackers than clients": (
-        "--recipe digits-fedavg --attack alie --attackers 13",
-        "`attackers` must be at most 12, got 13",
+        "--recipe digits-fedavg --attack mimic --attackers 12",
+        "`attackers` must be at most 11, got 12",
+    ),
+    "a little is enough of most": (
+        "--recipe digits-fedavg --attack alie --attackers 7",
+        "most half of the clients, got 7 of 12. Name 6 or fewer, or take another",
+    ),
+    "a number of another attack": (
+        "--recipe digits-fedavg --attack alie --attackers 2 --attack.radius 3",
+        "`--attack.radius` is of no use: `--attack` is 'alie', which has "
+        "`--attack.knows`.",
+    ),
+    "a number of no attack": (
+        "--recipe digits-fedavg --attack.radius=3",
+        "`--attack.radius` is of no use: `--attack` is 'none', which has no numbers.",
+    ),
+    "a number of another optimiser": (
+        "--recipe digits-fedavg --client-optim adam --client-optim.momentum 0.9",
+        "`--client-optim.momentum` is of no use: `--client-optim` is 'adam'",
+    ),
+    "a family of tasks": (
+        "--task digits --algorithm fedavg",
+        "Did you mean 'digits-dense' or 'digits-cnn'? There are: digits-dense,",
     ),
     "an attack that is out of bounds": (
         "--recipe digits-fedavg --attack ipm --attack.epsilon 0 --attackers 2",
@@ -626,7 +672,7 @@ REFUSED = {
     "all examples for the server": (
         "--task digits-dense --algorithm fltrust --client-optim.learning-rate 1 "
         "--root-examples 5000",
-        "`root_examples` must be at most",
+        "1229 in all, of 12 clients: give 1217 or fewer, so that as many are left as",
     ),
     "an unknown compressor": (
         "--recipe digits-fedavg --compress topk",

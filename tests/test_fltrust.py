@@ -181,6 +181,24 @@ def test_most_clients_may_attack():
             np.testing.assert_allclose(change, expected, rtol=1e-4)
 
 
+def test_a_training_says_why_rounds_are_rejected():
+    """It is nobody's trust that is missing, and not a number of messages."""
+    algorithm = eqf.FLTrust(testing.noisy_loss, SGD, BATCHING, root=3)  # it has nothing
+    sampler = eqf.data.UniformSampler(2, seed=1)
+    assert not {3} & {int(i) for round in (0, 1) for i in sampler(round, 8)}
+    for around in (algorithm, eqa.Attacked(algorithm, eqa.Mimic(), [0])):
+        loader = eqf.data.Loader(DATASET, sampler, BATCHING)
+        with pytest.warns(UserWarning, match="rejected") as caught:
+            eqf.train(around, testing.Linear(), loader, num_rounds=2, key=KEY)
+        said = [str(w.message) for w in caught]
+        assert [text.partition(":")[0] for text in said] == [
+            "Round 1 was rejected since none of its 2 clients was trusted",
+            "All 2 rounds were rejected, so that the model is as it was. Have the root "
+            "client take part in every round, by `Including`, with examples of all "
+            "classes.",
+        ]
+
+
 def test_the_server_sends_itself_nothing():
     plain = one_round(eqf.FedAvg(loss, SGD, BATCHING))[1]
     metrics = one_round(FLTRUST)[1]

@@ -38,7 +38,7 @@ LAYERS = (
     (
         *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
         *("_overrides", "_linalg", "_debug", "_extras"),
-        *("_files", "_history", "_compiled", "_loop", "_mesh", "_processes"),
+        *("_files", "_history", "_json", "_compiled", "_loop", "_mesh", "_processes"),
         "_role_table",
     ),
     ("_closures", "_noise", "_roles", "_wire", "_cohort", "_metrics", "_share"),

@@ -1,5 +1,6 @@
 """Privacy: what a mechanism adds, what a plan accounts for, and what it refuses."""
 
+import ast
 import dataclasses
 import importlib
 import math
@@ -18,6 +19,7 @@ from hypothesis import given, settings, strategies as st
 import equifed as eqf
 import equifed.privacy as eqp
 from equifed import testing
+from equifed.privacy.accounting import _by_count
 
 
 dpa = pytest.importorskip("dp_accounting")
@@ -135,6 +137,62 @@ def test_very_much_noise_has_an_epsilon_of_nearly_0():
     assert math.erf(0.5e-7 / math.sqrt(2)) < made.delta
     assert made.epsilon(1) == 0.0
     assert 0 < dataclasses.replace(made, delta=1e-12).epsilon(1) < 1e-6
+
+
+@pytest.mark.parametrize("most", (None, 4, 6))
+@pytest.mark.parametrize("noise", (1e-20, 4e-4, 6.4e-4, 1.9e-3))
+def test_next_to_no_noise_has_an_epsilon_too(noise, most):
+    # By the library's distributions it would be infinite, with its own warning, or an
+    # `OverflowError`. It is that of a client of whom it is known when it came.
+    sampler = eqf.data.PoissonSampler(0.5, most=most)
+    made = plan(sampler, noise=noise, num_rounds=100)
+    once = float(np.float32(noise)) / (1 if most is None else 2)
+    for rounds in (1, 10, 100):
+        # At least half of the delta is left by whatever comes this often or less.
+        most_often = next(
+            k for k in range(rounds + 1) if _drawn_more(k, rounds, 0.5) <= 0.5e-3
+        )
+        rest = 1e-3 - _drawn_more(most_often, rounds, 0.5)
+        with np.errstate(divide="ignore"):  # The library takes the logarithm of 0.
+            wanted = dpa.get_epsilon_gaussian(once / math.sqrt(most_often), rest)
+            every = dpa.get_epsilon_gaussian(once / math.sqrt(rounds), 0.5e-3)
+        np.testing.assert_allclose(made.epsilon(rounds), wanted, rtol=1e-6)
+        # No more than if it had come every time.
+        assert made.epsilon(rounds) <= every
+
+
+def _drawn_more(times, rounds, rate):
+    """The probability that a client is drawn more often."""
+    return sum(
+        math.comb(rounds, k) * rate**k * (1 - rate) ** (rounds - k)
+        for k in range(times + 1, rounds + 1)
+    )
+
+
+@pytest.mark.parametrize("rate", (0.02, 0.5))
+@pytest.mark.parametrize("rounds", (1, 10, 200))
+def test_the_bound_of_little_noise_is_one(rate, rounds):
+    # Where both are known: with it the samples tell more than they do.
+    gaussian = dpa.GaussianDpEvent(4e-3)
+    event = dpa.SelfComposedDpEvent(dpa.PoissonSampledDpEvent(rate, gaussian), rounds)
+    accountant = dpa.pld.PLDAccountant(value_discretization_interval=1.0)
+    accountant.compose(event)
+    exact, bound = accountant.get_epsilon(1e-6), _by_count(event, 1e-6)
+    assert exact <= bound <= 1.3 * exact
+
+
+def test_a_client_who_hardly_ever_comes_is_hidden_without_noise():
+    sampler = eqf.data.PoissonSampler(1e-8)
+    assert plan(sampler, noise=1e-4, num_rounds=10).epsilon() == 0.0
+
+
+def test_little_laplace_noise_is_the_sum_of_its_rounds():
+    parts = {"noise_multiplier": 1e-3, "expected_clients": 8.0}
+    made = eqp.PrivacyPlan(
+        *(eqf.data.AllClients(), eqp.LocalLaplace(1.0, **parts)),
+        **{"num_clients": 8, "num_rounds": 9, "delta": 1e-3},
+    )
+    np.testing.assert_allclose(made.epsilon(), 9 * 2 / 1e-3, rtol=1e-6)
 
 
 def test_little_noise_is_accounted_for_as_finely_as_its_losses_ask_for():
@@ -491,7 +549,7 @@ def test_no_evaluation_on_clients_who_train_that_is_not_asked_for():
                 evaluation={"unseen": other_clients(), "seen": kind},
             )
     keys = jr.split(jr.key(0), 1)
-    with pytest.raises(ValueError, match="`unprotected` with seen/error, seen/loss"):
+    with pytest.raises(ValueError, match="`unprotected=.'seen/error', 'seen/loss'.`"):
         eqf.sweep(
             *({"": algorithm}, start, loader),
             num_rounds=1,
@@ -510,6 +568,49 @@ def test_no_evaluation_on_clients_who_train_that_is_not_asked_for():
     unseen = {"unseen": other_clients()}
     history = trained(*(made.mechanism, made.sampler), privacy=made, evaluation=unseen)
     assert "unseen/loss" in history.history[-1]
+
+
+class _Many(eqx.Module):
+    """A loss with many metrics."""
+
+    def __call__(self, model, example, key):
+        value, _ = testing.noisy_loss(model, example, key)
+        return value, {f"metric_{i}": value for i in range(12)}
+
+
+def test_what_is_to_be_named_is_told_as_it_is_to_be_written():
+    made, test = plan(unprotected=("loss",)), DATASET.select([3])
+    more = {"evaluation": {"test": test}, "metrics": _Many()}
+    with pytest.raises(ValueError, match="is evaluated on clients who train") as error:
+        trained(made.mechanism, made.sampler, privacy=made, **more)
+    names = ast.literal_eval(str(error.value).split("`unprotected=")[1][:-2])
+    assert len(names) == 14  # with the loss, and with the loss of the evaluation
+    made = dataclasses.replace(made, unprotected=names)
+    history = trained(made.mechanism, made.sampler, privacy=made, **more).history
+    assert set(names) < set(history[-1])
+
+
+def test_no_name_is_unprotected_that_is_no_metric():
+    more = {"evaluation": {"test": other_clients()}}
+    for name, near in (("los", "loss"), ("test/los", "test/loss"), ("xyz", "")):
+        made = plan(unprotected=("clients", name))
+        near = f"Did you mean '{near}'. " if near else ""
+        words = f"names '{name}', which is no metric of this run. {near}There are: bits"
+        with pytest.raises(ValueError, match=words):
+            trained(made.mechanism, made.sampler, privacy=made, **more)
+        algorithm = eqf.FedAvg(
+            testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism
+        )
+        loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
+        start, keys = lambda key: testing.Linear(), jr.split(jr.key(0), 1)
+        with pytest.raises(ValueError, match=words):
+            eqf.sweep(
+                *({"": algorithm}, start, loader),
+                num_rounds=1,
+                keys=keys,
+                privacy=made,
+                **more,
+            )
 
 
 class _Lost(eqx.Module):

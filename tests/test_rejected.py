@@ -109,4 +109,5 @@ def test_train_tells_of_the_first_round_that_is_rejected_and_of_all():
         "Round 1 was rejected by i",
         "All 3 rounds were rejecte",
     ]
+    assert "Draw more clients a round, or tell the rule of fewer Byz" in said[1]
     assert trained(2, Some())[1] == []

@@ -249,6 +249,9 @@ def test_every_algorithm_keeps_personal_leaves_or_says_that_it_cannot():
     assert keep >= KEEP
     words = r"`\w+` cannot keep personal leaves: it"
     assert all(re.match(words, said) for said in refused.values())
+    # By its own name, and not by that of what it is made of.
+    assert refused["CA2FL"].startswith("`CA2FL` cannot")
+    assert not any("_News" in said for said in refused.values())
 
 
 class Backbone(eqx.Module):

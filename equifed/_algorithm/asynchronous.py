@@ -20,7 +20,7 @@ from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
 from .old_models import FromOldModel, OldModels, staleness_in
-from .one_pass import AbstractOnePass
+from .one_pass import AbstractOnePass, keep_in_pass
 from .staleness import AbstractStaleness, ConstantStaleness
 
 
@@ -95,7 +95,8 @@ class AbstractAsynchronous(AbstractAlgorithm):
 
     def keep(self, params, personal, begun):
         inner = dataclasses.replace(begun, server=begun.server.server)
-        return self.algorithm.keep(params, personal, inner)
+        name = type(self).__name__  # whatever it is made of
+        return keep_in_pass(self.algorithm, name, params, personal, inner)
 
     def step(self, state, clients, *, key):
         at = state.server

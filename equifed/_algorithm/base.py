@@ -67,6 +67,11 @@ class AbstractAlgorithm(eqx.Module):
     keeps_statistics: ClassVar[bool] = False
     """Whether the statistics of a [`equifed.Stateful`][] loss stay with each client, as
     nobody averages them: to `keep` they are personal."""
+    rejects: ClassVar[tuple[str, str]] = (
+        "by its aggregator, for which {clients:g} messages are too few",
+        "Draw more clients a round, or tell the rule of fewer Byzantine ones.",
+    )
+    """Why it rejects a round to which some came, and what to do."""
 
     @property
     def carries_state(self) -> bool:
@@ -290,7 +295,6 @@ def _check_needs(algorithm: AbstractAlgorithm, roles: Roles | None) -> None:
     for role in algorithm.needs:
         if roles is None or not roles.of(role):
             raise ValueError(
-                f"`{type(algorithm).__name__}` needs {role} leaves, and the model has "
-                f"none. Say which: `roles=equifed.roles(model, {role}=lambda m: "
-                "m.head)`."
+                f"`{type(algorithm).__name__}` needs {role} leaves, of which the model "
+                f"has none. Give `roles=equifed.roles(model, {role}=lambda m: m.head)`."
             )

@@ -16,9 +16,14 @@ from ..data import AbstractBatching
 from .one_pass import AbstractOnePass
 
 
+NEWS = "the difference of a change from the client's last one (`FedVARP`)"
+
+
 class _News(AbstractCorrection):
     r"""Sends by how much the change differs from that of the last time,
     $\Delta_i - y_i$."""
+
+    sends = (NEWS,)
 
     def init(self, params):
         return tree_zeros_like(params)
@@ -48,6 +53,7 @@ class _Surrogates(AbstractServer):
     r"""Hands $\overline{\Delta - y} + \frac1N \sum_j y_j$ to another server."""
 
     server: AbstractServer
+    understands = (NEWS,)
 
     def init(self, params, *, num_clients):
         return _MeanState(

@@ -140,6 +140,12 @@ class FLTrust(_AbstractOfClient):
     client: LocalSGD
     server: OptaxServer
     root: Int[Array, ""]
+    rejects = (
+        "since none of its {clients:g} clients was trusted: no change of one points "
+        "where that of the root examples does, or there was no such change",
+        "Have the root client take part in every round, by `Including`, with examples "
+        "of all classes.",
+    )
 
     @checked()
     def __init__(

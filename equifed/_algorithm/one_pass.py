@@ -20,6 +20,7 @@ from .._noise import reseed_noise
 from .._roles import is_empty
 from .._round import Beginning
 from .._server import AbstractServer
+from .._types import ClientState, Params
 from .._wire import Broadcast
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm, NOT_KEPT
@@ -56,22 +57,7 @@ class AbstractOnePass(_AbstractOfClient):
         )
 
     def keep(self, params, personal, begun):
-        name = type(self).__name__
-        if is_empty(params):
-            raise ValueError(
-                f"`{name}` has nothing to send: all that is trained is personal, and "
-                "nothing is shared. Share a part, or take `LocalOnly`."
-            )
-        if not can_keep(self.client, params):
-            raise ValueError(NOT_KEPT.format(name, f"is sent {_sent(self.client)}"))
-        if type(self).own_model is not AbstractAlgorithm.own_model:
-            what = "gives each client a whole model of its own"
-            raise ValueError(NOT_KEPT.format(name, what))
-        shared = eqx.filter_eval_shape(self.server.broadcast, params, begun.server)
-        if shared is not None:
-            what = "sends its clients something of each parameter beside the model"
-            raise ValueError(NOT_KEPT.format(name, what))
-        return keeping(self.client, personal).init(params)
+        return keep_in_pass(self, type(self).__name__, params, personal, begun)
 
     def step(self, state, clients, *, key):
         client_key, server_key, noise_key = jr.split(key, 3)
@@ -107,6 +93,32 @@ class AbstractOnePass(_AbstractOfClient):
 
     def model(self, state):
         return state.model
+
+
+def keep_in_pass(
+    algorithm: AbstractOnePass,
+    name: str,
+    params: Params,
+    personal: Params,
+    begun: Beginning,
+) -> ClientState:
+    """`AbstractOnePass.keep`, under the name of what has this algorithm in it."""
+    client, server = algorithm.client, algorithm.server
+    if is_empty(params):
+        raise ValueError(
+            f"`{name}` has nothing to send: all that is trained is personal, and "
+            "nothing is shared. Share a part, or take `LocalOnly`."
+        )
+    if not can_keep(client, params):
+        raise ValueError(NOT_KEPT.format(name, f"is sent {_sent(client)}"))
+    if type(algorithm).own_model is not AbstractAlgorithm.own_model:
+        what = "gives each client a whole model of its own"
+        raise ValueError(NOT_KEPT.format(name, what))
+    shared = eqx.filter_eval_shape(server.broadcast, params, begun.server)
+    if shared is not None:
+        what = "sends its clients something of each parameter beside the model"
+        raise ValueError(NOT_KEPT.format(name, what))
+    return keeping(client, personal).init(params)
 
 
 class Algorithm(AbstractOnePass):

@@ -1,6 +1,5 @@
 """When to save, what to keep, and which checkpoint to go on from."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -13,6 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, checked
 from .._history import plain_row
+from .._json import from_json
 from .._processes import wait_for_all
 from .._roles import Roles
 from .._types import Model
@@ -275,7 +275,7 @@ class Checkpointer:
         path = self.directory / name
         check_shared(path)
         about, history, made_with = (
-            json.loads((path / file).read_text("utf-8"))
+            from_json((path / file).read_text("utf-8"))
             for file in (LEAVES, "history.json", "fingerprint.json")
         )
         leaves = array_leaves(like)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from .._json import to_json
 from .._words import shown
 
 
@@ -45,9 +46,7 @@ def check_history(history: Any) -> None:
 
 
 def write_json(path: pathlib.Path, content: Any, *, indent: int | None = None) -> None:
-    # `default` turns NumPy's numbers into Python's.
-    text = json.dumps(content, default=lambda x: x.tolist(), indent=indent)
-    path.write_text(text, "utf-8")
+    path.write_text(to_json(content, indent=indent), "utf-8")
 
 
 def sync(

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
+from .._json import from_json, to_json
 from .._optim import Optim
 from .._role_table import paths_of
 from .._roles import Roles
@@ -232,6 +233,7 @@ def check_fingerprint(
             "not known whether it is of this experiment.",
         )
         return None
+    now = from_json(to_json(now))  # as the saved one was written and read
     bases = saved.get(FROZEN), now.get(FROZEN)
     if None not in bases and bases[0] != bases[1]:
         return (

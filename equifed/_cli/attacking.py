@@ -16,6 +16,7 @@ from jaxtyping import Int
 from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, check_seed
 from .._types import Model
+from .._warn import warn
 from ..attacks import (
     AbstractAttack,
     Adaptive,
@@ -118,14 +119,31 @@ def with_root(
     data: FederatedDataset, num_examples: int, *, seed: int
 ) -> FederatedDataset:
     """The data with one client more, the first: the server, which holds examples that
-    were drawn from all of the clients' and taken away from them."""
-    most = data.num_examples - 1
-    count = check_count("root_examples", num_examples, most=most)
+    were drawn from all of the clients' and taken away from them.
+
+    Warns where they are more than half of them, or all that some client has.
+    """
+    total, had = data.num_examples, data.client_sizes > 0
+    count = check_count("root_examples", num_examples)
+    if count > total - had.sum():
+        raise ValueError(
+            f"`root_examples` are taken away from the clients', which are {total} in "
+            f"all, of {had.sum()} clients: give {total - had.sum()} or fewer, so that "
+            f"as many are left as there are clients, got {count}."
+        )
     rng = generator(check_seed(seed), SPLIT)
-    taken = np.zeros(data.num_examples, bool)
-    taken[permutation(rng, data.num_examples)[:count]] = True
+    taken = np.zeros(total, bool)
+    taken[permutation(rng, total)[:count]] = True
+    rest = data._keep(~taken)
+    none = int((had & (rest.client_sizes == 0)).sum())
+    if none > 0 or 2 * count > total:
+        warn(
+            f"The {count} root examples of the server are taken away from the clients: "
+            f"{total - count} of {total} are left to them, and {none} of {had.sum()} "
+            "clients have none now. Give fewer by `--root-examples`."
+        )
     root = data._keep(taken).pooled("the server")
-    return FederatedDataset.concatenate([root, data._keep(~taken)])
+    return FederatedDataset.concatenate([root, rest])
 
 
 def with_attackers(
@@ -148,9 +166,10 @@ def with_attackers(
 def drawn_attackers(
     data: FederatedDataset, count: int, *, seed: int, first: int
 ) -> Int[np.ndarray, " byzantine"]:
-    """Who of the clients attack; those before the number `first` are the server's."""
+    """Who of the clients attack, not all, unless the server has a client of its own:
+    those before the number `first`."""
     others = data.num_clients - first
-    check_count("attackers", count, most=others)
+    check_count("attackers", count, most=others if first else others - 1)
     return first + byzantine_clients(others, count, seed=seed)
 
 

@@ -20,6 +20,7 @@ import jax
 
 from .._files import replacing
 from .._history import Row
+from .._json import from_json, to_json
 from .parsing import read_config
 from .settings import Settings
 
@@ -71,7 +72,7 @@ def read(folder: pathlib.Path) -> Settings:
 def write(path: pathlib.Path, values: Any) -> None:
     """Writes JSON, whole or not at all."""
     with replacing(path, path.with_suffix(".new")) as file:
-        file.write((json.dumps(values, indent=2) + "\n").encode())
+        file.write((to_json(values, indent=2) + "\n").encode())
 
 
 def environment() -> dict[str, Any]:
@@ -133,7 +134,7 @@ def load(folder: str) -> Run:
         raise ValueError(f"`{path}` has no round yet: there is nothing to show.")
     ended = (path / RESULT).exists()
     if ended:
-        ends = json.loads((path / RESULT).read_text("utf-8"))
+        ends = from_json((path / RESULT).read_text("utf-8"))
         for history, end in zip(histories, ends, strict=True):
             history[-1] |= end["last"]  # of several models it is measured at the end
     return Run(path.name, settings, histories, ended)

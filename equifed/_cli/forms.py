@@ -71,12 +71,17 @@ def fields_of(argument: Argument, given: Any, rest: list[str]) -> list[Any]:
         now = "sgd"
     if kind is None:
         kind = now
-    check_name(argument.name, kind, kinds)
+    if kind not in kinds:
+        check_name(argument.name, kind, known)
     option = named(Literal[kinds], argument.help, argument.name.replace("_", "-"))
     fields: list[Any] = [(f"{argument.name}_kind", option, kind)]
+    numbers: list[str] = []
     if kind != own:
         same = default if kind == now and default not in (None, MISSING) else None
-        fields.append((argument.name, _form_of_kind(argument, kind, same), MISSING))
+        form = _form_of_kind(argument, kind, same)
+        fields.append((argument.name, form, MISSING))
+        numbers = [field.name for field in dataclasses.fields(form)]
+    _check_options(argument.name, kind, numbers, rest)
     return fields
 
 
@@ -93,6 +98,20 @@ def _kind_asked(name: str, rest: list[str]) -> str | None:
     options = {f"--{name.replace('_', '-')}", f"--{name}"}
     parser.add_argument(*options, dest="kind")
     return parser.parse_known_args(rest)[0].kind
+
+
+def _check_options(name: str, kind: str, known: list[str], rest: list[str]) -> None:
+    """Refuses a number of another kind than the one asked for."""
+    for word in rest:
+        of, _, option = word.partition("=")[0].replace("-", "_").partition(".")
+        option = option.partition(".")[0]
+        if of == f"__{name}" and option and option not in known:
+            word, whole = word.partition("=")[0], f"--{name.replace('_', '-')}"
+            has = ", ".join(f"`{whole}.{x.replace('_', '-')}`" for x in known)
+            raise ValueError(
+                f"`{word}` is of no use: `{whole}` is {kind!r}, which has "
+                f"{has or 'no numbers'}."
+            )
 
 
 def _form_of_kind(argument: Argument, kind: str, given: Any) -> type:

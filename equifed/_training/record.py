@@ -53,7 +53,7 @@ class Record:
         self._best, self._logger = best, logger
         self._first, self._privacy, self._loader = True, privacy, loader
         self._watch = Watch(
-            *(loader, algorithm.loss, history, reported),
+            *(loader, algorithm, history, reported),
             private=privacy is not None,
         )
         self.model: Model | None = None

@@ -150,8 +150,6 @@ def sweep(
             algorithm.init(model(k), num_clients=count, key=k, roles=own) for k in seeds
         ]
         reported, missing = check_rounds(algorithm, states[0], loader, 1)
-        if plan is not None:
-            plan.check(algorithm, states[0], loader, num_rounds=num_rounds)
         for key, state in zip(seeds, states, strict=True):
             group = groups.setdefault(
                 _kind((algorithm, state)), _Group([], [], [], missing)
@@ -162,8 +160,9 @@ def sweep(
             if found is None:
                 found = evaluations_of(evaluation, measure, algorithm, state, loader)
                 found.check_distinct(reported)
-            if plan is not None:
-                plan.check_evaluation(datasets_of(evaluation), found.names, loader)
+            if plan is not None and key is seeds[0]:
+                there = {"evaluated": datasets_of(evaluation), "measured": found.names}
+                plan.check_run(algorithm, state, loader, num_rounds=num_rounds, **there)
             group.members.append(len(runs))
             group.evaluations.append(found)
             group.plans.append(plan)
@@ -272,7 +271,7 @@ def _result(
         return RESULTS.successful
     if history[-1]["nonfinite_model"]:
         return RESULTS.nonfinite_model
-    watch = Watch(loader, algorithm.loss, history, private=private)
+    watch = Watch(loader, algorithm, history, private=private)
     return watch.result
 
 

@@ -129,8 +129,8 @@ def train(
     reported, missing = check_rounds(algorithm, state, loader, rounds_per_call)
     evaluations.check_distinct(reported)
     if privacy is not None:
-        privacy.check(algorithm, state, loader, num_rounds=num_rounds)
-        privacy.check_evaluation(datasets_of(evaluation), evaluations.names, loader)
+        there = {"evaluated": datasets_of(evaluation), "measured": evaluations.names}
+        privacy.check_run(algorithm, state, loader, num_rounds=num_rounds, **there)
     best = Best(stop, eval_every, algorithm.model(state), state)
     best.check_asked(algorithm, state, evaluation or {}, evaluations.names, privacy)
     looks = [eval_every] if evaluations or stop is not None else []

@@ -8,10 +8,11 @@ import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from .._algorithm import AbstractAlgorithm
 from .._evaluate.blame import bad_cell, blame
 from .._history import ROUND, Row
 from .._metrics import RESERVED
-from .._types import Loss, Model
+from .._types import Model
 from .._warn import warn
 from .._words import listed
 from ..data import AbstractLoader
@@ -33,14 +34,10 @@ METRICS = (
     "finite."
 )
 REJECTED = (
-    "Round {} was rejected by its aggregator, for which the messages of its {:g} "
-    "clients are too few, so that the model stayed as it was; see `rejected` in the "
-    "history."
+    "Round {} was rejected {}, so that the model stayed as it was; see `rejected` in "
+    "the history."
 )
-ALL_REJECTED = (
-    "All {} rounds were rejected by the aggregator, so that the model is as it was. "
-    "Draw more clients a round, or tell the rule of fewer Byzantine ones."
-)
+ALL_REJECTED = "All {} rounds were rejected, so that the model is as it was. {}"
 SOME = "Messages of round {} are not finite ({:g} of them), and {}."
 
 
@@ -50,7 +47,7 @@ class Watch:
     def __init__(
         self,
         loader: AbstractLoader,
-        loss: Loss,
+        algorithm: AbstractAlgorithm,
         history: Iterable[Row],
         reported: Collection[str] = (),
         *,
@@ -63,7 +60,8 @@ class Watch:
         - `private`: whether what its clients sent, and who they were, is not to be
             told: then only a model that is not finite is worth a word.
         """
-        self._loader, self._loss = loader, loss
+        self._loader, self._loss = loader, algorithm.loss
+        self._rejects = _innermost(algorithm).rejects
         self._reported = set(reported) - set(RESERVED)
         self._said: set[str] = set()
         self._seen: set[str] = set()
@@ -99,7 +97,9 @@ class Watch:
             self._nobody(row)
         else:
             if _is_rejected(row):
-                text = REJECTED.format(row[ROUND], row["clients"])
+                text = REJECTED.format(
+                    row[ROUND], self._rejects[0].format(clients=row["clients"])
+                )
                 self._say("rejected", text, row, model)
             if row["nonfinite"] > 0:
                 self._some(row)
@@ -109,7 +109,7 @@ class Watch:
     def end(self) -> None:
         """Warns of what only the end of the training shows."""
         if self._num_rounds > 1 and self._num_rejected == self._num_rounds:
-            warn(ALL_REJECTED.format(self._num_rounds))
+            warn(ALL_REJECTED.format(self._num_rounds, self._rejects[1]))
 
     @property
     def result(self) -> RESULTS:
@@ -173,6 +173,14 @@ class Watch:
 
     def _clients(self, row: Row) -> list[tuple[str, Any]]:
         return participants(self._loader, row[ROUND] - 1)
+
+
+def _innermost(algorithm: AbstractAlgorithm) -> AbstractAlgorithm:
+    """That which makes the rounds, whatever is around it."""
+    for inside in vars(algorithm).values():
+        if isinstance(inside, AbstractAlgorithm):
+            return _innermost(inside)
+    return algorithm
 
 
 def _is_rejected(row: Row) -> bool:

@@ -16,11 +16,14 @@ class ALIE(AbstractAttack):
     $$z = \Phi^{-1}\Bigl(\frac{n - f - s}{n - f}\Bigr).$$
 
     It is small, and negative where they are few: of 25 messages, 5 of attackers, 0.25.
-    Where they need nobody, $s \le 0$, it is not defined, and they send their own
-    messages, as honest clients. $\sigma$ divides by the number of messages: the paper
-    leaves open whether by one less. The paper's attackers know each other's messages
+    Where they need nobody, $s \le 0$, it is not defined: in such a round they send
+    their own messages, as honest clients, and a population like that is refused.
+    $\sigma$ divides by the number of messages: the paper leaves open whether by one
+    less. The paper's attackers know each other's messages
     alone: `Attacked(..., knows="own")`.
     """
+
+    needs_minority = True
 
     def attack(self, seen, *, key):
         x, n, f = seen.messages, seen.num_messages, seen.num_byzantine

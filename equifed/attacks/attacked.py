@@ -72,7 +72,9 @@ class Attacked(AbstractAlgorithm):
 
     **Raises:**
 
-    `ValueError` for numbers of clients that are twice there or that there are not.
+    `ValueError` for numbers of clients that are twice there or that there are not; in
+    `init`, if nobody is left who is honest, or, for [`equifed.attacks.ALIE`][], less
+    than half of the clients are.
 
     !!! example
 
@@ -129,7 +131,23 @@ class Attacked(AbstractAlgorithm):
         if not isinstance(self.clients, jax.core.Tracer):
             for client in self.clients.tolist():
                 check_count("clients", client, least=0, most=num_clients - 1)
+            self._check_honest(num_clients)
         return self.algorithm.begin(params, num_clients=num_clients, key=key)
+
+    def _check_honest(self, num_clients: int) -> None:
+        """Refuses attackers whom nobody is left to attack, or who are too many."""
+        count = self.clients.size
+        if count == num_clients:
+            raise ValueError(
+                f"`clients` names all of the {num_clients} clients: there is no honest "
+                "one, whom they could attack. Leave some out."
+            )
+        if self.attack.needs_minority and count > num_clients // 2:
+            raise ValueError(
+                f"`{type(self.attack).__name__}` is defined for attackers who are at "
+                f"most half of the clients, got {count} of {num_clients}. Name "
+                f"{num_clients // 2} or fewer, or take another attack."
+            )
 
     def keep(self, params, personal, begun):
         return self.algorithm.keep(params, personal, begun)

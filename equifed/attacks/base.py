@@ -5,6 +5,7 @@ A message is a row of numbers here, so that an attack reads as the formula of it
 
 import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -58,6 +59,9 @@ class Seen(eqx.Module):
 
 class AbstractAttack(eqx.Module):
     """What attackers send. Subclass it for an attack of your own."""
+
+    needs_minority: ClassVar[bool] = False
+    """Whether it is defined for attackers who are at most half of the clients alone."""
 
     def __init_subclass__(cls) -> None:
         inherit_types(cls)

@@ -3,7 +3,9 @@
 What is sampled, and the noise, become an event of the library `dp-accounting`, which
 does the mathematics: privacy loss distributions (PLD, arXiv 2207.04380), Renyi
 differential privacy (RDP) for sampling without replacement, which has no PLD there, and
-the closed form of one Gaussian mechanism.
+the closed form of one Gaussian mechanism. That form, of as many rounds as a client is
+likely to be drawn for, is taken where there is so little noise that the library would
+overflow.
 """
 
 import dataclasses
@@ -31,6 +33,9 @@ Adjacency = Literal[
 # are, and this one is within a thousandth, at a tenth of the cost of the default.
 _INTERVAL = 1e-3
 
+# The noise multiplier below which a distribution of losses overflows.
+_LITTLE = 2e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Accounted:
@@ -38,7 +43,7 @@ class Accounted:
 
     event: Any
     adjacency: Adjacency
-    accountant: Literal["PLD", "RDP"]
+    accountant: Literal["PLD", "RDP", "count", "pure"]
     interval: float = _INTERVAL
     """Between values of a privacy loss, of PLD."""
 
@@ -68,6 +73,14 @@ def account(
     if noise_multiplier > 0:
         event = _of_a_round(dp, participation, noise_multiplier)
         event = dp.SelfComposedDpEvent(event, num_rounds)
+    poisson = isinstance(participation, PoissonParticipation)
+    if poisson and 0 < noise_multiplier < _LITTLE:
+        # With one client more, one that was drawn may be left out of a full cohort.
+        apart = 1 if participation.most is None else 2
+        gaussian = dp.GaussianDpEvent(noise_multiplier / apart)
+        event = dp.PoissonSampledDpEvent(participation.rate, gaussian)
+        event = dp.SelfComposedDpEvent(event, num_rounds)
+        return Accounted(event, "add or remove one", "count")
     if isinstance(participation, PoissonParticipation):
         # Little noise has large losses: that of a small simulation takes minutes else.
         wide = max(1.0, 0.1 / noise_multiplier**2) if noise_multiplier > 0 else 1.0
@@ -136,14 +149,38 @@ def check_accountable(participation: Participation, noise: AbstractNoise) -> Non
 def epsilon_of(accounted: Accounted, delta: float) -> float:
     """The epsilon at that delta: an upper bound, infinite where there is none."""
     dp, event = dp_accounting(), accounted.event
+    if accounted.accountant == "count":
+        return _by_count(event, delta)
+    if accounted.accountant == "pure":
+        return event.count / event.event.noise_multiplier
     if isinstance(event, dp.GaussianDpEvent) and accounted.accountant == "PLD":
-        # A distribution of losses would take a thousand times as long. (The library
-        # takes the logarithm of 0 where epsilon is nearly 0.)
-        with np.errstate(divide="ignore"):
-            return float(dp.get_epsilon_gaussian(event.noise_multiplier, delta))
+        # A distribution of losses would take a thousand times as long.
+        return _of_gaussian(event.noise_multiplier, delta)
     accountant = _accountant(accounted)
     accountant.compose(event)
     return float(accountant.get_epsilon(delta))
+
+
+def _of_gaussian(noise_multiplier: float, delta: float) -> float:
+    # The library takes the logarithm of 0 where epsilon is nearly 0.
+    with np.errstate(divide="ignore"):
+        return float(dp_accounting().get_epsilon_gaussian(noise_multiplier, delta))
+
+
+def _by_count(event: Any, delta: float) -> float:
+    r"""An upper bound for Poisson samples that tell who was drawn.
+
+    A client is drawn more than $k$ times with a probability $p$, and $k$ times are one
+    Gaussian mechanism: its epsilon at $\delta - p$ is one of all at $\delta$.
+    """
+    from scipy.stats import binom  # it takes long
+
+    rate, rounds = event.event.sampling_probability, event.count
+    most = int(binom.isf(delta / 2, rounds, rate))
+    if most == 0:
+        return 0.0
+    rest = delta - float(binom.sf(most, rounds, rate))
+    return _of_gaussian(event.event.event.noise_multiplier / most**0.5, rest)
 
 
 def least_noise(

@@ -43,13 +43,17 @@ def check_release(
     mechanism: AbstractMechanism,
     state: State,
     cohort: Cohort,
-) -> None:
+) -> list[str]:
     """Refuses an algorithm whose server learns anything but what the mechanism gives.
 
     **Arguments:**
 
     - `state`: before a round, with the states of the whole population.
     - `cohort`: of any round.
+
+    **Returns:**
+
+    The names of a round's metrics.
     """
     found = Followed(algorithm, mechanism, state, cohort)
     name = type(algorithm).__name__
@@ -65,11 +69,12 @@ def check_release(
             "which no noise is added. Take an algorithm that reads the aggregate's "
             "payload alone, such as `FedAvg`."
         )
+    return found.metrics
 
 
 class Followed:
-    """Of a traced round: how many passes it makes, and on what its state rests that
-    no noise covers."""
+    """Of a traced round: how many passes it makes, the names of its metrics, and on
+    what its state rests that no noise covers."""
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class Followed:
         cohort: Cohort,
     ):
         self._mechanism, self.num_passes = mechanism, 0
+        self.metrics: list[str] = []
         # In one block on one device: what a client sends does not depend on either.
         executor = Executor()
         # Wherever they lie, a step sees those of the slots.
@@ -94,7 +100,8 @@ class Followed:
             cohort = eqx.combine(seen, open_)
             before = dataclasses.replace(eqx.combine(arrays, static), clients=states)
             there = Participants(executor, cohort, before.round, self._pass)
-            after, _, accept = guarded_step(algorithm, before, there, key)
+            after, metrics, accept = guarded_step(algorithm, before, there, key)
+            self.metrics = list(metrics)
             kept = dataclasses.replace(after, clients=None)
             return eqx.filter(kept, eqx.is_array), accept
 

@@ -1,6 +1,7 @@
 """What was run, and how private that is."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import jax
@@ -160,13 +161,17 @@ class PrivacyPlan(AbstractPlan):
         loader: AbstractLoader,
         *,
         num_rounds: int,
-    ) -> None:
+    ) -> Collection[str]:
         """Refuses a run that is not the one of the plan.
 
         **Arguments:**
 
         - `state`: where it begins.
         - `num_rounds`: how many rounds there are to be, from the first.
+
+        **Returns:**
+
+        The names of the metrics of its rounds.
 
         **Raises:**
 
@@ -182,7 +187,7 @@ class PrivacyPlan(AbstractPlan):
                 "late or lost. Give the loader no clock, or take `PrivateMean`."
             )
         self._check_fits()
-        check_release(algorithm, self.mechanism, state, loader(0))
+        return check_release(algorithm, self.mechanism, state, loader(0))
 
     @property
     def reports(self):

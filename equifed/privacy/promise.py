@@ -1,7 +1,7 @@
 """What every plan does: it is held against the run, and says what of it is shown."""
 
 import abc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import equinox as eqx
 
@@ -10,7 +10,7 @@ from .._check import check_count, check_kind
 from .._history import ROUND, Row
 from .._overrides import inherit_types
 from .._round import State
-from .._words import listed, shown
+from .._words import nearest, shown
 from ..data import AbstractLoader, AbstractSampler, FederatedDataset, Loader
 from ..data._sampler import Participation
 from .accounting import check_known
@@ -49,8 +49,13 @@ class AbstractPlan(eqx.Module):
         loader: AbstractLoader,
         *,
         num_rounds: int,
-    ) -> None:
-        """Refuses a run that is not the one of the plan, which begins in `state`."""
+    ) -> Collection[str]:
+        """Refuses a run that is not the one of the plan, which begins in `state`.
+
+        **Returns:**
+
+        The names of the metrics of its rounds.
+        """
 
     @property
     @abc.abstractmethod
@@ -67,20 +72,46 @@ class AbstractPlan(eqx.Module):
         there = self.sampler.participation(self.num_clients)
         return check_known(self.sampler, there)
 
-    def check_evaluation(
+    def check_run(
         self,
+        algorithm: AbstractAlgorithm,
+        state: State,
+        loader: AbstractLoader,
+        *,
+        num_rounds: int,
         evaluated: Mapping[str, FederatedDataset],
         measured: Mapping[str, Sequence[str]],
-        loader: AbstractLoader,
     ) -> None:
-        """Refuses an evaluation on clients who train whose metrics are not named as
-        unprotected.
+        """Refuses a run that is not the one of the plan, an evaluation on clients who
+        train whose metrics are not named as unprotected, and a name that no metric has.
 
         **Arguments:**
 
         - `evaluated`: the datasets by name.
         - `measured`: of each of them the metrics.
         """
+        metrics = self.check(algorithm, state, loader, num_rounds=num_rounds)
+        self._check_evaluation(evaluated, measured, loader)
+        of_all = [f"{where}/{name}" for where in measured for name in measured[where]]
+        known = (*metrics, *self.reports, *self.epsilons(0), *loader.report(0))
+        self._check_names([*_RELEASED, *known, *of_all])
+
+    def _check_names(self, known: Iterable[str]) -> None:
+        """Refuses what is named as unprotected and is no metric."""
+        known = sorted(set(known))
+        for name in self.unprotected:
+            if name not in known:
+                raise ValueError(
+                    f"`unprotected` names {shown(name)}, which is no metric of this "
+                    f"run. {nearest(name, known)}There are: {', '.join(known)}."
+                )
+
+    def _check_evaluation(
+        self,
+        evaluated: Mapping[str, FederatedDataset],
+        measured: Mapping[str, Sequence[str]],
+        loader: AbstractLoader,
+    ) -> None:
         training = set(loader.dataset.client_ids) if isinstance(loader, Loader) else ()
         for where, dataset in evaluated.items():
             both = next((x for x in dataset.client_ids if x in training), None)
@@ -91,7 +122,7 @@ class AbstractPlan(eqx.Module):
                 f"{where!r} is evaluated on clients who train, {shown(both)} for one, "
                 "whose examples no noise covers there. Evaluate others, whose ids are "
                 "not among those that train; or, if you simulate, give the plan "
-                f"`unprotected` with {listed(names)}."
+                f"`unprotected={(*self.unprotected, *names)}`."
             )
 
     def check_stop(self, metric: str) -> None:

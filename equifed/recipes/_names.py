@@ -1,10 +1,9 @@
 """Names that a user types: one that there is not is told with those that there are."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from .._words import shown
+from .._words import nearest, shown
 
 
 Value = TypeVar("Value")
@@ -30,11 +29,9 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
     known = list(known)
     if name in known:
         return
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    nearest = f"Did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-        f"`{kind}` must be the name of one, got {shown(name)}. {nearest}There are: "
-        f"{_those(known)}."
+        f"`{kind}` must be the name of one, got {shown(name)}. {nearest(name, known)}"
+        f"There are: {_those(known)}."
     )
 
 

@@ -70,6 +70,16 @@ TABLE = {
             ValueError,
             ("`clients` must be", "at least 0, got -1"),
         ),
+        "all of them": (
+            lambda: one_round(attacked([0, 1, 2, 3])),
+            ValueError,
+            ("`clients` names all of the 4 clients: there is no honest one",),
+        ),
+        "most of them": (
+            lambda: one_round(eqa.Attacked(fedavg(), eqa.ALIE(), [0, 1, 2])),
+            ValueError,
+            ("`ALIE` is defined for attackers", "most half", "got 3 of 4"),
+        ),
         "one twice": (
             lambda: attacked([1, 1]),
             ValueError,
