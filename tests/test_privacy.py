@@ -591,13 +591,15 @@ def test_what_is_to_be_named_is_told_as_it_is_to_be_written():
 
 
 def test_no_name_is_unprotected_that_is_no_metric():
-    more = {"evaluation": {"test": other_clients()}}
+    evaluation = {"test": other_clients()}
     for name, near in (("los", "loss"), ("test/los", "test/loss"), ("xyz", "")):
         made = plan(unprotected=("clients", name))
         near = f"Did you mean '{near}'. " if near else ""
         words = f"names '{name}', which is no metric of this run. {near}There are: bits"
         with pytest.raises(ValueError, match=words):
-            trained(made.mechanism, made.sampler, privacy=made, **more)
+            trained(
+                *(made.mechanism, made.sampler), privacy=made, evaluation=evaluation
+            )
         algorithm = eqf.FedAvg(
             testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism
         )
@@ -609,7 +611,7 @@ def test_no_name_is_unprotected_that_is_no_metric():
                 num_rounds=1,
                 keys=keys,
                 privacy=made,
-                **more,
+                evaluation=evaluation,
             )
 
 

@@ -92,6 +92,11 @@ def test_a_rate_falls_from_round_to_round():
     rates = [float(decay(0.8, t)) for t in (0, 2, 3, 6)]
     np.testing.assert_allclose(rates, [0.8, 0.8, 0.4, 0.2], rtol=1e-6)
     assert recipes.Decay()(0.8, 7) == 0.8
+    rises = recipes.Decay(warmup=4)
+    rates = [float(rises(0.8, t)) for t in (0, 1, 3, 4, 9)]
+    np.testing.assert_allclose(rates, [0, 0.2, 0.6, 0.8, 0.8], rtol=1e-6)
+    both = recipes.Decay(factor=0.5, every=3, warmup=4)
+    np.testing.assert_allclose(float(both(0.8, 3)), 0.3, rtol=1e-6)
     algorithm = recipes.recipe("flsim-fedavg-iid").small().build()
     assert isinstance(algorithm, eqf.OverRounds)
     same = recipes.recipe("flsim-fedavg-iid").small().build()

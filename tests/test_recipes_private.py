@@ -5,16 +5,20 @@ import json
 
 import equinox as eqx
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
+import optax
 import pytest
 
 import equifed as eqf
 import equifed.privacy as eqp
-from equifed import recipes
+from equifed import recipes, testing
 from equifed._cli import main
+from equifed.recipes._privacy import with_plan
 
 
 pytest.importorskip("dp_accounting")
+BATCHING = eqf.data.Epochs(1, batch_size=4)
 NAME = "pfl-cifar10-iid-private"
 ALL = (NAME, "pfl-cifar10-dir0.1-private", "pfl-stackoverflow-private")
 
@@ -51,6 +55,46 @@ def test_the_noise_of_pfl_s_benchmark():
     )
     np.testing.assert_allclose(drawn.epsilon(), 2.0, rtol=1e-3)
     assert "1.487" in recipe.notes
+
+
+def test_a_changing_rate_of_the_server_costs_no_privacy():
+    # What a plan promises is of the noised sums: any rate is made of these alone.
+    plan = eqp.PrivacyPlan(
+        eqf.data.PoissonSampler(0.5, seed=3),
+        eqp.PrivateMean(eqp.FlatClip(0.5), noise_multiplier=1.0, expected_clients=2),
+        **{"num_clients": 4, "num_rounds": 4, "delta": 1e-3},
+    )
+    data, batching = testing.ragged_clients((5, 3, 4, 8)), BATCHING
+    loader = eqf.data.Loader(data, plan.sampler, batching)
+
+    def make(round):
+        rate = recipes.Decay(warmup=4)(0.4, round)
+        parts = (testing.noisy_loss, optax.sgd(0.1), batching)
+        return eqf.FedAvg(*parts, server_optim=optax.sgd(rate))
+
+    changing = with_plan(eqf.OverRounds(make), plan)
+    kwargs = {"key": jr.key(0), "privacy": plan, "num_rounds": 4}
+    found = eqf.train(changing, testing.Linear(), loader, **kwargs)
+    steady = with_plan(make(4), plan)
+    same = eqf.train(steady, testing.Linear(), loader, **kwargs)
+    epsilons = [[row["epsilon"] for row in x.history] for x in (found, same)]
+    assert epsilons[0] == epsilons[1] == [plan.epsilon(i) for i in (1, 2, 3, 4)]
+    # One round after another by hand, each with its own rate.
+    state = steady.init(testing.Linear(), num_clients=4)
+    for round, cohort in loader.cohorts(0, 4):
+        one = with_plan(make(round), plan)
+        state, _ = one.round(state, cohort, key=jr.key(0))
+    for x, y in zip(
+        jtu.tree_leaves(state.model), jtu.tree_leaves(found.model), strict=True
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+    # And not another mechanism in some round.
+    other = dataclasses.replace(plan.mechanism, noise_multiplier=0.5)
+    wrong = eqf.OverRounds(
+        lambda t: eqx.tree_at(lambda a: a.aggregator, make(t), other)
+    )
+    with pytest.raises(ValueError, match="must aggregate with the plan's own"):
+        eqf.train(wrong, testing.Linear(), loader, **kwargs)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -233,7 +233,6 @@ def check_fingerprint(
             "not known whether it is of this experiment.",
         )
         return None
-    now = from_json(to_json(now))  # as the saved one was written and read
     bases = saved.get(FROZEN), now.get(FROZEN)
     if None not in bases and bases[0] != bases[1]:
         return (
@@ -241,7 +240,8 @@ def check_fingerprint(
             f"of its model begins with {bases[0]}, and that of this model with "
             f"{bases[1]}. Give the base that it was trained on, or another directory."
         )
-    found = differences(saved, now)
+    # As the saved one was written and read.
+    found = differences(saved, from_json(to_json(now)))
     if not found:
         return None
     what = f"The checkpoint `{where}` is of another experiment: "

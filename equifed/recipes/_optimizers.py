@@ -17,29 +17,37 @@ from .._check import check_count, check_number
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decay:
-    """How a learning rate falls from round to round: by a factor every few rounds.
+    """How a learning rate changes from round to round: it falls by a factor every few
+    rounds, and may rise before.
 
     **Arguments:**
 
     - `factor`: what the rate is multiplied with.
     - `every`: after how many rounds.
+    - `warmup`: over how many rounds it rises from 0, that of the first one, by the same
+        amount each; 0 for none.
     """
 
     factor: float = 1.0
     every: int = 1
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         check_number("factor", self.factor, least=0, strict=True)
         check_count("every", self.every)
+        check_count("warmup", self.warmup, least=0)
 
     def __call__(
         self, rate: float, round: Int[Array, ""] | int
     ) -> float | Float[Array, ""]:
         """The rate in a round."""
-        if self.factor == 1.0:
+        if self == Decay():
             return rate
-        steps = jnp.asarray(round) // self.every
-        return rate * self.factor ** steps.astype(float)
+        round = jnp.asarray(round)
+        share = self.factor ** (round // self.every).astype(float)
+        if self.warmup > 0:
+            share = share * jnp.minimum(round.astype(float) / self.warmup, 1)
+        return rate * share
 
 
 def _check(optimizer: Any, **bounds: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from .._algorithm import FedAvg
 from ._batching import Batching
-from ._optimizers import Adam, SGD
+from ._optimizers import Adam, Decay, SGD
 from ._privacy import Privacy
 from ._recipe import Recipe
 from ._tasks import TASKS
@@ -14,9 +14,9 @@ _CONFIG = "apple/pfl-research, benchmarks/lm/configs/baseline.yaml (22e88081)"
 _TRAIN = "the same repository, benchmarks/lm/pytorch/train.py (06651ed8)"
 _SERVER = f"{_CONFIG}; its betas: {_TRAIN}"
 _NOTES = (
-    "There the server's rate is 0.1 in the first round and 0 in the second, and rises "
-    "by a fiftieth each round from then on; here it is 0.1 all the time. A batch's "
-    "loss is a mean over its words there, and over the places of its sequences here. "
+    "The server's rate rises from 0 by a fiftieth of it each round, as there, where "
+    "one round of the whole rate comes before. A batch's loss is a mean over its words "
+    "there, and over the places of its sequences here. "
     "Of a client with more than 64 sentences the same 64 are used in every round, "
     "there others each time. The test set is TensorFlow Federated's test split, there "
     "a hundredth of the users of its validation split."
@@ -40,7 +40,9 @@ _PARTS: dict[str, Any] = {
 }
 _OPTIMIZERS = {
     "client_optim": SGD(learning_rate=0.3),
-    "server_optim": Adam(learning_rate=0.1, b1=0.9, b2=0.99, eps=0.01),
+    "server_optim": Adam(
+        learning_rate=0.1, decay=Decay(warmup=50), b1=0.9, b2=0.99, eps=0.01
+    ),
 }
 
 RECIPES = (

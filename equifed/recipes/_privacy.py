@@ -4,7 +4,7 @@ import dataclasses
 
 import equinox as eqx
 
-from .._algorithm import AbstractAlgorithm, AbstractOnePass
+from .._algorithm import AbstractAlgorithm, AbstractOnePass, OverRounds
 from .._check import check_count, check_number
 from ..data import PoissonSampler
 from ..privacy import Deployment, FlatClip, PrivacyPlan, PrivateMean
@@ -97,11 +97,15 @@ class Privacy:
 
 
 def with_plan(algorithm: AbstractAlgorithm, plan: PrivacyPlan) -> AbstractAlgorithm:
-    """The algorithm with the plan's mechanism for its aggregator."""
+    """The algorithm with the plan's mechanism for its aggregator. Its rates may change
+    from round to round: what is done with a noised sum costs no privacy, and what a
+    client sends is clipped, whatever its rate."""
+    if isinstance(algorithm, OverRounds):
+        make = algorithm.make
+        return OverRounds(lambda round: with_plan(make(round), plan))
     if not isinstance(algorithm, AbstractOnePass):
         raise ValueError(
             f"`{type(algorithm).__name__}` is not of one pass with one aggregator, "
-            "whose place a plan's mechanism could take. Take `FedAvg`, and rates that "
-            "do not fall from round to round."
+            "whose place a plan's mechanism could take. Take `FedAvg`."
         )
     return eqx.tree_at(lambda a: a.aggregator, algorithm, plan.mechanism)
