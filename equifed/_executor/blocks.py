@@ -22,7 +22,7 @@ from .._client import AbstractClient
 from .._cohort import ClientData, Cohort, NO_CLIENT
 from .._contract import check_client, check_encoded
 from .._debug import noted_in
-from .._loop import fold_range
+from .._loop import fold_range, traced_once
 from .._metrics import add_metrics, Sum
 from .._tree import tree_isfinite, tree_where, tree_zeros_like
 from .._types import AggregatorState, ClientState
@@ -147,13 +147,13 @@ def run_device(
             total = jtu.tree_map(lambda t, x: t + x.sum(0, x.dtype), total, summand)
         return total, kept, _write(states, new_states, b * size)
 
-    summand, _ = jax.eval_shape(block, jnp.zeros((), jnp.int32), states)
+    count = (_used(index != NO_CLIENT) + size - 1) // size
+    block, (summand, _) = traced_once(block, jnp.zeros_like(count), states)
     carry = (
         None if keep else tree_zeros_like(resized(summand, ())),
         tree_zeros_like(resized(summand, (num_blocks * size,))) if keep else None,
         states,
     )
-    count = (_used(index != NO_CLIENT) + size - 1) // size
     total, kept, states = fold_range(
         body, carry, count, num_blocks, differentiable=executor.differentiable
     )
