@@ -48,6 +48,26 @@ def expected_deltas():
     return deltas(eqf.Executor())
 
 
+@pytest.mark.parametrize("block_size", (1, 3))
+def test_what_a_client_does_is_traced_once(block_size):
+    traces = 0
+
+    class Client(eqf.LocalSGD):
+        def round(self, *args, **kwargs):
+            nonlocal traces
+            traces += 1
+            return super().round(*args, **kwargs)
+
+    client = Client(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    server = eqf.OptaxServer(optax.sgd(1.0))
+    algorithm = eqf.Algorithm(client, eqf.WeightedMean(), server)
+    state = algorithm.init(testing.Linear(), num_clients=len(SIZES))
+    cohort = eqf.data.cohort(DATASET, BATCHING)
+    executor = eqf.Executor(block_size=block_size)
+    algorithm.round(state, cohort, key=jr.key(0), executor=executor)
+    assert traces == 1
+
+
 # On four devices there are two slots on each, fewer than a block of three.
 @pytest.mark.parametrize(
     "num_devices, block_size", ((None, 3), (1, 1), (2, 3), (4, 1), (4, 3)), ids=str
