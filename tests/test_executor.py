@@ -53,12 +53,15 @@ def test_what_a_client_does_is_traced_once(block_size):
     traces = 0
 
     class Client(eqf.LocalSGD):
+        def __init__(self):
+            super().__init__(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+
         def round(self, *args, **kwargs):
             nonlocal traces
             traces += 1
             return super().round(*args, **kwargs)
 
-    client = Client(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+    client = Client()
     server = eqf.OptaxServer(optax.sgd(1.0))
     algorithm = eqf.Algorithm(client, eqf.WeightedMean(), server)
     state = algorithm.init(testing.Linear(), num_clients=len(SIZES))
