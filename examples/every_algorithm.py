@@ -22,6 +22,7 @@ SAME = (
 )
 SGD = "--client-optim sgd --client-optim.learning-rate 0.1"
 ONE = "--server-optim sgd --server-optim.learning-rate"
+CLOCK = "--max-staleness 20 --clock asynchronous --clock.buffer-size 4 --clock.spread 1"
 GROUPS = {
     "the server's optimiser": {
         "fedsgd": f"{ONE} 0.5",
@@ -89,6 +90,19 @@ GROUPS = {
         "fedala": f"{SGD} --weight-learning-rate 1",
         "fedrod": SGD,
         "fedproto": f"{SGD} --num-classes 10 --num-features 64",
+    },
+    "adapters": {
+        "rolora": f"{SGD} --lora 8",
+        "flora": "--client-optim sgd --client-optim.learning-rate 0.5 --lora 4",
+        "fedexlora": f"{SGD} --lora 8",
+        "flexlora": "--client-optim sgd --client-optim.learning-rate 0.05 --lora 8",
+        "hetlora": f"{SGD} --lora 8 --lam 0.001 --gamma 0.99",
+    },
+    "asynchronous": {
+        "fedbuff": f"{SGD} {CLOCK}",
+        "fedasync": f"{SGD} {CLOCK} --alpha 0.6",
+        "fadas": f"{SGD} {CLOCK} --server-learning-rate 0.01",
+        "ca2fl": f"{SGD} {CLOCK} {ONE} 0.3",
     },
     "posteriors and clusters": {
         "fedpa": f"{SGD} --rho 0.01 --burnin 1 --batching.epochs 5",

@@ -804,6 +804,18 @@ REFUSED = {
         "--recipe digits-fedavg --frozen layers.0.weight.0",
         "'layers.0.weight' has no parts",
     ),
+    "a change of no rank": (
+        "--recipe digits-fedavg --lora 0",
+        "`lora` must be at least 1, got 0",
+    ),
+    "a change of too high a rank": (
+        "--recipe digits-fedavg --lora 11",
+        "`rank`",
+    ),
+    "adapters that there are not": (
+        "--recipe digits-fedavg --personal lora_b",
+        "`personal` must be the name of one, got 'lora_b'",
+    ),
     "two roles": (
         "--recipe digits-fedavg --personal head --frozen layers.1.bias",
         "is named by `personal` and by `frozen`",
@@ -910,6 +922,33 @@ def test_lists_and_help(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "--mu FLOAT" in out
     assert "At 0 this is FedAvg" in out
+
+
+def test_layers_have_changes_of_low_rank():
+    words = [*SHORT, *SGD, *"--algorithm fedavg --lora 4".split()]
+    settings, _ = settings_of(words)
+    model = settings.model(jr.key(0))
+    found = settings.roles(model)
+    assert found is not None
+    adapted = tuple(f".layers[{i}].{x}" for i in (0, 1) for x in ("a", "b"))
+    assert set(found.of("shared")) == set(adapted)
+    assert found.of("personal") == ()
+    assert f"{adapted[0][:-2]}.base.weight" in found.of("frozen")
+    # As FedSA-LoRA has it: what is not personal is shared.
+    settings, _ = settings_of([*words, "--personal", "lora_b"])
+    found = settings.roles(model)
+    assert found is not None
+    assert set(found.of("shared")) == set(adapted[::2])
+    assert set(found.of("personal")) == set(adapted[1::2])
+    assert Settings(**from_json_dict(settings.as_json())) == settings
+
+
+def test_what_is_of_low_rank_is_trained_alone(tmp_path):
+    words = "run --algorithm flora --lora 2 --seeds 2".split()
+    assert main([*words, *SHORT, *SGD, "--output", str(tmp_path / "run")]) == 0
+    found = rows(tmp_path / "run" / "metrics-0.jsonl")
+    # Two clients send A and B of two layers, and one number beside them.
+    assert found[0]["bits_up"] == 2 * 32 * (2 * (64 + 64) + 2 * (64 + 10) + 1)
 
 
 def test_data_that_cannot_be_had(tmp_path, monkeypatch, capsys):

@@ -112,7 +112,7 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
 
 
 def _made(settings: Settings) -> Made:
-    algorithm, model = settings.build(), settings.of_task.model(jr.key(settings.seed))
+    algorithm, model = settings.build(), settings.model(jr.key(settings.seed))
     roles = settings.roles(model)
     users, tune = whose(algorithm, model, roles), settings.tune()
     data, evaluation = _loaded(settings)
@@ -178,7 +178,9 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
     if settings.seeds > 1:
         keys = [jr.key(settings.seed + i) for i in range(settings.seeds)]
         runs = {settings.algorithm: algorithm}
-        found = sweep(runs, task.model, loader, keys=keys, **common)
+        found = sweep(
+            runs, lambda key: settings.model(key), loader, keys=keys, **common
+        )
         solutions = found[settings.algorithm]
         for i, solution in enumerate(solutions):
             _write_rows(folder / f"metrics-{settings.seed + i}.jsonl", solution.history)

@@ -26,6 +26,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "numbers": checked_numbers(recipe.algorithm, recipe.numbers),
         "personal": (),
         "frozen": (),
+        "lora": None,
         "batching": recipe.batching,
         "clients_per_round": recipe.clients_per_round,
         "power_of_choice": None,

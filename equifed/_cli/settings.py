@@ -4,11 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+
 from .._algorithm import AbstractAlgorithm, AbstractAsynchronous, AbstractClusters
 from .._check import check_count, check_seed
 from .._evaluate import FineTune
 from .._roles import Role, Roles
 from .._types import Model
+from ..nn import lora
 from ..privacy import PrivacyPlan
 from ..recipes import algorithm, Batching, Compression, Privacy, Task, task
 from ..recipes._algorithms import build, needs_root
@@ -43,6 +47,8 @@ class Settings:
         their paths (`layers.0`), or `head`, `body` or `norms`; if not given, those
         that the algorithm needs.
     - `frozen`: parts that nobody trains, likewise.
+    - `lora`: the rank of a change that is trained in place of each dense layer; if not
+        given, the layers are.
     - `batching`: how a client goes through its examples.
     - `max_examples`: how many examples a client has at most.
     - `seed`: of the model, of who takes part, and of all else that is random.
@@ -73,6 +79,7 @@ class Settings:
     numbers: Mapping[str, Any]
     personal: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
+    lora: int | None = None
     batching: Batching = Batching()
     clients_per_round: int = 10
     power_of_choice: int | None = None
@@ -106,7 +113,7 @@ class Settings:
         for name in (*counts, "keep_checkpoints", "rounds_per_call"):
             check_count(name, getattr(self, name))
         optional = ("max_examples", "fine_tune", "checkpoint_every")
-        for name in (*optional, "attackers", "root_examples"):
+        for name in (*optional, "attackers", "root_examples", "lora"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.power_of_choice is not None:
@@ -196,6 +203,13 @@ class Settings:
             down=self.compress_down,
             num_chosen=chosen,
         )
+
+    def model(self, key: PRNGKeyArray) -> Model:
+        """The model to start from."""
+        model = self.of_task.model(key)
+        if self.lora is None:
+            return model
+        return lora(model, self.lora, key=jr.fold_in(key, self.lora))
 
     def tune(self) -> FineTune | None:
         """What a client does before it is evaluated."""

@@ -14,6 +14,7 @@ from .._algorithm import AbstractAlgorithm, AbstractAsynchronous, FedBN, LGFedAv
 from .._norms import norms
 from .._roles import Role, Roles, roles
 from .._types import Model
+from ..nn import adapters, lora_a, lora_b
 from ._names import check_name
 from ._task import Task
 
@@ -34,9 +35,11 @@ def roles_of(
     **Arguments:**
 
     - `named`: for a role the names of parts: `"head"`, the task's last layer; `"body"`,
-        all but that; `"norms"`, the layers that normalise; or the path of a part,
-        `"layers.0"` or `"layers.0.bias"`. A role that the algorithm needs and that is
-        not named has the part that its paper gives it.
+        all but that; `"norms"`, the layers that normalise; `"adapters"`, `"lora_a"` and
+        `"lora_b"`, the changes of low rank; or the path of a part, `"layers.0"` or
+        `"layers.0.bias"`. A role that the algorithm needs and that is not named has the
+        part that its paper gives it. What there is of adapters and has no name is
+        shared, and then all else is frozen.
 
     **Raises:**
 
@@ -58,7 +61,7 @@ def roles_of(
                 f"others by `--{role}`, `--{role} {next(iter(_inside(model)))}` say."
             )
         asked[role] = (name,)
-    if not asked:
+    if not asked and "adapters" not in words:
         return None
     trees: dict[str, PyTree] = {
         role: jtu.tree_map(
@@ -67,6 +70,12 @@ def roles_of(
         )
         for role, names in asked.items()
     }
+    if "adapters" in words:
+        trees["shared"] = jtu.tree_map(
+            lambda is_one, *others: is_one and not any(others),
+            words["adapters"],
+            *trees.values(),
+        )
     return roles(model, **trees)
 
 
@@ -78,6 +87,9 @@ def _words(task: Task, model: Model) -> dict[str, PyTree]:
         out["body"] = jtu.tree_map(lambda is_head: not is_head, out["head"])
     if norms(model):
         out["norms"] = _where(norms, model)
+    if adapters(model):
+        low_rank = {"adapters": adapters, "lora_a": lora_a, "lora_b": lora_b}
+        out |= {name: _where(where, model) for name, where in low_rank.items()}
     return out
 
 
