@@ -95,7 +95,7 @@ GROUPS = {
         "rolora": f"{SGD} --lora 8",
         "flora": "--client-optim sgd --client-optim.learning-rate 0.5 --lora 4",
         "fedexlora": f"{SGD} --lora 8",
-        "flexlora": "--client-optim sgd --client-optim.learning-rate 0.05 --lora 8",
+        "flexlora": "--client-optim sgd --client-optim.learning-rate 0.02 --lora 8",
         "hetlora": f"{SGD} --lora 8 --lam 0.001 --gamma 0.99",
     },
     "asynchronous": {

@@ -4,6 +4,8 @@ what is refused."""
 import hashlib
 import inspect
 import json
+import pathlib
+import runpy
 import signal
 import sys
 import types
@@ -75,6 +77,13 @@ def test_every_algorithm_parses(name):
         assert type(settings.build()) is cls
     again = json.loads(json.dumps(settings.as_json()))
     assert Settings(**from_json_dict(again)) == settings
+
+
+def test_the_example_of_every_algorithm_has_every_one():
+    file = pathlib.Path(__file__).parents[1] / "examples" / "every_algorithm.py"
+    groups = runpy.run_path(str(file))["GROUPS"]
+    there = [name for runs in groups.values() for name in runs]
+    assert sorted(there) == sorted(recipes.algorithms())
 
 
 PARTS = {
@@ -603,6 +612,18 @@ def test_figures_of_others_are_beside_ours(tmp_path, capsys):
     assert "  0.7000  0.6389 ± 0.0140  -  " in line  # the best, as theirs
     assert "  adap/flower" in line
     assert "not at its end yet" in line
+    # One that is measured by something else has no figure, unless none has.
+    other = tmp_path / "other"
+    other.mkdir()
+    config = settings_of(["--recipe", "reddi-tags-fedavg"])[0].as_json()
+    (other / "config.json").write_text(json.dumps(config), "utf-8")
+    (other / "metrics.jsonl").write_text('{"round": 1, "test/recall_at_5": 0.5}')
+    assert main(["table", str(folder), str(other)]) == 0
+    assert "  test/accuracy  -       -  " in capsys.readouterr().out.splitlines()[2]
+    assert main(["table", str(other), "--metric", "test/recall_at_5"]) == 0
+    assert "  test/recall_at_5  0.5000  -  " in capsys.readouterr().out
+    assert main(["table", str(other)]) == 1
+    assert "It has: test/recall_at_5." in capsys.readouterr().err
 
 
 def test_a_result_is_json_that_every_parser_reads(tmp_path):
@@ -949,6 +970,15 @@ def test_what_is_of_low_rank_is_trained_alone(tmp_path):
     found = rows(tmp_path / "run" / "metrics-0.jsonl")
     # Two clients send A and B of two layers, and one number beside them.
     assert found[0]["bits_up"] == 2 * 32 * (2 * (64 + 64) + 2 * (64 + 10) + 1)
+
+
+def test_a_training_that_diverges_says_so(tmp_path, capsys):
+    words = [*SHORT, *"--algorithm fedavg --client-optim.learning-rate 1e30".split()]
+    with pytest.warns(UserWarning, match="became non-finite"):
+        assert main(["run", *words, "--output", str(tmp_path / "run")]) == 1
+    assert "The server model became non-finite. Lower" in capsys.readouterr().out
+    (end,) = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert end["result"] == "nonfinite_model"
 
 
 def test_data_that_cannot_be_had(tmp_path, monkeypatch, capsys):

@@ -106,7 +106,7 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
         numbers = "  ".join(f"{n} {x:.4g}" for n, x in end["last"].items())
         print(f"seed {end['seed']}: {numbers}")
         if end["result"] != "successful":
-            print(RESULTS[end["result"]])
+            print(RESULTS[getattr(RESULTS, end["result"])])
     print(f"kept in {folder}")
     return 0 if all(end["result"] != "nonfinite_model" for end in ends) else 1
 

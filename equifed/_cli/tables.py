@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 
 from .._bits import DOWN, UP
-from .._history import ROUND
+from .._history import names_in, ROUND
 from ..recipes import Published, recipe
 from ..recipes._recipe import measured
 from .folder import load, Run
@@ -35,7 +35,9 @@ def print_table(args: list[str]) -> int:
     runs, metric = tyro.cli(arguments, args=args, prog="equifed table")
     if not runs:
         raise ValueError("`RUN` must be given: the folder of at least one run.")
-    rows = [HEADS, *(_row(load(run), metric) for run in runs)]
+    found = [load(run) for run in runs]
+    known = {n for run in found for history in run.histories for n in names_in(history)}
+    rows = [HEADS, *(_row(run, metric, known) for run in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -43,7 +45,8 @@ def print_table(args: list[str]) -> int:
     return 0
 
 
-def _row(run: Run, metric: str) -> tuple[str, ...]:
+def _row(run: Run, metric: str, known: set[str]) -> tuple[str, ...]:
+    """A row; `known` are the metrics that any of the runs has."""
     found = None if run.settings.recipe is None else recipe(run.settings.recipe)
     theirs = None if found is None else found.published
     figure = theirs or Published(value=0.0, source="", metric=metric)
@@ -60,22 +63,23 @@ def _row(run: Run, metric: str) -> tuple[str, ...]:
         source += " (not at its end yet)"
     return (
         *(run.name, run.settings.task, run.settings.algorithm, figure.metric),
-        _ours(run, figure),
+        _ours(run, figure, known),
         "-" if theirs is None else _shown(theirs.value, theirs.spread),
         *(_megabytes(run, name) for name in (UP, DOWN)),
         source,
     )
 
 
-def _ours(run: Run, figure: Published) -> str:
+def _ours(run: Run, figure: Published, known: set[str]) -> str:
     values = []
     for history in run.histories:
         rows = [row for row in history if figure.metric in row]
+        if not rows and figure.metric in known:
+            return "-"  # a run of another task, or one that is not evaluated yet
         if not rows:
-            known = sorted({n for row in history for n in row} - {ROUND})
             raise ValueError(
                 f"`{run.name}` has not measured {figure.metric!r}. It has: "
-                f"{', '.join(known)}."
+                f"{', '.join(names_in(history))}."
             )
         numbers = [row[figure.metric] for row in rows]
         values.append(measured(figure, [row[ROUND] for row in rows], numbers))
