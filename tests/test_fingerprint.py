@@ -27,7 +27,7 @@ import equifed as eqf
 from equifed import testing
 from equifed._checkpoint import digest as digests
 from equifed._checkpoint.digest import digest
-from equifed._checkpoint.fingerprint import differences
+from equifed._checkpoint.fingerprint import check_fingerprint, differences
 
 
 D = eqf.data
@@ -69,6 +69,15 @@ def made_with(algorithm=None, dataset=None, sampler=None, key=0, model=None, **o
 
 def names_of(found):
     return {text.split("`")[1] for text in found}
+
+
+def test_under_a_plan_another_python_is_told_as_well(tmp_path):
+    # Whose bytecode of a mechanism's function differs, though its source does not.
+    saved = {"python": "3.11", "privacy": "PrivacyPlan", "privacy.mechanism.f": "f #1"}
+    now = saved | {"python": "3.12", "privacy.mechanism.f": "f #2"}
+    said = check_fingerprint(tmp_path, saved, now, "warn")
+    assert said is not None
+    assert "`privacy.mechanism.f` f #1 -> f #2; Python 3.11 -> 3.12 (the code" in said
 
 
 CLIP = eqf.Clip(eqf.WeightedMean(), max_norm=1.0)

@@ -248,7 +248,7 @@ def check_fingerprint(
     firm = [x for x in found if x.startswith(_FIRM)] if private else []
     if firm:
         # An epsilon is that of all rounds, the saved ones too.
-        found = firm
+        found = firm + [x for x in found if x.startswith("Python ")]
         end = (
             ". The plan's epsilon would not be that of the rounds before. Restore what "
             "it was made with, or give another directory."
