@@ -327,6 +327,38 @@ def test_adapters_of_another_base(tmp_path):
     eqf.train(algorithm, ADAPTED, loader(), num_rounds=2, checkpointer=saves, **kwargs)
 
 
+def test_a_checkpoint_holds_what_is_trained(tmp_path):
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1, momentum=0.9), BATCHING)
+    roles = eqf.roles(ADAPTED, shared=adapters)
+    kwargs: Any = {"key": KEY, "roles": roles}
+    whole = eqf.train(algorithm, ADAPTED, loader(), num_rounds=2, **kwargs)
+    saves = eqf.Checkpointer(tmp_path)
+    kwargs |= {"checkpointer": saves}
+    eqf.train(algorithm, ADAPTED, loader(), num_rounds=1, **kwargs)
+    (about,) = (json.loads(x.read_text()) for x in tmp_path.glob("*/leaves.json"))
+    frozen = [f".rest{path}" for path in roles.of("frozen")]
+    assert about["base"]["paths"] == frozen
+    assert not {path for path, *_ in about["leaves"]} & set(frozen)
+    assert {path for path, *_ in about["leaves"]} >= {
+        f".params{path}" for path in roles.of("shared")
+    }
+    resumed = eqf.train(algorithm, ADAPTED, loader(), num_rounds=2, **kwargs)
+    assert eqx.tree_equal(resumed.model, whole.model)
+    # Whoever restores it by hand, and says nothing of roles, is asked for the base too.
+    state = algorithm.init(ADAPTED, num_clients=3, key=KEY, roles=roles)
+    restored = saves.restore(state)
+    assert restored is not None
+    assert eqx.tree_equal(restored[1].model, whole.model)
+    other = eqx.tree_at(
+        lambda s: s.rest.hidden.base.bias, state, replace_fn=lambda x: -x
+    )
+    with pytest.raises(ValueError, match="is of another base: the hash of what is"):
+        saves.restore(other)
+    plain = algorithm.init(ADAPTED, num_clients=3, key=KEY)
+    with pytest.raises(ValueError, match="is of another algorithm, model or roles"):
+        saves.restore(plain)
+
+
 def test_a_hash_of_all_that_is_frozen():
     """Wherever it lies; of a training without roles there is none."""
 

@@ -17,21 +17,14 @@ from .._processes import wait_for_all
 from .._roles import Roles
 from .._types import Model
 from ..data import AbstractLoader
-from .disk import check_history, check_path, sync, sync_directory, write_json
+from .base import about_base, base_of, check_base, left_out
+from .disk import check_history, check_path, write_json
 from .fingerprint import check_fingerprint, Fingerprint, fingerprint as fingerprint_of
-from .folder import (
-    delete_old,
-    later_than,
-    LEAVES,
-    MANIFEST,
-    manifest_of,
-    newest_intact,
-    unused_name,
-)
+from .folder import later_than, LEAVES, newest_intact
 from .for_all import check_shared, first_does, in_one_sentence
 from .leaves import array_leaves, check_same, describe, replace_arrays
 from .lock import begin_training, end_training, hold, let_go, UNFINISHED
-from .state import read_leaves, write_leaves, Written
+from .state import name_checkpoint, read_leaves, write_leaves
 
 
 State = TypeVar("State")
@@ -166,6 +159,7 @@ class Checkpointer:
         *,
         algorithm: str = "",
         fingerprint: Fingerprint | None = None,
+        roles: Roles | None = None,
     ) -> None:
         """Saves a checkpoint. It is complete when this returns.
 
@@ -179,6 +173,8 @@ class Checkpointer:
         - `history`: numbers or arrays of them by name, for each round so far.
         - `algorithm`: the algorithm's name, if `restore` is to check it.
         - `fingerprint`: the experiment's, if `restore` is to check it.
+        - `roles`: the training's, if what is frozen is to be left out. Its hash is
+            saved, and `restore` takes it from the state that it is given.
 
         **Raises:**
 
@@ -203,6 +199,8 @@ class Checkpointer:
         first_does(self.directory, task, lambda: _make_afresh(unfinished))
         check_shared(unfinished)
         leaves = array_leaves(state)
+        base = base_of(leaves, roles)
+        leaves = {path: x for path, x in leaves.items() if path not in base}
         try:
             written = write_leaves(unfinished, self.directory, leaves)
         except Exception as error:
@@ -212,28 +210,16 @@ class Checkpointer:
             "algorithm": algorithm,
             "round": round,
             "leaves": [[path, *describe(x)] for path, x in leaves.items()],
+            "base": about_base(base, roles, fingerprint),
         }
 
         def complete() -> None:
             write_json(unfinished / LEAVES, about)
             write_json(unfinished / "history.json", history)
             write_json(unfinished / "fingerprint.json", fingerprint, indent=1)
-            self._name(round, written)
+            name_checkpoint(self.directory, unfinished, round, written, self.keep)
 
         first_does(self.directory, task, complete)
-
-    def _name(self, round: int, written: Written) -> None:
-        """Gives what was written its name: last, and once all of it is on disk, so that
-        a kill leaves no checkpoint that is not complete."""
-        unfinished = self.directory / UNFINISHED
-        name = unused_name(self.directory, round)
-        files = sync(unfinished, written.known)
-        write_json(unfinished / MANIFEST, manifest_of(name, round, files))
-        sync(unfinished, files)
-        unfinished.rename(self.directory / name)
-        sync_directory(self.directory)
-        written.complete(self.directory / name, files)
-        delete_old(self.directory, name, self.keep)
 
     @checked()
     def restore(
@@ -251,7 +237,8 @@ class Checkpointer:
 
         - `like`: a state of the same algorithm and model, such as the one that training
             started from. Its arrays say where to put the restored ones; its other
-            leaves are taken over. Its [`equifed.ClientRows`][] are written over.
+            leaves are taken over, and so is what is frozen and was left out. Its
+            [`equifed.ClientRows`][] are written over.
         - `algorithm`: the algorithm's name, to be checked against the saved one.
         - `fingerprint`: the experiment's, to be checked against the saved one.
 
@@ -278,7 +265,9 @@ class Checkpointer:
             from_json((path / file).read_text("utf-8"))
             for file in (LEAVES, "history.json", "fingerprint.json")
         )
-        leaves = array_leaves(like)
+        everything = array_leaves(like)
+        absent = set(left_out(about))
+        leaves = {path: x for path, x in everything.items() if path not in absent}
         known = made_with is not None and fingerprint is not None
         # Fingerprints tell more of an algorithm than its name does. To go on with other
         # settings is of use only where the arrays allow it: those are compared first.
@@ -290,7 +279,9 @@ class Checkpointer:
         )
         if problem is not None:
             raise ValueError(problem)
-        arrays = read_leaves(path, leaves)
+        check_base(path, about, everything)
+        read = zip(leaves, read_leaves(path, leaves), strict=True)
+        arrays = list((everything | dict(read)).values())
         rows = list(map(plain_row, history))
         return about["round"], replace_arrays(like, arrays), rows
 

@@ -30,15 +30,15 @@ from .._tree import leaves_by_path
 from .._types import Model
 from .._warn import warn
 from ..data import AbstractLoader, FederatedDataset, Loader, StreamLoader
+from .base import FROZEN, other_base
 from .code import held
-from .content import content
+from .content import content, is_here
 from .digest import digest, fields_of
 
 
 Fingerprint: TypeAlias = dict[str, Any]
 
 PYTHON = "python"  # on record, as bytecode depends on it, but not compared
-FROZEN = "model, frozen"
 _SHOWN = 40  # characters of a value in an error
 _ROOM = 560  # characters of an error
 
@@ -131,12 +131,9 @@ def _model(model: Model, frozen: Sequence[str]) -> Iterator[tuple[str, Any]]:
         yield FROZEN, content({path: arrays.pop(where[path]) for path in frozen})
     for path, x in arrays.items():
         name = f"model{path}"
-        known = not isinstance(x, jax.Array) or (
-            x.is_fully_addressable or x.is_fully_replicated
-        )
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             yield name, _text(x)
-        elif known and x.size > 0:
+        elif is_here(x) and x.size > 0:
             numbers = np.abs(np.asarray(x).astype(np.complex128)) * np.where(
                 np.real(np.asarray(x)) < 0, -1, 1
             )
@@ -233,13 +230,8 @@ def check_fingerprint(
             "not known whether it is of this experiment.",
         )
         return None
-    bases = saved.get(FROZEN), now.get(FROZEN)
-    if None not in bases and bases[0] != bases[1]:
-        return (
-            f"The checkpoint `{where}` is of another base: the hash of what is frozen "
-            f"of its model begins with {bases[0]}, and that of this model with "
-            f"{bases[1]}. Give the base that it was trained on, or another directory."
-        )
+    if FROZEN in saved and FROZEN in now and saved[FROZEN] != now[FROZEN]:
+        return other_base(where, saved[FROZEN], now[FROZEN])
     # As the saved one was written and read.
     found = differences(saved, from_json(to_json(now)))
     if not found:

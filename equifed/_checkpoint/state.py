@@ -10,6 +10,8 @@ import numpy as np
 
 from .._store import ClientRows, Store, store_of
 from .arrays import read_arrays, write_arrays
+from .disk import sync, sync_directory, write_json
+from .folder import delete_old, MANIFEST, manifest_of, unused_name
 from .journal import identity_of, Journal, read_rows, read_whole, rows_in, write_rows
 
 
@@ -51,6 +53,25 @@ def write_leaves(
         )
     last = store.saved.get(directory)
     return Written(store, write_rows(folder, store, list(kept), last))
+
+
+def name_checkpoint(
+    directory: pathlib.Path,
+    unfinished: pathlib.Path,
+    round: int,
+    written: Written,
+    keep: int,
+) -> None:
+    """Gives what was written its name: last, and once all of it is on disk, so that a
+    kill leaves no checkpoint that is not complete. Older ones go, but for some."""
+    name = unused_name(directory, round)
+    files = sync(unfinished, written.known)
+    write_json(unfinished / MANIFEST, manifest_of(name, round, files))
+    sync(unfinished, files)
+    unfinished.rename(directory / name)
+    sync_directory(directory)
+    written.complete(directory / name, files)
+    delete_old(directory, name, keep)
 
 
 def read_leaves(path: pathlib.Path, likes: dict[str, Any]) -> list[Any]:

@@ -27,6 +27,7 @@ class Saving:
         self._privacy = privacy
         self._checkpointer, self._algorithm, self._best = checkpointer, algorithm, best
         self._name, self._made_with = type(algorithm).__name__, None
+        self._roles: Roles | None = None
 
     @property
     def breaks(self) -> list[int]:
@@ -42,7 +43,7 @@ class Saving:
         roles: Roles | None,
     ) -> tuple[State, list[Row]]:
         """Where this training had come to, and its history; or where it begins."""
-        saves = self._checkpointer
+        saves, self._roles = self._checkpointer, roles
         if saves is None:
             return state, []
         made_with = saves.fingerprint(
@@ -73,4 +74,5 @@ class Saving:
                 *(number, self._best.with_state(state), history),
                 algorithm=self._name,
                 fingerprint=self._made_with,
+                roles=self._roles,
             )
