@@ -14,7 +14,8 @@ It is written elsewhere and renamed when all of it is on disk, so that a directo
 a round's name was complete once; the manifest says whether it still is, and that it is
 ours: nothing without one is ever touched. What is not an array (functions, sizes) is
 not saved: it comes from the state that the program builds anyway, whose leaves must be
-the checkpoint's, and so does what is frozen, which has a hash. While a program saves there, it has a locked folder `.equifed`.
+the checkpoint's. So does what is frozen of a model, of which there is a hash. While a
+program saves there, it has a locked folder `.equifed`.
 """
 
 from .checkpointer import Checkpointer as Checkpointer
