@@ -301,6 +301,7 @@ TABLE = {
             "`config` must be",
         ),
     },
+    "models.Bert.pooled": encoders(lambda: bert().pooled),
     "models.Bert.from_safetensors": {
         "no folder": (
             lambda: models.Bert.from_safetensors(os.devnull),
