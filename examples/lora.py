@@ -53,7 +53,10 @@ class Setting:
 
     def chunks(self, lines):
         return eqf.data.sets.token_chunks(
-            lines, self.tokenizer, length=self.length, end=self.end
+            *(lines, self.tokenizer),
+            length=self.length,
+            end=self.end,
+            vocab_size=self.base.config.vocab_size,
         )
 
     def split(self):

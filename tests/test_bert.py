@@ -219,6 +219,21 @@ def test_what_is_beside_the_encoder_is_left_out(tmp_path):
     same(models.Bert.from_safetensors(folder), bert())
 
 
+def test_older_names_of_a_normalisation(tmp_path):
+    numpy = pytest.importorskip("safetensors.numpy")
+    folder = write(tmp_path, bert(), prefix="bert.")
+    file = folder / "model.safetensors"
+
+    def older(name):
+        weight = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        return weight.replace("LayerNorm.bias", "LayerNorm.beta")
+
+    arrays = {older(name): x for name, x in numpy.load_file(file).items()}
+    assert "bert.embeddings.LayerNorm.gamma" in arrays
+    numpy.save_file(arrays, file, {"format": "pt"})
+    same(models.Bert.from_safetensors(folder), bert())
+
+
 WRONG = {
     "another model": ({"model_type": "mpnet"}, "model of type 'bert', got 'mpnet'"),
     "another nonlinearity": ({"hidden_act": "gelu_new"}, "asks for hidden_act='gelu_"),

@@ -339,11 +339,11 @@ def test_the_server_s_examples_are_taken_from_all_and_are_clean():
     other = made_of(f"{words} --seed 1").loader.dataset.client(0)["image"]
     assert not np.array_equal(other, data.client(0)["image"])
     # Who attacks is one of the others.
-    attacked = made_of("--algorithm fltrust --attackers 12 --attack alie").algorithm
+    attacked = made_of("--algorithm fltrust --attackers 12 --attack mimic").algorithm
     assert isinstance(attacked, eqa.Attacked)
     assert attacked.clients.tolist() == list(range(1, 13))
     with pytest.raises(ValueError, match="`attackers` must be at most 12, got 13"):
-        made_of("--algorithm fltrust --attackers 13 --attack alie")
+        made_of("--algorithm fltrust --attackers 13 --attack mimic")
 
 
 def test_the_server_does_not_leave_the_others_next_to_nothing_in_silence():

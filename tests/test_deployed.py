@@ -275,6 +275,23 @@ def test_a_killed_server_goes_on(tmp_path, every):
     assert set(kept) <= {f"round-{i}" for i in range(2, 5)}
 
 
+def test_a_checkpoint_of_a_server_has_no_frozen_base(tmp_path):
+    algorithm, _ = made("FedAvg")
+    roles = eqf.roles(Linear(), frozen=lambda m: m.bias)
+    straight, _ = server_of(algorithm, roles, eqf.data.AllClients(), 2).run(
+        engine(algorithm, roles=roles)
+    )
+    saves = eqf.Checkpointer(tmp_path)
+    for num_rounds in (1, 2):
+        server = server_of(
+            *(algorithm, roles, eqf.data.AllClients(), num_rounds), checkpointer=saves
+        )
+        got, _ = server.run(engine(algorithm, roles=roles))
+    same(got.params, straight.params)
+    for file in tmp_path.glob("*/leaves.json"):
+        assert json.loads(file.read_text())["base"]["paths"] == [".rest.bias"]
+
+
 def test_what_was_kept_is_lost():
     algorithm, roles = made("Scaffold-2")
     there = engine(algorithm)

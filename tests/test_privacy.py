@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import itertools
 import math
 from typing import Any
 
@@ -169,21 +170,33 @@ def _drawn_more(times, rounds, rate):
     )
 
 
-@pytest.mark.parametrize("rate", (0.02, 0.5))
-@pytest.mark.parametrize("rounds", (1, 10, 200))
-def test_the_bound_of_little_noise_is_one(rate, rounds):
+@pytest.mark.parametrize(
+    ("rate", "rounds", "delta"),
+    [
+        *itertools.product((0.02, 0.5), (1, 10, 200), (1e-6,)),
+        # It is drawn so often with more than half of the delta, and less than all.
+        (8.5e-4, 2, 1e-6),
+        (0.028, 2, 1e-3),
+        (0.0088, 3, 1e-6),
+    ],
+)
+def test_the_bound_of_little_noise_is_one(rate, rounds, delta):
     # Where both are known: with it the samples tell more than they do.
     gaussian = dpa.GaussianDpEvent(4e-3)
     event = dpa.SelfComposedDpEvent(dpa.PoissonSampledDpEvent(rate, gaussian), rounds)
     accountant = dpa.pld.PLDAccountant(value_discretization_interval=1.0)
     accountant.compose(event)
-    exact, bound = accountant.get_epsilon(1e-6), _by_count(event, 1e-6)
-    assert exact <= bound <= 1.3 * exact
+    exact, bound = accountant.get_epsilon(delta), _by_count(event, delta)
+    assert exact <= bound <= 1.03 * exact
 
 
 def test_a_client_who_hardly_ever_comes_is_hidden_without_noise():
     sampler = eqf.data.PoissonSampler(1e-8)
-    assert plan(sampler, noise=1e-4, num_rounds=10).epsilon() == 0.0
+    made = plan(sampler, noise=1e-4, num_rounds=10)
+    assert made.epsilon() == 0.0
+    found = made.for_epsilon(1.0)
+    assert found.noise_multiplier < 1e-9
+    assert found.epsilon() == 0.0
 
 
 def test_little_laplace_noise_is_the_sum_of_its_rounds():
@@ -284,6 +297,30 @@ def test_a_deployment_has_its_own_epsilon_beside_that_of_the_run():
     assert made.epsilon() > 100 * made.deployed_epsilon()
     fitted = made.for_epsilon(2.0, of="deployment")
     assert 1.99 < fitted.deployed_epsilon() <= 2.0
+
+
+def test_a_deployment_of_passes():
+    deployment = eqp.Deployment(num_clients=1_000, cohort_size=30)
+    for sampler in (
+        eqf.data.ShuffledSampler(4),
+        eqf.data.ShuffledSampler(4, reshuffle=False),
+    ):
+        made = plan(sampler, noise=0.4, num_rounds=100, deployment=deployment)
+        # A client comes in 3 of 100 rounds, each of them with a multiplier of 3.
+        there = dpa.SelfComposedDpEvent(dpa.GaussianDpEvent(3.0), 3)
+        accountant = dpa.pld.PLDAccountant()
+        accountant.compose(there)
+        expected = accountant.get_epsilon(1e-3)
+        np.testing.assert_allclose(made.deployed_epsilon(), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", [eqf.data.AllClients(), eqf.data.PoissonSampler(1)])
+def test_a_deployment_of_everybody_is_of_everybody(sampler):
+    whole = eqp.Deployment(num_clients=100, cohort_size=100)
+    made = plan(sampler, noise=1.0, deployment=whole)
+    assert made.deployed_epsilon() < made.epsilon()
+    with pytest.raises(ValueError, match="All clients take part in every round here"):
+        plan(sampler, deployment=eqp.Deployment(num_clients=100, cohort_size=99))
 
 
 # What the mechanism does.

@@ -23,7 +23,9 @@ class FlexLoRA(_AbstractOfProducts):
     B \leftarrow (U \Sigma)_{:, :r}, \quad A \leftarrow (V^\top)_{:r, :},$$
 
     of which client $i$ is sent the first $r_i$ columns and rows: the best change of its
-    rank. What lies beyond the first $r$ singular values is lost.
+    rank. What lies beyond the first $r$ singular values is lost. $B$ has all of
+    $\Sigma$, with which the slope of $A$ grows from round to round: rates must be
+    smaller than where $A$ and $B$ are averaged, or a client becomes non-finite.
 
     `info["rank"]` of the cohort is $r_i$, at most the layers' $r$ (`Loader(info=lambda
     round, clients: {"rank": ...})`); all have $r$ without it. The scale $\alpha / r$ is

@@ -71,7 +71,11 @@ class Rounds:
                 last or checkpointer.should_save(round + 1)
             ):
                 saved, history = self._saved(), self._history
-                checkpointer.save(round + 1, saved, history, fingerprint=fingerprint)
+                checkpointer.save(
+                    *(round + 1, saved, history),
+                    fingerprint=fingerprint,
+                    roles=server._roles,
+                )
                 self._oldest = self._since
             if checkpointer is None:
                 self._oldest = self._since  # Nobody goes back.

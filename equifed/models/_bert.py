@@ -161,7 +161,8 @@ class Bert(eqx.Module):
         del key
         config = self.config
         tokens = check_tokens(self, tokens, config.max_length, config.vocab_size)
-        mask, types = check_mask(mask, tokens), check_types(types, tokens)
+        mask = check_mask(mask, tokens)
+        types = check_types(types, tokens, config.num_types)
         # Padding looks at itself, for a mean over nothing would be no number.
         seen = mask[None] | jnp.eye(len(tokens), dtype=bool)
         x = jax.vmap(self.embedding)(tokens) + jax.vmap(self.types)(types)

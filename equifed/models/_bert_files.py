@@ -39,6 +39,7 @@ _FIXED = {
 }
 # What is beside the encoder, for its training.
 _BESIDE = ("pooler.", "cls.", "embeddings.position_ids")
+_OLDER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _PREFIX = "bert."  # of files that have more than the encoder
 
 
@@ -55,10 +56,19 @@ def read_bert(
             )
     config = _config(said, folder / "config.json")
     model = shapes_of(kind, config, key=jr.key(0))
-    stored = {name.removeprefix(_PREFIX): x for name, x in stored_in(folder).items()}
+    stored = {_renamed(name): x for name, x in stored_in(folder).items()}
     unused = [name for name in stored if name.startswith(_BESIDE)]
     source = str(folder)
     return filled(model, stored, _WORDS, source=source, dtype=dtype, unused=unused)
+
+
+def _renamed(name: str) -> str:
+    """The name of an array as newer files have it."""
+    name = name.removeprefix(_PREFIX)
+    for old, new in _OLDER.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _config(said: Mapping[str, Any], path: pathlib.Path) -> BertConfig:

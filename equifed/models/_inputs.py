@@ -90,19 +90,27 @@ def check_tokens(
             f"This `{type(model).__name__}` takes sequences of at most {max_length} "
             f"tokens, got one of {len(tokens)}. Cut the data to shorter ones."
         )
-    known = not isinstance(tokens, jax.core.Tracer) and (
-        isinstance(tokens, np.ndarray) or tokens.is_fully_addressable
-    )
-    if vocab_size is not None and known:
-        numbers = np.asarray(tokens)
-        wrong = np.flatnonzero((numbers < 0) | (numbers >= vocab_size))
-        if len(wrong):
-            raise ValueError(
-                f"This `{type(model).__name__}` of {vocab_size} tokens knows 0 to "
-                f"{vocab_size - 1}, got {numbers[wrong[0]]} at place {wrong[0]}. Take "
-                "the tokeniser that it was trained with."
-            )
+    if vocab_size is None:
+        return jnp.asarray(tokens)
+    place = _place_beyond(tokens, vocab_size)
+    if place is not None:
+        raise ValueError(
+            f"This `{type(model).__name__}` of {vocab_size} tokens knows 0 to "
+            f"{vocab_size - 1}, got {tokens[place]} at place {place}. Take the "
+            "tokeniser that it was trained with."
+        )
     return jnp.asarray(tokens)
+
+
+def _place_beyond(numbers: Array, count: int) -> int | None:
+    """The first that is not one of so many, where they are known."""
+    if isinstance(numbers, jax.core.Tracer) or not (
+        isinstance(numbers, np.ndarray) or numbers.is_fully_addressable
+    ):
+        return None
+    found = np.asarray(numbers)
+    wrong = np.flatnonzero((found < 0) | (found >= count))
+    return int(wrong[0]) if len(wrong) else None
 
 
 def check_mask(mask: Array | None, tokens: Array) -> Bool[Array, " length"]:
@@ -118,7 +126,9 @@ def check_mask(mask: Array | None, tokens: Array) -> Bool[Array, " length"]:
     return jnp.asarray(mask)
 
 
-def check_types(types: Array | None, tokens: Array) -> Integer[Array, " length"]:
+def check_types(
+    types: Array | None, tokens: Array, num_types: int
+) -> Integer[Array, " length"]:
     """The segments of the tokens: the first, if it is not said."""
     if types is None:
         return jnp.zeros(len(tokens), jnp.int32)
@@ -127,6 +137,12 @@ def check_types(types: Array | None, tokens: Array) -> Integer[Array, " length"]
         raise ValueError(
             f"`types` must have an integer for each of the {len(tokens)} tokens, got "
             f"{types.dtype}{list(types.shape)}."
+        )
+    place = _place_beyond(types, num_types)
+    if place is not None:
+        raise ValueError(
+            f"`types` must be from 0 to {num_types - 1}, the model's {num_types} "
+            f"segments, got {types[place]} at place {place}."
         )
     return jnp.asarray(types)
 

@@ -171,16 +171,20 @@ def _by_count(event: Any, delta: float) -> float:
     r"""An upper bound for Poisson samples that tell who was drawn.
 
     A client is drawn more than $k$ times with a probability $p$, and $k$ times are one
-    Gaussian mechanism: its epsilon at $\delta - p$ is one of all at $\delta$.
+    Gaussian mechanism: its epsilon at $\delta - p$ is one of all at $\delta$, for each
+    $k$ with $p < \delta$. One that is drawn with no more than $\delta$ is hidden.
     """
     from scipy.stats import binom  # it takes long
 
     rate, rounds = event.event.sampling_probability, event.count
-    most = int(binom.isf(delta / 2, rounds, rate))
-    if most == 0:
+    least, last = (int(binom.isf(p, rounds, rate)) for p in (delta, delta / 2))
+    if least == 0:
         return 0.0
-    rest = delta - float(binom.sf(most, rounds, rate))
-    return _of_gaussian(event.event.event.noise_multiplier / most**0.5, rest)
+    times = np.arange(least, last + 1)
+    rest = delta - binom.sf(times, rounds, rate)
+    noise = event.event.event.noise_multiplier / np.sqrt(times)
+    some = rest > 0
+    return min(map(_of_gaussian, noise[some], rest[some]))
 
 
 def least_noise(
@@ -200,7 +204,8 @@ def least_noise(
                 f"No noise was found for which `epsilon` is {epsilon:g}. Ask for a "
                 "larger one."
             )
-    while high - low > 1e-4 * high:
+    # What hides without noise needs next to none.
+    while high - low > 1e-4 * high and high > 2**-40:
         middle = (low + high) / 2
         if epsilon_of(account(middle), delta) > epsilon:
             low = middle

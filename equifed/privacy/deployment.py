@@ -37,6 +37,15 @@ class Deployment(eqx.Module):
             most = None if there.most is None else int(there.most * scale)
             rate = self.cohort_size / self.num_clients
             return PoissonParticipation(rate, self.num_clients, most)
-        if isinstance(there, OrderedParticipation) and there.min_separation > 1:
+        ordered = isinstance(there, OrderedParticipation)
+        everybody = ordered and there.cohort_size == there.num_clients
+        if everybody and self.cohort_size < self.num_clients:
+            raise ValueError(
+                "All clients take part in every round here, so in the deployment too, "
+                f"got a `cohort_size` of {self.cohort_size} of {self.num_clients}. "
+                "Sample in the simulation as it will be done there, with "
+                "`PoissonSampler`, `UniformSampler` or `ShuffledSampler`."
+            )
+        if ordered and there.min_separation > 1:
             sizes["min_separation"] = self.num_clients // self.cohort_size
         return dataclasses.replace(there, **sizes)

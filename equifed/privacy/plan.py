@@ -223,6 +223,8 @@ class PrivacyPlan(AbstractPlan):
         """Refuses a mechanism for others than those who come. `eqx.tree_at` may have
         changed either since the plan was made."""
         self.mechanism.check(self.participation)
+        if self.deployment is not None:
+            self.deployment.like(self.participation)
         wanted, got = self.participation.expected, self.mechanism.expected_clients
         if isinstance(got, jax.core.Tracer) or np.isclose(
             float(got), wanted, rtol=1e-5

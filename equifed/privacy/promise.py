@@ -118,11 +118,12 @@ class AbstractPlan(eqx.Module):
             names = [f"{where}/{metric}" for metric in measured[where]]
             if both is None or set(names) <= set(self.unprotected):
                 continue
+            asked = tuple(dict.fromkeys([*self.unprotected, *names]))
             raise ValueError(
                 f"{where!r} is evaluated on clients who train, {shown(both)} for one, "
                 "whose examples no noise covers there. Evaluate others, whose ids are "
                 "not among those that train; or, if you simulate, give the plan "
-                f"`unprotected={(*self.unprotected, *names)}`."
+                f"`unprotected={asked}`."
             )
 
     def check_stop(self, metric: str) -> None:

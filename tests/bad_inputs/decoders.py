@@ -74,6 +74,11 @@ def encoders(model):
             ValueError,
             ("`types` must have an integer for each of the 3 tokens", "int64[2]"),
         ),
+        "a segment that there is not": (
+            lambda: model()(np.ones(3, int), types=np.array([0, 1, 7])),
+            ValueError,
+            "from 0 to 1, the model's 2 segments, got 7 at place 2",
+        ),
     }
 
 
