@@ -246,8 +246,13 @@ def test_tokens_beyond_the_vocabulary_are_named():
     # One that was not asked is found where it is read at the latest.
     first = chunked("ab", "ha", by=["x", "y"], length=2)
     config = models.LlamaConfig(**{**vars(CONFIG), "vocab_size": known})
+    small = models.Llama(config, key=jr.key(0))
     with pytest.raises(ValueError, match="'x' of client 'y' holds 10 in row 0"):
-        eqf.evaluate(models.Llama(config, key=jr.key(0)), first, loss)
+        eqf.evaluate(small, first, loss)
+    # Also one that is to be predicted as well, whose cost is no number.
+    middle = chunked("abc", "bha", by=["x", "y"], length=3)
+    with pytest.raises(ValueError, match="'x' of client 'y' holds 10 in row 0"):
+        eqf.evaluate(small, middle, loss)
 
 
 def test_sequences_longer_than_the_model_takes():

@@ -125,7 +125,7 @@ class Lookups:
         if not all(map(is_here, given)):
             return None
         try:
-            found = matters(self._program, given, examples, self._reads[read])
+            found = matters(self._program, given, examples, self._reads[read], read)
         except Exception:  # noqa: BLE001 (what is right must not fail for a try)
             return None
         return next(itertools.compress(suspects, found.tolist()), None)

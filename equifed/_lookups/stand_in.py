@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 from jaxtyping import Array, Bool, Shaped
 
-from .follow import indices, Site
+from .follow import indices, Read, Site
 from .program import called, Program
 
 
@@ -24,32 +24,59 @@ def matters(
     given: Sequence[Array],
     examples: dict[str, Shaped[np.ndarray, "rows ..."]],
     sites: frozenset[Site],
+    read: Read,
 ) -> Bool[np.ndarray, " rows"]:
     """For each of several examples, whether the program's results depend on what is
     read at these sites where there is nothing to read.
+
+    Of results that are not finite anyhow it cannot be told. They may be so because
+    another column asks for the same row, as of tokens the one that is to be predicted:
+    then there are others in place of what that one asks for.
 
     It runs number by number, as a program of its own would have to be compiled.
     """
     columns = [name for name in program.columns if name is not None]
 
-    def one(rows: list[Array]) -> Bool[Array, ""]:
+    def one(rows: list[Array]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
         first, second = (
             _run(program.closed, [*given, *rows], _Other(sites, shift))
             for shift in (0, 1)
         )
-        pairs = zip(first, second, strict=True)
-        differ = [_differ(a, b) for a, b in pairs]
-        return jnp.any(jnp.stack([jnp.zeros((), bool), *differ]))
+        known = [_finite(a) for a in first]
+        pairs = zip(first, second, known, strict=True)
+        differ = [jnp.any((a != b) & k) for a, b, k in pairs if k is not None]
+        unknown = [jnp.any(~k) for k in known if k is not None]
+        return _some(differ), _some(unknown)
 
-    return np.asarray(jax.vmap(one)([jnp.asarray(examples[n]) for n in columns]))
+    def tried(examples: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        found = jax.vmap(one)([jnp.asarray(examples[n]) for n in columns])
+        return np.asarray(found[0]), np.asarray(found[1])
+
+    differ, unknown = tried(examples)
+    if not unknown.any():
+        return differ
+    others = {
+        name: x if name == read.column else _inside(x, read.size)
+        for name, x in examples.items()
+    }
+    return differ | (unknown & tried(others)[0])
 
 
-def _differ(a: Array, b: Array) -> Bool[Array, ""]:
+def _some(found: list[Array]) -> Bool[Array, ""]:
+    return jnp.any(jnp.stack([jnp.zeros((), bool), *found]))
+
+
+def _finite(a: Array) -> Bool[Array, "..."] | None:
     if jnp.issubdtype(a.dtype, jax.dtypes.extended):
-        return jnp.zeros((), bool)
-    # Of what is not finite anyhow it cannot be told.
-    known = jnp.isfinite(a) if jnp.issubdtype(a.dtype, jnp.inexact) else True
-    return jnp.any((a != b) & known)
+        return None
+    inexact = jnp.issubdtype(a.dtype, jnp.inexact)
+    return jnp.isfinite(a) if inexact else jnp.ones(a.shape, bool)
+
+
+def _inside(x: np.ndarray, size: int) -> np.ndarray:
+    """Whole numbers with 0 for those that are too large for so many rows."""
+    whole = np.issubdtype(x.dtype, np.integer)
+    return np.where(x >= size, np.zeros_like(x), x) if whole else x
 
 
 class _Other:
