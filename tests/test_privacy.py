@@ -323,6 +323,47 @@ def test_a_deployment_of_everybody_is_of_everybody(sampler):
         plan(sampler, deployment=eqp.Deployment(num_clients=100, cohort_size=99))
 
 
+def test_a_deployment_of_one_client_a_round_has_room_for_it():
+    made = plan(
+        eqf.data.PoissonSampler(0.5, most=5),
+        noise=1.0,
+        deployment=eqp.Deployment(num_clients=1_000, cohort_size=1),
+    )
+    like = eqp.PrivacyPlan(
+        eqf.data.PoissonSampler(0.001, most=2),
+        mechanism(noise=0.25, expected=1.0),
+        **{"num_clients": 1_000, "num_rounds": ROUNDS, "delta": 1e-3},
+    )
+    assert made.deployed_epsilon() == pytest.approx(like.epsilon(), rel=1e-5)
+    assert like.epsilon() > 1
+
+
+def test_a_delta_beyond_double_precision():
+    made = plan(noise=20.0)
+    finite = dataclasses.replace(made, delta=1e-13).epsilon()
+    tiny = dataclasses.replace(made, delta=1e-20)
+    assert finite < tiny.epsilon() < 3 * finite
+    assert tiny.for_epsilon(1.0).epsilon() <= 1.0
+
+
+def test_a_loss_may_not_say_what_epsilon_is():
+    def loss(model, example, key):
+        return testing.noisy_loss(model, example, key)[0], {"epsilon": jnp.array(0.0)}
+
+    made = plan(unprotected=("epsilon",))
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=made.mechanism)
+    loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
+    with pytest.raises(
+        ValueError, match="metric called 'epsilon', which is the plan's"
+    ):
+        eqf.train(
+            *(algorithm, testing.Linear(), loader),
+            num_rounds=1,
+            key=jr.key(0),
+            privacy=made,
+        )
+
+
 # What the mechanism does.
 
 

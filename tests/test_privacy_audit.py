@@ -150,6 +150,23 @@ def test_a_canary_sends_its_direction_or_nothing():
     )
 
 
+def test_canaries_are_told_by_the_loader_of_their_audit():
+    audit = eqp.Audit(DATASET, num_canaries=4)
+    algorithm = audit.algorithm(eqf.FedAvg(loss, optax.sgd(0.1), BATCHING))
+    loader = eqf.data.Loader(audit.dataset, eqf.data.AllClients(), BATCHING)
+    with pytest.raises(ValueError, match=r"Train it with `audit.loader\(...\)`"):
+        eqf.train(algorithm, Wide(), loader, num_rounds=1, key=jr.key(0))
+
+
+def test_one_canary_has_no_variance():
+    rng = np.random.default_rng(0)
+    alone, others = np.array([0.9]), rng.normal(size=50) / 64
+    found = report(alone, others, dimension=4096, delta=1e-5, confidence=0.95)
+    assert np.isnan(found.estimate)
+    assert np.isnan(found.interval).all()
+    assert found.auroc == 1
+
+
 def test_the_bound_holds_where_there_is_nothing_to_find():
     # Twenty audits of nothing at all: at 95 % about one bound may be above 0.
     rng = np.random.default_rng(0)

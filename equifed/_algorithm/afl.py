@@ -185,6 +185,7 @@ class AFL(_AbstractOfClient):
 def onto_simplex(x: Float[Array, " n"]) -> Float[Array, " n"]:
     r"""The nearest point whose numbers are at least 0 and sum to 1: $\max(x - \tau,
     0)$, with the one $\tau$ for which they do (Held, Wolfe and Crowder, 1974)."""
+    x = x - jnp.max(x)  # The same point, and a 1 is not lost beside large numbers.
     ordered = jnp.sort(x, descending=True)
     counts = jnp.arange(1, x.size + 1).astype(x.dtype)
     taus = (jnp.cumsum(ordered) - 1) / counts

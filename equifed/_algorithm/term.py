@@ -146,8 +146,10 @@ def tilted(
     """`exp(t F)` up to a factor that makes the greatest of them 1; 0 where the loss is
     not finite."""
     there = jnp.isfinite(losses)
-    slope = t.astype(losses.dtype) * jnp.where(there, losses, jnp.zeros_like(losses))
-    top = jnp.max(jnp.where(there, slope, -jnp.inf))
+    t = t.astype(losses.dtype)
+    greatest = jnp.max(jnp.where(there, losses, -jnp.inf))
+    least = jnp.min(jnp.where(there, losses, jnp.inf))
+    # Before it is multiplied: two large products that are alike differ by a rounding.
     # Where nobody is there is no greatest.
-    lower = jnp.where(there, slope - jnp.where(there, top, 0), -jnp.inf)
-    return jnp.exp(lower)
+    beyond = jnp.where(there, losses - jnp.where(t > 0, greatest, least), 0)
+    return jnp.where(there, jnp.exp(t * beyond), 0)

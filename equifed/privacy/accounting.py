@@ -10,6 +10,7 @@ overflow.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -158,7 +159,13 @@ def epsilon_of(accounted: Accounted, delta: float) -> float:
         return _of_gaussian(event.noise_multiplier, delta)
     accountant = _accountant(accounted)
     accountant.compose(event)
-    return float(accountant.get_epsilon(delta))
+    found = float(accountant.get_epsilon(delta))
+    if found == math.inf and accounted.accountant == "PLD":
+        # Of a tiny delta double precision cannot tell, but the moments have a bound.
+        other = _accountant(dataclasses.replace(accounted, accountant="RDP"))
+        if other.supports(event):
+            found = float(other.compose(event).get_epsilon(delta))
+    return found
 
 
 def _of_gaussian(noise_multiplier: float, delta: float) -> float:
@@ -201,8 +208,8 @@ def least_noise(
         low, high = high, 2 * high
         if high > 2**40:
             raise ValueError(
-                f"No noise was found for which `epsilon` is {epsilon:g}. Ask for a "
-                "larger one."
+                f"No noise was found for which `epsilon` is {epsilon:g} at a `delta` "
+                f"of {delta:g}. Ask for a larger one of either."
             )
     # What hides without noise needs next to none.
     while high - low > 1e-4 * high and high > 2**-40:

@@ -190,7 +190,7 @@ class Audit:
     def _change(self, before: Model, state: State) -> list[jax.Array]:
         """Of the params that were trained and sent, array by array, as in a message."""
         old, new = leaves_by_path(before), leaves_by_path(state.params)
-        if not set(new) <= set(old):
+        if not all(n in old and old[n].shape == x.shape for n, x in new.items()):
             raise ValueError(
                 "`before` must be the model with which the training began, got "
                 f"{shown(before)}, which has other arrays."

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._client import AbstractClient, AbstractWrapper
 from .._tree import tree_cast_like, tree_norm, tree_scale, tree_where
+from .._words import shown
 from .noise import normal_like
 
 
@@ -56,6 +58,11 @@ class CanaryClient(AbstractWrapper):
     def round(self, broadcast, data, state, *, key):
         message, state, metrics = self.client.round(broadcast, data, state, key=key)
         number: Any = data.info
+        if not isinstance(number, jax.Array):
+            raise ValueError(
+                "An algorithm of an audit is told by the cohort's `info` who is a "
+                f"canary, got {shown(number)}. Train it with `audit.loader(...)`."
+            )
         is_canary, number = number >= 0, jnp.maximum(number, 0)
         direction = direction_of(self.key, number, message.payload)
         sent = tree_cast_like(tree_scale(self.norm, direction), message.payload)

@@ -1,6 +1,7 @@
 """The population that a simulation stands for."""
 
 import dataclasses
+import math
 
 import equinox as eqx
 
@@ -34,7 +35,8 @@ class Deployment(eqx.Module):
         sizes = {"cohort_size": self.cohort_size, "num_clients": self.num_clients}
         if isinstance(there, PoissonParticipation):
             scale = self.cohort_size / there.expected
-            most = None if there.most is None else int(there.most * scale)
+            # A cohort has room for one at least.
+            most = None if there.most is None else math.ceil(there.most * scale - 1e-6)
             rate = self.cohort_size / self.num_clients
             return PoissonParticipation(rate, self.num_clients, most)
         ordered = isinstance(there, OrderedParticipation)

@@ -28,7 +28,8 @@ class AuditReport(eqx.Module):
     confidence: float
     """The probability with which the bound holds and the interval covers."""
     estimate: float
-    """From the cosines' mean and variance (Andrew et al., 2023, arXiv 2302.03098)."""
+    """From the cosines' mean and variance (Andrew et al., 2023, arXiv 2302.03098). NaN
+    if only one canary took part."""
     interval: tuple[float, float]
     """Of the estimate, as uncertain as the cosines' mean and variance are."""
     auroc: float
@@ -50,13 +51,16 @@ def report(
     """What both kinds of cosines say together."""
     auditor = jax_privacy("auditing").CanaryScoreAuditor(included, excluded)
     bound = auditor.epsilon_one_run(1 - confidence, delta)
-    mean, spread = float(included.mean()), float(included.std(ddof=1))
-    null = 1 / math.sqrt(dimension)
-    estimate = epsilon_of_normals(max(mean, 0.0), spread, null, delta)
-    ends = [
-        epsilon_of_normals(max(m, 0.0), s, null, delta)
-        for m, s in _plausible(mean, spread, len(included), null, confidence)
-    ]
+    # One has no variance, and nothing can be estimated from it.
+    estimate, ends = math.nan, [math.nan]
+    if len(included) > 1:
+        mean, spread = float(included.mean()), float(included.std(ddof=1))
+        null = 1 / math.sqrt(dimension)
+        estimate = epsilon_of_normals(max(mean, 0.0), spread, null, delta)
+        ends = [
+            epsilon_of_normals(max(m, 0.0), s, null, delta)
+            for m, s in _plausible(mean, spread, len(included), null, confidence)
+        ]
     low, high = min(ends), max(ends)
     auroc = float(auditor.attack_auroc())
     parts = (float(bound), confidence, estimate, (low, high), auroc)

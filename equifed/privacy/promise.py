@@ -91,6 +91,12 @@ class AbstractPlan(eqx.Module):
         - `measured`: of each of them the metrics.
         """
         metrics = self.check(algorithm, state, loader, num_rounds=num_rounds)
+        for name in self.epsilons(0):
+            if name in metrics:
+                raise ValueError(
+                    f"The loss reports a metric called {name!r}, which is the plan's. "
+                    "Give it another name."
+                )
         self._check_evaluation(evaluated, measured, loader)
         of_all = [f"{where}/{name}" for where in measured for name in measured[where]]
         known = (*metrics, *self.reports, *self.epsilons(0), *loader.report(0))

@@ -149,7 +149,7 @@ def test_term_has_its_optimum(t):
 
 def test_a_large_t_is_the_highest_loss_and_a_very_negative_one_the_lowest():
     # exp(t F) is beyond any number.
-    for t, k in ((1e4, 1), (-1e4, 0)):
+    for t, k in ((1e4, 1), (-1e4, 0), (1e12, 1), (-1e12, 0)):
         state, metrics = one_round(
             eqf.TERM(testing.quadratic_loss, optax.sgd(0.1), ALL, t=t), 0.5
         )
