@@ -32,6 +32,8 @@ GROUPS = {
         "fedadam": f"{SGD} --server-learning-rate 0.03 --tau 0.01",
         "fedyogi": f"{SGD} --server-learning-rate 0.03 --tau 0.01",
         "diloco": "--client-optim adam --client-optim.learning-rate 0.003",
+        "streamingdiloco": "--client-optim adam --client-optim.learning-rate 0.003 "
+        "--fragments 2 --delay 4 --alpha 0.5",
     },
     "client drift": {
         "fedprox": f"{SGD} --mu 0.1",

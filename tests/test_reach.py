@@ -53,6 +53,8 @@ NEEDED = {
     "num_domains": 2,
     "domain_learning_rate": 0.1,
     "num_clusters": 2,
+    "fragments": 1,
+    "delay": 0,
 }
 # In place of the clients' optimiser.
 SECOND = {

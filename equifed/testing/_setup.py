@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
@@ -61,8 +62,9 @@ def plain_loss(
 
 
 def _loss(model: LawModel, example: dict[str, Array], noise: Array | float):
-    dtype = jnp.result_type(float)
-    error = model(example["x"].astype(dtype)) + noise - example["y"].astype(dtype)
+    dtype = jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array))[0].dtype
+    x, y, noise = (jnp.asarray(z, dtype) for z in (example["x"], example["y"], noise))
+    error = model(x) + noise - y
     return error**2 / 2, {"y": example["y"]}
 
 
