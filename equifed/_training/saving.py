@@ -23,11 +23,11 @@ class Saving:
         algorithm: AbstractAlgorithm,
         best: Best,
         privacy: PrivacyPlan | None,
+        roles: Roles | None,
     ):
-        self._privacy = privacy
+        self._privacy, self._roles = privacy, roles
         self._checkpointer, self._algorithm, self._best = checkpointer, algorithm, best
         self._name, self._made_with = type(algorithm).__name__, None
-        self._roles: Roles | None = None
 
     @property
     def breaks(self) -> list[int]:
@@ -40,14 +40,13 @@ class Saving:
         loader: AbstractLoader,
         key: PRNGKeyArray,
         num_rounds: int,
-        roles: Roles | None,
     ) -> tuple[State, list[Row]]:
         """Where this training had come to, and its history; or where it begins."""
-        saves, self._roles = self._checkpointer, roles
+        saves = self._checkpointer
         if saves is None:
             return state, []
         made_with = saves.fingerprint(
-            self._algorithm, state.model, loader, key=key, roles=roles
+            self._algorithm, state.model, loader, key=key, roles=self._roles
         )
         self._made_with = made_with | self._best.made_with
         if self._privacy is not None:

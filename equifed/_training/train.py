@@ -134,9 +134,9 @@ def train(
     best = Best(stop, eval_every, algorithm.model(state), state)
     best.check_asked(algorithm, state, evaluation or {}, evaluations.names, privacy)
     looks = [eval_every] if evaluations or stop is not None else []
-    saving = Saving(checkpointer, algorithm, best, privacy)
+    saving = Saving(checkpointer, algorithm, best, privacy, roles)
     with checkpointer or contextlib.nullcontext():  # nothing on disk is touched before
-        state, history = saving.restored(state, loader, key, num_rounds, roles)
+        state, history = saving.restored(state, loader, key, num_rounds)
         logger.start(num_rounds, number := int(state.round))
         record = Record(
             *(history, number, num_rounds),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from .._algorithm import AbstractAlgorithm
+from .._algorithm.inside import layers
 from .._evaluate.blame import bad_cell, blame
 from .._history import ROUND, Row
 from .._metrics import RESERVED
@@ -61,7 +62,8 @@ class Watch:
             told: then only a model that is not finite is worth a word.
         """
         self._loader, self._loss = loader, algorithm.loss
-        self._rejects = _innermost(algorithm).rejects
+        *_, innermost = layers(algorithm)  # That which makes the rounds.
+        self._rejects = innermost.rejects
         self._reported = set(reported) - set(RESERVED)
         self._said: set[str] = set()
         self._seen: set[str] = set()
@@ -173,14 +175,6 @@ class Watch:
 
     def _clients(self, row: Row) -> list[tuple[str, Any]]:
         return participants(self._loader, row[ROUND] - 1)
-
-
-def _innermost(algorithm: AbstractAlgorithm) -> AbstractAlgorithm:
-    """That which makes the rounds, whatever is around it."""
-    for inside in vars(algorithm).values():
-        if isinstance(inside, AbstractAlgorithm):
-            return _innermost(inside)
-    return algorithm
 
 
 def _is_rejected(row: Row) -> bool:
