@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator, WeightedMean
 from .._client import AbstractWrapper, LocalSGD
@@ -174,8 +174,13 @@ def cut(layer: LoRA, rank: Int[Array, "..."]) -> tuple[Array, Array]:
     keeps = jnp.arange(layer.rank) < rank
     # A rank that there is not makes a message that is not finite, and is counted.
     known = ((rank >= 1) & (rank <= layer.rank))[..., None]
+    a, b = at_ranks(layer, keeps)
+    return jnp.where(known, a, jnp.full_like(a, jnp.nan)), b
+
+
+def at_ranks(layer: LoRA, keeps: Bool[Array, "... rank"]) -> tuple[Array, Array]:
+    """A and B with 0 for all ranks but some."""
     a = jnp.where(keeps[..., None], layer.a, jnp.zeros_like(layer.a))
-    a = jnp.where(known, a, jnp.full_like(a, jnp.nan))
     b = jnp.where(keeps[..., None, :], layer.b, jnp.zeros_like(layer.b))
     return a, b
 

@@ -21,6 +21,7 @@ from ..data import AbstractBatching
 from ..nn import adapters, LoRA
 from ..nn._lora_layer import layers_of
 from .adapters import (
+    at_ranks,
     check_adapters,
     cut,
     of_rank,
@@ -67,9 +68,7 @@ class _LastRanks(AbstractMemoryless):
         """The A and B that would be pruned, with 0 for the others."""
         place = jnp.arange(layer.rank)
         inside = (place >= self.smaller(rank)[..., None]) & (place < rank[..., None])
-        a = jnp.where(inside[..., None], layer.a, jnp.zeros_like(layer.a))
-        b = jnp.where(inside[..., None, :], layer.b, jnp.zeros_like(layer.b))
-        return a, b
+        return at_ranks(layer, inside)
 
     def size(self, layer: LoRA, rank: Int[Array, "..."]) -> Float[Array, "..."]:
         """The product of their norms."""
