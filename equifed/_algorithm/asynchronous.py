@@ -16,9 +16,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from .._check import check_count, check_kind, checked
 from .._executor import Participants
 from .._metrics import add_metrics, Average, Sum
-from .._types import Loss
-from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .around import _AbstractAround
 from .old_models import FromOldModel, OldModels, staleness_in
 from .one_pass import AbstractOnePass, keep_in_pass
 from .staleness import AbstractStaleness, ConstantStaleness
@@ -31,7 +29,7 @@ class AsynchronousState(eqx.Module):
     old: OldModels
 
 
-class AbstractAsynchronous(AbstractAlgorithm):
+class AbstractAsynchronous(_AbstractAround):
     """An algorithm of one pass whose clients train from old models.
 
     A method of your own gives its fields in its `__init__`, and may override
@@ -58,14 +56,6 @@ class AbstractAsynchronous(AbstractAlgorithm):
                 f"`{type(self.algorithm).__name__}` has a step of its own, in which "
                 "models of different ages would be mixed."
             )
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
 
     @property
     def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]

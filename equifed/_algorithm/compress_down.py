@@ -14,10 +14,9 @@ from .._cohort import NO_CLIENT
 from .._executor import Participants
 from .._roles import Role
 from .._tree import tree_add, tree_sub
-from .._types import Loss, Params
+from .._types import Params
 from ..compress import AbstractCompressor, EF21, ErrorFeedback
-from ..data import AbstractBatching
-from .base import AbstractAlgorithm
+from .around import _AbstractAround
 from .one_pass import AbstractOnePass
 
 
@@ -31,7 +30,7 @@ class DownState(eqx.Module):
     last: Int[Array, " clients"]
 
 
-class CompressDown(AbstractAlgorithm):
+class CompressDown(_AbstractAround):
     r"""Wraps an algorithm: clients are sent compressed changes of the model.
 
     Beside its own model $x$ the server knows the one that clients have, $w$, which is
@@ -76,14 +75,6 @@ class CompressDown(AbstractAlgorithm):
                 f"the next one anyway, got `{type(self.compressor).__name__}`. Give "
                 "the compressor that is inside of it."
             )
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
 
     @property
     def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

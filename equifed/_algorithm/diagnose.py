@@ -11,9 +11,8 @@ from .._check import checked
 from .._client import AbstractClient, AbstractWrapper
 from .._cohort import NO_CLIENT
 from .._metrics import AbstractMetric, add_metrics
-from .._types import Loss
 from .._wire import check_additive
-from ..data import AbstractBatching
+from .around import _AbstractAround
 from .base import AbstractAlgorithm
 
 
@@ -47,7 +46,7 @@ class _Shows(AbstractWrapper):
         return message, (own, message.payload, message.weight > 0), metrics
 
 
-class Diagnose(AbstractAlgorithm):
+class Diagnose(_AbstractAround):
     r"""Wraps an algorithm: its rounds are as they were, to the bit, and tell how the
     clients' messages $m_i$ lie to one another.
 
@@ -114,14 +113,6 @@ class Diagnose(AbstractAlgorithm):
     def __init__(self, algorithm: AbstractAlgorithm, *, gram: bool = False):
         self.algorithm = algorithm
         self.gram = gram
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
 
     @property
     def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]

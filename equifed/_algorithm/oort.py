@@ -16,9 +16,8 @@ from .._check import as_number, check_count, checked
 from .._client import MeasuresUtility
 from .._executor import Participants
 from .._tree import floating
-from .._types import Loss
 from .._wire import Broadcast
-from ..data import AbstractBatching
+from .around import _AbstractAround
 from .base import AbstractAlgorithm
 from .measured import check_one_model
 from .power_of_choice import highest
@@ -42,7 +41,7 @@ class OortState(eqx.Module):
     seconds: Float[Array, ""] | None
 
 
-class Oort(AbstractAlgorithm):
+class Oort(_AbstractAround):
     r"""Wraps an algorithm: its rounds are those of $K$ clients, of all that the loader
     draws, who are chosen by what they said when they last took part.
 
@@ -148,14 +147,6 @@ class Oort(AbstractAlgorithm):
         )
         self.cutoff = as_number("cutoff", cutoff, **share)
         self.clip = as_number("clip", clip, **share)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
 
     def begin(self, params, *, num_clients, key):
         begun = self.algorithm.begin(params, num_clients=num_clients, key=key)

@@ -8,14 +8,13 @@ from .._bits import add_bits
 from .._check import check_count, checked
 from .._executor import Participants
 from .._roles import Role
-from .._types import Loss
 from .._wire import Broadcast
-from ..data import AbstractBatching
+from .around import _AbstractAround
 from .base import AbstractAlgorithm
 from .measured import check_one_model, measured_losses
 
 
-class PowerOfChoice(AbstractAlgorithm):
+class PowerOfChoice(_AbstractAround):
     r"""Wraps an algorithm: its rounds are those of the $m$ clients, of all that the
     loader draws, whose mean loss at the server's model is the highest.
 
@@ -55,14 +54,6 @@ class PowerOfChoice(AbstractAlgorithm):
     def __init__(self, algorithm: AbstractAlgorithm, num_chosen: int):
         self.algorithm = algorithm
         self.num_chosen = check_count("num_chosen", num_chosen)
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
 
     @property
     def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
