@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._check import check_count, checked
+from .._loop import traced_once
 from .._tree import tree_add, tree_zeros_like
 from .._types import Example, Loss, Model
 from .stateful import Stateful
@@ -112,9 +113,10 @@ def over_parts(function: Callable[..., Summed], size: int, *rows: PyTree) -> Sum
     *others, mask = jtu.tree_map(lambda x: x[places], (*others, mask))
     parts = (*others, mask & there)
 
+    one = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
+    function, shapes = traced_once(function, *one)
+
     def add(total: Summed, part: tuple) -> tuple[Summed, None]:
         return tree_add(total, function(*part)), None
 
-    one = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
-    zero = tree_zeros_like(jax.eval_shape(function, *one))
-    return jax.lax.scan(add, zero, parts)[0]
+    return jax.lax.scan(add, tree_zeros_like(shapes), parts)[0]
