@@ -47,13 +47,7 @@ def read_bert(
     kind: type[Kind], folder: str | os.PathLike, *, dtype: DTypeLike | None
 ) -> Kind:
     folder = pathlib.Path(folder)
-    said = config_of(folder, "bert")
-    for name, value in _FIXED.items():
-        if said.get(name, value) != value:
-            raise ValueError(
-                f"`{folder / 'config.json'}` asks for {name}={said[name]!r}; a `Bert` "
-                f"has {name}={value!r} alone."
-            )
+    said = config_of(folder, "bert", kind, _FIXED)
     config = _config(said, folder / "config.json")
     model = shapes_of(kind, config, key=jr.key(0))
     stored = {_renamed(name): x for name, x in stored_in(folder).items()}

@@ -46,13 +46,7 @@ def read_llama(
     kind: type[Kind], folder: str | os.PathLike, *, remat: bool, dtype: DTypeLike | None
 ) -> Kind:
     folder = pathlib.Path(folder)
-    said = config_of(folder, "llama")
-    for name, value in _FIXED.items():
-        if said.get(name, value) != value:
-            raise ValueError(
-                f"`{folder / 'config.json'}` asks for {name}={said[name]!r}; a `Llama` "
-                f"has {name}={value!r} alone."
-            )
+    said = config_of(folder, "llama", kind, _FIXED)
     config = _llama_config(said, folder / "config.json")
     model = shapes_of(kind, config, remat=remat, key=jr.key(0))
     stored = stored_in(folder)
@@ -85,8 +79,11 @@ def _llama_config(said: Mapping[str, Any], path: pathlib.Path) -> LlamaConfig:
     )
 
 
-def config_of(folder: pathlib.Path, model_type: str) -> dict[str, Any]:
-    """What `config.json` says, if it is of a model of this type."""
+def config_of(
+    folder: pathlib.Path, model_type: str, kind: type, fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `config.json` says, if it is of a model of this type that computes what our
+    kind does."""
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"`folder` must have a file config.json: `{folder}`.")
@@ -96,6 +93,12 @@ def config_of(folder: pathlib.Path, model_type: str) -> dict[str, Any]:
             f"`{path}` must be of a model of type {model_type!r}, got "
             f"{shown(said.get('model_type'))}."
         )
+    for name, value in fixed.items():
+        if said.get(name, value) != value:
+            raise ValueError(
+                f"`{path}` asks for {name}={said[name]!r}; a `{kind.__name__}` has "
+                f"{name}={value!r} alone."
+            )
     return said
 
 
