@@ -7,7 +7,7 @@ from ._cornell import cornell_movie_dialogs as cornell_movie_dialogs
 from ._emnist import emnist as emnist, emnist_domain as emnist_domain
 from ._fashion_mnist import fashion_mnist as fashion_mnist
 from ._medmnist import medmnist as medmnist
-from ._messages import chat_ml_messages as chat_ml_messages
+from ._messages import chat_ml as chat_ml, chat_ml_messages as chat_ml_messages
 from ._sent140 import sent140 as sent140
 from ._shakespeare import (
     character_chunks as character_chunks,
@@ -19,8 +19,4 @@ from ._text import (
     padded_words as padded_words,
     word_vocabulary as word_vocabulary,
 )
-from ._tokens import (
-    chat_ml as chat_ml,
-    instructions as instructions,
-    token_chunks as token_chunks,
-)
+from ._tokens import instructions as instructions, token_chunks as token_chunks

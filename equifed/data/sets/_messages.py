@@ -1,4 +1,4 @@
-"""Conversations of several turns, as Hugging Face's chats are kept."""
+"""What a model is told of a question and its answer, or of a whole conversation."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,37 @@ from ._tokens import Pieces
 
 
 _ROLES = ("system", "user", "assistant")
+
+
+@checked()
+def chat_ml(
+    instruction: str, response: str, *, system: str | None = None
+) -> Callable[[dict[str, str]], Pieces]:
+    """The template of SmolLM2, Qwen and others, of one question and its answer.
+
+    ```
+    <|im_start|>system
+    {system}<|im_end|>
+    <|im_start|>user
+    {instruction}<|im_end|>
+    <|im_start|>assistant
+    {response}<|im_end|>
+    ```
+
+    The answer is asked, and that it ends.
+
+    **Arguments:**
+
+    - `instruction`, `response`: The columns of the question and of the answer.
+    - `system`: What the model is told first; nothing by default.
+    """
+
+    def template(example):
+        turns = [("system", system)] if system is not None else []
+        turns += [("user", example[instruction]), ("assistant", example[response])]
+        return _as_pieces(turns)
+
+    return template
 
 
 @checked()
@@ -55,20 +86,26 @@ def chat_ml_messages(
 
     def template(example):
         messages = _messages(example[column], column)
-        if system is not None and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": system}, *messages]
-        pieces, read = [], ""
-        for message in messages:
-            read += f"<|im_start|>{message['role']}\n"
-            said = f"{message['content']}<|im_end|>"
-            if message["role"] == "assistant":
-                pieces += [(read, False), (said, True)]
-                read = "\n"
-            else:
-                read += f"{said}\n"
-        return pieces
+        turns = [(x["role"], x["content"]) for x in messages]
+        if system is not None and turns[0][0] != "system":
+            turns = [("system", system), *turns]
+        return _as_pieces(turns)
 
     return template
+
+
+def _as_pieces(turns: list[tuple[str, str]]) -> Pieces:
+    """What is read, and what the assistant says, which is asked."""
+    pieces, read = [], ""
+    for role, content in turns:
+        read += f"<|im_start|>{role}\n"
+        said = f"{content}<|im_end|>"
+        if role == "assistant":
+            pieces += [(read, False), (said, True)]
+            read = "\n"
+        else:
+            read += f"{said}\n"
+    return pieces
 
 
 def _messages(text: str, column: str) -> list[dict[str, str]]:

@@ -172,40 +172,6 @@ def instructions(
     return packed(dataset, documents, rows)
 
 
-@checked()
-def chat_ml(
-    instruction: str, response: str, *, system: str | None = None
-) -> Callable[[dict[str, str]], Pieces]:
-    """The template of SmolLM2, Qwen and others, of one question and its answer.
-
-    ```
-    <|im_start|>system
-    {system}<|im_end|>
-    <|im_start|>user
-    {instruction}<|im_end|>
-    <|im_start|>assistant
-    {response}<|im_end|>
-    ```
-
-    The answer is asked, and that it ends.
-
-    **Arguments:**
-
-    - `instruction`, `response`: The columns of the question and of the answer.
-    - `system`: What the model is told first; nothing by default.
-    """
-
-    def template(example):
-        first = "" if system is None else f"<|im_start|>system\n{system}<|im_end|>\n"
-        user = f"<|im_start|>user\n{example[instruction]}<|im_end|>\n"
-        return [
-            (f"{first}{user}<|im_start|>assistant\n", False),
-            (f"{example[response]}<|im_end|>", True),
-        ]
-
-    return template
-
-
 def _pieces(own: Any, dataset: FederatedDataset, row: int) -> Pieces:
     right = isinstance(own, Sequence) and not isinstance(own, str) and len(own) > 0
     if not right or not all(
