@@ -36,8 +36,7 @@ from ..attacks.attacked import Knows
 from ..data import FederatedDataset
 from ..data._random import generator, permutation, SPLIT
 from ..recipes import Task
-from ..recipes._aggregators import Number, numbers_of_class
-from ..recipes._helps import helps
+from ..recipes._numbers import given, Number, numbers_of_class, numbers_of_fields
 
 
 ATTACKS: dict[str, type[AbstractAttack] | FunctionType] = {
@@ -96,9 +95,7 @@ class Attack:
         """What is sent; `None` if the attack is in the data."""
         cls = ATTACKS[self.kind]
         names = [name for name in numbers_of(self.kind) if name != "knows"]
-        given = {name: getattr(self, name) for name in names}
-        numbers = {name: x for name, x in given.items() if x is not None}
-        return cls(**numbers) if isinstance(cls, type) else None
+        return cls(**given(self, names)) if isinstance(cls, type) else None
 
     def as_json(self) -> dict[str, Any]:
         """What is given, as JSON has it."""
@@ -111,8 +108,7 @@ def numbers_of(kind: str) -> dict[str, Number]:
     cls = ATTACKS[kind]
     if not isinstance(cls, type):
         return {}
-    known = Number(Knows, "all", helps(Attack)["knows"])
-    return numbers_of_class(cls) | {"knows": known}
+    return numbers_of_class(cls) | numbers_of_fields(Attack, ("knows",))
 
 
 def with_root(

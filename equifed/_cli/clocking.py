@@ -25,9 +25,8 @@ from ..clock import (
     Work,
 )
 from ..data import AbstractClock, Loader
-from ..recipes._aggregators import Number
 from ..recipes._algorithms import ALGORITHMS, needs_root
-from ..recipes._helps import helps
+from ..recipes._numbers import Number, numbers_of_fields
 
 
 Stragglers = Literal["drop", "partial"]
@@ -192,10 +191,6 @@ def no_clock(algorithm: str) -> str:
 
 def numbers_of(kind: str) -> dict[str, Number]:
     """The numbers of a clock."""
-    words = helps(Clock)
     others = {x for name, own in _ONLY.items() if name != kind for x in own}
-    return {
-        field.name: Number(field.type, field.default, words[field.name])
-        for field in dataclasses.fields(Clock)
-        if field.name not in ("kind", *others)
-    }
+    names = {field.name for field in dataclasses.fields(Clock)}
+    return numbers_of_fields(Clock, names - others - {"kind"})

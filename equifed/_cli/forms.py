@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from .. import recipes
 from ..recipes import _aggregators, _compression
-from ..recipes._aggregators import Aggregator, Number
+from ..recipes._aggregators import Aggregator
 from ..recipes._arguments import Argument, MISSING
 from ..recipes._compression import Compression
 from ..recipes._helps import helps
 from ..recipes._names import check_name
+from ..recipes._numbers import Number
 from ..recipes._optimizers import Decay, Optimizer, OPTIMIZERS
 from . import attacking, clocking
 from .attacking import Attack

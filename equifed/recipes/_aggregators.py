@@ -5,8 +5,7 @@ Which numbers a kind has, and what they mean, its own class says.
 """
 
 import dataclasses
-import inspect
-from typing import Any, get_origin, Literal
+from typing import Any
 
 from .._aggregator import (
     AbstractAggregator,
@@ -28,7 +27,13 @@ from ..robust import (
     Krum,
     NearestNeighbourMixing,
 )
-from ._helps import helps
+from ._numbers import (
+    check_given,
+    given,
+    Number,
+    numbers_of_class,
+    numbers_of_fields,
+)
 
 
 KINDS: dict[str, type[AbstractAggregator]] = {
@@ -43,15 +48,6 @@ KINDS: dict[str, type[AbstractAggregator]] = {
     "centred-clipping": CentredClipping,
     "dnc": DnC,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Number:
-    """A number of an aggregator: its type, its default, and what it is."""
-
-    type: Any
-    default: Any
-    help: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,21 +86,7 @@ class Aggregator:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, tuple(KINDS))
-        known = numbers_of(self.kind)
-        for name in _OF_KINDS:
-            given = getattr(self, name) is not None
-            if given and name not in known:
-                has = ", ".join(f"`{x}`" for x in known) or "no number"
-                raise ValueError(
-                    f"`{name}` is no number of {self.kind!r}, which has {has}, got "
-                    f"{name}={getattr(self, name)}."
-                )
-            if not given and name in known:
-                number = known[name]
-                if number.default is dataclasses.MISSING:
-                    raise ValueError(
-                        f"`{name}` must be given for {self.kind!r}: {number.help}"
-                    )
+        check_given(self, _OF_KINDS, numbers_of(self.kind))
         if self.mixing is not None and self.bucket_size is not None:
             raise ValueError(
                 f"`mixing={self.mixing}` and `bucket_size={self.bucket_size}` are two "
@@ -118,9 +100,7 @@ class Aggregator:
     def build(self) -> AbstractAggregator:
         """The aggregator. Messages that are not finite are left out before others are
         clipped, and these before they are mixed or put into buckets."""
-        given = {name: getattr(self, name) for name in numbers_of(self.kind)}
-        numbers = {name: x for name, x in given.items() if x is not None}
-        aggregator = KINDS[self.kind](**numbers)
+        aggregator = KINDS[self.kind](**given(self, numbers_of(self.kind)))
         if self.mixing is not None:
             aggregator = NearestNeighbourMixing(aggregator, self.mixing)
         if self.bucket_size is not None:
@@ -148,24 +128,6 @@ def numbers_of(kind: str) -> dict[str, Number]:
     return numbers_of_class(KINDS[kind])
 
 
-def numbers_of_class(cls: type) -> dict[str, Number]:
-    """The numbers, and choices, that a class is made with."""
-    words, out = helps(cls), {}
-    for parameter in inspect.signature(cls).parameters.values():
-        default, hint = parameter.default, parameter.annotation
-        default = dataclasses.MISSING if default is parameter.empty else default
-        plain = hint in (int, bool) or get_origin(hint) is Literal
-        kind = hint if plain else float
-        out[parameter.name] = Number(kind, default, words.get(parameter.name, ""))
-    return out
-
-
 def all_numbers_of(kind: str) -> dict[str, Number]:
     """Those, and what may go around any kind."""
-    words = helps(Aggregator)
-    fields = {field.name: field for field in dataclasses.fields(Aggregator)}
-    around = {
-        name: Number(fields[name].type, fields[name].default, words[name])
-        for name in _AROUND
-    }
-    return numbers_of(kind) | around
+    return numbers_of(kind) | numbers_of_fields(Aggregator, _AROUND)

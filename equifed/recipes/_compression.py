@@ -19,8 +19,13 @@ from .._algorithm import (
 )
 from .._check import check_choice, check_kind
 from ..compress import AbstractCompressor, AbstractLeafwise, CountSketch
-from ._aggregators import Number, numbers_of_class
-from ._helps import helps
+from ._numbers import (
+    check_given,
+    given,
+    Number,
+    numbers_of_class,
+    numbers_of_fields,
+)
 from ._privacy import Privacy
 
 
@@ -80,21 +85,7 @@ class Compression:
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, tuple(KINDS))
-        known = numbers_of(self.kind)
-        for name in _OF_KINDS:
-            value = getattr(self, name)
-            if value is not None and name not in known:
-                has = ", ".join(f"`{x}`" for x in known) or "no number"
-                raise ValueError(
-                    f"`{name}` is no number of {self.kind!r}, which has {has}, got "
-                    f"{name}={value}."
-                )
-            if value is None and name in known:
-                number = known[name]
-                if number.default is dataclasses.MISSING:
-                    raise ValueError(
-                        f"`{name}` must be given for {self.kind!r}: {number.help}"
-                    )
+        check_given(self, _OF_KINDS, numbers_of(self.kind))
         for name in ("rotated", "whole"):
             check_kind(name, getattr(self, name), bool)
         if self.feedback is not None:
@@ -131,9 +122,7 @@ class Compression:
 
     def build(self) -> AbstractCompressor | CountSketch:
         """The compressor, or the aggregator of sketches."""
-        given = {name: getattr(self, name) for name in numbers_of(self.kind)}
-        numbers = {name: x for name, x in given.items() if x is not None}
-        made: Any = KINDS[self.kind](**numbers)
+        made: Any = KINDS[self.kind](**given(self, numbers_of(self.kind)))
         made = compress.Rotated(made) if self.rotated else made
         made = compress.Whole(made) if self.whole else made
         return made if self.feedback is None else _FEEDBACK[self.feedback](made)
@@ -164,13 +153,7 @@ def all_numbers_of(kind: str) -> dict[str, Number]:
     """Those, and what may go around the kind."""
     names = _AROUND if issubclass(KINDS[kind], AbstractLeafwise) else ()
     names = ("feedback",) if kind == "powersgd" else names
-    words = helps(Compression)
-    fields = {field.name: field for field in dataclasses.fields(Compression)}
-    around = {
-        name: Number(fields[name].type, fields[name].default, words[name])
-        for name in names
-    }
-    return numbers_of(kind) | around
+    return numbers_of(kind) | numbers_of_fields(Compression, names)
 
 
 def check_compressed(
