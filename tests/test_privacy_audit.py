@@ -158,12 +158,69 @@ def test_canaries_are_told_by_the_loader_of_their_audit():
         eqf.train(algorithm, Wide(), loader, num_rounds=1, key=jr.key(0))
 
 
+@pytest.mark.parametrize(
+    "sampler", (eqf.data.AllClients(), eqf.data.ShuffledSampler(3))
+)
+def test_a_training_without_canaries_has_no_report(sampler):
+    audit = eqp.Audit(DATASET, num_canaries=6, seed=1)
+    plain = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+
+    def after(algorithm, num_rounds):
+        loader = audit.loader(sampler, BATCHING)
+        kwargs = {"num_rounds": num_rounds, "key": jr.key(0)}
+        return eqf.train(algorithm, Wide(), loader, **kwargs).state
+
+    # The canaries' places were there, and whoever has them learnt as the others do.
+    with pytest.raises(ValueError, match="had no canaries of the audit"):
+        audit.report(Wide(), after(plain, 4), delta=1e-5)
+    state = after(audit.algorithm(plain), 4)
+    audit.report(Wide(), state, delta=1e-5)
+    # Of those that are left out nobody sends.
+    sent = np.concatenate([np.zeros(4, bool), audit.included])
+    assert ((np.asarray(state.clients.rounds) > 0) == sent).all()
+
+
+def test_canaries_that_are_never_drawn_have_no_report():
+    audit = eqp.Audit(DATASET, num_canaries=6, seed=1)
+    algorithm = audit.algorithm(eqf.FedAvg(loss, optax.sgd(0.1), BATCHING))
+    seeds = range(100)
+    drawn = (set(eqf.data.UniformSampler(2, seed=s)(0, 10)) for s in seeds)
+    none = next(s for s, who in zip(seeds, drawn, strict=True) if max(who) < 4)
+    loader = audit.loader(eqf.data.UniformSampler(2, seed=none), BATCHING)
+    solution = eqf.train(algorithm, Wide(), loader, num_rounds=1, key=jr.key(0))
+    with pytest.raises(ValueError, match="took part in any of its 1 rounds"):
+        audit.report(Wide(), solution.state, delta=1e-5)
+
+
+@pytest.mark.parametrize("canaries", (50, 400))
+def test_the_other_canaries_are_noise_that_has_a_ceiling(canaries):
+    # The sum of their directions, to which nothing is added.
+    rng, size = np.random.default_rng(0), 4096
+    directions = rng.normal(size=(2 * canaries, size))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    change = directions[:canaries].sum(0)
+    cosines = directions @ change / np.linalg.norm(change)
+    found = report(
+        cosines[:canaries],
+        cosines[canaries:],
+        dimension=size,
+        delta=1e-5,
+        confidence=0.95,
+    )
+    exact = dpa.get_epsilon_gaussian(np.sqrt((canaries - 1) / size), 1e-5)
+    np.testing.assert_allclose(found.ceiling, exact, rtol=1e-6)
+    low, high = found.interval
+    assert low < exact < high
+    assert found.lower_bound < exact
+
+
 def test_one_canary_has_no_variance():
     rng = np.random.default_rng(0)
     alone, others = np.array([0.9]), rng.normal(size=50) / 64
     found = report(alone, others, dimension=4096, delta=1e-5, confidence=0.95)
     assert np.isnan(found.estimate)
     assert np.isnan(found.interval).all()
+    assert found.ceiling == math.inf
     assert found.auroc == 1
 
 

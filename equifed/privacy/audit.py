@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 
@@ -24,7 +25,7 @@ from .._tree import leaves_by_path, tree_norm
 from .._types import Model
 from .._words import shown
 from ..data import AbstractBatching, AbstractSampler, FederatedDataset, Loader
-from .canary import CanaryClient, direction_of
+from .canary import CanaryClient, CanaryState, direction_of
 from .estimates import AuditReport, report
 
 
@@ -48,7 +49,8 @@ class Audit:
         ```
 
     Each canary's direction must be all but orthogonal to the others', so that the
-    model needs many more params than there are canaries. Needs the extra `privacy`.
+    model needs many more params than there are canaries: fewer than 10 for each are
+    refused. Needs the extra `privacy`.
     """
 
     dataset: FederatedDataset
@@ -136,9 +138,12 @@ class Audit:
 
         **Raises:**
 
-        `ValueError` if the training did not change the model, or it is not finite.
+        `ValueError` if no canary took part in the training, as where its algorithm was
+        not that of [`equifed.privacy.Audit.algorithm`][]; and if the training did not
+        change the model, or it is not finite.
         """
         change = self._change(before, state)
+        self._check_there(state)
         key, norm = self._key, tree_norm(change)
         if not 0 < float(norm) < np.inf:
             raise ValueError(
@@ -173,7 +178,9 @@ class Audit:
 
         **Raises:**
 
-        `ValueError` if the training did not change the model, or it is not finite.
+        `ValueError` if no canary took part in the training, as where its algorithm was
+        not that of [`equifed.privacy.Audit.algorithm`][]; and if the training did not
+        change the model, or it is not finite.
         """
         check_number("delta", delta, least=0, strict=True, below=1)
         check_number("confidence", confidence, least=0.5, strict=True, below=1)
@@ -186,6 +193,25 @@ class Audit:
             delta=float(delta),
             confidence=float(confidence),
         )
+
+    def _check_there(self, state: State) -> None:
+        """Refuses a training in which there is nothing to be looked for."""
+        is_kept = lambda x: isinstance(x, CanaryState)  # noqa: E731
+        kept = filter(is_kept, jtu.tree_leaves(state.clients, is_leaf=is_kept))
+        found = next(kept, None)
+        if found is None or len(found.rounds) != self.dataset.num_clients:
+            raise ValueError(
+                "This training had no canaries of the audit: its algorithm was not the "
+                "audit's, so that nothing can be told from its model. Train with "
+                "`audit.algorithm(algorithm)` and `audit.loader(...)`."
+            )
+        mine = self._first + np.flatnonzero(self.included)
+        if not np.asarray(found.rounds[mine]).any():
+            raise ValueError(
+                f"None of the {len(mine)} canaries that are a part of the training "
+                f"took part in any of its {int(state.round)} rounds, so that nothing "
+                "can be told from its model. Train for more, or draw more clients."
+            )
 
     def _change(self, before: Model, state: State) -> list[jax.Array]:
         """Of the params that were trained and sent, array by array, as in a message."""

@@ -3,16 +3,32 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._client import AbstractClient, AbstractWrapper
 from .._tree import tree_cast_like, tree_norm, tree_scale, tree_where
+from .._types import ClientState
 from .._words import shown
 from .noise import normal_like
+
+
+# How many numbers a model needs for each canary. To one of the k that take part the
+# others are noise of a multiplier of sqrt(k / d): about sqrt(1 / 20) at most.
+NUMBERS_EACH = 10
+
+
+class CanaryState(eqx.Module):
+    """What a client keeps in an audit: the proof that its canaries were there."""
+
+    client: ClientState
+    """What the client keeps otherwise."""
+    rounds: Int[Array, ""]
+    """In how many rounds it sent the direction of a canary."""
 
 
 class CanaryClient(AbstractWrapper):
@@ -50,13 +66,30 @@ class CanaryClient(AbstractWrapper):
         return self.client.sends
 
     def init(self, params):
-        return self.client.init(params)
+        count = self.included.size
+        size = sum(x.size for x in jtu.tree_leaves(params))
+        if count * NUMBERS_EACH > size:
+            raise ValueError(
+                f"In a model of {size} numbers each of {count} canaries hides behind "
+                "the others as behind noise, so that their scores would say little. "
+                f"Make the audit with at most {size // NUMBERS_EACH} canaries, or "
+                f"train at least {count * NUMBERS_EACH} numbers."
+            )
+        return CanaryState(self.client.init(params), jnp.zeros((), jnp.int32))
 
     def payload(self, params):
         return self.client.payload(params)
 
     def round(self, broadcast, data, state, *, key):
-        message, state, metrics = self.client.round(broadcast, data, state, key=key)
+        if not isinstance(state, CanaryState):
+            raise ValueError(
+                "What clients keep tells an audit that canaries took part, but the "
+                "clients of this algorithm keep nothing. Audit one that begins with "
+                "`clients=self.client.init(params)`, such as `FedAvg`."
+            )
+        message, own, metrics = self.client.round(
+            broadcast, data, state.client, key=key
+        )
         number: Any = data.info
         if not isinstance(number, jax.Array):
             raise ValueError(
@@ -76,7 +109,8 @@ class CanaryClient(AbstractWrapper):
         metrics = jtu.tree_map(
             lambda x: jnp.where(is_canary, jnp.zeros_like(x), x), metrics
         )
-        return message, state, metrics
+        sends = (is_canary & self.included[number]).astype(state.rounds.dtype)
+        return message, CanaryState(own, state.rounds + sends), metrics
 
 
 def direction_of(key: PRNGKeyArray, number: Array, like: PyTree) -> PyTree[Array]:

@@ -11,7 +11,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from .extra import jax_privacy
+from .extra import dp_accounting, jax_privacy
 
 
 class AuditReport(eqx.Module):
@@ -32,6 +32,10 @@ class AuditReport(eqx.Module):
     if only one canary took part."""
     interval: tuple[float, float]
     """Of the estimate, as uncertain as the cosines' mean and variance are."""
+    ceiling: float
+    r"""About the largest estimate that these canaries can give: that of no noise at
+    all. To each of the $k$ that took part the others are noise, of a multiplier of
+    $\sqrt{(k - 1) / d}$ where the model has $d$ numbers."""
     auroc: float
     """How often a canary that took part has a higher score than one that did not."""
     included: Float[np.ndarray, " included"]
@@ -63,7 +67,9 @@ def report(
         ]
     low, high = min(ends), max(ends)
     auroc = float(auditor.attack_auroc())
-    parts = (float(bound), confidence, estimate, (low, high), auroc)
+    others = math.sqrt((len(included) - 1) / dimension)
+    ceiling = dp_accounting().get_epsilon_gaussian(others, delta)
+    parts = (float(bound), confidence, estimate, (low, high), float(ceiling), auroc)
     return AuditReport(*parts, included, excluded)
 
 

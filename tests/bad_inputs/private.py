@@ -3,6 +3,8 @@
 import math
 
 import datasets
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 import equifed as eqf
@@ -543,12 +545,23 @@ def audit(**kwargs):
     return eqp.Audit(testing.ragged_clients((4, 4)), **{"num_canaries": 4, **kwargs})
 
 
-def reported(model=None, **kwargs):
-    found = audit()
-    algorithm = found.algorithm(eqf.FedAvg(LOSS, SGD, BATCHING))
-    state = algorithm.init(testing.Linear(), num_clients=6)
-    model = testing.Linear() if model is None else model
+def reported(model=None, *, canaries=True, num_rounds=0, size=39, **kwargs):
+    found, start = audit(), testing.Linear(size)
+    algorithm = eqf.FedAvg(LOSS, SGD, BATCHING)
+    algorithm = found.algorithm(algorithm) if canaries else algorithm
+    state = algorithm.init(start, num_clients=6)
+    if num_rounds:
+        rounds = jnp.full(6, num_rounds, jnp.int32)
+        state = eqx.tree_at(lambda s: s.clients.rounds, state, rounds)
+    model = start if model is None else model
     return found.report(model, state, **{"delta": 1e-3, **kwargs})
+
+
+def audited(algorithm):
+    found = audit()
+    loader = found.loader(eqf.data.AllClients(), BATCHING)
+    algorithm = found.algorithm(algorithm)
+    return eqf.train(algorithm, testing.Linear(), loader, num_rounds=1, key=KEY)
 
 
 TABLE["privacy.Audit"] = {
@@ -579,6 +592,11 @@ TABLE["privacy.Audit.algorithm"] = {
         TypeError,
         "An audit needs an algorithm with a `client`",
     ),
+    "clients that keep nothing": (
+        lambda: audited(eqf.FedACG(LOSS, SGD, BATCHING, momentum=0.5, beta=0.1)),
+        ValueError,
+        "the clients of this algorithm keep nothing",
+    ),
 }
 TABLE["privacy.Audit.report"] = {
     "delta 0": (lambda: reported(delta=0), ValueError, "`delta` must be more than 0"),
@@ -587,10 +605,25 @@ TABLE["privacy.Audit.report"] = {
         ValueError,
         "`confidence` must be less than 1",
     ),
+    "no canaries": (
+        lambda: reported(canaries=False),
+        ValueError,
+        "This training had no canaries of the audit",
+    ),
     "no training": (
         lambda: reported(),
         ValueError,
+        "took part in any of its 0 rounds",
+    ),
+    "no change": (
+        lambda: reported(num_rounds=1),
+        ValueError,
         "The change of the model is 0 or not finite",
+    ),
+    "a small model": (
+        lambda: reported(size=38),
+        ValueError,
+        "Make the audit with at most 3 canaries, or train at least 40 numbers",
     ),
     "another model": (
         lambda: reported(model={"a": np.ones(2)}),
