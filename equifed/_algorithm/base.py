@@ -38,7 +38,7 @@ from .._round.debugged import debugged_round
 from .._round.lookups import check_lookups
 from .._round.state import begin, repeat
 from .._round.statistics import averaged, copied
-from .._round.step import one_round
+from .._round.step import one_round, taken_apart
 from .._round.stored import are_brought, round_of_slots
 from .._store import begun as states_of_all, check_place, ClientStates
 from .._tree import split_params
@@ -159,7 +159,7 @@ class AbstractAlgorithm(eqx.Module):
         roles: Roles | None = None,
         client_states: ClientStates = "device",
     ) -> State:
-        """The state before the first round. The model is copied.
+        """The state before the first round. What is trained of the model is copied.
 
         **Arguments:**
 
@@ -200,8 +200,8 @@ class AbstractAlgorithm(eqx.Module):
         check_count("num_clients", num_clients)
         check_not_used_up("model", model)
         check_model(model)
-        model = copied(model)
-        params, personal, statistics, rest = split_model(model, roles)
+        *parts, rest = split_model(model, roles)
+        params, personal, statistics = copied(parts)
         _check_needs(self, roles)
         own, own_statistics = split_params(personal)
         trained = eqx.combine(params, own)
@@ -282,13 +282,13 @@ class AbstractAlgorithm(eqx.Module):
             return round_of_slots(self, state, cohort, key, executor)
         if executor.debug:
             return debugged_round(self, state, cohort, key, executor)
-        fixed = FlatTree((self, key, executor, None))
+        fixed, old = taken_apart(self, state, key, executor)
         if runs_apart(executor, cohort.mesh, self, state, cohort, key):
             program = one_round_apart(fixed, old)
         else:
             program = compiled(one_round, fixed, old)
         arrays, metrics = program(fixed.arrays, old.arrays, cohort)
-        return old.build(arrays), metrics
+        return dataclasses.replace(old.build(arrays), rest=state.rest), metrics
 
 
 def _check_needs(algorithm: AbstractAlgorithm, roles: Roles | None) -> None:

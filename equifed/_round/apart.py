@@ -40,7 +40,7 @@ from ..data._plan import ladder
 from .places import along, everywhere, first, gathered, joined, on
 from .record import recorded
 from .segments import CannotCut
-from .step import Kept, one_round, one_round_of_slots
+from .step import changed, Kept, one_round, one_round_of_slots
 
 
 T = TypeVar("T")
@@ -68,8 +68,9 @@ def one_round_apart(
     def program(
         numbers: list[Array], arrays: list[Array], cohort: Cohort, *slots: ClientState
     ) -> tuple[list[Array], dict[str, Any]] | tuple[list[Array], dict[str, Any], Kept]:
-        algorithm, key, executor, _ = fixed.build(numbers)
-        mesh, old = cohort.mesh, state.build(arrays)
+        algorithm, key, executor, _, rest = fixed.build(numbers)
+        mesh = cohort.mesh
+        old = dataclasses.replace(state.build(arrays), rest=rest)
         plan = along(cohort, mesh)
         everyone = everywhere(old.clients, mesh)
         gathered = slots or (_gathered_states(everyone, plan.index, mesh),)
@@ -88,17 +89,17 @@ def one_round_apart(
             ),
             lambda function, inputs: function(*(first(x, mesh) for x in inputs)),
         )
-        rest = dataclasses.replace(after, clients=None)
-        rest, metrics, accept = everywhere((rest, metrics, accept), mesh)
+        new = dataclasses.replace(after, clients=None, rest=None)
+        new, metrics, accept = everywhere((new, metrics, accept), mesh)
         if slots:
             kept = (cohort.index, along(after.clients, mesh), accept)
-            return FlatTree(rest).arrays, metrics, kept
+            return changed(new), metrics, kept
         clients = everyone
         if jtu.tree_leaves(everyone):
             scattered = _scatter_in_place if donate else _scatter
-            new = along(after.clients, mesh)
-            clients = scattered(everyone, plan.index, new, accept, mesh)
-        return FlatTree(dataclasses.replace(rest, clients=clients)).arrays, metrics
+            those = along(after.clients, mesh)
+            clients = scattered(everyone, plan.index, those, accept, mesh)
+        return changed(dataclasses.replace(new, clients=clients)), metrics
 
     return program
 

@@ -34,7 +34,7 @@ def averaged(algorithm: Any, statistics: PyTree, own: PyTree) -> PyTree | None:
 
 
 def copied(model: Model) -> Model:
-    """The model, with its state's arrays as rounds return them: of a strong type."""
+    """A copy, with a state's arrays as rounds return them: of a strong type."""
     model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
     statistics, rest = split_statistics(model)
     strong = jtu.tree_map(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._bits import Bits, carried
@@ -19,13 +19,14 @@ from .._executor.participants import Run
 from .._metrics import add_metrics, compute_metrics, Sum
 from .._store.device import gather, scatter
 from .._tree import tree_isfinite, tree_where
-from .._types import ClientState
+from .._types import ClientState, Model
 from .check import check_state
 from .state import State
 
 
 Metrics = dict[str, Any]
-Fixed = tuple[Any, PRNGKeyArray, Executor, tuple[NamedSharding, ...] | None]
+Shardings = tuple[NamedSharding, ...] | None
+Fixed = tuple[Any, PRNGKeyArray, Executor, Shardings, Model]
 Kept = tuple[Int[Array, "devices slots"], ClientState, Bool[Array, ""]]
 
 
@@ -78,6 +79,41 @@ def round_step(
     return dataclasses.replace(after, clients=everyone), metrics
 
 
+def taken_apart(
+    algorithm: Any,
+    state: State,
+    key: PRNGKeyArray,
+    executor: Executor,
+    mesh: Mesh | None = None,
+) -> tuple[FlatTree, FlatTree]:
+    """What is the same in all rounds, and what a round changes of the state.
+
+    What is not trained is among the former: no round returns it, and none is given its
+    memory, so that it is where it was put, once.
+
+    **Arguments:**
+
+    - `mesh`: over which rounds are to leave what they change as it lies.
+    """
+    flat, shardings = FlatTree(dataclasses.replace(state, rest=None)), None
+    if mesh is not None:
+        shardings = tuple(sharding_over(mesh, x) for x in flat.arrays)
+    return FlatTree((algorithm, key, executor, shardings, state.rest)), flat
+
+
+def sharding_over(mesh: Mesh, x: Array) -> NamedSharding:
+    """How an array of the state lies over the mesh: split as the user has split it."""
+    old, spec = x.sharding, PartitionSpec()
+    if isinstance(old, NamedSharding) and old.mesh.shape == mesh.shape:
+        spec = old.spec
+    return NamedSharding(mesh, spec)
+
+
+def changed(state: State) -> list[Array]:
+    """What a round has changed of a state, in the order of `taken_apart`."""
+    return FlatTree(dataclasses.replace(state, rest=None)).arrays
+
+
 def one_round_of_slots(
     fixed: Fixed, state: State, cohort: Cohort, slots: ClientState
 ) -> tuple[list[Array], dict[str, Any], Kept]:
@@ -89,16 +125,13 @@ def one_round_of_slots(
     The new state's arrays, which has no clients; the metrics; and whose states are to
     be kept: the slots' clients, their new states, and whether the round is accepted.
     """
-    algorithm, key, executor, shardings = fixed
+    algorithm, key, executor, shardings, rest = fixed
     clients = Participants(executor, cohort, state.round)
-    state = dataclasses.replace(state, clients=slots)
+    state = dataclasses.replace(state, clients=slots, rest=rest)
     after, metrics, accept = guarded_step(algorithm, state, clients, key)
-    new = FlatTree(dataclasses.replace(after, clients=None))
+    new = changed(dataclasses.replace(after, clients=None))
     kept = (cohort.index, after.clients, accept)
-    if shardings is None:
-        return new.arrays, metrics, kept
-    constrain = jax.lax.with_sharding_constraint
-    return list(map(constrain, new.arrays, shardings)), metrics, kept
+    return _left(new, shardings), metrics, kept
 
 
 def one_round(
@@ -106,14 +139,17 @@ def one_round(
 ) -> tuple[list[Array], dict[str, Any]]:
     """One round, as it is compiled: of the new state only the arrays are computed.
 
-    `fixed` is what is the same in all rounds: the algorithm, the key, the executor,
-    and how the state's arrays lie over a mesh.
+    `fixed` is what is the same in all rounds: the algorithm, the key, the executor, how
+    the state's arrays lie over a mesh, and its `rest`, without which it is given.
     """
-    algorithm, key, executor, shardings = fixed
+    algorithm, key, executor, shardings, rest = fixed
+    state = dataclasses.replace(state, rest=rest)
     new_state, metrics = round_step(algorithm, state, cohort, key, executor)
-    new = FlatTree(new_state)
+    return _left(changed(new_state), shardings), metrics
+
+
+def _left(arrays: list[Array], shardings: Shardings) -> list[Array]:
+    """Left where they were, or the next round would compile again."""
     if shardings is None:
-        return new.arrays, metrics
-    # Left where it was, or the next round would compile again.
-    constrain = jax.lax.with_sharding_constraint
-    return list(map(constrain, new.arrays, shardings)), metrics
+        return arrays
+    return list(map(jax.lax.with_sharding_constraint, arrays, shardings))

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
-from .._compiled import compiled, FlatTree
+from .._compiled import compiled
 from .._executor import Executor
 from .._store import ClientRows, moved, mover, rows_of, store_of
 from .._types import ClientState
 from .apart import one_round_apart, runs_apart
 from .debugged import debugged_slots
 from .state import State
-from .step import one_round_of_slots
+from .step import one_round_of_slots, taken_apart
 
 
 def are_brought(algorithm: Any, state: State, cohort: Cohort, key: PyTree) -> bool:
@@ -61,14 +61,14 @@ def round_of_slots(
         )
         kept = (cohort.index, after.clients, accept)
     else:
-        fixed = FlatTree((algorithm, key, executor, None))
-        carried = FlatTree(dataclasses.replace(state, clients=None))
+        without = dataclasses.replace(state, clients=None)
+        fixed, carried = taken_apart(algorithm, without, key, executor)
         if runs_apart(executor, mesh):
             program = one_round_apart(fixed, carried)
         else:
             program = compiled(one_round_of_slots, fixed, carried)
         arrays, metrics, kept = program(fixed.arrays, carried.arrays, cohort, slots)
-        after = carried.build(arrays)
+        after = dataclasses.replace(carried.build(arrays), rest=state.rest)
     moving.put(*kept)
     return dataclasses.replace(after, clients=moving.states), metrics
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
@@ -28,7 +28,13 @@ from .._interrupt import uninterrupted
 from .._round.apart import one_round_apart, runs_apart, several_rounds_apart
 from .._round.check import check_round
 from .._round.state import State
-from .._round.step import Fixed, one_round, one_round_of_slots
+from .._round.step import (
+    Fixed,
+    one_round,
+    one_round_of_slots,
+    sharding_over,
+    taken_apart,
+)
 from .._store import AbstractMover, mover, store_of
 from .._tree import tree_zeros_like
 from .._used_up import use_up
@@ -80,9 +86,10 @@ _APART = {
 class Stepper:
     """Calls one compiled round again and again.
 
-    The cohorts must be of the mesh. The state that it is given is copied; each state
-    that it returns is used up by the next call. Whatever may interrupt a call, `state`
-    is what was reached: either the state before it, or the one after it.
+    The cohorts must be of the mesh. The state that it is given is copied, but for its
+    `rest`; each state that it returns is used up by the next call. Whatever may
+    interrupt a call, `state` is what was reached: either the state before it, or the
+    one after it.
 
     The states of a round's clients are brought to its program and put back after it,
     wherever those of all lie. What has to wait for the round's end is put back once it
@@ -123,11 +130,9 @@ class Stepper:
                 clients = jtu.tree_map(lambda x: _copied(x, mesh), clients)
             self._moving = mover(clients, mesh, writes=keeps, donate=True)
             state = dataclasses.replace(state, clients=None)
-        self._state = FlatTree(state)
-        shardings = None
-        if mesh is not None:
-            shardings = tuple(_sharding(x, mesh) for x in self._state.arrays)
-        self._fixed = FlatTree((algorithm, key, executor, shardings))
+        self._rest = jtu.tree_map(lambda x: _placed(x, mesh), state.rest)
+        state = dataclasses.replace(state, rest=self._rest)
+        self._fixed, self._state = taken_apart(algorithm, state, key, executor, mesh)
         arrays = [_copied(x, mesh) for x in self._state.arrays]
         self._state.arrays = []  # The caller may let go of them.
         # The result of the last call: it takes the place of the one before.
@@ -143,6 +148,7 @@ class Stepper:
 
     def _built(self) -> State:
         state = self._state.build(self._last[-1][0])
+        state = dataclasses.replace(state, rest=self._rest)
         if self._moving is None:
             return state
         return dataclasses.replace(state, clients=self._moving.states)
@@ -257,13 +263,11 @@ class Stepper:
 
 
 def _copied(x: Array, mesh: Mesh | None) -> Array:
-    place = None if mesh is None else _sharding(x, mesh)
-    return jax.device_put(jnp.array(x, copy=True), place)
+    return _placed(jnp.array(x, copy=True), mesh)
 
 
-def _sharding(x: Array, mesh: Mesh) -> NamedSharding:
-    """How an array of the state lies over the mesh: split as the user has split it."""
-    old, spec = x.sharding, PartitionSpec()
-    if isinstance(old, NamedSharding) and old.mesh.shape == mesh.shape:
-        spec = old.spec
-    return NamedSharding(mesh, spec)
+def _placed(x: Any, mesh: Mesh | None) -> Any:
+    """An array where the rounds want it. On devices that have it, it is not copied."""
+    if not eqx.is_array(x) or mesh is None:
+        return x
+    return jax.device_put(x, sharding_over(mesh, x))

@@ -72,7 +72,7 @@ class Best:
                 )
         self._stop, self._every = stop, every
         self._unprotected: Collection[str] = ()
-        self._model = None if stop is None else _copy(model)
+        self._own = None if stop is None else _copied(model, state)
 
     @property
     def made_with(self) -> Fingerprint:
@@ -86,14 +86,13 @@ class Best:
         if self._stop is None:
             return state
         fields = {name: getattr(state, name) for name in _FIELDS}
-        return _Saved(**fields, best=eqx.filter(self._model, eqx.is_array))
+        return _Saved(**fields, best=self._own)
 
     def state_of(self, saved: Any) -> State:
         """The state of a checkpoint, whose best model is taken over."""
         if self._stop is None:
             return saved
-        rest = eqx.filter(self._model, eqx.is_array, inverse=True)
-        self._model = eqx.combine(saved.best, rest)
+        self._own = saved.best
         return State(**{name: getattr(saved, name) for name in _FIELDS})
 
     def check_asked(
@@ -155,11 +154,11 @@ class Best:
             rows = [{n: x for n, x in r.items() if n not in hidden} for r in rows]
         return any_process(value=bool(self._stop(rows)))
 
-    def see(self, history: Sequence[Row], model: Model | None) -> None:
+    def see(self, history: Sequence[Row], model: Model | None, state: State) -> None:
         """Keeps the model of the last round, if it is the best so far."""
         if self._stop is not None and self._counts(history[-1]):
             if self._stop.best(self._rows(history)) == history[-1][ROUND]:
-                self._model = _copy(model)
+                self._own = _copied(model, state)
 
     def choose(
         self, history: Sequence[Row], model: Model | None
@@ -175,8 +174,8 @@ class Best:
         best = self._stop.best(self._rows(history, finished=True))
         if best is None or best == history[-1][ROUND]:
             return model, best
-        # A restored one lies where it was read, not on the mesh.
-        return jtu.tree_map(_beside, self._model, model), best
+        beside = jtu.tree_map(_beside, self._own, model, is_leaf=lambda x: x is None)
+        return beside, best
 
     def _rows(self, history: Sequence[Row], *, finished: bool = False) -> list[Row]:
         last = history[-1] if finished and history else None
@@ -186,10 +185,15 @@ class Best:
         return (last or row[ROUND] % self._every == 0) and not row["nonfinite_model"]
 
 
-def _copy(model: Model | None) -> Model | None:
-    """The next round uses up the memory of this one's."""
-    return jtu.tree_map(lambda x: jnp.copy(x) if eqx.is_array(x) else x, model)
+def _copied(model: Model | None, state: State) -> Model | None:
+    """Of a model what the next round uses up the memory of, `None` elsewhere."""
+    stays = {id(x) for x in jtu.tree_leaves(state.rest)}
+    return jtu.tree_map(
+        lambda x: jnp.copy(x) if eqx.is_array(x) and id(x) not in stays else None, model
+    )
 
 
 def _beside(x: Any, like: Any) -> Any:
-    return jax.device_put(x, like.sharding) if isinstance(like, jax.Array) else x
+    """An array where that of the last round is, as a restored one lies where it was
+    read; and what no round uses up, of the last one."""
+    return like if x is None else jax.device_put(x, like.sharding)

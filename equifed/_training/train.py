@@ -61,7 +61,7 @@ def train(
     **Arguments:**
 
     - `algorithm`: the federated algorithm.
-    - `model`: where to start. It is copied.
+    - `model`: where to start. What is trained of it is copied.
     - `loader`: which clients take part in which round, with which examples.
     - `num_rounds`: the number of rounds.
     - `key`: the experiment's root key.
@@ -167,7 +167,7 @@ def train(
                 record.add(values, int(ran) if rounds_per_call > 1 else None, state)
                 if record.diverged:
                     break
-                best.see(history, record.model)
+                best.see(history, record.model, state)
                 stopped = best.ends(history, finished=record.finished)
                 last = stopped or record.finished
                 saving.after(record.number, state, history, last=last)
