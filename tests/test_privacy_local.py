@@ -197,6 +197,15 @@ def of_a_batch(examples, mask, bound, noise=0.0):
     return client.gradient(params, None, examples, mask, **keys)[0]
 
 
+@pytest.mark.parametrize("bound", (0.5, 2.0, 100.0))
+def test_a_step_s_sum_is_optax_s(bound):
+    examples = 2 * jr.normal(jr.key(0), (6, 5))
+    rule = optax.contrib.differentially_private_aggregate(bound, 0.0, jr.key(1))
+    theirs, _ = rule.update({"a": examples}, rule.init({"a": examples[0]}))
+    ours = of_a_batch(examples, jnp.ones(6, bool), bound)
+    np.testing.assert_allclose(ours, jtu.tree_leaves(theirs)[0], rtol=1e-5, atol=1e-7)
+
+
 def test_the_noise_of_a_step():
     got = of_a_batch(
         jnp.zeros((4, 20_000)), jnp.asarray([True] * 3 + [False]), 2.0, 3.0

@@ -161,6 +161,36 @@ def test_the_library_s_stored_buffers():
     np.testing.assert_allclose(noise.decays, (0.9999528892, 0.9857068667), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("rounds", "golden"),
+    (
+        (3, (0.93602, 0.351946)),
+        (12, (0.868286, 0.496064)),
+        (9, (0.846742, 0.438249, 0.301605)),
+        (12, (0.813926, 0.429074, 0.311308, 0.237714)),
+    ),
+)
+def test_the_bands_have_the_least_error_of_sums(rounds, golden):
+    """By SciPy's Nelder-Mead search over the unit sphere, for the error below."""
+    bands = len(golden)
+    got = np.asarray(eqp.BandedNoise(bands, rounds).coefficients)
+    np.testing.assert_allclose(got, golden, atol=2e-6)
+
+    def error(coefficients):
+        matrix = np.zeros((rounds, rounds))
+        for i, c in enumerate(coefficients / np.linalg.norm(coefficients)):
+            matrix += np.diag(np.full(rounds - i, c), -i)
+        return np.square(np.tri(rounds) @ np.linalg.inv(matrix)).sum()
+
+    # None nearby is better, nor is any other point of the sphere.
+    rng = np.random.default_rng(0)
+    least = error(np.asarray(golden))
+    assert error(got) <= least * (1 + 1e-6)
+    for scale in (1e-2, 0.1, 1.0):
+        for step in rng.normal(size=(50, bands)) * scale:
+            assert error(golden + step) >= least
+
+
 def test_far_apart_participations_of_bands_add_as_squares():
     noise = eqp.BandedNoise(4, ROUNDS)
     there = OrderedParticipation(2, 8, 4)

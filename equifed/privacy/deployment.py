@@ -25,7 +25,7 @@ class Deployment(eqx.Module):
         """**Arguments:**
 
         - `num_clients`: the size of the population.
-        - `cohort_size`: how many of them take part in a round, on average.
+        - `cohort_size`: how many of them are drawn for a round, on average.
         """
         self.num_clients = check_count("num_clients", num_clients)
         self.cohort_size = check_count("cohort_size", cohort_size, most=num_clients)

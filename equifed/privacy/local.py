@@ -89,7 +89,7 @@ class LocalGaussian(AbstractLocal):
 
     - `max_norm`: the $C$.
     - `noise_multiplier`: the $z$.
-    - `expected_clients`: the $m$, the number of clients of a round on average.
+    - `expected_clients`: the $m$, the number of clients that are drawn on average.
     """
 
     max_norm: Float[Array, ""] = eqx.field(
@@ -133,7 +133,7 @@ class LocalLaplace(AbstractLocal):
 
     - `max_norm`: the $C$, of the sum of absolute values.
     - `noise_multiplier`: the $z$: the scale of the noise over $C$.
-    - `expected_clients`: the $m$, the number of clients of a round on average.
+    - `expected_clients`: the $m$, the number of clients that are drawn on average.
     """
 
     max_norm: Float[Array, ""] = eqx.field(

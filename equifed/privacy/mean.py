@@ -57,7 +57,9 @@ class PrivateMean(AbstractMechanism):
     - `clipping`: how a message is bounded: [`equifed.privacy.FlatClip`][], say.
     - `noise_multiplier`: the $z$: the standard deviation of a round's fresh noise over
         the bound.
-    - `expected_clients`: the $m$.
+    - `expected_clients`: the $m$, how many are drawn for a round on average: of a
+        truncated Poisson sample before any are left out, so that a mean over those who
+        stay is smaller.
     - `noise`: how the noise of the rounds hangs together; independent if not given.
 
     **Raises:**

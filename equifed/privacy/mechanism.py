@@ -17,7 +17,8 @@ class AbstractMechanism(AbstractAggregator):
     """How large the fresh noise is over the bound on the norm of one client's message:
     that of a round's sum, unless the mechanism says otherwise."""
     expected_clients: eqx.AbstractVar[Float[Array, ""]]
-    """What the sum is divided by."""
+    """What the sum is divided by: how many clients are drawn on average, before a
+    truncated sample leaves any out."""
 
     @property
     @abc.abstractmethod

@@ -11,7 +11,7 @@ import numpy as np
 from .._algorithm import AbstractAlgorithm
 from .._check import check_choice, check_count, check_number, checked
 from .._round import State
-from ..data import AbstractLoader, AbstractSampler
+from ..data import AbstractLoader, AbstractSampler, PoissonParticipation
 from ..data._sampler import Participation
 from .accounting import Accounted, epsilon_of, least_noise, rounded_up
 from .deployment import Deployment
@@ -230,8 +230,11 @@ class PrivacyPlan(AbstractPlan):
             float(got), wanted, rtol=1e-5
         ):
             return
+        there = self.participation
+        cut = isinstance(there, PoissonParticipation) and there.most is not None
         raise ValueError(
-            f"`expected_clients` of the mechanism is {float(got):g}, but a round of "
-            f"`{type(self.sampler).__name__}` has {wanted:g} of the {self.num_clients} "
-            f"clients on average. Give `expected_clients={wanted:g}`."
+            f"`expected_clients` of the mechanism is {float(got):g}, but by "
+            f"`{type(self.sampler).__name__}` {wanted:g} of the {self.num_clients} "
+            f"clients are drawn on average{', before any are left out' * cut}. Give "
+            f"`expected_clients={wanted:g}`."
         )

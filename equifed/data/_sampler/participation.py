@@ -10,7 +10,10 @@ import equinox as eqx
 
 class PoissonParticipation(eqx.Module):
     """In every round each client with probability `rate`, independently of all else;
-    of more than `most` of them a random `most` stay, if there is such a limit."""
+    of more than `most` of them a random `most` stay, if there is such a limit.
+
+    Of two populations that differ in one client `num_clients` is the larger one's.
+    """
 
     rate: float
     num_clients: int
@@ -18,7 +21,7 @@ class PoissonParticipation(eqx.Module):
 
     @property
     def expected(self) -> float:
-        """The mean number of clients of a round, before any are left out."""
+        """The mean number of clients that are drawn, before any are left out."""
         return self.rate * self.num_clients
 
 
