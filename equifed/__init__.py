@@ -86,6 +86,7 @@ from ._algorithm import (
     HingeStaleness as HingeStaleness,
     HypCluster as HypCluster,
     IFCA as IFCA,
+    Ledger as Ledger,
     LGFedAvg as LGFedAvg,
     LocalOnly as LocalOnly,
     MIFA as MIFA,

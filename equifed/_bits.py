@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ._check import check_count
 from ._metrics import AbstractMetric
@@ -67,6 +67,12 @@ class Bits(AbstractMetric):
     def ndim(self) -> int:
         return self.digits.ndim - 1
 
+    def sum(self) -> "Bits":
+        """The one number that all of an array are together."""
+        digits = carried(self).digits.reshape(-1, 3)
+        total = digits.sum(0, dtype=digits.dtype)
+        return carried(eqx.tree_at(lambda b: b.digits, self, total))
+
     def __getitem__(self, index: Any) -> "Bits":
         return eqx.tree_at(lambda b: b.digits, self, self.digits[index])
 
@@ -102,6 +108,9 @@ def _array_bits(x: Any) -> int:
 
 
 UP, DOWN = "bits_up", "bits_down"
+SENT = (UP, DOWN, "bits_up_entropy", "bits_up_arithmetic")
+# The same by the slots of a round, where a `Ledger` asks.
+EACH = {name: name.replace("bits", "ledger") for name in SENT}
 
 
 def add_bits(metrics: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
@@ -116,11 +125,32 @@ def add_bits(metrics: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]
     """
     total = dict(metrics)
     for other in others:
-        for name in SENT:
+        for name, each in EACH.items():
+            if name in other and name in total and (each in other) != (each in total):
+                raise ValueError(
+                    f"Some `{name}` are known of each client, and some of all "
+                    "together. What a step counts by itself is made by "
+                    "`clients.bits`; and `Ledger` goes around all other wrappers."
+                )
+        for name in (*SENT, *EACH.values()):
             if name in other:
                 known = total.get(name)
                 total[name] = other[name] if known is None else known.merge(other[name])
     return total
 
 
-SENT = (UP, DOWN, "bits_up_entropy", "bits_up_arithmetic")
+def bits_of(name: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Of a pass's metrics those bits alone, of all and, if asked for, of each."""
+    return {n: metrics[n] for n in (name, EACH[name]) if n in metrics}
+
+
+def each_of(sent: dict[str, Any], place: Bool[Array, "..."]) -> dict[str, Any]:
+    """The bits of one sender by slots, of which one is its place."""
+    return {
+        EACH[name]: jtu.tree_map(
+            lambda x: jnp.where(place[(..., *[None] * x.ndim)], x, jnp.zeros_like(x)),
+            sent[name],
+        )
+        for name in SENT
+        if name in sent
+    }

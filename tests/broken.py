@@ -363,6 +363,11 @@ def of_the_last_pass(metrics, first):
     return metrics
 
 
+def of_nobody(metrics, first):
+    more = {"bits_down": metrics["bits_down"].merge(eqf.Bits(32))}
+    return {**eqf.add_bits(metrics, first), **more}
+
+
 def mean(values, mask):
     return jnp.mean(values)
 
@@ -429,6 +434,7 @@ BROKEN = {
         warm(eqf.WeightedMean(), of_the_last_pass),
         "ledger",
     ),
+    "bits that are nobody's": (warm(eqf.WeightedMean(), of_nobody), "ledger"),
     "median of all": (aggregated(Median()), "absent_messages"),
     "a count of one": (
         aggregated(Sums(is_careful, lambda n: jnp.maximum(n, 1))),

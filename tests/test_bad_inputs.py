@@ -161,6 +161,7 @@ METHODS_WITHOUT = {
     "Executor.check": _ROUND,
     "Optim.init": "Its errors are of the optimiser, by name: see `test_optim.py`.",
     "Optim.update": "Its errors are of the optimiser, by name: see `test_optim.py`.",
+    "Participants.bits": "A step calls it, with traced arrays.",
     "Participants.only": "A step calls it, with traced arrays.",
     "compress.Sent.plain": "A compressor calls it, with a size.",
     "compress.Sent.with_more": "A client or an aggregator calls it, with a size.",

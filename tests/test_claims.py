@@ -297,7 +297,7 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
         and name
         not in (
             *("Algorithm", "OverRounds", "PowerOfChoice", "CompressDown"),
-            *("Asynchronous", "Diagnose", "Oort"),
+            *("Asynchronous", "Diagnose", "Ledger", "Oort"),
         )
     ]
     assert len(algorithms) == 64

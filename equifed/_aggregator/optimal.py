@@ -11,7 +11,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Float
 
-from .._bits import Bits, carried, DOWN, payload_bits, UP
+from .._bits import Bits, DOWN, payload_bits, UP
 from .._check import as_number, checked
 from .._metrics import Sum
 from .._tree import rowwise, safe_divide, tree_norm, tree_row, tree_wide
@@ -130,7 +130,7 @@ class OptimalClientSampling(AbstractAggregator):
         else:
             chances, times = optimal(norms, self.expected_clients), 1
         # What is not finite is not hidden: then all are sent.
-        sent = ~(encoded.draw >= chances)
+        sent = (weight > 0) & ~(encoded.draw >= chances)
         weights = jnp.where(sent, safe_divide(shares, chances), 0)
 
         def total(x: Array, by: Array) -> Array:
@@ -141,23 +141,24 @@ class OptimalClientSampling(AbstractAggregator):
         payload = jtu.tree_map(lambda x: total(tree_wide(x), weights), message.payload)
         of_sent = safe_divide(weights, jnp.broadcast_to(weights.sum(), weights.shape))
         stats = jtu.tree_map(lambda x: total(x, of_sent), message.stats)
-        count, number = (weight > 0).sum(), sent.sum()
-        metrics = {"sent": Sum(number.astype(weight.dtype))}
-        metrics |= self._bits(tree_row(message, 0), norms, count, number, times)
+        count = (weight > 0).sum()
+        metrics = {"sent": Sum(sent.sum().astype(weight.dtype))}
+        metrics |= self._bits(tree_row(message, 0), norms, weight > 0, sent, times)
         count = count.astype(weight.dtype)
         total_weight = message.weight.sum()
         return Aggregate(payload, stats, total_weight, count, count > 0), state, metrics
 
-    def _bits(self, message, norms, count, number, times) -> dict:
-        """What was sent beside weights and norms."""
-        up = [(payload_bits((message.payload, message.stats)), number)]
-        one = payload_bits(norms[0])
-        down = [(one, count * times)]
-        if self.approximate:
-            # Before the sums, each is told that of all norms.
-            up.append((2 * one, count * times))
-            down.append((one, count))
-        return {UP: _total(up), DOWN: _total(down)}
+    def _bits(self, message, norms, present, sent, times) -> dict:
+        """What was sent of each message beside its weight and norm."""
+        whole = Bits(payload_bits((message.payload, message.stats)))
+        digits = jnp.where(sent[:, None], whole.digits, 0)
+        up = eqx.tree_at(lambda b: b.digits, whole, digits)
+        down = payload_bits(norms[0]) * times * present.astype(jnp.int32)
+        if not self.approximate:
+            return {UP: up, DOWN: Bits(down)}
+        # Before the sums, each is told that of all norms.
+        told = payload_bits(norms[0]) * present.astype(jnp.int32)
+        return {UP: up.merge(Bits(2 * down)), DOWN: Bits(down + told)}
 
 
 def optimal(norms: Array, expected: Array) -> Array:
@@ -188,10 +189,3 @@ def approximate(norms: Array, expected: Array) -> tuple[Array, Array]:
         times = times + going.astype(times.dtype)
         going = going & (scale > 1)
     return chances, times
-
-
-def _total(messages: list[tuple[int, Array]]) -> Bits:
-    """Of so many bits each so many."""
-    digits = [Bits(x).digits * n.astype(jnp.int32) for x, n in messages]
-    total = jnp.sum(jnp.stack(digits), axis=0, dtype=jnp.int32)
-    return carried(eqx.tree_at(lambda b: b.digits, Bits(0), total))

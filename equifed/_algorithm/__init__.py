@@ -71,6 +71,7 @@ from .fltrust import FLTrust as FLTrust
 from .hetlora import HetLoRA as HetLoRA
 from .hyp_cluster import HypCluster as HypCluster
 from .ifca import IFCA as IFCA
+from .ledger import Ledger as Ledger
 from .lg_fedavg import LGFedAvg as LGFedAvg
 from .local_only import LocalOnly as LocalOnly
 from .mifa import MIFA as MIFA

@@ -8,7 +8,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, Int, PyTree
 
-from .._bits import Bits, carried, DOWN, payload_bits
+from .._bits import add_bits, Bits, DOWN, payload_bits
 from .._check import check_kind, checked
 from .._cohort import NO_CLIENT
 from .._executor import Participants
@@ -99,7 +99,8 @@ class CompressDown(_AbstractAround):
         change, memory, sent = self.compressor.compress(
             tree_sub(exact, known), at.memory, key=down_key, round=state.round
         )
-        metrics = {**metrics, DOWN: self._sent(metrics, clients, state, sent.bits)}
+        less = self._instead(clients, state, sent.bits)
+        metrics = add_bits(metrics, clients.bits(DOWN, less))
         # One that takes no step counts as absent.
         cohort = clients.cohort
         there = jnp.where(cohort.stop > cohort.start, clients.index, NO_CLIENT)
@@ -111,10 +112,8 @@ class CompressDown(_AbstractAround):
         )
         return after, metrics, accept
 
-    def _sent(
-        self, metrics: dict, clients: Participants, state: PyTree, message: Bits
-    ) -> Bits:
-        """The bits that the algorithm has counted, with what replaces the models."""
+    def _instead(self, clients: Participants, state: PyTree, message: Bits) -> Bits:
+        """What replaces the model that the algorithm has counted, less that model."""
         model = Bits(payload_bits(state.params))
         last = state.server.last.at[clients.index].get(mode="clip")
         missed = (state.round - last)[..., None]
@@ -124,9 +123,7 @@ class CompressDown(_AbstractAround):
         in_full, one = (x.digits[None, None] for x in (model, message))
         each = jnp.where(whole, in_full, missed.astype(one.dtype) * one)
         each = jnp.where(clients.present[..., None], each - in_full, 0)
-        counted = metrics[DOWN]
-        digits = counted.digits + each.sum((0, 1)).astype(counted.digits.dtype)
-        return carried(eqx.tree_at(lambda b: b.digits, counted, digits))
+        return eqx.tree_at(lambda b: b.digits, model, each)
 
     def model(self, state):
         return self.algorithm.model(state)

@@ -16,7 +16,7 @@ from .around import _AbstractAround
 from .base import AbstractAlgorithm
 
 
-class _OfRound(AbstractMetric):
+class OfRound(AbstractMetric):
     """What is known of a round as a whole: nothing is added up."""
 
     value: Array
@@ -145,7 +145,7 @@ class Diagnose(_AbstractAround):
 
         watched = dataclasses.replace(clients, _run=run)
         state, metrics, accept = self.algorithm.step(state, watched, key=key)
-        found = {name: _OfRound(x) for name, x in self._found(*passes[-1]).items()}
+        found = {name: OfRound(x) for name, x in self._found(*passes[-1]).items()}
         return state, add_metrics(metrics, found), accept
 
     def model(self, state):

@@ -11,7 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 from .._aggregator import UniformMean
-from .._bits import add_bits, UP
+from .._bits import add_bits, bits_of, UP
 from .._check import as_number, check_count, checked
 from .._client import MeasuresUtility
 from .._executor import Participants
@@ -185,7 +185,7 @@ class Oort(_AbstractAround):
             clients=(after.clients, known),
         )
         # The model that it measures is the one it is sent anyway.
-        return after, add_bits(metrics, {UP: measured.metrics[UP]}), accept
+        return after, add_bits(metrics, bits_of(UP, measured.metrics)), accept
 
     def model(self, state):
         return self.algorithm.model(state)

@@ -17,7 +17,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
-from .._bits import Bits, DOWN, payload_bits, UP
+from .._bits import Bits, DOWN, each_of, payload_bits, UP
 from .._client import AbstractClient
 from .._cohort import ClientData, Cohort, NO_CLIENT
 from .._contract import check_client, check_encoded
@@ -43,6 +43,8 @@ class Pass(eqx.Module):
     state: AggregatorState
     round: Int[Array, ""]
     key: PRNGKeyArray
+    ledger: Int[Array, "devices slots"] | None = None
+    """The clients' numbers by the round's slots, if each one's bits are asked for."""
 
     def one(self, data: ClientData, index: Int[Array, ""], state: ClientState) -> Any:
         """What one client sends, encoded, with its metrics; and its new state."""
@@ -67,6 +69,8 @@ class Pass(eqx.Module):
         nonfinite = Sum((present & ~finite).astype(jnp.float32))
         metrics = add_metrics(metrics, {"nonfinite": nonfinite})
         metrics = add_metrics(metrics, only_if(present, bits))
+        if self.ledger is not None:
+            metrics = add_metrics(metrics, each_of(metrics, self.ledger == index))
         return (only_if(present, encoded), metrics), state
 
     def _count(self, message: Message, metrics: Any, measured: Any) -> tuple[Any, Any]:

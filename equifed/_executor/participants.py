@@ -14,7 +14,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
-from .._bits import add_bits, SENT
+from .._bits import add_bits, Bits, DOWN, EACH, SENT, UP
 from .._client import AbstractClient
 from .._cohort import Cohort, NO_CLIENT
 from .._contract import check_decoded
@@ -54,6 +54,7 @@ class Participants(eqx.Module):
     round: Int[Array, ""]
     """How many rounds went before this one."""
     _run: Run = eqx.field(static=True, default=run_pass)
+    _ledger: Int[Array, "devices slots"] | None = None
 
     @property
     def index(self) -> Int[Array, "devices slots"]:
@@ -124,7 +125,10 @@ class Participants(eqx.Module):
         - `aggregator_state`: the aggregator's.
         - `key`: of this pass. Every client's own follows from it and its number.
         """
-        work = Pass(client, aggregator, broadcast, aggregator_state, self.round, key)
+        work = Pass(
+            *(client, aggregator, broadcast, aggregator_state, self.round, key),
+            ledger=self._ledger,
+        )
         (encoded, metrics), states = self._run(
             work, self.executor, self.cohort, client_states
         )
@@ -137,7 +141,51 @@ class Participants(eqx.Module):
         )
         # A server that answers before it hears all counts what went to and fro.
         others = {name: x for name, x in measured.items() if name not in SENT}
-        metrics = add_metrics(add_bits(metrics, measured), others)
+        who = type(aggregator).__name__
+        sent = [self._decoded(n, x, who) for n, x in measured.items() if n in SENT]
+        metrics = add_bits(metrics, *sent)
+        metrics = add_metrics(metrics, others)
         metrics = add_metrics(metrics, {"clients": Sum(aggregate.count)})
         aggregate, statistics = without_statistics(aggregator, aggregate, broadcast)
         return Outcome(aggregate, states, new_state, metrics, statistics)
+
+    def bits(self, name: str, each: Bits) -> dict[str, AbstractMetric]:
+        """Bits that a step counts by itself, as metrics for [`equifed.add_bits`][].
+
+        **Arguments:**
+
+        - `name`: `"bits_up"` or `"bits_down"`.
+        - `each`: how many of each slot, in an array like `present`.
+
+        **Raises:**
+
+        `ValueError` for another name, or another shape.
+        """
+        if name not in (UP, DOWN) or each.shape != self.index.shape:
+            raise ValueError(
+                f"`clients.bits` takes {UP!r} or {DOWN!r} and a number for each slot, "
+                f"of the shape {self.index.shape}, got {name!r} and the shape "
+                f"{each.shape}."
+            )
+        total: dict[str, AbstractMetric] = {name: each.sum()}
+        return total if self._ledger is None else {**total, EACH[name]: each}
+
+    def _decoded(
+        self, name: str, sent: AbstractMetric, who: str
+    ) -> dict[str, AbstractMetric]:
+        """What an aggregator counts, of all messages or, in the clients' order, of
+        each."""
+        if not isinstance(sent, Bits) or sent.ndim == 0:
+            if self._ledger is not None:
+                raise ValueError(
+                    f"`{who}.decode` counts the `{name}` of all messages together, and "
+                    "`Ledger` asks for those of each: report a `Bits` with an axis "
+                    "over the messages."
+                )
+            return {name: sent}
+        slots, size = self.index, self.index.size
+        order = jnp.argsort(slots.reshape(-1), stable=True)[: sent.shape[0]]
+        digits = jnp.zeros((size, 3), sent.digits.dtype)
+        digits = digits.at[order].set(sent.digits[:size])
+        digits = digits.reshape(*slots.shape, 3)
+        return self.bits(name, eqx.tree_at(lambda b: b.digits, sent, digits))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
-from .._bits import SENT
+from .._bits import EACH, each_of, SENT
 from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
 from .._contract import check_encoded
@@ -206,7 +206,7 @@ class Attacked(AbstractAlgorithm):
         )
         encoded, measured = _encoded(work, _with(message, payload), index)
         # Of what is sent the aggregator has the last word.
-        coded = [name for name in SENT if name in measured]
+        coded = [name for name in (*SENT, *EACH.values()) if name in measured]
         metrics = {name: x for name, x in metrics.items() if name not in coded}
         found = {"byzantine": Sum(byzantine.sum().astype(jnp.float32))}
         return encoded, add_metrics(add_metrics(metrics, measured), found)
@@ -245,6 +245,8 @@ def _encoded(
             name: only_if(present & counts.get(name, finite), x)
             for name, x in measured.items()
         }
+        if work.ledger is not None:
+            measured |= each_of(measured, work.ledger == index)
         return only_if(present, encoded), measured
 
     kept, count = jax.vmap(one)(message, index), index.size

@@ -135,6 +135,8 @@ class Followed:
         labels = [None if yes else COUNT for yes in jtu.tree_leaves(covered)]
         labels += [f"the clients' metric {n!r}" for n in _names(metrics)]
         labels += [STATES] * len(jtu.tree_leaves(states))
+        # The ledger of each client's bits is a metric alone.
+        work = dataclasses.replace(work, ledger=None)
         sent = jtu.tree_leaves(eqx.filter(work, eqx.is_array))
         out = Call(labels, jtu.tree_leaves(shapes))(*sent)
         return jtu.tree_unflatten(jtu.tree_structure(shapes), out)

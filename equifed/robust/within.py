@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._aggregator.base import Gathered
+from .._bits import SENT
 from .._metrics import AbstractMetric, masked_sum
 from .._tree import rowwise, tree_wide
 from .._types import AggregatorState
@@ -57,4 +58,6 @@ def aggregated(
     else:
         encoded = masked_sum(encoded, present)
     aggregate, state, measured = aggregator.decode(encoded, state, key=decode_key)
-    return aggregate, state, {**masked_sum(metrics, present), **measured}
+    metrics = {**masked_sum(metrics, present), **measured}
+    # These are made where all messages are: nothing is sent.
+    return aggregate, state, {n: x for n, x in metrics.items() if n not in SENT}

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
-from .._bits import Bits, DOWN, UP
+from .._bits import Bits, DOWN, EACH, UP
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
 from .._executor.blocks import Pass
 from .._executor.mapping import run_pass
@@ -96,16 +96,18 @@ def absent_messages(here: Setup) -> None:
     `jnp.where(weight > 0, x, 0)` before anything is multiplied or compared: zero times
     NaN is not zero.
     """
-    got, _ = _spoiled(here)
+    (after, metrics), _ = _spoiled(here)
+    got = after, {n: x for n, x in metrics.items() if not n.startswith("ledger_")}
     what = "With NaN in the messages of weight 0"
     assert_same(got, here.run(lambda c: quiet(_silence(c))), what=what)
 
 
 @law
 def ledger(here: Setup) -> None:
-    """What the clients send is counted in every pass.
+    """What the clients send is counted in every pass, and known of each.
 
-    A step reports the bits of all its passes: `add_bits(last.metrics, first.metrics)`.
+    A step reports the bits of all its passes: `add_bits(last.metrics, first.metrics)`;
+    to what it counts by itself it adds `clients.bits(name, each)`.
     """
     (_, metrics), counted = _spoiled(here)
     got, number = int(metrics[UP]), counted[1]
@@ -113,6 +115,12 @@ def ledger(here: Setup) -> None:
         f"`metrics[{UP!r}]` is {got} instead of {number}, what the messages of the "
         "round's passes have."
     )
+    for name in (UP, DOWN):
+        total, each = int(metrics[name]), int(metrics[EACH[name]].sum())
+        assert each == total, (
+            f"`metrics[{name!r}]` is {total}, and what is known of each client is "
+            f"{each} together."
+        )
 
 
 def _spoiled(here: Setup) -> tuple[Result, Counter[int]]:
@@ -164,9 +172,9 @@ class _Spoiled(AbstractAlgorithm):
             jax.debug.callback(self.note, work.round, metrics[UP].digits)
             return (encoded, metrics), states
 
-        return self.algorithm.step(
-            state, dataclasses.replace(clients, _run=run), key=key
-        )
+        # As a `Ledger` asks.
+        clients = dataclasses.replace(clients, _run=run, _ledger=clients.index)
+        return self.algorithm.step(state, clients, key=key)
 
     def keep(self, params, personal, begun):
         return self.algorithm.keep(params, personal, begun)

@@ -243,6 +243,18 @@ TABLE = {
             ("those of `LocalOnly` send nothing", "Leave it out"),
         ),
     },
+    "Ledger": {
+        "no algorithm": (
+            lambda: eqf.Ledger(LOSS),
+            TypeError,
+            "`algorithm` must be an `AbstractAlgorithm`",
+        ),
+        "one within another": (
+            lambda: eqf.Ledger(eqf.PowerOfChoice(eqf.Ledger(fedavg()), 1)),
+            TypeError,
+            "`algorithm` has a `Ledger` in it. One is enough.",
+        ),
+    },
     "PowerOfChoice": {
         "no algorithm": (
             lambda: eqf.PowerOfChoice(LOSS, 1),
