@@ -14,6 +14,7 @@ import pytest
 
 import equifed as eqf
 from equifed import models
+from equifed._stepper.compile import _BARRIERS, _known
 from equifed.nn import adapters, lora, lora_b, merge
 
 from .shared import same_bits, weights_of
@@ -32,9 +33,10 @@ TOKENS = np.array([3, 12, 0, 7, 7, 1], np.int32)
 TYPES = np.array([0, 0, 0, 1, 1, 1], np.int32)
 
 
-def bert(config=CONFIG):
+def bert(config=CONFIG, **kwargs):
     """One whose weights are far from those it begins with."""
-    model = eqx.filter_jit(lambda key: models.Bert(config, key=key))(jr.key(0))
+    make = eqx.filter_jit(lambda key: models.Bert(config, key=key, **kwargs))
+    model = make(jr.key(0))
     arrays, rest = eqx.partition(model, eqx.is_array)
     rng = np.random.default_rng(0)
     arrays = jax.tree.map(
@@ -96,6 +98,28 @@ def test_padding_is_as_if_it_were_not_there():
     vectors, mean = run(model, padded, mask & False)
     assert np.isfinite(vectors).all()
     assert np.isnan(mean).all()  # nothing was said
+
+
+def test_checkpointing_changes_no_number_and_takes_less_memory():
+    config = dataclasses.replace(CONFIG, num_layers=8, max_length=40)
+    tokens = jnp.asarray(np.arange(40) % 13)
+
+    def gradient(remat):
+        arrays, rest = eqx.partition(bert(config, remat=remat), eqx.is_array)
+
+        def value(arrays):
+            return jnp.sum(jnp.sin(eqx.combine(arrays, rest)(tokens)))
+
+        # As rounds are compiled that compute again.
+        options = _BARRIERS if _known(_BARRIERS) else {}
+        program = jax.jit(jax.value_and_grad(value)).lower(arrays).compile(options)
+        return program(arrays), program.memory_analysis().temp_size_in_bytes, options
+
+    (kept, size, options), (again, less, _) = gradient(False), gradient(True)
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    if options:
+        assert less < 0.5 * size
 
 
 def test_low_rank_changes():
@@ -201,7 +225,10 @@ def write(folder, model, prefix="", beside=(), **said):
 def test_safetensors(tmp_path):
     model = bert()
     same_bits(models.Bert.from_safetensors(write(tmp_path / "x", model)), model)
-    half = models.Bert.from_safetensors(tmp_path / "x", dtype=jnp.bfloat16)
+    half = models.Bert.from_safetensors(
+        tmp_path / "x", dtype=jnp.bfloat16, remat=True
+    )
+    assert half.remat
     assert half.layers[0].up.weight.dtype == jnp.bfloat16
     assert eqx.filter_jit(half)(jnp.asarray(TOKENS)).dtype == jnp.bfloat16
 

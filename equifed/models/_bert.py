@@ -95,14 +95,23 @@ class Bert(eqx.Module):
     norm: eqx.nn.LayerNorm
     layers: tuple[_Layer, ...]
     config: BertConfig = eqx.field(static=True)
+    remat: bool = eqx.field(static=True)
 
     @checked()
     def __init__(
-        self, config: BertConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray
+        self,
+        config: BertConfig,
+        *,
+        remat: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
     ):
         """**Arguments:**
 
         - `config`: its sizes.
+        - `remat`: gradient checkpointing: whether a layer is computed again for its
+            gradient, so that only what goes from layer to layer is kept. The numbers
+            are the same, a step takes about a third more time.
         - `dtype`: of the weights.
         - `key`: the randomness of the first parameters.
         """
@@ -113,11 +122,16 @@ class Bert(eqx.Module):
         self.norm = eqx.nn.LayerNorm(config.dim, eps=config.norm_eps, dtype=dtype)
         self.layers = tuple(_Layer(config, key, dtype) for key in keys[3:])
         self.config = config
+        self.remat = remat
 
     @classmethod
     @checked()
     def from_safetensors(
-        cls, folder: str | os.PathLike, *, dtype: DTypeLike | None = None
+        cls,
+        folder: str | os.PathLike,
+        *,
+        remat: bool = False,
+        dtype: DTypeLike | None = None,
     ) -> "Bert":
         """Reads an encoder as Hugging Face keeps it. It needs the extra `llm`.
 
@@ -127,6 +141,7 @@ class Bert(eqx.Module):
         **Arguments:**
 
         - `folder`: one with `config.json` and one `.safetensors` file or several.
+        - `remat`: as above.
         - `dtype`: of the weights; as they are kept, by default.
 
         **Raises:**
@@ -137,7 +152,7 @@ class Bert(eqx.Module):
         """
         from ._bert_files import read_bert
 
-        return read_bert(cls, folder, dtype=dtype)
+        return read_bert(cls, folder, remat=remat, dtype=dtype)
 
     def __call__(
         self,
@@ -169,7 +184,8 @@ class Bert(eqx.Module):
         x = x + self.positions.weight[: len(tokens)]
         x = jax.vmap(self.norm)(x)
         for layer in self.layers:
-            x = layer(x, seen, config.num_heads)
+            run = eqx.filter_checkpoint(layer) if self.remat else layer
+            x = run(x, seen, config.num_heads)
         return x
 
     def pooled(

@@ -44,12 +44,12 @@ _PREFIX = "bert."  # of files that have more than the encoder
 
 
 def read_bert(
-    kind: type[Kind], folder: str | os.PathLike, *, dtype: DTypeLike | None
+    kind: type[Kind], folder: str | os.PathLike, *, remat: bool, dtype: DTypeLike | None
 ) -> Kind:
     folder = pathlib.Path(folder)
     said = config_of(folder, "bert", kind, _FIXED)
     config = _config(said, folder / "config.json")
-    model = shapes_of(kind, config, key=jr.key(0))
+    model = shapes_of(kind, config, remat=remat, key=jr.key(0))
     stored = {_renamed(name): x for name, x in stored_in(folder).items()}
     unused = [name for name in stored if name.startswith(_BESIDE)]
     source = str(folder)

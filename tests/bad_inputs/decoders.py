@@ -299,6 +299,7 @@ TABLE = {
     },
     "models.Bert": {
         **keys(lambda key: models.Bert(bert_config(), key=key)),
+        **flags(lambda **x: models.Bert(bert_config(), key=KEY, **x), "remat"),
         **encoders(bert),
         "a dictionary for a configuration": (
             lambda: models.Bert(BERT, key=KEY),
@@ -308,6 +309,7 @@ TABLE = {
     },
     "models.Bert.pooled": encoders(lambda: bert().pooled),
     "models.Bert.from_safetensors": {
+        **flags(lambda **x: models.Bert.from_safetensors("x", **x), "remat"),
         "no folder": (
             lambda: models.Bert.from_safetensors(os.devnull),
             FileNotFoundError,
