@@ -17,21 +17,16 @@ from jaxtyping import PyTree
 
 from ._check import check_choice
 from ._role_table import array_words, paths_of, table
+from ._selected import asked, selected
 from ._tree import split_params, split_statistics
 from ._types import Model, Params
-from ._words import first_line, shown
+from ._words import shown
 
 
 Role = Literal["shared", "personal", "frozen"]
 ROLES: tuple[Role, ...] = ("shared", "personal", "frozen")
 
 Where: TypeAlias = Callable[[Model], PyTree] | PyTree[bool]
-
-
-class _Leaf(eqx.Module):
-    """Stands for a leaf, so that it is known again."""
-
-    path: str = eqx.field(static=True)
 
 
 class LeafRole(eqx.Module):
@@ -244,30 +239,6 @@ def _named(name: str, where: Where, model: Model, params: Params) -> list[str]:
     return found
 
 
-def selected(name: str, where: Callable[[Model], PyTree], model: Model) -> list[str]:
-    paths = paths_of(model)
-    marked = jtu.tree_unflatten(jtu.tree_structure(model), map(_Leaf, paths))
-    known = set(paths)
-    remedy = (
-        "Give a function of the model that returns a part of it: `lambda m: m.head`"
-    )
-    try:
-        chosen = where(marked)
-    except Exception as error:
-        raise ValueError(
-            f"`{name}` could not be found in the model, {type(model).__name__}: "
-            f"{type(error).__name__}: {first_line(error)}. {remedy}."
-        ) from error
-    leaves = jtu.tree_leaves(chosen, is_leaf=lambda x: isinstance(x, _Leaf))
-    for leaf in leaves:
-        if not isinstance(leaf, _Leaf) or leaf.path not in known:
-            raise ValueError(
-                f"`{name}` must name parts of the model, got {shown(leaf)}. {remedy}; "
-                "a function of a leaf's path and the leaf is `by=`."
-            )
-    return list(dict.fromkeys(leaf.path for leaf in leaves))
-
-
 def _is_tree_of(kind: type, tree: PyTree) -> bool:
     """Whether it says something of leaves, though it may be callable: a model is."""
     leaves = jtu.tree_leaves(tree)
@@ -276,7 +247,7 @@ def _is_tree_of(kind: type, tree: PyTree) -> bool:
 
 def _by(params: Params, by: Any) -> dict[str, Any]:
     if not _is_tree_of(str, by) and callable(by):
-        named: dict[str, Any] = {path: by(path, x) for path, x in _by_path(params)}
+        named: dict[str, Any] = {p: asked("by", by, p, x) for p, x in _by_path(params)}
     else:
         try:
             spread = jtu.tree_map(
@@ -292,7 +263,7 @@ def _by(params: Params, by: Any) -> dict[str, Any]:
             ) from error
         named = dict(_by_path(spread))
     for path, role in named.items():
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise ValueError(
                 f"The role of `{path}` must be 'shared', 'personal' or 'frozen', got "
                 f"{shown(role)}."

@@ -39,7 +39,7 @@ LAYERS = (
         *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
         *("_overrides", "_linalg", "_debug", "_extras"),
         *("_files", "_history", "_json", "_compiled", "_loop", "_mesh", "_processes"),
-        "_role_table",
+        *("_role_table", "_selected"),
     ),
     ("_closures", "_noise", "_roles", "_wire", "_cohort", "_metrics", "_share"),
     ("_bits",),

@@ -7,7 +7,7 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._role_table import paths_of
-from .._roles import selected
+from .._selected import selected
 from .._types import Model, Params
 from .._words import shown
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._roles import selected
+from .._selected import selected
 from .._tree import tree_add
 from .._types import Model, Params
 from .._words import shown

@@ -7,13 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._check import check_count, check_number, checked
-from .._roles import selected
+from .._selected import asked, selected
 from .._tree import wide_dtype
 from .._types import Model
-from .._words import first_line, shown
+from .._words import shown
 from ._lora_layer import Base, fresh_a, is_embedding, is_lora, layers_of, LoRA
 
 
@@ -171,14 +172,13 @@ def _chosen(
 
 
 def _says(by: Callable[[str, Base], bool], path: str, layer: Any) -> bool:
-    try:
-        return by(path, layer)
-    except Exception as error:
+    says = asked("by", by, path, layer)
+    if not isinstance(says, bool | np.bool_):
         raise ValueError(
-            f"`by` could not be asked of `{path or 'the model'}`: "
-            f"{type(error).__name__}: {first_line(error)}. Give a function of a "
-            'layer\'s path and the layer: `lambda path, layer: "head" in path`.'
-        ) from error
+            f"`by` must say True or False of `{path or 'the model'}`, got "
+            f"{shown(says)}. The roles of arrays are said by `equifed.roles`."
+        )
+    return bool(says)
 
 
 def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> LoRA:

@@ -97,7 +97,12 @@ TABLE = {
         "a function of the path alone": (
             lambda: lora(by=lambda path: True),
             ValueError,
-            ("`by` could not be asked of `.layers[0]`: TypeError:", "layer's path"),
+            ("`by` could not be asked of `.layers[0]`: TypeError:", "a path and what"),
+        ),
+        "a function that says a role": (
+            lambda: lora(by=lambda path, layer: "frozen"),
+            ValueError,
+            ("`by` must say True or False of `.layers[0]`, got 'frozen'",),
         ),
         "both": (
             lambda: lora(where=lambda m: m, by=lambda path, layer: True),

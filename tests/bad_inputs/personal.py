@@ -233,6 +233,26 @@ TABLE = {
             ValueError,
             ("The role of `['a']` must be 'shared', 'personal' or", "'local'"),
         ),
+        "a function of the path alone": (
+            named(by=lambda path: "shared"),
+            ValueError,
+            ("`by` could not be asked of `['a']`: TypeError:", "a path and what is"),
+        ),
+        "a function that fails": (
+            named(by=lambda path, x: {}[path]),
+            ValueError,
+            "`by` could not be asked of `['a']`: KeyError:",
+        ),
+        "an array for a role": (
+            named(by=lambda path, x: x),
+            ValueError,
+            "The role of `['a']` must be 'shared', 'personal' or",
+        ),
+        "nothing for a role": (
+            named(by=lambda path, x: None),
+            ValueError,
+            ("The role of `['a']` must be 'shared', 'personal' or", "got None"),
+        ),
         "names of another tree": (
             named(by={"b": "shared"}),
             ValueError,
