@@ -3,9 +3,10 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from equifed.data import Steps
+from equifed.data import FederatedDataset, Steps
 
 from .shared import script
 
@@ -29,6 +30,39 @@ def test_who_trains_and_who_is_never_seen(setting):
     assert len(unseen) == setting.num_unseen
     assert not {*train.client_ids} & {*unseen.client_ids}
     assert max(test.client_sizes) <= setting.most
+
+
+def test_nothing_is_trained_on_that_is_held_out(setting):
+    """Every line is said once, and four of them make a sequence."""
+    count, size = 400, setting.length // 4
+    letters = np.random.default_rng(0).integers(
+        ord("a"), ord("z") + 1, (12 * count, size)
+    )
+    lines = np.array(["".join(map(chr, row)) for row in letters])
+    by = np.repeat([f"client {i}" for i in range(12)], count)
+    said = {name: {*lines[by == name].tolist()} for name in by}
+    assert len(set().union(*said.values())) == len(lines)
+    own = dataclasses.replace(
+        setting, lines=FederatedDataset.from_arrays({"text": lines}, by=by)
+    )
+    train, test, unseen = own.split()
+    kept = {n: {*train[n]["text"].tolist()} for n in train.client_ids}
+
+    def read(rows):
+        """The lines that a client's sequences are of."""
+        text = "".join(setting.tokenizer.decode(rows["x"][rows["document"] > 0]))
+        return {text[i : i + size] for i in range(0, len(text), size)}
+
+    trained = own.chunks(train)
+    seen = {n: read(trained[n]) for n in trained.client_ids}
+    assert seen == kept
+    for name in test.client_ids:
+        assert len(seen[name]) == 0.8 * count
+        assert read(test[name]) <= said[name] - seen[name]
+    for name in unseen.client_ids:
+        assert read(unseen[name]) <= said[name]
+        assert not read(unseen[name]) & set().union(*seen.values())
+    assert min(unseen.client_sizes) == setting.most
 
 
 def test_every_method_leaves_its_numbers(example, setting, tmp_path):

@@ -214,10 +214,14 @@ class HetLoRA(_AbstractOfClient):
     So a client of few ranks does not draw the others' last ones to 0 as much as in a
     plain mean. It is a mean of adapters, not of their products.
 
-    The paper has one matrix, and leaves open what is so here: each layer has ranks,
-    prunes them, and weighs its adapters for itself; $\gamma r_i$ is rounded down; of
-    what is trained beside the adapters the mean is uniform, as weights know no numbers
-    of examples; where all products are 0, a layer's adapters stay as they were.
+    The paper's are these equations, of one matrix: adapters that are cut to be sent and
+    filled up with zeros to be averaged, the penalty, when it is pruned, the weights.
+    Ours is what becomes of several layers and of the corners: each layer has ranks,
+    prunes them, and weighs its adapters for itself (one weight of a client for all its
+    layers, from the sum of their norms, is another way to read it); $\gamma r_i$ is
+    rounded down; what is pruned stays so in later rounds; of what is trained beside the
+    adapters the mean is uniform, as weights know no numbers of examples; where all
+    products are 0, a layer's adapters stay as they were.
 
     A cohort's `info["rank"]` is $r_i$ before pruning, at most the layers' $r$
     (`Loader(info=lambda round, clients: {"rank": ...})`); all begin with $r$ without

@@ -78,9 +78,9 @@ class _Replica(AbstractWrapper):
             for i, fragment in enumerate(fragments):
                 # It has been the turn of this one since.
                 moved = (i - state.seen) % count < turn - state.seen
-                mixed = jtu.tree_map(self._mixed, params, outer)
-                mixed = tree_where(moved, mixed, params)
-                params = eqx.combine(part_of(mixed, fragment), params)
+                own = part_of(params, fragment)
+                mixed = jtu.tree_map(self._mixed, own, part_of(outer, fragment))
+                params = eqx.combine(tree_where(moved, mixed, own), params)
             return params
 
         def before(params: Params, i: Int[Array, ""]) -> Params:
@@ -147,12 +147,15 @@ class StreamingDiLoCo(_AbstractOfClient):
 
     With one fragment, $\tau = 0$ and $\alpha = 0$ it is [`equifed.DiLoCo`][].
 
-    What a round of this library cannot be: a delay of more steps than a round has,
-    which is cut to those (a client mixes before it sends, at the latest). The paper's
-    workers are always there. Here a client that was away mixes in each fragment that
-    was synchronised meanwhile, once and as it is now, and one that comes for the first
-    time begins with $x$; a round that is rejected is no fragment's turn. Fragments are
-    made of whole arrays, so that layers which are stacked in one are not taken apart.
+    These equations, fragments one after another at equal distances, and an outer
+    gradient from the $x_p$ that was synchronised last are the paper's. Ours is what it
+    has no need of, as its workers are always there: a client that was away mixes in
+    each fragment that was synchronised meanwhile, once and as it is now, one that comes
+    for the first time begins with $x$, and a round that is rejected is no fragment's
+    turn. Ours is also that a delay of more steps than a round has is cut to those (a
+    client mixes before it sends, at the latest), and what fragments are: the paper's
+    are layers, in a row or strided, here they are any whole arrays, so that layers
+    which are stacked in one are not taken apart.
 
     The model that is evaluated is $x$. `bits_up` counts the fragment, `bits_down` all
     of $x$, as clients may have been away.
