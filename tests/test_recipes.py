@@ -72,6 +72,15 @@ def test_figures_are_those_of_the_sources():
     assert value("niid-bench-fednova") == 0.6389
     assert value("fedjax-emnist-compressed") == 0.8554
     assert value("fedjax-emnist-dense-apfl") == 0.9585129
+    for task, percent in {
+        "emnist": 84.9,
+        "cifar100": 44.7,
+        "shakespeare": 56.9,
+        "stackoverflow": 19.5,
+    }.items():
+        assert value(f"reddi-{task}-fedavg") == pytest.approx(percent / 100)
+        assert recipes.recipe(f"reddi-{task}-fedadam").published is None
+    assert recipes.recipe("reddi-tags-fedavg").published is None
     tags = recipes.recipe("reddi-tags-fedadam")
     assert tags.numbers["client_optim"].learning_rate == pytest.approx(100 * 10**2)
     assert tags.batching == recipes.Batching(batch_size=100, epochs=1)
