@@ -773,7 +773,8 @@ REFUSED = {
     ),
     "more clients than there are": (
         "--recipe digits-fedavg --clients-per-round 13",
-        "13",
+        "`clients_per_round` must be at most 12, the number of clients that train, "
+        "got 13",
     ),
     "more to choose than there are": (
         "--recipe digits-fedavg --power-of-choice 7",

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from .._files import replacing
-from .._history import Row
+from .._history import ROUND, Row
 from .._json import from_json, to_json
 from .parsing import read_config
 from .settings import Settings
@@ -27,6 +27,7 @@ from .settings import Settings
 
 CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
 CHECKPOINTS = "checkpoints"
+NONFINITE = "nonfinite_model"
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "equifed")
 
 
@@ -42,7 +43,13 @@ def begin(folder: pathlib.Path, settings: Settings) -> None:
             f"`{folder}` holds other files. Give the run a folder of its own: "
             "`--output FOLDER`."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(
+            f"`{folder}` cannot be a folder: there is a file of that name, or of one "
+            "of the folders that it is to lie in. Give another `--output FOLDER`."
+        ) from None
     write(folder / ENVIRONMENT, environment())
     write(folder / CONFIG, settings.as_json())
 
@@ -113,6 +120,7 @@ class Run:
     settings: Settings
     histories: list[list[Row]]
     ended: bool
+    diverged: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,21 +140,44 @@ def load(folder: str) -> Run:
     histories = [_rows(file) if file.is_file() else [] for file in files]
     if not all(histories):
         raise ValueError(f"`{path}` has no round yet: there is nothing to show.")
-    ended = (path / RESULT).exists()
-    if ended:
-        ends = from_json((path / RESULT).read_text("utf-8"))
-        for history, end in zip(histories, ends, strict=True):
-            history[-1] |= end["last"]  # of several models it is measured at the end
-    return Run(path.name, settings, histories, ended)
+    ends = _ends(path / RESULT, len(histories)) if (path / RESULT).exists() else []
+    for history, end in zip(histories, ends, strict=False):
+        history[-1] |= end["last"]  # of several models it is measured at the end
+    diverged = any(end["result"] == NONFINITE for end in ends)
+    return Run(path.name, settings, histories, ended=bool(ends), diverged=diverged)
+
+
+def _ends(file: pathlib.Path, count: int) -> list[dict[str, Any]]:
+    """How each seed has ended."""
+    try:
+        ends = from_json(file.read_text("utf-8"))
+        whole = len(ends) == count and all({"last", "result"} <= x.keys() for x in ends)
+    except (ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"`{file}` does not say how the run ended, as `equifed run` wrote it. "
+            "Without it the run counts as one that is not at its end: move it away, "
+            "and `equifed resume` writes it anew."
+        )
+    return ends
 
 
 def _rows(file: pathlib.Path) -> list[Row]:
     rows = []
-    for line in file.read_text("utf-8").splitlines():
+    lines = file.read_text("utf-8", "replace").splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # one that a killed run left half-written
+            row = None
+            if number == len(lines):
+                continue  # one that a killed run left half-written
+        if not isinstance(row, dict) or ROUND not in row:
+            raise ValueError(
+                f"Line {number} of `{file}` is not the metrics of a round, so that "
+                "what the run has sent, and its curves, are not known."
+            )
         rows.append(
             {
                 name: float(x) if isinstance(x, str) else x  # "nan"

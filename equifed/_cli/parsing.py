@@ -91,6 +91,11 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file `{path}`.") from None
+    except IsADirectoryError:
+        raise ValueError(
+            f"`{path}` is a folder, not a file of settings. That of a run is in its "
+            "`config.json`."
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"`{path}` is no JSON: {error}.") from None
     if not isinstance(values, Mapping):

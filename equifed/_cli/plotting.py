@@ -45,6 +45,13 @@ def plot_runs(args: list[str]) -> int:
         for run, path in zip(found, runs, strict=True)
     }
     ax = plot.learning_curves(curves, metric, x=x)
+    kinds = ax.figure.canvas.get_supported_filetypes()
+    if output.suffix and output.suffix.lower().removeprefix(".") not in kinds:
+        raise ValueError(
+            "`--output` must end as a figure does, `.png` for example, got "
+            f"{output.suffix!r}. There are: {', '.join(sorted(kinds))}."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
     ax.figure.savefig(output, dpi=150)
     print(f"wrote {output}")
     return 0

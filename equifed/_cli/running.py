@@ -29,7 +29,7 @@ from ..recipes._privacy import with_plan
 from ..recipes._task import Data
 from .attacking import drawn_attackers, with_attackers, with_root
 from .evaluation import of_clusters, own_of, whose
-from .folder import begin, CHECKPOINTS, forget, read, RESULT, write
+from .folder import begin, CHECKPOINTS, forget, NONFINITE, read, RESULT, write
 from .parsing import settings_of
 from .settings import Settings
 
@@ -108,7 +108,7 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
         if end["result"] != "successful":
             print(RESULTS[getattr(RESULTS, end["result"])])
     print(f"kept in {folder}")
-    return 0 if all(end["result"] != "nonfinite_model" for end in ends) else 1
+    return 0 if all(end["result"] != NONFINITE for end in ends) else 1
 
 
 def _made(settings: Settings) -> Made:
@@ -118,6 +118,11 @@ def _made(settings: Settings) -> Made:
     data, evaluation = _loaded(settings)
     if settings.max_examples is not None:
         data = data.max_examples(settings.max_examples, seed=settings.seed)
+    if settings.clients_per_round > data.num_clients:
+        raise ValueError(
+            f"`clients_per_round` must be at most {data.num_clients}, the number of "
+            f"clients that train, got {settings.clients_per_round}."
+        )
     sampler: AbstractSampler
     sampler = UniformSampler(settings.clients_per_round, seed=settings.seed)
     if settings.has_root:

@@ -59,6 +59,8 @@ def _row(run: Run, metric: str, known: set[str]) -> tuple[str, ...]:
     changed = differs(run.settings)
     if changed:
         source += f" (here with other {', '.join(changed)})"
+    if run.diverged:
+        source += " (diverged: the figure is of the last finite model)"
     if not run.ended:
         source += " (not at its end yet)"
     return (

@@ -1,0 +1,115 @@
+"""What the command line makes of folders that are not as a run left them."""
+
+import json
+import shutil
+
+import pytest
+
+from equifed.__main__ import main
+
+
+RUN = "--task digits-dense --algorithm fedavg --client-optim.learning-rate {rate}"
+
+
+def trained(folder, rate="0.1"):
+    how = f"{RUN.format(rate=rate)} --rounds 3 --eval-every 1 --output {folder}"
+    return main(["run", *how.split()])
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "kept"
+    assert trained(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def run(kept, tmp_path):
+    return shutil.copytree(kept, tmp_path / "run")
+
+
+def said(capsys, *words):
+    capsys.readouterr()
+    code = main([*map(str, words)])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out + err
+
+
+def test_a_half_written_line_is_the_last_one(run, tmp_path, capsys):
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    _, whole = said(capsys, "table", run)
+    file.write_text("\n".join([*lines, '{"round": 4, "lo']))
+    assert said(capsys, "table", run) == (0, whole)
+
+
+@pytest.mark.parametrize("line", ["garbage", "[]", '{"loss": 1.0}', '{"round": 2, "'])
+def test_another_line_that_is_none_is_not_left_out(line, run, tmp_path, capsys):
+    # Without it the megabytes would be those of fewer rounds.
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
+    for words in (["table", run], ["plot", run, "--output", tmp_path / "curves.png"]):
+        code, message = said(capsys, *words)
+        assert code == 1
+        assert f"Line 2 of `{file}` is not the metrics of a round" in message
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "3", '[{"seed": 0}]', ""])
+def test_an_end_that_says_nothing(text, run, capsys):
+    file = run / "result.json"
+    before = file.read_text()
+    file.write_text(text)
+    code, message = said(capsys, "table", run)
+    assert code == 1
+    assert f"`{file}` does not say how the run ended" in message
+    # As it says.
+    file.unlink()
+    assert said(capsys, "resume", run)[0] == 0
+    assert file.read_text() == before
+
+
+@pytest.mark.filterwarnings("ignore:The server model became non-finite")
+def test_a_run_that_diverged_says_so_beside_its_figure(tmp_path, capsys):
+    folder = tmp_path / "diverged"
+    assert trained(folder, "1e10") == 1
+    (end,) = json.loads((folder / "result.json").read_text())
+    assert end["result"] == "nonfinite_model"
+    code, table = said(capsys, "table", folder)
+    assert code == 0
+    assert "(diverged: the figure is of the last finite model)" in table
+
+
+def test_a_run_that_did_not_says_nothing_of_it(run, capsys):
+    assert "diverged" not in said(capsys, "table", run)[1]
+
+
+def test_where_a_figure_goes(run, tmp_path, capsys):
+    there = tmp_path / "new" / "folder" / "curves.png"
+    assert said(capsys, "plot", run, "--output", there)[0] == 0
+    assert there.read_bytes()[1:4] == b"PNG"
+    code, message = said(capsys, "plot", run, "--output", tmp_path / "curves.xyz")
+    assert code == 1
+    assert "`--output` must end as a figure does, `.png` for example, got '.xyz'" in (
+        message
+    )
+
+
+def test_a_file_where_a_folder_is_to_be(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder in (file, file / "run"):
+        capsys.readouterr()
+        assert trained(folder) == 1
+        assert f"`{folder}` cannot be a folder: there is a file of that name" in (
+            capsys.readouterr().err
+        )
+    assert file.read_text() == "mine"
+
+
+def test_a_folder_where_a_file_is_to_be(run, capsys):
+    code, message = said(capsys, "run", "--config", run)
+    assert code == 1
+    assert f"`{run}` is a folder, not a file of settings" in message
