@@ -86,6 +86,27 @@ def test_the_strategy_times_the_noise_is_fresh_noise(name):
     np.testing.assert_allclose(strategy(noise) @ rows(out), rows(fresh), atol=3e-5)
 
 
+@pytest.mark.parametrize("name", ("banded", "buffered"))
+def test_noise_is_the_library_s_inverse_times_fresh_noise(name):
+    from jax_privacy.matrix_factorization import buffered_toeplitz, toeplitz
+
+    noise = noises()[name]
+    out, fresh = drawn(noise, {"a": jnp.zeros(5)})
+    if isinstance(noise, eqp.BandedNoise):
+        coefficients = jnp.asarray(noise.coefficients, jnp.float32)
+        inverse = toeplitz.inverse_as_streaming_matrix(coefficients)
+    else:
+        assert isinstance(noise, eqp.BufferedToeplitzNoise)
+        strategy = buffered_toeplitz.BufferedToeplitz(
+            buf_decay=jnp.asarray(noise.decays, jnp.float32),
+            output_scale=jnp.asarray(noise.scales, jnp.float32),
+        )
+        inverse = strategy.inverse_as_streaming_matrix()
+    with jax.numpy_rank_promotion("allow"):
+        theirs = inverse @ fresh["a"]
+    np.testing.assert_allclose(out["a"], theirs, atol=3e-6)
+
+
 @pytest.mark.parametrize("impl", (None, "rbg"))
 def test_a_tree_s_sums_share_the_noise_of_their_nodes(impl):
     size, rounds = 20_000, 11
