@@ -44,6 +44,7 @@ _ROOM = 560  # characters of an error
 
 # What the privacy of the rounds rests on that were run before a checkpoint.
 _FIRM = ("`privacy.sampler", "`privacy.mechanism", "`privacy.num_clients")
+_FIRM += ("`privacy.client.noise_multiplier", "`privacy.client.batching")
 _FIRM += ("`data.client_ids",)
 
 

@@ -19,7 +19,7 @@ from .._history import check_known, names_in, ROUND, Row
 from .._processes import any_process
 from .._round import State
 from .._types import Model
-from ..privacy import PrivacyPlan
+from ..privacy.promise import AbstractPlan
 from .stop import AbstractStop
 
 
@@ -101,7 +101,7 @@ class Best:
         state: State,
         evaluation: Mapping[str, Any],
         measured: Mapping[str, Sequence[str]],
-        privacy: PrivacyPlan | None,
+        privacy: AbstractPlan | None,
     ) -> None:
         """Refuses a metric that an evaluation will not have, that is of other models
         than the one that is kept, or that no noise covers."""

@@ -11,7 +11,7 @@ from .._logger import AbstractLogger
 from .._round import State
 from .._types import Model
 from ..data import AbstractLoader
-from ..privacy import PrivacyPlan
+from ..privacy.promise import AbstractPlan
 from .best import Best
 from .evaluations import Evaluations
 from .reported import with_report
@@ -44,7 +44,7 @@ class Record:
         loader: AbstractLoader,
         reported: Collection[str],
         logger: AbstractLogger,
-        privacy: PrivacyPlan | None,
+        privacy: AbstractPlan | None,
     ):
         self.history, self.number = history, number
         self._num_rounds = num_rounds

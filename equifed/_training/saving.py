@@ -9,7 +9,7 @@ from .._history import Row
 from .._roles import Roles
 from .._round import State
 from ..data import AbstractLoader
-from ..privacy import PrivacyPlan
+from ..privacy.promise import AbstractPlan
 from .best import Best
 from .rounds import check_ahead
 
@@ -22,7 +22,7 @@ class Saving:
         checkpointer: Checkpointer | None,
         algorithm: AbstractAlgorithm,
         best: Best,
-        privacy: PrivacyPlan | None,
+        privacy: AbstractPlan | None,
         roles: Roles | None,
     ):
         self._privacy, self._roles = privacy, roles

@@ -29,7 +29,8 @@ from .._tree import tree_row, tree_where
 from .._types import Measure, Model
 from .._words import listed, shown
 from ..data import Loader
-from ..privacy import PrivacyPlan
+from ..privacy import ExampleLevelPlan, PrivacyPlan
+from ..privacy.promise import AbstractPlan
 from .evaluations import check_evaluations, datasets_of, Evaluations, evaluations_of
 from .missing_rows import MissingRows
 from .reported import with_report
@@ -48,7 +49,7 @@ class _Group:
     members: list[int]
     evaluations: list[Evaluations]
     """That of each of them; the same one where they measure the same."""
-    plans: list[PrivacyPlan | None]
+    plans: list[AbstractPlan | None]
     """What is promised to the clients of each of them."""
     missing: MissingRows
 
@@ -71,7 +72,10 @@ def sweep(
     metrics: Measure | None = None,
     eval_every: int = 10,
     roles: Roles | Mapping[str, Roles] | None = None,
-    privacy: PrivacyPlan | Mapping[str, PrivacyPlan] | None = None,
+    privacy: PrivacyPlan
+    | ExampleLevelPlan
+    | Mapping[str, PrivacyPlan | ExampleLevelPlan]
+    | None = None,
 ) -> dict[str, list[Solution]]:
     """Trains with each of several algorithms, and with each of several keys.
 

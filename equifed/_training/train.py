@@ -21,7 +21,7 @@ from .._round.state import begin
 from .._store import ClientStates
 from .._types import Measure, Model
 from ..data import AbstractLoader
-from ..privacy import PrivacyPlan
+from ..privacy import ExampleLevelPlan, PrivacyPlan
 from .best import Best
 from .evaluations import check_evaluations, datasets_of, evaluations_of
 from .reached import Keeping
@@ -54,7 +54,7 @@ def train(
     rounds_per_call: int = 1,
     roles: Roles | None = None,
     client_states: ClientStates = None,
-    privacy: PrivacyPlan | None = None,
+    privacy: PrivacyPlan | ExampleLevelPlan | None = None,
 ) -> Solution:
     """Trains a model.
 
@@ -95,7 +95,7 @@ def train(
     - `privacy`: what is promised to the clients, and held against this run before it
         begins. The history then has the `epsilon` of the rounds up to each, and of the
         metrics only those that the plan covers or names: see
-        [`equifed.privacy.PrivacyPlan`][].
+        [`equifed.privacy.PrivacyPlan`][], and [`equifed.privacy.ExampleLevelPlan`][].
 
     **Returns:**
 

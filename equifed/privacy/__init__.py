@@ -13,10 +13,8 @@ from .clipping import (
 from .deployment import Deployment as Deployment
 from .distributed import DistributedDiscreteGaussian as DistributedDiscreteGaussian
 from .estimates import AuditReport as AuditReport
-from .example_level import (
-    ExampleLevelPlan as ExampleLevelPlan,
-    PrivateSGD as PrivateSGD,
-)
+from .example_level import PrivateSGD as PrivateSGD
+from .example_plan import ExampleLevelPlan as ExampleLevelPlan
 from .local import LocalGaussian as LocalGaussian, LocalLaplace as LocalLaplace
 from .mean import PrivateMean as PrivateMean
 from .mechanism import AbstractMechanism as AbstractMechanism

@@ -1,12 +1,5 @@
-"""Privacy of examples: clients whose steps clip each example's gradient and add noise.
-
-A plan for clients hides whether a client took part. Here it is one example of a client
-that is hidden, from everyone who sees what the client sends, by DP-SGD within the
-client (Abadi et al., 2016, arXiv 1607.00133).
-"""
-
-import dataclasses
-import math
+"""Clients whose steps clip each example's gradient and add noise: DP-SGD within the
+client (Abadi et al., 2016, arXiv 1607.00133)."""
 
 import equinox as eqx
 import jax
@@ -15,7 +8,7 @@ import jax.random as jr
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Float, PRNGKeyArray
 
-from .._check import as_number, check_count, check_number, checked
+from .._check import as_number, checked
 from .._client import AbstractClient, merge_metrics, zero_metrics
 from .._client.loss import example_metrics, Metrics
 from .._client.microbatched import check_whole
@@ -34,18 +27,8 @@ from .._tree import (
 )
 from .._types import Example, Loss, Model, Params
 from .._wire import CHANGE, Message
-from ..data import AbstractBatching, AbstractSampler, Epochs
-from ..data._sampler import Participation
-from .accounting import (
-    Accounted,
-    check_known,
-    epsilon_of,
-    least_noise,
-    most_rounds,
-    rounded_up,
-)
+from ..data import AbstractBatching
 from .clipping import FlatClip
-from .extra import dp_accounting
 from .noise import normal_like, scaled_noise
 
 
@@ -181,97 +164,3 @@ def _weighed(
     rows = jnp.where(there[:, None], x.reshape(x.shape[0], -1), 0)
     total = jnp.matmul(scale.astype(x.dtype), rows, precision="highest")
     return total.reshape(x.shape[1:])
-
-
-class ExampleLevelPlan(eqx.Module):
-    r"""How private one example of a client is that trains with
-    [`equifed.privacy.PrivateSGD`][].
-
-    $(\varepsilon, \delta)$ bounds what everything that the client sends in the training
-    tells of one of its examples, against its gradients being 0: the number of examples
-    counts as known. An example is in one batch of an epoch, so that $E$ epochs in each
-    of at most $T$ rounds are a Gaussian mechanism of noise multiplier $z / \sqrt{E
-    T}$. Nothing is gained by the order of the examples being random: batches of an
-    epoch are not Poisson samples, and are not accounted for as if they were.
-
-    Needs the extra `privacy`.
-    """
-
-    sampler: AbstractSampler
-    client: PrivateSGD
-    num_clients: int
-    num_rounds: int
-    delta: float
-
-    @checked()
-    def __init__(
-        self,
-        sampler: AbstractSampler,
-        client: PrivateSGD,
-        *,
-        num_clients: int,
-        num_rounds: int,
-        delta: float,
-    ):
-        """**Arguments:**
-
-        - `sampler`: the loader's: how often a client takes part at most.
-        - `client`: the algorithm's.
-        - `num_clients`: the size of the population.
-        - `num_rounds`: how many rounds there are at most.
-        - `delta`: of epsilon and delta, more than 0 and less than 1.
-
-        **Raises:**
-
-        `ValueError` for a batching that may visit an example twice in an epoch.
-        """
-        check_number("delta", delta, least=0, strict=True, below=1)
-        batching = client.batching
-        if not isinstance(batching, Epochs) or batching.last == "fill":
-            raise ValueError(
-                "How often an example is visited is known of passes over all of them, "
-                "but batches that are filled up may have one twice. Visit them with "
-                "`Epochs(1, batch_size=20)`."
-            )
-        self.sampler, self.client = sampler, client
-        self.num_clients = check_count("num_clients", num_clients)
-        self.num_rounds = check_count("num_rounds", num_rounds)
-        self.delta = float(delta)
-
-    @property
-    def participation(self) -> Participation:
-        """How the clients come to take part."""
-        there = self.sampler.participation(self.num_clients)
-        return check_known(self.sampler, there)
-
-    def epsilon(self, num_rounds: int | None = None) -> float:
-        """The epsilon of an example after `num_rounds` rounds, of the plan's if not
-        given; infinite where there is no noise."""
-        rounds = self.num_rounds
-        if num_rounds is not None:
-            rounds = check_count("num_rounds", num_rounds, least=0, most=rounds)
-        if rounds == 0:
-            return 0.0
-        noise = float(self.client.noise_multiplier)
-        return epsilon_of(self._account(noise, rounds), self.delta)
-
-    def for_epsilon(self, epsilon: float) -> "ExampleLevelPlan":
-        """The plan with the least noise for which all its rounds have at most that
-        epsilon."""
-        check_number("epsilon", epsilon, least=0, strict=True)
-        found = least_noise(
-            lambda z: self._account(z, self.num_rounds), epsilon, self.delta
-        )
-        up = jnp.asarray(rounded_up(found), self.client.noise_multiplier.dtype)
-        client = eqx.tree_at(lambda c: c.noise_multiplier, self.client, up)
-        return dataclasses.replace(self, client=client)
-
-    def _account(self, noise_multiplier: float, rounds: int) -> Accounted:
-        dp = dp_accounting()
-        event = dp.NonPrivateDpEvent()
-        if noise_multiplier > 0:
-            batching = self.client.batching
-            assert isinstance(batching, Epochs)
-            times = batching.num_epochs * most_rounds(self.participation, rounds)
-            event = dp.GaussianDpEvent(noise_multiplier / math.sqrt(times))
-        return Accounted(event, "zero out one", "PLD")

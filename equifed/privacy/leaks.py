@@ -28,23 +28,19 @@ from .._round.record import pass_shapes
 from .._round.segments import Call, has_pass
 from .._round.step import guarded_step
 from .._types import ClientState
-from .._words import shown
-from .mechanism import AbstractMechanism
+from .covering import AbstractCovering
 
 
-STATES = "what the clients keep (`state.clients`)"
-WHO = "which clients take part (`clients.index`, `clients.present` or `clients.info`)"
 LOOP = "a pass inside of a loop or a branch"
-COUNT = "the number of messages or another plain sum (`aggregate.count`, say)"
 
 
 def check_release(
     algorithm: AbstractAlgorithm,
-    mechanism: AbstractMechanism,
+    covering: AbstractCovering,
     state: State,
     cohort: Cohort,
 ) -> list[str]:
-    """Refuses an algorithm whose server learns anything but what the mechanism gives.
+    """Refuses an algorithm whose server learns anything that no noise covers.
 
     **Arguments:**
 
@@ -55,7 +51,7 @@ def check_release(
 
     The names of a round's metrics.
     """
-    found = Followed(algorithm, mechanism, state, cohort)
+    found = Followed(algorithm, covering, state, cohort)
     name = type(algorithm).__name__
     if found.num_passes != 1:
         raise ValueError(
@@ -79,11 +75,11 @@ class Followed:
     def __init__(
         self,
         algorithm: AbstractAlgorithm,
-        mechanism: AbstractMechanism,
+        covering: AbstractCovering,
         state: State,
         cohort: Cohort,
     ):
-        self._mechanism, self.num_passes = mechanism, 0
+        self._covering, self.num_passes = covering, 0
         self.metrics: list[str] = []
         # In one block on one device: what a client sends does not depend on either.
         executor = Executor()
@@ -107,8 +103,9 @@ class Followed:
 
         key = jax.eval_shape(lambda: jr.key(0))
         closed = jax.make_jaxpr(step)(arrays, states, seen, key)
-        sizes = [len(jtu.tree_leaves(x)) for x in (arrays, states, seen)]
-        labels = [None] * sizes[0] + [STATES] * sizes[1] + [WHO] * sizes[2] + [None]
+        labels = [None] * len(jtu.tree_leaves(arrays))
+        labels += [covering.states] * len(jtu.tree_leaves(states))
+        labels += [*covering.of_cohort(seen), None]
         outputs = [True] * len(closed.jaxpr.outvars)
         needed, inside = _needed(closed.jaxpr, outputs)
         found = {x for x, on in zip(labels, needed, strict=True) if on and x}
@@ -119,22 +116,12 @@ class Followed:
     ) -> tuple[PyTree, ClientState]:
         """Stands for a pass: what goes out to the clients, and what comes back."""
         self.num_passes += 1
-        if not _is_the_same(work.aggregator, self._mechanism):
-            got = f"{shown(work.aggregator)} that is another one"
-            if type(work.aggregator).__name__.startswith("_"):
-                got = "one that aggregates in a way of its own"
-            raise ValueError(
-                "The algorithm must aggregate with the plan's own mechanism, got "
-                f"{got}. Make the algorithm "
-                "with `aggregator=plan.mechanism`. Of one that aggregates in a way of "
-                "its own, as `TERM`, `FLTrust` and `Attacked` do, no plan is known."
-            )
+        self._covering.check(work)
         shapes = pass_shapes(work, executor, cohort, states, cohort.index.size)
         (encoded, metrics), states = shapes
-        covered = self._mechanism.covered(encoded)
-        labels = [None if yes else COUNT for yes in jtu.tree_leaves(covered)]
+        labels = self._covering.of_sum(encoded)
         labels += [f"the clients' metric {n!r}" for n in _names(metrics)]
-        labels += [STATES] * len(jtu.tree_leaves(states))
+        labels += [self._covering.states] * len(jtu.tree_leaves(states))
         # The ledger of each client's bits is a metric alone.
         work = dataclasses.replace(work, ledger=None)
         sent = jtu.tree_leaves(eqx.filter(work, eqx.is_array))
@@ -146,14 +133,6 @@ def _names(metrics: dict[str, Any]) -> Iterator[str]:
     """The name of each leaf's metric."""
     for path, _ in jtu.tree_leaves_with_path(metrics):
         yield path[0].key
-
-
-def _is_the_same(x: Any, y: Any) -> bool:
-    arrays = jtu.tree_leaves(x)
-    if any(isinstance(a, jax.core.Tracer) for a in arrays):
-        return False
-    with jax.ensure_compile_time_eval():  # inside of a trace
-        return bool(eqx.tree_equal(x, y))
 
 
 def _needed(jaxpr: Any, outputs: list[bool]) -> tuple[list[bool], list[str]]:

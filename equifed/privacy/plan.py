@@ -14,6 +14,7 @@ from .._round import State
 from ..data import AbstractLoader, AbstractSampler, PoissonParticipation
 from ..data._sampler import Participation
 from .accounting import Accounted, epsilon_of, least_noise, rounded_up
+from .covering import NoisedSum
 from .deployment import Deployment
 from .leaks import check_release
 from .mechanism import AbstractMechanism
@@ -187,7 +188,7 @@ class PrivacyPlan(AbstractPlan):
                 "late or lost. Give the loader no clock, or take `PrivateMean`."
             )
         self._check_fits()
-        return check_release(algorithm, self.mechanism, state, loader(0))
+        return check_release(algorithm, NoisedSum(self.mechanism), state, loader(0))
 
     @property
     def reports(self):

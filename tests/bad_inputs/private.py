@@ -407,6 +407,41 @@ TABLE["privacy.ExampleLevelPlan"] = {
         "weights make some clients likelier than others",
     ),
 }
+
+
+def held(made, *, own=None, sampler=None, num_rounds=5, batching=BATCHING):
+    """What a plan of examples says of a run."""
+    algorithm = eqf.FedAvg(LOSS, SGD, batching)
+    own = made.client if own is None else own
+    algorithm = eqx.tree_at(lambda a: a.client, algorithm, own)
+    state = algorithm.init(testing.Linear(), num_clients=COUNT)
+    dataset = testing.ragged_clients((4,) * COUNT)
+    loader = eqf.data.Loader(dataset, sampler or made.sampler, batching)
+    return made.check(algorithm, state, loader, num_rounds=num_rounds)
+
+
+TABLE["privacy.ExampleLevelPlan.check"] = {
+    "another client": (
+        lambda: held(of_examples(), own=private_sgd(noise_multiplier=0.5)),
+        ValueError,
+        "The clients must train as the plan's client does",
+    ),
+    "another sampler": (
+        lambda: held(of_examples(), sampler=eqf.data.UniformSampler(3)),
+        ValueError,
+        "Make the loader with `plan.sampler`",
+    ),
+    "more rounds": (
+        lambda: held(of_examples(), num_rounds=6),
+        ValueError,
+        "`num_rounds` must be at most 5, got 6",
+    ),
+    "another batching": (
+        lambda: held(of_examples(), batching=eqf.data.Epochs(3, batch_size=2)),
+        ValueError,
+        "examples are visited another number of times",
+    ),
+}
 TABLE["privacy.ExampleLevelPlan.epsilon"] = {
     "more rounds": (
         lambda: of_examples().epsilon(6),
