@@ -112,6 +112,12 @@ def test_what_is_cut_off_is_counted():
     np.testing.assert_array_equal(own["y"][2], [-1, *LETTERS.encode("cde")])
 
 
+def test_answers_that_are_empty_are_counted():
+    with pytest.warns(UserWarning, match="Of 1 of 3 examples nothing is asked: their"):
+        own = answers(("b", "cd"), ("b", ""), ("", "gh"), length=5, pack=False)
+    assert (own["y"] >= 0).sum(1).tolist() == [2, 0, 2]
+
+
 def test_chat_ml():
     row = {"q": "Who?", "a": "Me."}
     pieces = sets.chat_ml("q", "a", system="Be brief.")(row)

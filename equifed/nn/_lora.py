@@ -54,7 +54,8 @@ def lora(
     **Raises:**
 
     `ValueError` if there is no layer, or none is chosen, or one is too small for the
-    rank, or has a change already; or if `by` cannot be called.
+    rank, or has a change already, or has a weight or a call of another kind; or if `by`
+    cannot be called or says neither True nor False.
 
     !!! example
 
@@ -160,15 +161,38 @@ def _chosen(
         chosen = [(path, x) for path, x in layers if _says(by, path, x)]
     else:
         chosen = [(p, x) for p, x in layers if isinstance(x, LoRA | eqx.nn.Linear)]
+    if not chosen and where is None and by is None:
+        raise ValueError(
+            "`model` has embeddings and no `equinox.nn.Linear`, which alone are "
+            "adapted unless others are named. Give `where=lambda m: m` for all of them."
+        )
     if not chosen:
         name, got = ("by", by) if by is not None else ("where", where)
-        known = ", ".join(f"`{path}`" for path, _ in layers[:4])
+        known = ", ".join(f"`{path or 'the model'}`" for path, _ in layers[:4])
         raise ValueError(
             f"`{name}` chooses no `equinox.nn.Linear` or `equinox.nn.Embedding` of the "
             f"model, got {shown(got)}. The model has {len(layers)}: {known}"
             f"{', ...' if len(layers) > 4 else ''}."
         )
+    _check_no_norm(model, [path for path, _ in chosen])
     return dict(chosen)
+
+
+def _check_no_norm(model: Model, chosen: list[str]) -> None:
+    """Refuses layers whose weight another one replaces before it calls them."""
+    nodes, _ = jtu.tree_flatten_with_path(model, is_leaf=_is_norm)
+    for above, norm in nodes:
+        inside = f"{jtu.keystr(above)}.layer"
+        if _is_norm(norm) and inside in chosen:
+            raise ValueError(
+                f"`{inside}` cannot be adapted: `{type(norm).__name__}` makes its "
+                "weight from that of the layer, and knows nothing of a change beside "
+                "it. Leave it out by `where`."
+            )
+
+
+def _is_norm(x: Any) -> bool:
+    return isinstance(x, eqx.nn.WeightNorm | eqx.nn.SpectralNorm)
 
 
 def _says(by: Callable[[str, Base], bool], path: str, layer: Any) -> bool:
@@ -187,6 +211,18 @@ def _adapted(path: str, x: Any, rank: int, alpha: float, key: PRNGKeyArray) -> L
         raise ValueError(
             f"`{where}` has a change of rank {x.rank} already. `equifed.nn.merge` "
             "makes it one weight with it."
+        )
+    if not jnp.issubdtype(getattr(x.weight, "dtype", bool), jnp.floating):
+        raise ValueError(
+            f"The weight of `{where}` must be floating-point numbers, which a change "
+            f"is added to, got {shown(x.weight)}. Leave the layer out by `where`."
+        )
+    kind = eqx.nn.Embedding if is_embedding(x) else eqx.nn.Linear
+    if type(x).__call__ is not kind.__call__:
+        raise ValueError(
+            f"`{where}` is a `{type(x).__name__}`, which computes something else than "
+            f"an `equinox.nn.{kind.__name__}`. Leave it out by `where`, or have it "
+            "hold a plain one."
         )
     *axes, rows, columns = x.weight.shape
     if rank > min(rows, columns):

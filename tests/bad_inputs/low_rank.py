@@ -19,6 +19,22 @@ def lora(**kwargs):
 ADAPTED = lora()
 
 
+class Doubled(eqx.nn.Linear):
+    def __call__(self, x, *, key=None):
+        return 2 * super().__call__(x)
+
+
+def tied():
+    """Two layers of one weight, of which the second has none of its own."""
+    layers = eqx.nn.Linear(3, 3, key=KEY), eqx.nn.Linear(3, 3, key=KEY)
+    return eqx.nn.Shared(layers, lambda x: x[1].weight, lambda x: x[0].weight)
+
+
+def whole_numbers():
+    layer = eqx.nn.Linear(2, 2, key=KEY)
+    return eqx.tree_at(lambda x: x.weight, layer, jnp.ones((2, 2), jnp.int8))
+
+
 def method(kind, **more):
     def begun(model, **kinds):
         roles = eqf.roles(model, **kinds) if kinds else None
@@ -113,6 +129,31 @@ TABLE = {
             lambda: lora(where="layers"),
             TypeError,
             "`where`",
+        ),
+        "embeddings alone": (
+            lambda: lora(model=eqx.nn.Embedding(3, 2, key=KEY)),
+            ValueError,
+            ("embeddings and no `equinox.nn.Linear`", "where=lambda m: m"),
+        ),
+        "a weight of whole numbers": (
+            lambda: lora(model=whole_numbers()),
+            ValueError,
+            ("The weight of `the model` must be floating-point", "int8[2,2]"),
+        ),
+        "a layer whose weight is another's": (
+            lambda: lora(model=tied()),
+            ValueError,
+            ("The weight of `.pytree[1]` must be floating-point", "SharedNode"),
+        ),
+        "a layer that computes something else": (
+            lambda: lora(model=[Doubled(3, 2, key=KEY)]),
+            ValueError,
+            "`[0]` is a `Doubled`, which computes something else",
+        ),
+        "a layer whose weight is made anew": (
+            lambda: lora(model=[eqx.nn.WeightNorm(eqx.nn.Linear(3, 2, key=KEY))]),
+            ValueError,
+            "`[0].layer` cannot be adapted: `WeightNorm` makes its weight",
         ),
         "a model without layers": (
             lambda: lora(model={"weight": jnp.ones((3, 3))}),

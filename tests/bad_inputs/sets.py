@@ -278,6 +278,28 @@ TABLE = {
             TypeError,
             "`template` must return pairs",
         ),
+        "a template that asks nothing": (
+            lambda: instruct(template=lambda x: [(x["text"], False)]),
+            ValueError,
+            ("Nothing is asked in any of the", "(text, True)"),
+        ),
+        "a template of other columns": (
+            lambda: instruct(template=sets.chat_ml("text", "answer")),
+            ValueError,
+            ("The template reads column 'answer', and is given", "`columns=`"),
+        ),
+        "a conversation of another column": (
+            lambda: instruct(template=sets.chat_ml_messages("messages")),
+            ValueError,
+            "The template reads column 'messages', and is given",
+        ),
+        "a name for the columns": (
+            lambda: sets.instructions(
+                TALK, LETTERS, lambda x: [], columns="text", length=4, end=2
+            ),
+            TypeError,
+            ("`columns` must be a list of names", "['text']"),
+        ),
         "pack=1": (lambda: instruct(pack=1), TypeError, "`pack`"),
     },
     "data.sets.chat_ml": {

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..._check import checked
-from ..._words import shown
+from ..._words import listed, shown
 from ._tokens import Pieces
 
 
@@ -37,7 +37,8 @@ def chat_ml(
 
     def template(example):
         turns = [("system", system)] if system is not None else []
-        turns += [("user", example[instruction]), ("assistant", example[response])]
+        said = (_text(example, name) for name in (instruction, response))
+        turns += zip(("user", "assistant"), said, strict=True)
         return _as_pieces(turns)
 
     return template
@@ -85,13 +86,22 @@ def chat_ml_messages(
     """
 
     def template(example):
-        messages = _messages(example[column], column)
+        messages = _messages(_text(example, column), column)
         turns = [(x["role"], x["content"]) for x in messages]
         if system is not None and turns[0][0] != "system":
             turns = [("system", system), *turns]
         return _as_pieces(turns)
 
     return template
+
+
+def _text(example: dict[str, str], column: str) -> str:
+    if column not in example:
+        raise ValueError(
+            f"The template reads column {column!r}, and is given {listed(example)}. "
+            "`columns=` of `instructions` says which ones it is given."
+        )
+    return example[column]
 
 
 def _as_pieces(turns: list[tuple[str, str]]) -> Pieces:

@@ -14,7 +14,7 @@ import numpy as np
 from ..._check import check_count, checked
 from ..._warn import warn
 from ..._words import shown
-from .._arrays import check_function
+from .._arrays import check_columns, check_function
 from .._dataset import FederatedDataset
 from ._load import place
 from ._packing import check_known, chunks, Document, encoder, in_rows, NOT_ASKED, packed
@@ -141,10 +141,11 @@ def instructions(
     **Raises:**
 
     `ValueError` or `TypeError` if a column holds no text, the template returns no
-    pieces, `end` is no token, or an example has one that the model does not know; with
-    the client and the example.
+    pieces, or asks nothing in any example, `end` is no token, or an example has one
+    that the model does not know; with the client and the example.
     """
     check_count("length", length)
+    columns = check_columns("columns", columns)
     check_function("template", template)
     encode, size = encoder(tokenizer, vocab_size)
     check_count("end", end, least=0, most=size - 1)
@@ -199,11 +200,23 @@ def _document(parts: list[tuple[np.ndarray, bool]], length: int) -> Document:
 
 def _tell(documents: list[Document]) -> None:
     cut = [x for x in documents if x.cut]
+    mute = [x for x in documents if not (x.y != NOT_ASKED).any()]
     if cut:
-        mute = sum(not (x.y != NOT_ASKED).any() for x in cut)
         tokens = sum(x.cut for x in cut)
         warn(
             f"{len(cut)} of {len(documents)} examples are longer than `length`, and "
-            f"{tokens} tokens were cut off; of {mute} nothing is left that is asked. "
-            "Column 'cut' has the numbers. Give a larger `length`, or leave them out."
+            f"{tokens} tokens were cut off; of {sum(x.cut > 0 for x in mute)} nothing "
+            "is left that is asked. Column 'cut' has the numbers. Give a larger "
+            "`length`, or leave them out."
+        )
+    if len(mute) == len(documents) and not cut:
+        raise ValueError(
+            f"Nothing is asked in any of the {len(documents)} examples, so that there "
+            "is nothing to learn. What `template` returns as (text, True) is asked, "
+            "but for a first token that nothing stands before."
+        )
+    if empty := [x for x in mute if not x.cut]:
+        warn(
+            f"Of {len(empty)} of {len(documents)} examples nothing is asked: their "
+            "answers are empty. Leave them out."
         )
