@@ -114,6 +114,7 @@ def on_the_host(delta=1e-5):
         "samples of a fixed size": eqf.data.UniformSampler(20),
         "passes": eqf.data.ShuffledSampler(20, reshuffle=False),
     }
+    # Of one round more: those of the other table are kept from before.
     buffers = {"min_separation": ROUNDS + 1}
     work = {
         "coefficients of 8 bands": lambda: eqp.BandedNoise(8, ROUNDS + 1),
