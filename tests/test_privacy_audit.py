@@ -1,6 +1,7 @@
 """An audit finds a mechanism that is not what it says, and lets a right one pass."""
 
 import dataclasses
+import functools
 import math
 
 import equinox as eqx
@@ -159,11 +160,17 @@ def test_canaries_are_told_by_the_loader_of_their_audit():
 
 
 @pytest.mark.parametrize(
-    "sampler", (eqf.data.AllClients(), eqf.data.ShuffledSampler(3))
+    ("kind", "sampler"),
+    (
+        (eqf.FedAvg, eqf.data.AllClients()),
+        (functools.partial(eqf.FedACG, momentum=0.5, beta=0.1), eqf.data.AllClients()),
+        (eqf.Scaffold, eqf.data.ShuffledSampler(3)),
+    ),
+    ids=("FedAvg", "FedACG", "Scaffold"),
 )
-def test_a_training_without_canaries_has_no_report(sampler):
+def test_a_training_without_canaries_has_no_report(kind, sampler):
     audit = eqp.Audit(DATASET, num_canaries=6, seed=1)
-    plain = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    plain = kind(loss, optax.sgd(0.1), BATCHING)
 
     def after(algorithm, num_rounds):
         loader = audit.loader(sampler, BATCHING)

@@ -74,7 +74,9 @@ class FedACG(_AbstractOfClient):
         self.momentum = number("momentum", least=0, below=1)(momentum)
 
     def begin(self, params, *, num_clients, key):
-        return Beginning(params, tree_zeros_like(params), self.aggregator.init(params))
+        at_aggregator = self.aggregator.init(params)
+        kept = self.client.init(params)
+        return Beginning(params, tree_zeros_like(params), at_aggregator, kept)
 
     def step(self, state, clients, *, key):
         x, m = state.params, state.server
@@ -83,7 +85,8 @@ class FedACG(_AbstractOfClient):
             self.client,
             self.aggregator,
             ahead,
-            aggregator_state=state.aggregator,
+            state.clients,
+            state.aggregator,
             key=key,
         )
         m = tree_add_scaled(out.aggregate.payload, self.momentum, m)
@@ -92,6 +95,7 @@ class FedACG(_AbstractOfClient):
             params=tree_add(x, m),
             server=tree_cast_like(m, x),
             aggregator=out.aggregator,
+            clients=out.clients,
         )
         return state, out.metrics, out.aggregate.accept
 

@@ -628,7 +628,7 @@ TABLE["privacy.Audit.algorithm"] = {
         "An audit needs an algorithm with a `client`",
     ),
     "clients that keep nothing": (
-        lambda: audited(eqf.FedACG(LOSS, SGD, BATCHING, momentum=0.5, beta=0.1)),
+        lambda: audited(eqf.TERM(LOSS, SGD, BATCHING, t=1.0)),
         ValueError,
         "the clients of this algorithm keep nothing",
     ),
