@@ -197,3 +197,19 @@ def test_whoever_compresses_says_how_many_are_left():
 
     algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=Halves())
     assert [row["bits_up"] for row in trained(algorithm)] == [240, 240]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    (
+        eqf.OptimalClientSampling(1.0),
+        eqf.compress.Compress(eqf.WeightedMean(), eqf.compress.Sign()),
+    ),
+    ids=lambda x: type(x).__name__,
+)
+def test_what_the_server_makes_of_messages_is_not_sent(inner):
+    aggregator = eqf.robust.Bucketing(inner, 2)
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=aggregator)
+    for row in trained(algorithm):
+        assert (row["bits_up"], row["bits_down"]) == (3 * (PARAMS + WEIGHT), 4 * PARAMS)
+        assert "bits_up_entropy" not in row

@@ -54,10 +54,11 @@ class OptimalClientSampling(AbstractAggregator):
 
     A message that is not sent is not in `bits_up`: each client that takes part sends
     its weight and its norm, and is sent its probability (with `approximate=True` two
-    numbers for each time, and one back). Where nobody sends, the estimate is 0, which
-    belongs to it. The metric `sent` is the number of messages that were, `clients`
-    of those that could have been. A client that does not send has trained all the same,
-    and keeps what it keeps. `stats` are a mean over those that were sent.
+    numbers for each time, and one back). One that is sent is counted whole, also if it
+    was compressed. Where nobody sends, the estimate is 0, which belongs to it. The
+    metric `sent` is the number of messages that were, `clients` of those that could
+    have been. A client that does not send has trained all the same, and keeps what it
+    keeps. `stats` are a mean over those that were sent.
 
     **Arguments:**
 
