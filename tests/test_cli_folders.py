@@ -82,6 +82,15 @@ def test_a_run_that_diverged_says_so_beside_its_figure(tmp_path, capsys):
     assert "(diverged: the figure is of the last finite model)" in table
 
 
+@pytest.mark.filterwarnings("ignore:No client took part")
+def test_a_run_that_nobody_took_part_in_says_so_too(tmp_path, capsys):
+    clock = "--clock synchronous --clock.speed 2e8 --clock.deadline 1e-7"
+    how = f"{RUN.format(rate=0.1)} --rounds 1 {clock} --output {tmp_path / 'late'}"
+    main(["run", *how.split()])
+    table = said(capsys, "table", tmp_path / "late")[1]
+    assert "(no message counted: the model is as it was)" in table
+
+
 def test_a_run_that_did_not_says_nothing_of_it(run, capsys):
     assert "diverged" not in said(capsys, "table", run)[1]
 

@@ -120,7 +120,7 @@ class Run:
     settings: Settings
     histories: list[list[Row]]
     ended: bool
-    diverged: bool
+    results: set[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +143,8 @@ def load(folder: str) -> Run:
     ends = _ends(path / RESULT, len(histories)) if (path / RESULT).exists() else []
     for history, end in zip(histories, ends, strict=False):
         history[-1] |= end["last"]  # of several models it is measured at the end
-    diverged = any(end["result"] == NONFINITE for end in ends)
-    return Run(path.name, settings, histories, ended=bool(ends), diverged=diverged)
+    results = {end["result"] for end in ends}
+    return Run(path.name, settings, histories, ended=bool(ends), results=results)
 
 
 def _ends(file: pathlib.Path, count: int) -> list[dict[str, Any]]:

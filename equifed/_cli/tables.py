@@ -8,7 +8,7 @@ from .._bits import DOWN, UP
 from .._history import names_in, ROUND
 from ..recipes import Published, recipe
 from ..recipes._recipe import measured
-from .folder import load, Run
+from .folder import load, NONFINITE, Run
 from .saved import differs
 
 
@@ -16,6 +16,12 @@ HEADS = (
     *("run", "task", "algorithm", "metric", "ours", "theirs", "MB up", "MB down"),
     "from",
 )
+# What is to be known of a figure, by how its run ended.
+_ENDS = {
+    NONFINITE: "diverged: the figure is of the last finite model",
+    "nonfinite_loss": "its training loss was not finite in some rounds",
+    "no_messages": "no message counted: the model is as it was",
+}
 
 
 def print_table(args: list[str]) -> int:
@@ -59,8 +65,8 @@ def _row(run: Run, metric: str, known: set[str]) -> tuple[str, ...]:
     changed = differs(run.settings)
     if changed:
         source += f" (here with other {', '.join(changed)})"
-    if run.diverged:
-        source += " (diverged: the figure is of the last finite model)"
+    for result in run.results & _ENDS.keys():
+        source += f" ({_ENDS[result]})"
     if not run.ended:
         source += " (not at its end yet)"
     return (
