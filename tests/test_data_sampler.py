@@ -56,6 +56,19 @@ def test_uniform_takes_everyone_equally_often(cohort_size):
     assert abs(counts - 4000 * p).max() < 5 * np.sqrt(4000 * p * (1 - p))
 
 
+@pytest.mark.parametrize("cohort_size", [3, 15, 20, 30])
+@pytest.mark.parametrize("most", [1, 2, 14, 40])
+def test_who_is_wanted_under_a_clock_are_the_first_of_those_drawn(cohort_size, most):
+    sampler = eqd.UniformSampler(cohort_size, seed=3)
+    draws, rng = sampler.under_clock(), np.random.default_rng(0)
+    for round in range(30):
+        there = rng.random(40) < 0.6
+        drawn, all_drawn = draws(round, there, most), sampler.among(round, there)
+        np.testing.assert_array_equal(drawn[:most], all_drawn[:most])
+        np.testing.assert_array_equal(draws(round, there, None), all_drawn)
+        assert len(np.unique(drawn)) == len(drawn)
+
+
 def test_poisson_takes_everyone_with_the_same_probability():
     sampler = eqd.PoissonSampler(0.3)
     rounds = [sampler(round, 20) for round in range(4000)]

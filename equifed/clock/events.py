@@ -124,12 +124,14 @@ class Events:
 
     def _send(self) -> None:
         """Sends the model out to as many as there are places."""
-        while self._vacant > 0 and not self._busy.all():
+        # To count is several times as fast as `any`, `all` or `sum`.
+        while self._vacant > 0 and np.count_nonzero(self._busy) < len(self._busy):
             there = self._there()
-            if not there.any():
+            number = int(np.count_nonzero(there))
+            if number == 0:
                 self._wait()
                 return
-            clients = self._draw(there)
+            clients = self._draw(there, number)
             self._vacant -= len(clients)
             self._counts["drawn"] += len(clients)
             self._busy[clients] = True
@@ -137,10 +139,10 @@ class Events:
 
     def _fly(self, clients: Int[np.ndarray, " clients"]) -> None:
         """Plans when they are done, or lost: the next of each one's own flights."""
-        leaves = np.full(len(clients), np.inf)
+        leaves = [np.inf] * len(clients)
         if not self._always:
-            leaves = self._system.until(clients, self._time)
-        for client, leave in zip(clients.tolist(), leaves.tolist(), strict=True):
+            leaves = self._system.until(clients, self._time).tolist()
+        for client, leave in zip(clients.tolist(), leaves, strict=True):
             steps, back, lost_at = self._next_flight(client)
             end = self._time + min(back, lost_at)
             what = "lost" if lost_at < np.inf or leave < end else "done"
@@ -172,10 +174,11 @@ class Events:
         return free
 
     def _draw(
-        self, there: Bool[np.ndarray, " population"]
+        self, there: Bool[np.ndarray, " population"], number: int
     ) -> Int[np.ndarray, " clients"]:
-        """As many of them as there are places, or fewer; at least one."""
-        population, number = self._population, int(there.sum())
+        """As many of those who are there as there are places, or fewer; at least
+        one."""
+        population = self._population
         for _ in range(_IN_VAIN):
             clients = population.drawn(self._drawn, there=there, most=self._vacant)
             if len(clients) == number:  # All are drawn, in no random order.

@@ -6,6 +6,7 @@ time is in it. It ends when all that is awaited has come or is known not to come
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -173,10 +174,11 @@ class SynchronousClock(AbstractClock):
         self, population: Population, rounds: Sequence[int]
     ) -> list[tuple[Int[np.ndarray, " drawn"], Tries]]:
         drawn = [population.drawn(round, there=None) for round in rounds]
-        ends = np.cumsum([len(clients) for clients in drawn])[:-1]
+        ends = itertools.accumulate((len(clients) for clients in drawn), initial=0)
         tried = self._tried(population, rounds, drawn)
-        parts = (np.split(x, ends) for x in tried)
-        return list(zip(drawn, map(Tries._make, zip(*parts, strict=True)), strict=True))
+        parts = itertools.starmap(slice, itertools.pairwise(ends))
+        each = [Tries(*(x[part] for x in tried)) for part in parts]
+        return list(zip(drawn, each, strict=True))
 
     def _tried(
         self,
@@ -212,12 +214,14 @@ class SynchronousClock(AbstractClock):
         length: float,
         time: float,
     ) -> dict[str, int | float]:
-        lost = ~came & (tried.lost_at <= length)
+        # To count is several times as fast as to sum.
+        missing = len(came) - int(np.count_nonzero(came))
+        lost = int(np.count_nonzero(~came & (tried.lost_at <= length)))
         return {
             "seconds": time,
             "drawn": len(came),
-            "late": int((~came & ~lost).sum()),
-            "lost": int(lost.sum()),
-            "partial": int((came & (tried.steps < tried.planned)).sum()),
-            "bits_wasted": int(self.work.bits_down * (~came).sum()),
+            "late": missing - lost,
+            "lost": lost,
+            "partial": int(np.count_nonzero(came & (tried.steps < tried.planned))),
+            "bits_wasted": int(self.work.bits_down * missing),
         }

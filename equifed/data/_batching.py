@@ -109,17 +109,17 @@ class Epochs(AbstractBatching):
     def order(
         self, num_examples: int, rng: np.random.Generator
     ) -> Int[np.ndarray, "steps batch"]:
-        size = self.batch_size
-        if self.last == "fill":
-            num_steps = -(-self.num_epochs * num_examples // size)
-            return _full_batches(
-                num_examples, num_steps, size, rng, shuffle=self.shuffle
-            )
-        rows = _passes(num_examples, self.num_epochs, rng, shuffle=self.shuffle)
-        if self.last == "drop":
+        # Each is read once: of a module that takes as long as to draw some numbers.
+        size, num_epochs, last = self.batch_size, self.num_epochs, self.last
+        shuffle = self.shuffle
+        if last == "fill":
+            num_steps = -(-num_epochs * num_examples // size)
+            return _full_batches(num_examples, num_steps, size, rng, shuffle=shuffle)
+        rows = _passes(num_examples, num_epochs, rng, shuffle=shuffle)
+        if last == "drop":
             rows = rows[:, : num_examples // size * size]
         elif (missing := -num_examples % size) > 0:
-            padded = np.full((self.num_epochs, num_examples + missing), NO_ROW)
+            padded = np.full((num_epochs, num_examples + missing), NO_ROW)
             padded[:, :num_examples] = rows
             rows = padded
         return rows.reshape(-1, size)

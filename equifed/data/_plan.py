@@ -82,7 +82,7 @@ def make_plan(
     """
     steps = planned_steps(sizes, batching)
     orders = _orders(clients, sizes, steps, batching, seed, round, whose)
-    if most is not None:
+    if most is not None and (most < steps).any():
         steps = np.minimum(steps, most)
         orders = [order[:n] for order, n in zip(orders, steps.tolist(), strict=True)]
     members = _members(clients, steps, num_devices, num_clients)
@@ -178,10 +178,10 @@ def _orders(
     # than to lay out a client.
     lay_out, batch_size = type(batching).order, batching.batch_size
     orders = []
-    rngs = generators(seed, ORDER, ((client, round) for client in clients.tolist()))
-    for size, expected, rng in zip(sizes.tolist(), steps.tolist(), rngs, strict=True):
+    rng, rows = generators(seed, ORDER), (clients, sizes, steps)
+    for client, size, expected in zip(*(x.tolist() for x in rows), strict=True):
         try:
-            order = np.asarray(lay_out(batching, size, rng))
+            order = np.asarray(lay_out(batching, size, rng(client, round)))
         except Exception as error:
             who = f"{whose(len(orders))}, who has {size} examples"
             raise failed(

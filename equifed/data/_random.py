@@ -9,7 +9,7 @@ from NumPy, and the few distributions that are needed are written here.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,19 +49,21 @@ def generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key, counter=place))
 
 
-def generators(
-    seed: int, purpose: int, counters: Iterable[tuple[int, ...]]
-) -> Iterator[np.random.Generator]:
-    """`generator(seed, purpose, *counter)` for one counter after another, faster: it is
+def generators(seed: int, purpose: int) -> Callable[..., np.random.Generator]:
+    """`generator(seed, purpose, *counter)` as a function of the counter, faster: it is
     one generator that is put elsewhere, so that each is used before the next is asked
     for."""
     rng = generator(seed, purpose)
     bits = rng.bit_generator
     state: Any = bits.state
-    for counter in counters:
-        state["state"]["counter"][:] = (0, *counter, 0, 0, 0)[:4]
+    place = state["state"]["counter"]
+
+    def at(*counter: int) -> np.random.Generator:
+        place[:] = (0, *counter, 0, 0, 0)[:4]
         bits.state = state
-        yield rng
+        return rng
+
+    return at
 
 
 def counter_of(client_id: str) -> int:

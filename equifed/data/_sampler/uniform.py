@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..._check import check_count, check_seed, checked
-from .._random import generator, integers, permutation, SAMPLE
-from .base import AbstractSampler, check_cohort_size
+from .._random import generator, generators, integers, permutation, SAMPLE
+from .base import AbstractSampler, Among, check_cohort_size
 from .participation import FixedSizeParticipation
 
 
@@ -27,17 +27,8 @@ class UniformSampler(AbstractSampler):
 
     def __call__(self, round: int, num_clients: int) -> Int[np.ndarray, " clients"]:
         check_cohort_size(self.cohort_size, num_clients)
-        rng = generator(self.seed, SAMPLE, round)
-        if 4 * self.cohort_size > num_clients:
-            return permutation(rng, num_clients)[: self.cohort_size]
-        # Draw until there are enough different ones: the cost is that of the cohort,
-        # not of the population.
-        drawn = np.empty(0, np.int64)
-        while True:
-            drawn = np.append(drawn, integers(rng, num_clients, self.cohort_size))
-            _, places = np.unique(drawn, return_index=True)
-            if len(places) >= self.cohort_size:
-                return drawn[np.sort(places)[: self.cohort_size]]
+        size, seed = self.cohort_size, self.seed
+        return _first(size, size, generator(seed, SAMPLE, round), num_clients)
 
     def among(
         self, round: int, there: Bool[np.ndarray, " population"]
@@ -47,9 +38,39 @@ class UniformSampler(AbstractSampler):
             return clients
         return clients[self(round, len(clients))]
 
+    def under_clock(self) -> Among:
+        # Where few places are free, those beyond would be drawn in vain: the first of
+        # `among` are drawn alone. What is read of a module once is read here, as that
+        # takes longer than to draw one client.
+        size, rng = self.cohort_size, generators(self.seed, SAMPLE)
+
+        def draws(round, there, most):
+            clients = np.flatnonzero(there)
+            if len(clients) <= size:
+                return clients
+            wanted = size if most is None else min(most, size)
+            return clients[_first(wanted, size, rng(round), len(clients))]
+
+        return draws
+
     def max_clients(self, num_clients: int) -> int:
         return self.cohort_size
 
     def participation(self, num_clients: int) -> FixedSizeParticipation:
         check_cohort_size(self.cohort_size, num_clients)
         return FixedSizeParticipation(self.cohort_size, num_clients)
+
+
+def _first(
+    wanted: int, cohort_size: int, rng: np.random.Generator, num_clients: int
+) -> Int[np.ndarray, " wanted"]:
+    """The first of `cohort_size` different clients, in the order in which they are
+    drawn."""
+    if 4 * cohort_size > num_clients:
+        return permutation(rng, num_clients)[:wanted]
+    # Draw until there are enough different ones: the cost is that of the cohort, not
+    # of the population.
+    drawn = integers(rng, num_clients, wanted).tolist()
+    while len(found := list(dict.fromkeys(drawn))) < wanted:
+        drawn = found + integers(rng, num_clients, wanted - len(found)).tolist()
+    return np.array(found, np.int64)
