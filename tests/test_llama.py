@@ -1,6 +1,7 @@
 """A Llama computes what its papers say, from whatever file its weights come."""
 
 import json
+import shutil
 import sys
 
 import equinox as eqx
@@ -237,6 +238,50 @@ def test_wrong_safetensors(tmp_path, case):
     folder = write_safetensors(tmp_path, llama(), **said)
     with pytest.raises(ValueError, match=words):
         models.Llama.from_safetensors(folder)
+
+
+def cut_off(folder):
+    path = folder / "model-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def twice(folder):
+    shutil.copy(folder / "model-1.safetensors", folder / "model-3.safetensors")
+
+
+def whole_numbers(folder):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    path = folder / "model-1.safetensors"
+    found = safetensors.load_file(path)
+    safetensors.save_file({n: x.astype(np.int8) for n, x in found.items()}, path)
+
+
+def says(text):
+    return lambda folder: (folder / "config.json").write_text(text)
+
+
+BROKEN = {
+    "cut off": (
+        cut_off,
+        r"model-2.safetensors` is no safetensors file, or not a whole",
+    ),
+    "a copy": (twice, r"model-3.safetensors` has `.*`, which another file of the"),
+    "whole numbers": (whole_numbers, r"` in `.*` must be floating-point.*got int8"),
+    "no JSON": (says("{"), r"config.json` must be a JSON object"),
+    "a list": (says("[]"), r"config.json` must be a JSON object"),
+    "text for a number": (
+        says(json.dumps({**SAID, "rms_norm_eps": "small"})),
+        r"config.json` must say a number for `rms_norm_eps`, got 'small'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files(tmp_path, case):
+    change, words = BROKEN[case]
+    change(write_safetensors(tmp_path / "x", llama()))
+    with pytest.raises(ValueError, match=words):
+        models.Llama.from_safetensors(tmp_path / "x")
 
 
 def test_missing_files(tmp_path):

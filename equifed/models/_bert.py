@@ -12,6 +12,7 @@ from .._check import check_count, checked
 from ._attention import attention
 from ._bert_config import BertConfig
 from ._inputs import check_mask, check_tokens, check_types
+from ._weights import check_dtype
 
 
 def _linear(
@@ -115,6 +116,7 @@ class Bert(eqx.Module):
         - `dtype`: of the weights.
         - `key`: the randomness of the first parameters.
         """
+        check_dtype(dtype)
         keys = jr.split(key, config.num_layers + 3)
         self.embedding = _table(config.vocab_size, config.dim, keys[0], dtype)
         self.positions = _table(config.max_length, config.dim, keys[1], dtype)

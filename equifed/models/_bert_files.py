@@ -9,7 +9,7 @@ import jax.random as jr
 from jaxtyping import DTypeLike
 
 from ._bert_config import BertConfig
-from ._safetensors import config_of, stored_in, wanted
+from ._safetensors import config_of, number, stored_in, wanted
 from ._weights import filled, shapes_of
 
 
@@ -74,5 +74,5 @@ def _config(said: Mapping[str, Any], path: pathlib.Path) -> BertConfig:
         mlp_size=wanted(said, "intermediate_size", path),
         max_length=wanted(said, "max_position_embeddings", path),
         num_types=said.get("type_vocab_size", 2),
-        norm_eps=float(said.get("layer_norm_eps", 1e-12)),
+        norm_eps=number(said, "layer_norm_eps", path, 1e-12),
     )

@@ -85,6 +85,8 @@ def check_tokens(
             "`tokens` must be one sequence of integers, got "
             f"{tokens.dtype}{list(tokens.shape)}. Use `jax.vmap` for a batch."
         )
+    if len(tokens) == 0:
+        raise ValueError("`tokens` is empty. A sequence has at least one token.")
     if max_length is not None and len(tokens) > max_length:
         raise ValueError(
             f"This `{type(model).__name__}` takes sequences of at most {max_length} "

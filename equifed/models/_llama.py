@@ -15,6 +15,7 @@ from ._attention import attention, rotated, visible
 from ._inputs import check_documents, check_tokens
 from ._llama_config import LlamaConfig
 from ._llama_sharding import sharded_llama
+from ._weights import check_dtype
 
 
 class _RMSNorm(eqx.Module):
@@ -142,6 +143,7 @@ class Llama(eqx.Module):
         - `dtype`: of the weights.
         - `key`: the randomness of the first parameters.
         """
+        check_dtype(dtype)
         keys = jr.split(key, config.num_layers + 2)
         table = (0.02 * jr.normal(keys[0], (config.vocab_size, config.dim))).astype(
             dtype

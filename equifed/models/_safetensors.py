@@ -73,8 +73,8 @@ def _llama_config(said: Mapping[str, Any], path: pathlib.Path) -> LlamaConfig:
         mlp_size=wanted(said, "intermediate_size", path),
         max_length=wanted(said, "max_position_embeddings", path),
         head_size=said.get("head_dim"),
-        rope_theta=float(rope.get("rope_theta", said.get("rope_theta", 10_000.0))),
-        norm_eps=float(said.get("rms_norm_eps", 1e-6)),
+        rope_theta=number({**said, **rope}, "rope_theta", path, 10_000.0),
+        norm_eps=number(said, "rms_norm_eps", path, 1e-6),
         tied=said.get("tie_word_embeddings", False),
     )
 
@@ -87,7 +87,12 @@ def config_of(
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"`folder` must have a file config.json: `{folder}`.")
-    said = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # Bytes that are no text are one, too.
+        said = None
+    if not isinstance(said, dict):
+        raise ValueError(f"`{path}` must be a JSON object, and is none.")
     if said.get("model_type") != model_type:
         raise ValueError(
             f"`{path}` must be of a model of type {model_type!r}, got "
@@ -109,18 +114,40 @@ def wanted(said: Mapping[str, Any], name: str, path: pathlib.Path) -> Any:
     return said[name]
 
 
+def number(
+    said: Mapping[str, Any], name: str, path: pathlib.Path, default: float
+) -> float:
+    """A number that the configuration may say."""
+    x = said.get(name, default)
+    if not isinstance(x, int | float) or isinstance(x, bool):
+        raise ValueError(f"`{path}` must say a number for `{name}`, got {shown(x)}.")
+    return float(x)
+
+
 def stored_in(folder: pathlib.Path) -> dict[str, Stored]:
     """The weights of all files of a folder."""
     library = safetensors()
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise FileNotFoundError(f"`folder` has no file *.safetensors: `{folder}`.")
-    stored = {}
+    stored: dict[str, Stored] = {}
     for path in paths:
-        with library.safe_open(path, "numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no mapping)
-                shape = tuple(file.get_slice(name).get_shape())
-                stored[name] = Stored(shape, functools.partial(_read, path, name))
+        try:
+            with library.safe_open(path, "numpy") as file:
+                names = file.keys()
+                shapes = [tuple(file.get_slice(name).get_shape()) for name in names]
+        except library.SafetensorError as error:
+            raise ValueError(
+                f"`{path}` is no safetensors file, or not a whole one: {error}. Copy "
+                "it again."
+            ) from error
+        for name, shape in zip(names, shapes, strict=True):
+            if name in stored:
+                raise ValueError(
+                    f"`{path}` has `{name}`, which another file of the folder has, "
+                    "too. Leave the files of one model there."
+                )
+            stored[name] = Stored(shape, functools.partial(_read, path, name))
     return stored
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Shaped
 
 from .._types import Model
+from .._words import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ def filled(
     - `dtype`: of the weights; as they are stored if `None`.
     - `unused`: names that may be in the file without a place in the model.
     """
+    check_dtype(dtype)
     leaves, structure = jtu.tree_flatten_with_path(model)
     names = [_name(path, words) for path, _ in leaves]
     shapes = {name: x.shape for name, (_, x) in zip(names, leaves, strict=True)}
@@ -68,12 +70,30 @@ def filled(
                 f"`{name}` in `{source}` has shape {stored[name].shape}, where the "
                 f"sizes that it states ask for {shape}."
             )
-    arrays = [_array(stored[name], dtype) for name in names]
+    arrays = [_array(name, stored[name], dtype, source) for name in names]
     return jtu.tree_unflatten(structure, arrays)
 
 
-def _array(stored: Stored, dtype: DTypeLike | None) -> Array:
+def check_dtype(dtype: DTypeLike | None) -> None:
+    """Refuses a dtype that weights cannot have."""
+    try:
+        known = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:  # NumPy does not know it.
+        known = False
+    if not known:
+        raise ValueError(
+            "`dtype` must be one of floating-point numbers (`jnp.bfloat16`, say), got "
+            f"{shown(dtype)}."
+        )
+
+
+def _array(name: str, stored: Stored, dtype: DTypeLike | None, source: str) -> Array:
     x = stored.read()
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` in `{source}` must be floating-point numbers, got {x.dtype}. "
+            "Weights that are quantised are read from GGUF files alone."
+        )
     return jax.device_put(x if dtype is None else x.astype(jnp.dtype(dtype)))
 
 

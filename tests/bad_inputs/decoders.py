@@ -100,6 +100,14 @@ def folder(model_type):
     return path
 
 
+def dtypes(make):
+    words = "`dtype` must be one of floating-point numbers"
+    return {
+        f"weights of {x}": (functools.partial(make, x), ValueError, words)
+        for x in ("int8", "complex64", "bf16")
+    }
+
+
 def sequences(model):
     """What each model of tokens refuses."""
     return {
@@ -112,6 +120,11 @@ def sequences(model):
             lambda: model()(np.ones((2, 3), int)),
             ValueError,
             ("`tokens` must be one sequence", "jax.vmap"),
+        ),
+        "no token": (
+            lambda: model()(np.ones(0, int)),
+            ValueError,
+            "`tokens` is empty",
         ),
         "text": (lambda: model()("to be"), TypeError, ("`tokens`", "'to be'")),
         "a sequence too long": (
@@ -200,6 +213,7 @@ TABLE = {
     "models.Llama": {
         **keys(lambda key: models.Llama(config(), key=key)),
         **flags(lambda **x: models.Llama(config(), key=KEY, **x), "remat"),
+        **dtypes(lambda x: models.Llama(config(), key=KEY, dtype=x)),
         **sequences(llama),
         **beyond(llama),
         "a dictionary for a configuration": (
@@ -300,6 +314,7 @@ TABLE = {
     "models.Bert": {
         **keys(lambda key: models.Bert(bert_config(), key=key)),
         **flags(lambda **x: models.Bert(bert_config(), key=KEY, **x), "remat"),
+        **dtypes(lambda x: models.Bert(bert_config(), key=KEY, dtype=x)),
         **encoders(bert),
         "a dictionary for a configuration": (
             lambda: models.Bert(BERT, key=KEY),
