@@ -2,10 +2,12 @@ r"""Discrete Gaussian noise, drawn in parallel.
 
 The discrete Gaussian $N_{\mathbb Z}(0, s^2)$ has $P(k) \propto e^{-k^2 / 2 s^2}$ on the
 integers. It is drawn by rejection from a discrete Laplace distribution (Canonne, Kamath
-and Steinke, 2020, arXiv 2004.00010, algorithms 2 and 3), all numbers at once, as often
-as there is one that was not accepted. The paper's coins are of exact rational
-probabilities; here they are compared with 32 random bits in single precision.
+and Steinke, 2020, arXiv 2004.00010, algorithms 2 and 3), all numbers at once, and again
+those that were not accepted, until none is left. The paper's coins are of exact
+rational probabilities; here they are compared with 32 random bits in single precision.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 # A third of the tries is accepted at least, so that none of 10^9 numbers is left after
 # so many but with a probability of 10^-13.
 _TRIES = 128
+# Until at most this part of the numbers is left all are tried together.
+_SHARE = 8
 # P(V >= v) = e^-v for v = 1, 2, ..., of 2^31.
 _GEOMETRIC = np.floor(2.0**31 * np.exp(-np.arange(1, 22))).astype(np.uint32)
 
@@ -30,21 +34,41 @@ def discrete_gaussian(
     2^-31, of its acceptance to single precision), for a `stddev` below 2^20.
     """
     stddev = jax.lax.stop_gradient(stddev).astype(jnp.float32)
+    size, all_key, rest_key = math.prod(shape), *jr.split(key)
+    few = -(-size // _SHARE)
+    missing = jnp.broadcast_to(stddev > 0, (size,))
+    drawn = jnp.zeros(size, jnp.int32)
+    drawn, missing = _drawn(all_key, drawn, missing, stddev, until=few)
+    # To try once more costs as much as there are numbers: those left are laid together.
+    (places,) = jnp.nonzero(missing, size=few, fill_value=size)
+    rest, _ = _drawn(rest_key, jnp.zeros_like(places), places < size, stddev, until=0)
+    return drawn.at[places].set(rest, mode="drop").reshape(shape)
+
+
+def _drawn(
+    key: PRNGKeyArray,
+    drawn: Int[Array, " numbers"],
+    missing: Bool[Array, " numbers"],
+    stddev: Float[Array, ""],
+    *,
+    until: int,
+) -> tuple[Int[Array, " numbers"], Bool[Array, " numbers"]]:
+    """With those that were missing, and which still are: so many at most."""
 
     def is_open(loop):
         i, _, missing, _ = loop
-        return (i < _TRIES) & missing.any()
+        return (i < _TRIES) & (missing.sum() > until)
 
     def again(loop):
         i, drawn, missing, key = loop
         key, own = jr.split(key)
-        proposed, accepted = _proposed(own, shape, stddev)
+        proposed, accepted = _proposed(own, drawn.shape, stddev)
         drawn = jnp.where(missing & accepted, proposed, drawn)
         return i + 1, drawn, missing & ~accepted, key
 
-    missing = jnp.broadcast_to(stddev > 0, shape)
-    start = (jnp.zeros((), jnp.int32), jnp.zeros(shape, jnp.int32), missing, key)
-    return jax.lax.while_loop(is_open, again, start)[1]
+    loop = (jnp.zeros((), jnp.int32), drawn, missing, key)
+    _, drawn, missing, _ = jax.lax.while_loop(is_open, again, loop)
+    return drawn, missing
 
 
 def _proposed(
