@@ -244,6 +244,39 @@ def test_what_is_not_finite_is_not_known():
     assert metrics["nonfinite"] == 1
 
 
+class SendsNothingFinite(eqa.AbstractAttack):
+    def attack(self, seen, *, key):
+        return jnp.full(seen.messages.shape[1], jnp.nan)
+
+
+def test_what_attackers_send_that_is_not_finite_is_counted():
+    base = fedavg(eqf.DropNonfinite(eqf.UniformMean()))
+    _, plain = one_round(base)
+    state, metrics = one_round(eqa.Attacked(base, SendsNothingFinite(), ATTACKERS))
+    assert (plain["nonfinite"], metrics["nonfinite"]) == (0, 2)
+    assert metrics["clients"] == len(THERE) - 2
+    assert np.isfinite(moved(state)).all()
+    # Around a rule that trusts one client it is the same, and the root's pass has none.
+    trusting = eqf.FLTrust(testing.noisy_loss, SGD, BATCHING, root=0)
+    around = eqa.Attacked(trusting, SendsNothingFinite(), ATTACKERS)
+    assert one_round(around)[1]["nonfinite"] == 2
+
+
+def test_diagnose_shows_what_attackers_send():
+    _, plain = one_round(eqf.Diagnose(fedavg(), gram=True))
+    attacked = eqa.Attacked(fedavg(), eqa.SignFlip(3.0), ATTACKERS)
+    _, metrics = one_round(eqf.Diagnose(attacked, gram=True))
+    there = np.asarray(metrics["gram_clients"]) >= 0
+    np.testing.assert_array_equal(metrics["gram_clients"][there], THERE)
+    sign = np.where(BAD, -3.0, 1.0)
+    honest = np.asarray(plain["gram"])[np.asarray(plain["gram_clients"]) >= 0]
+    expected = honest[:, : len(THERE)] * np.outer(sign, sign)
+    found = np.asarray(metrics["gram"])[there][:, there]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+    around = eqf.Diagnose(eqa.Attacked(fedavg(), SendsNothingFinite(), ATTACKERS))
+    assert np.isfinite(one_round(around)[1]["norm_max"])
+
+
 def test_an_adaptive_attack_does_the_most_harm():
     mean = moved(one_round(eqa.Attacked(fedavg(eqf.Median()), eqa.IPM(1e-6), [0]))[0])
     harm = {}

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-import pytest
 
 import equifed as eqf
 import equifed.compress as eqc
@@ -98,13 +97,3 @@ def test_what_a_message_loses_is_in_a_later_one():
         rounds_per_call=20,
     )
     np.testing.assert_allclose(solution.model, target, atol=1e-3)
-
-
-def test_what_an_algorithm_needs_a_wrapper_needs():
-    personal = eqf.FedPer(testing.noisy_loss, SGD, BATCHING)
-    for wrapped in (
-        eqf.CompressDown(personal, eqc.DRIVE()),
-        eqf.PowerOfChoice(personal, 1),
-    ):
-        with pytest.raises(ValueError, match="needs personal leaves"):
-            wrapped.init(testing.Linear(), num_clients=4)

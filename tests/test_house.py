@@ -122,7 +122,7 @@ def test_the_core_does_not_know_the_algorithms():
             continue
         for module in imports(file):
             known = ("AbstractAlgorithm", "AbstractOnePass", "AbstractClusters")
-            known += ("AbstractAsynchronous", "inside")
+            known += ("AbstractAsynchronous", "inside", "around")
             match = re.match(r"equifed\._algorithm\.(\w+)", module)
             assert match is None or match[1] in known, f"{file}: {module}"
 

@@ -1,7 +1,10 @@
-"""Algorithms around another one, whose loss and batching are theirs."""
+"""Algorithms around another one, whose loss, batching and demands are theirs."""
+
+from typing import ClassVar
 
 import equinox as eqx
 
+from .._roles import Role
 from .._types import Loss
 from ..data import AbstractBatching
 from .base import AbstractAlgorithm
@@ -11,6 +14,8 @@ class _AbstractAround(AbstractAlgorithm):
     """An algorithm with an `algorithm` in it."""
 
     algorithm: eqx.AbstractVar[AbstractAlgorithm]
+    looks_at_messages: ClassVar[bool] = False
+    """Whether it must go around what replaces messages, to see those that are sent."""
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -19,3 +24,11 @@ class _AbstractAround(AbstractAlgorithm):
     @property
     def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.algorithm.batching
+
+    @property
+    def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.needs
+
+    @property
+    def keeps_statistics(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm.keeps_statistics

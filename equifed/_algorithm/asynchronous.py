@@ -57,10 +57,6 @@ class AbstractAsynchronous(_AbstractAround):
                 "models of different ages would be mixed."
             )
 
-    @property
-    def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.needs
-
     def in_round(self, most: Int[Array, ""]) -> AbstractOnePass:
         """The algorithm of one round.
 

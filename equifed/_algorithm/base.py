@@ -15,7 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from .._check import check_count, checked
 from .._client.keeping import kept_in
@@ -67,6 +67,8 @@ class AbstractAlgorithm(eqx.Module):
     keeps_statistics: ClassVar[bool] = False
     """Whether the statistics of a [`equifed.Stateful`][] loss stay with each client, as
     nobody averages them: to `keep` they are personal."""
+    trusted_client: ClassVar[Int[Array, ""] | None] = None
+    """The number of a client that is the server itself, whom nobody attacks."""
     rejects: ClassVar[tuple[str, str]] = (
         "by its aggregator, for which {clients:g} messages are too few",
         "Draw more clients a round, or tell the rule of fewer Byzantine ones.",
@@ -120,8 +122,7 @@ class AbstractAlgorithm(eqx.Module):
         none of which is the one."""
 
     def models(self, state: State) -> list[Model]:
-        """All models that are trained: that of `model`, or those of an algorithm of
-        several, which gives them here."""
+        """All models that are trained; an algorithm of several gives them here."""
         one = self.model(state)
         return [] if one is None else [one]
 
@@ -228,9 +229,7 @@ class AbstractAlgorithm(eqx.Module):
         parts = (begun.server, begun.aggregator, clients, zero, of_state)
         return State(begun.params, rest, *parts)
 
-    @checked(
-        cohort="Take one from a `Loader`, or make one with `equifed.data.cohort`.",
-    )
+    @checked(cohort="Take one from a `Loader`, or make one by `equifed.data.cohort`.")
     def round(
         self,
         state: State,

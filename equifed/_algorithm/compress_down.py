@@ -12,7 +12,6 @@ from .._bits import add_bits, Bits, DOWN, payload_bits
 from .._check import check_kind, checked
 from .._cohort import NO_CLIENT
 from .._executor import Participants
-from .._roles import Role
 from .._tree import tree_add, tree_sub
 from .._types import Params
 from ..compress import AbstractCompressor, EF21, ErrorFeedback
@@ -75,10 +74,6 @@ class CompressDown(_AbstractAround):
                 f"the next one anyway, got `{type(self.compressor).__name__}`. Give "
                 "the compressor that is inside of it."
             )
-
-    @property
-    def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.needs
 
     def begin(self, params, *, num_clients, key):
         begun = self.algorithm.begin(params, num_clients=num_clients, key=key)

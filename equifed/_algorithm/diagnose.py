@@ -14,6 +14,7 @@ from .._metrics import AbstractMetric, add_metrics
 from .._wire import check_additive
 from .around import _AbstractAround
 from .base import AbstractAlgorithm
+from .inside import layers
 
 
 class OfRound(AbstractMetric):
@@ -61,7 +62,8 @@ class Diagnose(_AbstractAround):
     * `norm_min`, `norm_median` and `norm_max`: of $\lVert m_i \rVert$.
 
     A message is what the client sends, before the aggregator changes it: the change of
-    the model, and whatever else is sent beside it (SCAFFOLD's control variate). A
+    the model, and whatever else is sent beside it (SCAFFOLD's control variate); of
+    attackers ([`equifed.attacks.Attacked`][]) it is what they send in its place. A
     message that is not finite, or of weight 0, is left out; over none of them there is
     nothing to say (NaN). Of a round of several passes it is those of the last pass,
     which must not lie inside of a loop.
@@ -108,15 +110,17 @@ class Diagnose(_AbstractAround):
 
     algorithm: AbstractAlgorithm
     gram: bool
+    looks_at_messages = True
 
     @checked()
     def __init__(self, algorithm: AbstractAlgorithm, *, gram: bool = False):
         self.algorithm = algorithm
         self.gram = gram
 
-    @property
-    def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.needs
+    def __check_init__(self):
+        for layer in layers(self.algorithm):
+            if isinstance(layer, Diagnose):
+                raise TypeError("`algorithm` has a `Diagnose` in it. One is enough.")
 
     @property
     def carries_state(self) -> bool:
@@ -143,7 +147,11 @@ class Diagnose(_AbstractAround):
             passes.append((cohort.index, *shown))
             return total, states
 
-        watched = dataclasses.replace(clients, _run=run)
+        def replaced(index, payloads, counts) -> None:
+            parts = (index, payloads, counts)
+            passes[-1] = jtu.tree_map(lambda x: x[None], parts)
+
+        watched = dataclasses.replace(clients, _run=run, _replaced=replaced)
         state, metrics, accept = self.algorithm.step(state, watched, key=key)
         found = {name: OfRound(x) for name, x in self._found(*passes[-1]).items()}
         return state, add_metrics(metrics, found), accept

@@ -164,6 +164,10 @@ class FLTrust(_AbstractOfClient):
         self.root = jnp.asarray(number, jnp.int32)
 
     @property
+    def trusted_client(self) -> Int[Array, ""]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.root
+
+    @property
     def carries_state(self) -> bool:
         return self.client.carries_state
 

@@ -59,10 +59,6 @@ class Ledger(_AbstractAround):
                 raise TypeError("`algorithm` has a `Ledger` in it. One is enough.")
 
     @property
-    def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.needs
-
-    @property
     def carries_state(self) -> bool:
         return self.algorithm.carries_state
 

@@ -79,6 +79,10 @@ class OverRounds(AbstractAlgorithm):
     def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.first.needs
 
+    @property
+    def keeps_statistics(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.first.keeps_statistics
+
     def keep(self, params, personal, begun):
         return self.first.keep(params, personal, begun)
 

@@ -7,7 +7,6 @@ from jaxtyping import Array, Bool, Float, Int
 from .._bits import add_bits
 from .._check import check_count, checked
 from .._executor import Participants
-from .._roles import Role
 from .._wire import Broadcast
 from .around import _AbstractAround
 from .base import AbstractAlgorithm
@@ -54,10 +53,6 @@ class PowerOfChoice(_AbstractAround):
     def __init__(self, algorithm: AbstractAlgorithm, num_chosen: int):
         self.algorithm = algorithm
         self.num_chosen = check_count("num_chosen", num_chosen)
-
-    @property
-    def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.needs
 
     def begin(self, params, *, num_clients, key):
         return self.algorithm.begin(params, num_clients=num_clients, key=key)

@@ -44,6 +44,7 @@ class Outcome(eqx.Module):
 
 
 Run = Callable[[Pass, Executor, Cohort, ClientState], tuple[PyTree, ClientState]]
+Replaced = Callable[[Int[Array, " messages"], PyTree, Bool[Array, " messages"]], None]
 
 
 class Participants(eqx.Module):
@@ -55,6 +56,9 @@ class Participants(eqx.Module):
     """How many rounds went before this one."""
     _run: Run = eqx.field(static=True, default=run_pass)
     _ledger: Int[Array, "devices slots"] | None = None
+    _replaced: Replaced | None = eqx.field(static=True, default=None)
+    """Told of messages that are sent in place of those of the pass just made: whose
+    they are, their payloads, and which count."""
 
     @property
     def index(self) -> Int[Array, "devices slots"]:

@@ -8,7 +8,7 @@ stack them, is done then.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -17,28 +17,26 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
-from .._bits import EACH, each_of, SENT
+from .._algorithm.around import _AbstractAround
+from .._algorithm.inside import layers
+from .._bits import EACH, SENT
 from .._check import check_count, checked
 from .._cohort import Cohort, NO_CLIENT
-from .._contract import check_encoded
-from .._executor.blocks import only_if, Pass
-from .._executor.in_order import in_order
-from .._metrics import AbstractMetric, add_metrics, Sum
+from .._executor.blocks import Pass
+from .._metrics import add_metrics, Sum
 from .._tree import rowwise, tree_isfinite
-from .._types import Loss
 from .._wire import check_additive, Message
-from ..data import AbstractBatching
 from .base import AbstractAttack, Seen
+from .held import _Held, encoded
 
 
 Knows = Literal["all", "own"]
 
 
-class Attacked(AbstractAlgorithm):
+class Attacked(_AbstractAround):
     """Wraps an algorithm: some of its clients are Byzantine, and send what an attack
     says.
 
@@ -51,7 +49,8 @@ class Attacked(AbstractAlgorithm):
     With no attacker in it a round is that of the algorithm itself, run by
     `Executor(ordered=True)`: with those options to the bit, with others up to the order
     of sums. The metrics are the algorithm's and `byzantine`, the number of messages of
-    attackers.
+    attackers. `nonfinite` counts an attacker whose training diverged, as anyone's, and
+    one who sends what is not finite.
 
     All messages of a cohort are held at once, as a median does; and as rows of numbers
     once more, for the attack.
@@ -72,9 +71,11 @@ class Attacked(AbstractAlgorithm):
 
     **Raises:**
 
-    `ValueError` for numbers of clients that are twice there or that there are not; in
-    `init`, if nobody is left who is honest, or, for [`equifed.attacks.ALIE`][], less
-    than half of the clients are.
+    `TypeError` for an algorithm that is attacked already, or with a
+    [`equifed.Diagnose`][] in it, which goes around. `ValueError` for numbers of clients
+    that are twice there or that there are not, and for the root client of
+    [`equifed.FLTrust`][], who is the server; in `init`, if nobody is left who is
+    honest, or, for [`equifed.attacks.ALIE`][], less than half of the clients are.
 
     !!! example
 
@@ -111,17 +112,32 @@ class Attacked(AbstractAlgorithm):
         self.clients = jnp.asarray(numbers)
         self.knows = knows
 
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
+    def __check_init__(self):
+        for layer in layers(self.algorithm):
+            if isinstance(layer, Attacked):
+                raise TypeError(
+                    "`algorithm` has an `Attacked` in it, and the attackers of one do "
+                    "not know those of the other. Name all attackers in one; who do "
+                    "different things are an `AbstractAttack` of your own."
+                )
+            name = type(layer).__name__
+            if isinstance(layer, _AbstractAround) and layer.looks_at_messages:
+                raise TypeError(
+                    f"`algorithm` has a `{name}` in it, which would not see what the "
+                    f"attackers send. Write `{name}(Attacked(...))`."
+                )
+            self._check_trusted(name, layer.trusted_client)
 
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
-
-    @property
-    def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.needs
+    def _check_trusted(self, name: str, trusted: Int[Array, ""] | None) -> None:
+        """Refuses that the server attacks itself."""
+        traced = isinstance(trusted, jax.core.Tracer)
+        if trusted is None or traced or isinstance(self.clients, jax.core.Tracer):
+            return
+        if int(trusted) in self.clients.tolist():
+            raise ValueError(
+                f"`clients` has {int(trusted)} in it, the root client of `{name}`: its "
+                "examples are the server's own, which is trusted. Name others."
+            )
 
     @property
     def carries_state(self) -> bool:
@@ -156,8 +172,18 @@ class Attacked(AbstractAlgorithm):
         def run(work, executor, cohort, states):
             held = dataclasses.replace(work, aggregator=_Held())
             (message, metrics), states = clients._run(held, executor, cohort, states)
-            encoded, metrics = self._sent(work, cohort, message, metrics)
-            return (encoded, metrics), states
+            message, index, byzantine, broken = self._sent(work, cohort, message)
+            if clients._replaced is not None:
+                counts = jax.vmap(tree_isfinite)(message.payload) & (message.weight > 0)
+                clients._replaced(index, message.payload, counts)
+            out, measured = encoded(work, message, index)
+            # Of what is sent the aggregator has the last word.
+            coded = [name for name in (*SENT, *EACH.values()) if name in measured]
+            metrics = {name: x for name, x in metrics.items() if name not in coded}
+            metrics["nonfinite"] = metrics["nonfinite"].merge(broken)
+            found = {"byzantine": _number(byzantine)}
+            metrics = add_metrics(metrics, measured)
+            return (out, add_metrics(metrics, found)), states
 
         attacked = dataclasses.replace(clients, _run=run)
         return self.algorithm.step(state, attacked, key=key)
@@ -172,9 +198,10 @@ class Attacked(AbstractAlgorithm):
         return self.algorithm.own_model(state, kept)
 
     def _sent(
-        self, work: Pass, cohort: Cohort, message: Message, metrics: dict[str, Any]
-    ) -> tuple[PyTree[Array], dict[str, AbstractMetric]]:
-        """What the aggregator's `decode` is given, and the metrics of the pass."""
+        self, work: Pass, cohort: Cohort, message: Message
+    ) -> tuple[Message, Int[Array, " messages"], Bool[Array, " messages"], Sum]:
+        """The messages that the aggregator is sent, the clients' numbers, which are
+        attackers', and how many of these are not finite but would have been."""
         check_additive(message.payload, self)
         slots = message.weight.size
         index = jnp.sort(cohort.index.reshape(-1))[:slots]
@@ -185,8 +212,8 @@ class Attacked(AbstractAlgorithm):
 
         def aggregate(rows: Array, key: PRNGKeyArray) -> Array:
             sent = _with(message, _unrowed(rows, message.payload))
-            encoded, _ = _encoded(work, sent, index)
-            out, _, _ = work.aggregator.decode(encoded, work.state, key=key)
+            sum_, _ = encoded(work, sent, index)
+            out, _, _ = work.aggregator.decode(sum_, work.state, key=key)
             return _row(out.payload)
 
         finite = jax.vmap(tree_isfinite)(message.payload) & present
@@ -204,54 +231,15 @@ class Attacked(AbstractAlgorithm):
             _unrowed(rows, message.payload),
             message.payload,
         )
-        encoded, measured = _encoded(work, _with(message, payload), index)
-        # Of what is sent the aggregator has the last word.
-        coded = [name for name in (*SENT, *EACH.values()) if name in measured]
-        metrics = {name: x for name, x in metrics.items() if name not in coded}
-        found = {"byzantine": Sum(byzantine.sum().astype(jnp.float32))}
-        return encoded, add_metrics(add_metrics(metrics, measured), found)
+        sent = _with(message, payload)
+        others = (message.stats, message.weight)
+        counted = finite & jax.vmap(tree_isfinite)(others)
+        broken = counted & ~jax.vmap(tree_isfinite)(payload)
+        return sent, index, byzantine, _number(broken)
 
 
-class _Held(AbstractAggregator):
-    """Leaves the messages as they are, stacked."""
-
-    @property
-    def gathers(self):
-        return True
-
-    def init(self, payload):
-        return None
-
-    def encode(self, message, state, *, key):
-        return message, {}
-
-    def decode(self, encoded, state, *, key):
-        raise NotImplementedError("Another aggregator decodes.")
-
-
-def _encoded(
-    work: Pass, message: Message, index: Int[Array, " messages"]
-) -> tuple[PyTree[Array], dict[str, AbstractMetric]]:
-    """What a pass makes of stacked messages: see `Pass.one`."""
-
-    def one(message: Message, index: Int[Array, ""]) -> Any:
-        key = jr.split(jr.fold_in(work.key, index))[1]
-        out = work.aggregator.encode(message, work.state, key=key)
-        encoded, measured = check_encoded(work.aggregator, out)
-        present = index != NO_CLIENT
-        finite = tree_isfinite((message.payload, message.stats, message.weight))
-        counts = {name: message.weight > 0 for name in SENT}
-        measured = {
-            name: only_if(present & counts.get(name, finite), x)
-            for name, x in measured.items()
-        }
-        if work.ledger is not None:
-            measured |= each_of(measured, work.ledger == index)
-        return only_if(present, encoded), measured
-
-    kept, count = jax.vmap(one)(message, index), index.size
-    capacity = count if work.aggregator.gathers else None
-    return in_order(kept, index, None, capacity=capacity, count=count)
+def _number(where: Bool[Array, " messages"]) -> Sum:
+    return Sum(where.sum().astype(jnp.float32))
 
 
 def _with(message: Message, payload: PyTree[Array]) -> Message:

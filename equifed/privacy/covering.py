@@ -1,6 +1,8 @@
 """What of a round the noise of a plan covers, and what its server may not read."""
 
 import abc
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +11,9 @@ import jax.core
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
+from .._aggregator import AbstractAggregator
+from .._algorithm import AbstractAlgorithm
+from .._algorithm.inside import layers
 from .._client import AbstractClient
 from .._cohort import Cohort
 from .._executor.blocks import Pass
@@ -44,7 +49,7 @@ class AbstractCovering(eqx.Module):
         """Of each leaf of the sum of what was encoded in a pass."""
 
     @abc.abstractmethod
-    def check(self, work: Pass) -> None:
+    def check(self, algorithm: AbstractAlgorithm, work: Pass) -> None:
         """Refuses a pass that is not the plan's."""
 
 
@@ -65,18 +70,9 @@ class NoisedSum(AbstractCovering):
         covered = jtu.tree_leaves(self.mechanism.covered(encoded))
         return [None if yes else COUNT for yes in covered]
 
-    def check(self, work):
-        if is_the_same(work.aggregator, self.mechanism):
-            return
-        got = f"{shown(work.aggregator)} that is another one"
-        if type(work.aggregator).__name__.startswith("_"):
-            got = "one that aggregates in a way of its own"
-        raise ValueError(
-            "The algorithm must aggregate with the plan's own mechanism, got "
-            f"{got}. Make the algorithm "
-            "with `aggregator=plan.mechanism`. Of one that aggregates in a way of "
-            "its own, as `TERM`, `FLTrust` and `Attacked` do, no plan is known."
-        )
+    def check(self, algorithm, work):
+        if not is_the_same(work.aggregator, self.mechanism):
+            raise ValueError(_why_not(algorithm, work.aggregator, self.mechanism))
 
 
 class NoisedInClients(AbstractCovering):
@@ -97,7 +93,7 @@ class NoisedInClients(AbstractCovering):
     def of_sum(self, encoded):
         return [None] * len(jtu.tree_leaves(encoded))
 
-    def check(self, work):
+    def check(self, algorithm, work):
         if not is_the_same(work.client, self.client):
             raise ValueError(
                 "The clients must train as the plan's client does, got "
@@ -112,3 +108,49 @@ def is_the_same(x: Any, y: Any) -> bool:
         return False
     with jax.ensure_compile_time_eval():  # inside of a trace
         return bool(eqx.tree_equal(x, y))
+
+
+def _why_not(
+    algorithm: AbstractAlgorithm,
+    aggregator: AbstractAggregator,
+    mechanism: AbstractMechanism,
+) -> str:
+    """Why a pass is not the mechanism's, and what to do."""
+    all_layers = list(layers(algorithm))
+    name = " around ".join(f"`{type(x).__name__}`" for x in all_layers)
+    own, got = type(mechanism).__name__, type(aggregator).__name__
+    given = [getattr(x, "aggregator", None) for x in all_layers]
+    if any(is_the_same(x, mechanism) for x in _parts(aggregator)):
+        return (
+            f"The plan's `{own}` is inside of `{got}`, and what that does with "
+            "messages, or with their sum, is not in the plan. Make the algorithm with "
+            "`aggregator=plan.mechanism`."
+        )
+    if got.startswith("_") or not any(isinstance(x, AbstractAggregator) for x in given):
+        return (
+            f"{name} does with the clients' messages what no plan is known of: it "
+            "weighs, compares or replaces them on its own, not by the plan's "
+            f"`{own}` alone. Take an algorithm that only sums them, such as "
+            "`FedAvg` with `aggregator=plan.mechanism`."
+        )
+    if any(is_the_same(x, mechanism) for x in given):
+        return (
+            f"{name} makes another pass beside that of the plan's `{own}`, aggregated "
+            f"by `{got}`: what clients say in it, their losses or gradients, has no "
+            "noise. Take an algorithm of one pass, such as `FedAvg`, with nothing "
+            "around it that measures clients."
+        )
+    return (
+        f"The algorithm must aggregate with the plan's own mechanism, `{own}`, got "
+        f"{shown(aggregator)}, which is not equal to it. Make the algorithm with "
+        "`aggregator=plan.mechanism`."
+    )
+
+
+def _parts(aggregator: AbstractAggregator) -> Iterator[Any]:
+    """The aggregators inside of one."""
+    for name in (x.name for x in dataclasses.fields(aggregator)):
+        value = getattr(aggregator, name)
+        if isinstance(value, AbstractAggregator):
+            yield value
+            yield from _parts(value)

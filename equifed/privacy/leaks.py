@@ -79,7 +79,7 @@ class Followed:
         state: State,
         cohort: Cohort,
     ):
-        self._covering, self.num_passes = covering, 0
+        self._algorithm, self._covering, self.num_passes = algorithm, covering, 0
         self.metrics: list[str] = []
         # In one block on one device: what a client sends does not depend on either.
         executor = Executor()
@@ -116,7 +116,7 @@ class Followed:
     ) -> tuple[PyTree, ClientState]:
         """Stands for a pass: what goes out to the clients, and what comes back."""
         self.num_passes += 1
-        self._covering.check(work)
+        self._covering.check(self._algorithm, work)
         shapes = pass_shapes(work, executor, cohort, states, cohort.index.size)
         (encoded, metrics), states = shapes
         labels = self._covering.of_sum(encoded)

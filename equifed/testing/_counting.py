@@ -17,13 +17,13 @@ from jaxtyping import Array, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
+from .._algorithm.around import _AbstractAround
 from .._bits import Bits, DOWN, EACH, UP
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
 from .._executor.blocks import Pass
 from .._executor.mapping import run_pass
-from .._types import Loss
 from .._wire import Message
-from ..data import AbstractBatching, Epochs
+from ..data import Epochs
 from ._claim import assert_same, law
 from ._clients import SIZES
 from ._setup import BATCHING, KEY, quiet, quiet_loss, Result, Setup
@@ -140,7 +140,7 @@ def _spoiled(here: Setup) -> tuple[Result, Counter[int]]:
     return here.spoiled
 
 
-class _Spoiled(AbstractAlgorithm):
+class _Spoiled(_AbstractAround):
     """The same algorithm, whose messages of weight 0 are NaN on their way to the
     aggregator, in every pass, of each of which it notes the bits."""
 
@@ -151,14 +151,6 @@ class _Spoiled(AbstractAlgorithm):
         self, algorithm: AbstractAlgorithm, note: Callable[[Array, Array], None]
     ):
         self.algorithm, self.note = algorithm, note
-
-    @property
-    def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.loss
-
-    @property
-    def batching(self) -> AbstractBatching:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.algorithm.batching
 
     def begin(self, params, *, num_clients, key):
         return self.algorithm.begin(params, num_clients=num_clients, key=key)

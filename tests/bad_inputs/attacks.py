@@ -24,6 +24,10 @@ def fedavg():
     return eqf.FedAvg(fresh_loss(), SGD, BATCHING)
 
 
+def trusting():
+    return eqf.FLTrust(fresh_loss(), SGD, BATCHING, root=1)
+
+
 def attacked(clients, algorithm=None, **kwargs):
     return eqa.Attacked(algorithm or fedavg(), eqa.Mimic(), clients, **kwargs)
 
@@ -89,6 +93,21 @@ TABLE = {
             lambda: attacked([1], knows="some"),
             ValueError,
             ("`knows`", "'all' or 'own'", "got 'some'"),
+        ),
+        "one within another": (
+            lambda: attacked([1], eqf.PowerOfChoice(attacked([0]), 1)),
+            TypeError,
+            ("`algorithm` has an `Attacked` in it", "Name all attackers in one"),
+        ),
+        "diagnosed before it is attacked": (
+            lambda: attacked([1], eqf.Diagnose(fedavg())),
+            TypeError,
+            "Write `Diagnose(Attacked(...))`",
+        ),
+        "the root client": (
+            lambda: attacked([0, 1], trusting()),
+            ValueError,
+            ("`clients` has 1 in it, the root client of `FLTrust`", "Name others"),
         ),
         "moments": (
             lambda: one_round(attacked([1], POSTERIORS)),

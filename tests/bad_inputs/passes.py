@@ -232,6 +232,11 @@ TABLE = {
             TypeError,
             "`gram` must be",
         ),
+        "one within another": (
+            lambda: eqf.Diagnose(eqf.Ledger(eqf.Diagnose(fedavg()))),
+            TypeError,
+            "`algorithm` has a `Diagnose` in it. One is enough.",
+        ),
         "messages that may not be added up": (
             lambda: one_round(eqf.Diagnose(POSTERIORS)),
             TypeError,

@@ -1,5 +1,6 @@
 """Bad inputs of what makes a training private."""
 
+import functools
 import math
 
 import datasets
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import equifed as eqf
+import equifed.attacks as eqa
 import equifed.privacy as eqp
 from equifed import recipes, testing
 
@@ -41,6 +43,18 @@ def trained(
     return eqf.train(
         algorithm, model, loader, num_rounds=num_rounds, key=KEY, privacy=made
     )
+
+
+def chosen(*parts, **kwargs):
+    return eqf.PowerOfChoice(eqf.FedAvg(*parts, **kwargs), 2)
+
+
+def attacked(*parts, **kwargs):
+    return eqa.Attacked(eqf.FedAvg(*parts, **kwargs), eqa.Mimic(), [1])
+
+
+def trusting(*parts, aggregator):
+    return eqf.FLTrust(*parts, root=0)
 
 
 def swept(made, privacy):
@@ -514,6 +528,34 @@ TABLE["privacy.PrivacyPlan"] = {
         lambda: trained(plan(), aggregator=eqf.WeightedMean()),
         ValueError,
         "Make the algorithm with `aggregator=plan.mechanism`",
+    ),
+    "the mechanism inside of another aggregator": (
+        lambda: trained(made := plan(), aggregator=eqf.DropNonfinite(made.mechanism)),
+        ValueError,
+        "`PrivateMean` is inside of `DropNonfinite`",
+    ),
+    "clients chosen by their losses": (
+        lambda: trained(plan(), algorithm=chosen),
+        ValueError,
+        (
+            "`PowerOfChoice` around `FedAvg` makes another pass beside",
+            "aggregated by `UniformMean`",
+        ),
+    ),
+    "weights of losses": (
+        lambda: trained(plan(), algorithm=functools.partial(eqf.TERM, t=1.0)),
+        ValueError,
+        "`TERM` makes another pass beside that of the plan's `PrivateMean`",
+    ),
+    "attackers": (
+        lambda: trained(plan(), algorithm=attacked),
+        ValueError,
+        "`Attacked` around `FedAvg` does with the clients' messages",
+    ),
+    "a rule that has no aggregator": (
+        lambda: trained(plan(), algorithm=trusting),
+        ValueError,
+        "`FLTrust` does with the clients' messages",
     ),
     "another sampler": (
         lambda: trained(plan(), sampler=eqf.data.PoissonSampler(0.5, seed=1)),
