@@ -456,3 +456,13 @@ def test_a_client_that_is_never_there_is_never_drawn(waits):
     seen = [i for r in range(40) for i in np.asarray(made(r).index).ravel().tolist()]
     sent = {1, 3, 4, 5, 6, 7} | ({2} if waits else set())  # who has no examples
     assert {i for i in seen if i < 8} == sent
+
+
+def test_a_buffer_that_too_few_are_there_to_fill_is_said():
+    alone = [[(0.0, 10.0)], *[[]] * 7]
+    trace = eqt.AvailabilityTrace(alone, period=10.0)
+    system = eqt.SystemModel(availability=trace, **RATES)
+    it = eqt.AsynchronousClock(system, WORK, buffer_size=2)
+    made = eqd.Loader(DATASET, eqd.UniformSampler(4, seed=1), BATCHING, clock=it)
+    with pytest.raises(ValueError, match="has 1 of 2 messages, and no client without"):
+        made(0)

@@ -87,8 +87,8 @@ class AsynchronousClock(AbstractClock):
             taken, and the algorithm throws away what it cannot use, which makes its
             rounds smaller.
         - `time_limit`: the seconds that a client may take: of its steps it takes as
-            many as it can, of at least one, as in TimelyFL (2304.06947), which finds
-            this time anew in each round. By default it takes all.
+            many as it can, of at least one. TimelyFL (2304.06947) finds this time anew
+            in each round. By default it takes all.
         """
         check_kind("system", system, SystemModel)
         self.buffer_size = check_count("buffer_size", buffer_size)

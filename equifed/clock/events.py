@@ -72,10 +72,7 @@ class Events:
         while True:
             self._send()
             if not self._flying:
-                raise ValueError(
-                    "No client is ever available again: see `availability` of the "
-                    "`SystemModel`."
-                )
+                raise self._nobody()
             event = heapq.heappop(self._flying)
             self._time = event.time
             if event.what == "there":
@@ -99,6 +96,18 @@ class Events:
             self._buffer.append(event)
             if len(self._buffer) == self._buffer_size:
                 return self._step()
+
+    def _nobody(self) -> ValueError:
+        if not self._buffer:
+            return ValueError(
+                "No client is ever available again: see `availability` of the "
+                "`SystemModel`."
+            )
+        return ValueError(
+            f"The buffer has {len(self._buffer)} of {self._buffer_size} messages, and "
+            "no client without a message in it is ever available again. Make "
+            "`buffer_size` smaller, or see `availability` of the `SystemModel`."
+        )
 
     def _is_stale(self, event: Event) -> bool:
         most = self._max_staleness

@@ -61,8 +61,7 @@ class Constant(AbstractQuantity):
 
     @checked()
     def __init__(self, value: ArrayLike):
-        infinite = isinstance(value, float) and value == math.inf
-        self.value = math.inf if infinite else number("value", value)
+        self.value = _one("value", value)
 
     def __call__(self, draws, clients, count):
         return np.full(len(clients), self.value)
@@ -81,18 +80,7 @@ class PerClient(AbstractQuantity):
 
     @checked()
     def __init__(self, values: ArrayLike | Sequence[ArrayLike]):
-        numbers = np.asarray(values)
-        if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) == 0:
-            raise ValueError(
-                f"`values` must be one number for each client, got {shown(values)}."
-            )
-        if np.isnan(numbers).any():
-            hole = int(np.flatnonzero(np.isnan(numbers))[0])
-            raise ValueError(
-                f"`values` has a NaN for client {hole}: fill the hole, or leave that "
-                "client out of the population."
-            )
-        self.values = numbers.astype(np.float64)
+        self.values = _of_each("values", values)
 
     def __call__(self, draws, clients, count):
         return self.values[clients]
@@ -112,7 +100,28 @@ def quantity(name: str, x: Any) -> AbstractQuantity:
             f"`{name}` must be a quantity, a number, or one for each client, got "
             f"{shown(x)}. Write `LogNormal(1e9, 0.5)`, for example."
         )
-    return Constant(x) if array.ndim == 0 else PerClient(x)
+    # Checked here by the name that was given.
+    return Constant(_one(name, x)) if array.ndim == 0 else PerClient(_of_each(name, x))
+
+
+def _one(name: str, x: ArrayLike) -> float:
+    infinite = isinstance(x, float) and x == math.inf
+    return math.inf if infinite else number(name, x)
+
+
+def _of_each(name: str, x: Any) -> Float[np.ndarray, " population"]:
+    numbers = np.asarray(x)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iuf" or len(numbers) == 0:
+        raise ValueError(
+            f"`{name}` must be one number for each client, got {shown(x)}."
+        )
+    if np.isnan(numbers).any():
+        hole = int(np.flatnonzero(np.isnan(numbers))[0])
+        raise ValueError(
+            f"`{name}` has a NaN for client {hole}: fill the hole, or leave that "
+            "client out of the population."
+        )
+    return numbers.astype(np.float64)
 
 
 def number(name: str, x: ArrayLike, **bounds: Any) -> float:

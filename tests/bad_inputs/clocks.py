@@ -33,7 +33,12 @@ def quantities(make, name):
         "a hole": (
             lambda: make([1.0, float("nan")]),
             ValueError,
-            ("`values` has a NaN for client 1: fill the hole",),
+            (f"`{name}` has a NaN for client 1: fill the hole",),
+        ),
+        "no number": (
+            lambda: make(float("nan")),
+            ValueError,
+            (f"`{name}` must be finite, got nan",),
         ),
     }
 
