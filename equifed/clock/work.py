@@ -62,8 +62,8 @@ class Work:
         The bits are those that the ledger of a round with one client has, `bits_up` and
         `bits_down`. The operations are those that XLA counts in the compiled round with
         one client, in which it counts what is inside of a loop once: one local step, or
-        one of each loop that a client has, and beside it what
-        encodes the message and what the server does, as if each step had these.
+        one of each loop that a client has, and beside it what encodes the message and
+        what the server does, as if each step had these.
 
         It compiles the round, and runs it once, with the first client that takes a
         step.
