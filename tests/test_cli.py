@@ -21,14 +21,15 @@ import equifed.attacks as eqa
 import equifed.compress as eqc
 import equifed.robust as eqr
 from equifed import recipes
-from equifed._cli import main
+from equifed._cli import forms, main
 from equifed._cli.attacking import ATTACKS
 from equifed._cli.folder import load, write
 from equifed._cli.parsing import settings_of
 from equifed._cli.running import _made
 from equifed._cli.saved import differs, from_json_dict
-from equifed._cli.settings import Settings
-from equifed.recipes._arguments import arguments_of
+from equifed._cli.settings import NAMED, Settings
+from equifed.recipes._aggregators import Aggregator
+from equifed.recipes._arguments import arguments_of, MISSING
 from equifed.recipes._compression import KINDS as COMPRESSORS
 from equifed.recipes._optimizers import Optimizer
 
@@ -879,7 +880,49 @@ REFUSED = {
         "--task emnist-logistic --algorithm feddecorr --client-optim.learning-rate 1",
         "`feddecorr` needs the task's `representation`, but 'emnist-logistic' has none",
     ),
+    "an attack without its number": (
+        "--recipe digits-fedavg --attackers 2 --attack sign-flip",
+        "equifed run: `--attack.scale` must be given: the s, positive.",
+    ),
+    "an attack with another word for its number": (
+        "--recipe digits-fedavg --attackers 2 --attack sign-flip --attack.scale=big",
+        "`--attack.scale` must be a number, got 'big'",
+    ),
+    "an attack without its name": (
+        "--recipe digits-fedavg --attackers 2 --attack",
+        "`--attack` is given no value",
+    ),
+    "attackers who know what nobody knows": (
+        "--recipe digits-fedavg --attackers 2 --attack alie --attack.knows most",
+        "`--attack.knows` must be 'all' or 'own', got 'most'",
+    ),
+    "no rate": (
+        "--task digits-dense --algorithm fedavg",
+        "`--client-optim.learning-rate` must be given",
+    ),
+    "a switch without a word": (
+        "--recipe digits-fedavg --tensorboard",
+        "`--tensorboard` is given no value",
+    ),
+    "a task without its name": ("--task", "`--task` is given no value"),
 }
+
+
+@pytest.mark.parametrize("name", ("attack", "aggregator", "compress", "clock"))
+def test_each_number_is_asked_for_and_looked_at(name):
+    """Whatever the kind, what is missing and what has no value is one sentence."""
+    part = Aggregator if name == "aggregator" else NAMED[name]
+    for kind in forms._KINDS[part]:
+        words = ["--recipe", "digits-fedavg", f"--{name}", kind]
+        needed = False
+        for number, known in forms._NUMBERS[part](kind).items():
+            called = option(f"{name}.{number}")
+            with pytest.raises(ValueError, match=f"`{called}` is given no value"):
+                settings_of([*words, called])
+            if known.default is MISSING and not needed:
+                needed = True
+                with pytest.raises(ValueError, match=f"`{called}` must be given: "):
+                    settings_of(words)
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -20,6 +20,7 @@ from ..recipes._names import check_name
 from ..recipes._numbers import Number
 from ..recipes._optimizers import Decay, Optimizer, OPTIMIZERS
 from . import attacking, clocking
+from .asked import known_args
 from .attacking import Attack
 from .clocking import Clock
 from .settings import NAMED, Settings
@@ -95,10 +96,12 @@ def _kinds_of(argument: Argument) -> tuple[str, ...]:
 
 def _kind_asked(name: str, rest: list[str]) -> str | None:
     """What follows `--client-optim`."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     options = {f"--{name.replace('_', '-')}", f"--{name}"}
     parser.add_argument(*options, dest="kind")
-    return parser.parse_known_args(rest)[0].kind
+    return known_args(parser, rest)[0].kind
 
 
 def _check_options(name: str, kind: str, known: list[str], rest: list[str]) -> None:

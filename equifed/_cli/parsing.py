@@ -17,6 +17,7 @@ from .. import recipes
 from ..recipes._arguments import Argument, arguments_of, MISSING
 from ..recipes._helps import helps
 from ..recipes._names import check_name
+from .asked import check_words, known_args
 from .forms import fields_of, filled_in, named, named_argument, plain_form
 from .saved import from_json_dict, of_recipe
 from .settings import NAMED, Settings
@@ -28,7 +29,7 @@ _OWN = ("task", "algorithm", "numbers", "recipe", "privacy", *NAMED)
 
 def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     """The settings, and the folder to keep the run in, if it was named."""
-    first, rest = _first().parse_known_args(args)
+    first, rest = known_args(_first(), args)
     base = _base(first)
     before = base.get("algorithm")
     if first.task is not None:
@@ -45,7 +46,9 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
             check_name(f"numbers of {base['algorithm']}", number, arguments)
     # Another algorithm than that of the recipe or the file has what both have.
     base["numbers"] = {n: x for n, x in known.items() if n in arguments}
-    values = dict(vars(_parse(_form(base, arguments, rest), rest, base)))
+    form = _form(base, arguments, rest)
+    check_words(form, rest)
+    values = dict(vars(_parse(form, rest, base)))
     output = values.pop("output")
     numbers = filled_in(
         {**arguments, **{name: named_argument(name) for name in NAMED}}, values
@@ -61,7 +64,9 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
 
 
 def _first() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
     for name in ("task", "algorithm", "recipe", "config"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--small", action="store_true")
