@@ -71,6 +71,12 @@ def is_known_integer(x: Any) -> bool:
     return is_known and jnp.issubdtype(x.dtype, jnp.integer)
 
 
+def known_int(x: Any) -> Any:
+    """Converts what may be an array to an `int`, which no program takes for an input;
+    what is no integer is left for a check to refuse."""
+    return int(x) if is_known_integer(x) else x
+
+
 def check_sizes(name: str, x: Any) -> tuple[int, int]:
     """Returns one or two integers of at least 1 as two."""
     pair = (x, x) if is_known_integer(x) else x

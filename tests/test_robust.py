@@ -490,3 +490,17 @@ def test_it_has_a_derivative(name):
     step = 1e-3 * np.asarray(messages(9, seed=6))
     numeric = (value(x + step) - value(x - step)) / 2
     np.testing.assert_allclose(numeric, jnp.sum(grad * step), rtol=2e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("of", (np.int64, jnp.int32))
+def test_a_number_may_be_an_array(of):
+    """Numbers that set shapes are no inputs of the program, whatever they came as."""
+    for rule, same in (
+        (eqr.Krum(of(1), num_selected=of(2)), eqr.Krum(1, num_selected=2)),
+        (eqr.Bulyan(of(1)), eqr.Bulyan(1)),
+        (eqr.DnC(of(1), of(4), num_iterations=of(2)), eqr.DnC(1, 4, num_iterations=2)),
+        (eqr.GeometricMedian(of(3)), eqr.GeometricMedian(3)),
+        (eqr.Bucketing(eqf.Median(), of(2)), eqr.Bucketing(eqf.Median(), 2)),
+    ):
+        assert eqx.tree_equal(rule, same)
+        assert jtu.tree_structure(rule) == jtu.tree_structure(same)

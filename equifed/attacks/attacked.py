@@ -169,7 +169,13 @@ class Attacked(_AbstractAround):
         return self.algorithm.keep(params, personal, begun)
 
     def step(self, state, clients, *, key):
+        sends: list[bool] = []
+
         def run(work, executor, cohort, states):
+            payload = work.client.payload(work.broadcast.params)
+            sends.append(bool(jtu.tree_leaves(payload)))
+            if not sends[-1]:
+                return clients._run(work, executor, cohort, states)
             held = dataclasses.replace(work, aggregator=_Held())
             (message, metrics), states = clients._run(held, executor, cohort, states)
             message, index, byzantine, broken = self._sent(work, cohort, message)
@@ -186,7 +192,13 @@ class Attacked(_AbstractAround):
             return (out, add_metrics(metrics, found)), states
 
         attacked = dataclasses.replace(clients, _run=run)
-        return self.algorithm.step(state, attacked, key=key)
+        out = self.algorithm.step(state, attacked, key=key)
+        if not any(sends):
+            raise ValueError(
+                "`Attacked` replaces what clients send, and those of "
+                f"`{type(self.algorithm).__name__}` send nothing. Leave it out."
+            )
+        return out
 
     def model(self, state):
         return self.algorithm.model(state)

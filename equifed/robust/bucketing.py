@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
 from .._aggregator import AbstractAggregator
-from .._check import check_count, check_kind
+from .._check import check_count, check_kind, known_int
 from .base import gathered, rejected
 from .within import aggregated, mixed, ranks
 
@@ -33,7 +34,7 @@ class Bucketing(AbstractAggregator):
     """
 
     aggregator: AbstractAggregator
-    bucket_size: int
+    bucket_size: int = eqx.field(converter=known_int)
 
     def __check_init__(self):
         check_kind("aggregator", self.aggregator, AbstractAggregator)

@@ -1,5 +1,6 @@
 """Bulyan: Krum again and again, and what is near the median of those."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -8,7 +9,7 @@ from jaxtyping import Array, Bool
 from .._aggregator import AbstractAggregator
 from .._aggregator.base import Gathered
 from .._aggregator.columns import by_columns
-from .._check import check_count
+from .._check import check_count, known_int
 from .base import answer, check_capacity, gathered, weighted
 from .distances import pairwise_squares
 from .krum import krum_scores
@@ -37,7 +38,7 @@ class Bulyan(AbstractAggregator):
     `ValueError` in a round whose cohort has no room for as many.
     """
 
-    num_byzantine: int
+    num_byzantine: int = eqx.field(converter=known_int)
 
     def __check_init__(self):
         check_count("num_byzantine", self.num_byzantine, least=0)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from .._aggregator import AbstractAggregator
 from .._aggregator.columns import by_columns
-from .._check import check_count, number
+from .._check import check_count, known_int, number
 from .._tree import rowwise, tree_cast_like, tree_wide, tree_zeros_like
 from .base import answer, gathered, weighted
 from .distances import distances_to
@@ -37,7 +37,7 @@ class CentredClipping(AbstractAggregator):
     max_norm: Float[Array, ""] = eqx.field(
         converter=number("max_norm", least=0, strict=True)
     )
-    num_iterations: int = 1
+    num_iterations: int = eqx.field(converter=known_int, default=1)
 
     def __check_init__(self):
         check_count("num_iterations", self.num_iterations)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from .._aggregator import AbstractAggregator
 from .._aggregator.base import Gathered
-from .._check import check_count, number
+from .._check import check_count, known_int, number
 from .._share import floor_share
 from .._tree import tree_wide
 from .base import answer, check_capacity, gathered, weighted
@@ -45,12 +45,12 @@ class DnC(AbstractAggregator):
     messages of fewer than `num_coordinates` numbers.
     """
 
-    num_byzantine: int
-    num_coordinates: int
+    num_byzantine: int = eqx.field(converter=known_int)
+    num_coordinates: int = eqx.field(converter=known_int)
     filter_share: Float[Array, ""] = eqx.field(
         converter=number("filter_share", least=0, strict=True), default=1.0
     )
-    num_iterations: int = 1
+    num_iterations: int = eqx.field(converter=known_int, default=1)
 
     def __check_init__(self):
         check_count("num_byzantine", self.num_byzantine, least=0)

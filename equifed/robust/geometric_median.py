@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._aggregator import AbstractAggregator
-from .._check import check_count, number
+from .._check import check_count, known_int, number
 from .base import answer, gathered, weighted
 from .distances import distances_to
 
@@ -37,7 +37,7 @@ class GeometricMedian(AbstractAggregator):
     $\beta_i$.
     """
 
-    num_iterations: int
+    num_iterations: int = eqx.field(converter=known_int)
     nu: Float[Array, ""] = eqx.field(
         converter=number("nu", least=0, strict=True), default=1e-6
     )

@@ -1,10 +1,11 @@
 """Krum: the message with the closest neighbours."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._aggregator import AbstractAggregator
-from .._check import check_count
+from .._check import check_count, known_int
 from .base import answer, check_capacity, gathered, weighted
 from .distances import pairwise_squares
 
@@ -56,8 +57,8 @@ class Krum(AbstractAggregator):
     `ValueError` in a round whose cohort has no room for as many.
     """
 
-    num_byzantine: int
-    num_selected: int = 1
+    num_byzantine: int = eqx.field(converter=known_int)
+    num_selected: int = eqx.field(converter=known_int, default=1)
 
     def __check_init__(self):
         check_count("num_byzantine", self.num_byzantine, least=0)

@@ -2,10 +2,11 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax.numpy as jnp
 
 from .._aggregator import AbstractAggregator
-from .._check import check_count, check_kind
+from .._check import check_count, check_kind, known_int
 from .base import check_capacity, gathered, rejected
 from .distances import pairwise_squares
 from .within import aggregated, mixed
@@ -34,7 +35,7 @@ class NearestNeighbourMixing(AbstractAggregator):
     """
 
     aggregator: AbstractAggregator
-    num_byzantine: int
+    num_byzantine: int = eqx.field(converter=known_int)
 
     def __check_init__(self):
         check_kind("aggregator", self.aggregator, AbstractAggregator)

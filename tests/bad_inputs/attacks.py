@@ -109,6 +109,13 @@ TABLE = {
             ValueError,
             ("`clients` has 1 in it, the root client of `FLTrust`", "Name others"),
         ),
+        "nothing is sent": (
+            lambda: one_round(
+                attacked([1], eqf.LocalOnly(fresh_loss(), SGD, BATCHING))
+            ),
+            ValueError,
+            ("those of `LocalOnly` send nothing", "Leave it out"),
+        ),
         "moments": (
             lambda: one_round(attacked([1], POSTERIORS)),
             TypeError,
