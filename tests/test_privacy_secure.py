@@ -2,6 +2,7 @@
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings, strategies as st
+from scipy import stats
 
 import equifed as eqf
 import equifed.privacy as eqp
@@ -128,6 +130,32 @@ def test_noise_is_discrete_gaussian(stddev):
     statistic = ((seen - expected) ** 2 / np.maximum(expected, 1e-9)).sum()
     freedom = often.sum()
     assert statistic < freedom + 5 * math.sqrt(2 * freedom) + 5
+
+
+@pytest.mark.parametrize("stddev", (2.6e8, 2.0**29))
+def test_noise_of_very_many_steps_is_normal(stddev):
+    # Of 2^32 draws some of 2.6e8 numbers would have one more than others have.
+    draw = jax.jit(discrete_gaussian, static_argnums=1)
+    drawn = np.asarray(draw(jr.key(2), (1_000_000,), jnp.asarray(stddev)), float)
+    # Of those beyond 2^31, which wrap, there are too few to matter.
+    found = stats.kstest(drawn / stddev, "norm")
+    assert found.statistic < 2.2 / math.sqrt(drawn.size)
+
+
+def test_noise_that_no_range_has_room_for_is_refused():
+    # The noise alone of 1 / 0.01 steps, four times: 9 bits have 256 on either side.
+    distributed(num_bits=10)
+    with pytest.raises(ValueError, match="Give a `step` of at least 0.015625, or more"):
+        distributed(num_bits=9)
+    made = plan(eqf.data.UniformSampler(4), distributed(step=2.0**-24))
+    with pytest.raises(ValueError, match="has a standard deviation .* steps, of which"):
+        made.for_epsilon(1e-3)
+    # Whoever changes it afterwards is refused by the plan.
+    large = jnp.asarray(1e6)
+    where = lambda p: p.mechanism.noise_multiplier  # noqa: E731
+    made = eqx.tree_at(where, made, large)
+    with pytest.raises(ValueError, match="`step` of at least 0.0018"):
+        made._check_fits()
 
 
 def test_no_noise_is_0():

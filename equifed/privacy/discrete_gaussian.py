@@ -31,7 +31,7 @@ def discrete_gaussian(
     """Numbers of the discrete Gaussian distribution; 0 for a `stddev` of 0.
 
     Each probability is right to about a millionth of itself (that of a proposal to
-    2^-31, of its acceptance to single precision), for a `stddev` below 2^20.
+    2^-31, of its acceptance to single precision), for a `stddev` of at most 2^29.
     """
     stddev = jax.lax.stop_gradient(stddev).astype(jnp.float32)
     size, all_key, rest_key = math.prod(shape), *jr.split(key)
@@ -80,16 +80,18 @@ def _proposed(
     scale = jnp.floor(stddev).astype(jnp.uint32) + 1
     # Its size is U + t V: U is uniform below t and kept with probability e^(-U / t).
     low = a % scale
+    whole = a < jnp.uint32(2**32 - 1) // scale * scale  # else the small were likelier
     high = jnp.zeros(shape, jnp.uint32)
     for threshold in _GEOMETRIC:
         high = high + (b >> 1 < threshold).astype(jnp.uint32)
     size = (low + scale * high).astype(jnp.int32)
     negative = b & 1 == 1
-    t, x = scale.astype(jnp.float32), size.astype(jnp.float32)
+    t, u = scale.astype(jnp.float32), low.astype(jnp.float32)
+    x = u + t * high.astype(jnp.float32)  # which int32 may not hold
     variance = jnp.where(stddev > 0, jnp.square(stddev), 1)
-    lost = low.astype(jnp.float32) / t + jnp.square(x - variance / t) / (2 * variance)
+    lost = u / t + jnp.square(x - variance / t) / (2 * variance)
     half = jnp.asarray(0.5, jnp.float32)
     coin = (c.astype(jnp.float32) + half) * jnp.asarray(2.0**-32, jnp.float32)
     # Of 0 and -0 one is left out.
-    accepted = (coin < jnp.exp(-lost)) & ~(negative & (size == 0))
+    accepted = whole & (coin < jnp.exp(-lost)) & ~(negative & (size == 0))
     return jnp.where(negative, -size, size), accepted

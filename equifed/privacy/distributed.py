@@ -8,6 +8,7 @@ nobody has to be trusted with a message, nor with drawing all of the noise.
 import math
 
 import equinox as eqx
+import jax.core
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -30,6 +31,10 @@ from .mechanism import AbstractMechanism
 from .modular import modular_bits, ModularSum
 from .plain import plain_payload
 from .rounding import conditional_round, rounded_bound
+
+
+# So many standard deviations of the sum's noise must be within the range.
+_WITHIN = 4
 
 
 class Sent(eqx.Module):
@@ -83,6 +88,11 @@ class DistributedDiscreteGaussian(AbstractMechanism):
 
     `wrapped`, the numbers of the sum that left the range and are wrong, is for whoever
     simulates, as no server could know it.
+
+    **Raises:**
+
+    `ValueError` for noise that is too large for the range: four times $z / \gamma$ (in
+    units of $C$) may be $2^{b - 1}$ at most.
 
     ??? cite "Reference"
 
@@ -147,6 +157,22 @@ class DistributedDiscreteGaussian(AbstractMechanism):
         self.num_params = check_count("num_params", num_params)
         self.num_bits = check_count("num_bits", num_bits, least=2, most=32)
         self.seed = check_seed(seed)
+        self._check_range()
+
+    def _check_range(self) -> None:
+        """Refuses noise for which the range is too small: a sum would wrap anywhere,
+        and numbers beyond 32 bits are not drawn right."""
+        if isinstance(self.noise_multiplier, jax.core.Tracer):
+            return
+        noise, half = float(self.noise_multiplier), 2.0 ** (self.num_bits - 1)
+        if _WITHIN * noise / self.step > half:
+            raise ValueError(
+                f"The noise of a sum has a standard deviation of `noise_multiplier / "
+                f"step` = {noise / self.step:g} steps, of which {_WITHIN} must be "
+                f"within the {half:g} that `num_bits={self.num_bits}` have on either "
+                f"side of 0. Give a `step` of at least {_WITHIN * noise / half:g}"
+                f"{', or more bits' * (self.num_bits < 32)}."
+            )
 
     @property
     def gathers(self):
@@ -180,6 +206,7 @@ class DistributedDiscreteGaussian(AbstractMechanism):
         return eqx.tree_at(lambda e: e.total.residue, nothing, replace=noised)
 
     def check(self, participation):
+        self._check_range()
         if isinstance(participation, PoissonParticipation):
             raise ValueError(
                 "With `DistributedDiscreteGaussian` each client adds its share of the "

@@ -361,6 +361,11 @@ TABLE["privacy.DistributedDiscreteGaussian"] = {
         ValueError,
         "`num_bits` must be at least 2, got 1",
     ),
+    "noise beyond the range": (
+        lambda: distributed(num_bits=9),
+        ValueError,
+        ("= 100 steps, of which 4 must be within the 256", "at least 0.015625"),
+    ),
     "another size": (
         lambda: distributed(num_params=3).init({"a": np.ones(4)}),
         ValueError,
