@@ -241,3 +241,17 @@ def test_other_parts_are_those_of_the_algorithm():
     same = algorithm.own_model(state, kept), inner.own_model(state, kept)
     for x, y in zip(*map(jax.tree.leaves, same), strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_large_messages_are_compared_as_small_ones():
+    def scaled(by):
+        def linear(model, example, key):  # the same changes, times a number
+            return by * (model.weight @ example["x"] + model.bias * example["y"])
+
+        algorithm = eqf.Diagnose(eqf.FedAvg(linear, SGD, BATCHING))
+        return one_round(algorithm, [0, 1, 3])[1]
+
+    small, large = scaled(1.0), scaled(2.0**80)
+    for name in SCALARS:
+        factor = 2.0**80 if name.startswith("norm") else 1.0
+        np.testing.assert_allclose(large[name], small[name] * factor, rtol=1e-5)

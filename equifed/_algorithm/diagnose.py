@@ -194,8 +194,10 @@ class Diagnose(_AbstractAround):
 
 def _agreement(messages: PyTree[Array], order: Order) -> dict[str, Array]:
     there = order.there
+    scale = _scale(messages, order)
+    messages = jtu.tree_map(lambda x: x / scale.astype(x.dtype), messages)
     squares, dots, square = along_sum(messages, order)
-    norms = jnp.where(there, jnp.sqrt(squares), jnp.nan)
+    norms = jnp.where(there, jnp.sqrt(squares), jnp.nan) * scale.astype(squares.dtype)
     moved = there & (squares > 0)
     length = jnp.sqrt(jnp.where(moved, squares, 1)) * jnp.sqrt(square)
     cosines = jnp.where(moved & (square > 0), dots / length, jnp.nan)
@@ -207,3 +209,16 @@ def _agreement(messages: PyTree[Array], order: Order) -> dict[str, Array]:
         "norm_median": jnp.nanmedian(norms),
         "norm_max": jnp.nanmax(norms),
     }
+
+
+def _scale(messages: PyTree[Array], order: Order) -> Array:
+    """A power of 2 beside which no square of a message overflows: 1, as long as none
+    would anyway."""
+    there = jnp.zeros_like(order.there).at[order.rows].set(order.there)
+    largest = jnp.zeros(())
+    for leaf in jtu.tree_leaves(messages):
+        rows = jnp.abs(leaf.reshape(leaf.shape[0], -1)).max(1, initial=0)
+        rows = jnp.where(there, rows.astype(largest.dtype), 0)
+        largest = jnp.maximum(largest, rows.max())
+    _, exponent = jnp.frexp(largest)
+    return jnp.where(largest > 1e15, jnp.ldexp(jnp.ones(()), exponent), jnp.ones(()))
