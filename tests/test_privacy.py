@@ -389,6 +389,57 @@ def test_one_client_changes_the_sum_by_the_bound_at_most(numbers, bound, grouped
     assert optax.tree.norm(change) <= bound * (1 + 1e-4) + 1e-6
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=6, max_size=6),
+    st.floats(0.125, 1024, width=32),
+    st.sampled_from(("flat", "group", "adaptive")),
+)
+def test_a_client_in_place_of_another_changes_the_sums_twice_as_much(
+    numbers, bound, name
+):
+    rule = {
+        "flat": eqp.FlatClip(bound),
+        "group": eqp.GroupClip(bound),
+        "adaptive": eqp.AdaptiveClip(bound, indicator_stddev=2.0),
+    }[name]
+    mech = eqp.PrivateMean(rule, noise_multiplier=0.0, expected_clients=1.0)
+    one, other = np.asarray(numbers[:3]), np.asarray(numbers[3:])
+
+    def covered(new):
+        rows = np.asarray([[0.5, 1.0, 3.0], new], np.float32)
+        payload = {"a": jnp.asarray(rows[:, :1]), "b": jnp.asarray(rows[:, 1:])}
+        return aggregated(mech, payload)[-1].covered
+
+    change = lambda x, y: jtu.tree_map(lambda x, y: x - y, covered(x), covered(y))  # noqa: E731
+    drawn = change(one, other)
+    assert optax.tree.norm(drawn.payload) <= 2 * bound * (1 + 1e-4) + 1e-6
+    if name == "adaptive":
+        # The indicator, too, by twice the 1/2 that is accounted for.
+        assert abs(drawn.clipping) <= 1
+    far = np.full(3, 1e4)
+    worst = optax.tree.norm(change(far, -far).payload)
+    np.testing.assert_allclose(worst, 2 * bound, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    (
+        eqf.data.WeightedSampler(4, np.ones(COUNT)),
+        eqf.data.ClusteredSampler(4, np.ones(COUNT)),
+        eqf.data.LeastOftenSampler(4, lambda round, clients: clients >= 0),
+        eqf.data.RoundRobinSampler(4, lambda round, clients: clients >= 0),
+        eqf.data.Including(eqf.data.UniformSampler(3), [0]),
+    ),
+    ids=lambda s: type(s).__name__,
+)
+def test_samplers_of_which_nothing_is_known_are_refused(sampler):
+    kwargs = {"num_clients": COUNT, "num_rounds": ROUNDS, "delta": 1e-3}
+    words = f"Nothing is known of how `{type(sampler).__name__}` hides who takes part"
+    with pytest.raises(ValueError, match=words):
+        eqp.PrivacyPlan(sampler, mechanism(), **kwargs)
+
+
 @pytest.mark.parametrize("dtype", (jnp.bfloat16, jnp.float16))
 @pytest.mark.parametrize("rule", (eqp.FlatClip(0.5), eqp.GroupClip(0.5)))
 def test_half_precision_is_no_longer_than_the_bound(rule, dtype):

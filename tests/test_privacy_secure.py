@@ -209,6 +209,33 @@ def test_without_noise_it_is_a_mean_of_clipped_messages():
     assert state.round == 1
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.floats(-1e4, 1e4, width=32), min_size=7, max_size=7),
+    st.sampled_from((0.01, 0.3, 1.0)),
+    st.integers(0, 2**31),
+)
+def test_one_client_changes_the_sum_of_integers_by_the_bound_at_most(
+    numbers, step, seed
+):
+    mech = distributed(noise=0.0, step=step)
+    payload = {"a": jnp.asarray(numbers[:3]), "b": jnp.asarray([numbers[3:]])}
+    whole = np.float64(encoded(mech, payload, jnp.ones(()), jr.key(seed)))
+    assert np.linalg.norm(whole) <= mech.most / step * (1 + 1e-6)
+    long = np.linalg.norm(np.asarray(numbers, np.float32)) >= 0.5
+    if long and step == 0.01:  # It is clipped, and no shorter than rounding makes it.
+        assert np.linalg.norm(whole) >= 100 - math.sqrt(8)
+    # Zeroed out it sends nothing.
+    assert not encoded(mech, payload, jnp.zeros(()), jr.key(seed)).any()
+
+
+@eqx.filter_jit
+def encoded(mech, payload, weight, key):
+    message = eqf.Message(payload, weight)
+    sent, _ = mech.encode(message, mech.init(payload), key=key)
+    return sent.total.residue
+
+
 def test_the_clients_add_the_noise_together():
     # One key a client, as a round has it.
     mech = distributed(5000, noise=2.0, step=0.05)
