@@ -18,6 +18,12 @@ MESSAGE = (
     "interrupted, the exception's `state` is what was reached."
 )
 
+DELETED = (
+    "is frozen, and has been deleted. No round takes its memory: it is the array of "
+    "the model that the training began with. Keep it for as long as the training is "
+    "gone on with."
+)
+
 
 class UsedUpError(AttributeError, ValueError):
     """The state is not there any more."""
@@ -32,8 +38,15 @@ def use_up(state: Any) -> None:
 
 
 def check_not_used_up(name: str, tree: Any) -> None:
-    """Refuses what has arrays that a round has used up."""
-    for x in jtu.tree_leaves(tree):
+    """Refuses what has arrays that are not there any more.
+
+    What is frozen, the `rest` of a state, is the user's own array, which no round
+    takes: somebody else has deleted it.
+    """
+    for path, x in jtu.tree_leaves_with_path(tree):
         if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
             if x.is_deleted():
-                raise UsedUpError(f"`{name}` {MESSAGE.format(name)}")
+                at = f"{name}{jtu.keystr(path)}"
+                if at.startswith("state.rest"):
+                    raise UsedUpError(f"`{at}` {DELETED}")
+                raise UsedUpError(f"`{at}` {MESSAGE.format(name)}")

@@ -173,3 +173,21 @@ def test_a_round_is_given_what_is_frozen_and_returns_what_is_trained():
     # What a round used up is not the base.
     assert not model.base.weight.is_deleted()
     assert not after.params.a.is_deleted()
+
+
+def test_a_frozen_array_that_is_deleted_is_not_said_to_be_used_up():
+    model = lora(eqx.nn.Linear(17, 19, key=KEY), 2, key=KEY)
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    roles = eqf.roles(model, shared=adapters)
+    loader = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING)
+    state = algorithm.init(model, num_clients=4, roles=roles)
+    model.base.weight.delete()
+    for use in (
+        lambda: algorithm.round(state, loader(0), key=KEY),
+        lambda: eqf.rounds(algorithm, state, loader, num_rounds=1, key=KEY),
+    ):
+        with pytest.raises(ValueError, match=r"`state\.rest\.base\.weight` is frozen"):
+            use()
+    state.params.a.delete()
+    with pytest.raises(ValueError, match=r"`state\.params\.a` was used up by the next"):
+        algorithm.round(state, loader(0), key=KEY)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .._aggregator import WeightedMean
 from .._bits import Bits, payload_bits, UP
@@ -18,8 +19,9 @@ from .._tree import tree_add, tree_zeros_like
 from .._types import Loss, Params
 from .._wire import Broadcast
 from ..data import AbstractBatching
-from ..nn import lora_a, lora_b
-from .adapters import check_adapters, check_no_ranks
+from ..nn import LoRA, lora_a, lora_b
+from ..nn._lora_layer import layers_of
+from .adapters import check_adapters, check_no_ranks, with_pairs
 from .base import NOT_KEPT
 from .of_client import _AbstractOfClient
 
@@ -57,6 +59,17 @@ class _OneOfTwo(AbstractWrapper):
             broadcast.shared, lambda: without(lora_a), lambda: without(lora_b)
         )
         return message, state, metrics
+
+
+def _without_fixed(change: Params, a_stays: Bool[Array, ""]) -> Params:
+    """A change without that of the matrix that stays, whatever somebody sent of it."""
+
+    def of(layer: LoRA) -> tuple[Array, Array]:
+        no_a, no_b = tree_zeros_like((layer.a, layer.b))
+        a, b = jnp.where(a_stays, no_a, layer.a), jnp.where(a_stays, layer.b, no_b)
+        return a, b
+
+    return with_pairs(change, (of(x) for x in layers_of(change)))
 
 
 class RoLoRA(_AbstractOfClient):
@@ -112,9 +125,11 @@ class RoLoRA(_AbstractOfClient):
 
     def step(self, state, clients, *, key):
         check_no_ranks(type(self).__name__, clients.info)
-        sent = Broadcast(state.params, state.rest, state.round % 2 == 0)
+        a_stays = state.round % 2 == 0
+        sent = Broadcast(state.params, state.rest, a_stays)
         out = clients(self.client, WeightedMean(), sent, state.clients, key=key)
-        params = tree_add(state.params, out.aggregate.payload)
+        change = _without_fixed(out.aggregate.payload, a_stays)
+        params = tree_add(state.params, change)
         state = dataclasses.replace(state, params=params, clients=out.clients)
         return state, out.metrics, out.aggregate.accept
 
