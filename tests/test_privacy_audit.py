@@ -103,6 +103,43 @@ def test_a_broken_one_is_found_out(fault):
     assert found.auroc > 0.99
 
 
+class Silent(eqp.DistributedDiscreteGaussian):
+    """Clients that leave out their shares of the noise."""
+
+    def encode(self, message, state, *, key):
+        where = lambda m: m.noise_multiplier  # noqa: E731
+        none = eqx.tree_at(where, self, jnp.zeros(()))
+        return eqp.DistributedDiscreteGaussian.encode(none, message, state, key=key)
+
+
+@pytest.mark.parametrize("kind", (eqp.DistributedDiscreteGaussian, Silent))
+def test_noise_of_the_clients_is_audited_as_well(kind):
+    audit = eqp.Audit(DATASET, num_canaries=CANARIES, seed=3)
+    count, everyone = audit.dataset.num_clients, eqf.data.AllClients()
+    mechanism = kind(
+        *(1.0,),
+        noise_multiplier=1.0,
+        expected_clients=count,
+        step=0.01,
+        num_params=SIZE + 1,
+    )
+    plan = eqp.PrivacyPlan(
+        everyone, mechanism, num_clients=count, num_rounds=1, delta=1e-5
+    ).for_epsilon(1.5)
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING, aggregator=plan.mechanism)
+    solution = eqf.train(
+        audit.algorithm(algorithm),
+        model := Wide(),
+        audit.loader(everyone, BATCHING),
+        num_rounds=1,
+        key=jr.key(2),
+        privacy=plan,
+    )
+    found = audit.report(model, solution.state, delta=plan.delta)
+    assert (found.lower_bound > 1.5 * plan.epsilon()) == (kind is Silent)
+    assert (found.interval[0] > plan.epsilon()) == (kind is Silent)
+
+
 def test_of_all_clients_in_one_round_the_estimate_is_the_gaussian_s_epsilon():
     plan, found = audited(num_rounds=1)
     exact = dpa.get_epsilon_gaussian(plan.noise_multiplier, plan.delta)
