@@ -180,6 +180,24 @@ def test_every_answer_of_a_conversation_is_asked():
     np.testing.assert_array_equal(cut["cut"], sizes - 8)
 
 
+def test_conversations_of_a_hugging_face_dataset():
+    datasets = pytest.importorskip("datasets")
+    talks = {"messages": [json.loads(said(*TURNS))] * 2, "user": ["x", "y"]}
+    table = datasets.Dataset.from_dict(talks)
+    text = table.map(
+        lambda row: {"text": json.dumps(row["messages"])}, remove_columns="messages"
+    )
+    dataset = eqf.data.FederatedDataset.from_huggingface(text, by="user")
+    form = {"columns": ["text"], "length": 60, "end": END}
+    got = sets.instructions(dataset, LETTERS, turns, **form)
+    expected = sets.instructions(
+        clients(*[said(*TURNS)] * 2, by=["x", "y"]), LETTERS, turns, **form
+    )
+    for name in "xy":
+        for column, values in expected[name].items():
+            np.testing.assert_array_equal(got[name][column], values)
+
+
 def test_a_conversation_that_is_none_is_named():
     dataset = clients(said(*TURNS), "Who?", by=["x", "y"])
     with pytest.raises(ValueError, match="JSON text of") as raised:

@@ -85,7 +85,8 @@ def sweep(
     `train(algorithm, model(key), loader, num_rounds=num_rounds, key=key)` gives, up to
     the last bits. All of them see the same clients in the same rounds. One that
     diverges ends there, without a warning: its `result` says so. What was reached when
-    an error or Ctrl-C ends a sweep is lost.
+    an error or Ctrl-C ends a sweep is lost. What is frozen is on the device
+    once for each run.
 
     **Arguments:**
 
