@@ -551,6 +551,7 @@ def others():
         "adaptive": eqp.PrivateMean(
             eqp.AdaptiveClip(0.5, indicator_stddev=2.0), **kwargs
         ),
+        "group": eqp.PrivateMean(eqp.GroupClip(0.5), **kwargs),
         "gaussian": eqp.LocalGaussian(0.5, **kwargs),
         "laplace": eqp.LocalLaplace(0.5, **kwargs),
         "discrete": eqp.DistributedDiscreteGaussian(
@@ -559,7 +560,9 @@ def others():
     }
 
 
-@pytest.mark.parametrize("name", ("adaptive", "gaussian", "laplace", "discrete"))
+@pytest.mark.parametrize(
+    "name", ("adaptive", "group", "gaussian", "laplace", "discrete")
+)
 def test_other_mechanisms_on_several_devices_and_after_a_resume(name, tmp_path):
     mech, everyone = others()[name], eqf.data.AllClients()
     executor = eqf.Executor(ordered=True)
