@@ -55,8 +55,8 @@ def run_pass(
     if mesh is None:
         mapped = own_device
     elif executor.differentiable:
-        # Equinox's loop cannot be differentiated inside `shard_map`. The compiler
-        # splits this over the devices as well, but all wait for the longest.
+        # No derivative is taken through `shard_map`. The compiler splits this over the
+        # devices as well, but all wait for the longest.
         mapped = jax.vmap(
             device, in_axes=(None, 0, 0), out_axes=(None, 0, 0), axis_name=AXIS
         )
