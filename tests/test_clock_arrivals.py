@@ -1,6 +1,7 @@
 """Asynchronous rounds under a clock, against a loop in plain Python."""
 
 import math
+import threading
 from collections.abc import Callable
 
 import equinox as eqx
@@ -396,6 +397,47 @@ def test_who_waits_for_a_place_is_not_counted_as_sent_out():
     )
     drawn = [int(np.asarray(it(r).index).min()) for r in range(40)]
     assert np.ptp(np.bincount(drawn, minlength=8)) <= 1
+
+
+def test_who_is_drawn_twice_is_under_way_once():
+    """Three clients of equal speed: no buffer of two holds one of them twice."""
+    dataset = testing.ragged_clients((4, 4, 4))
+    it = eqd.Loader(
+        *(dataset, eqd.WeightedSampler(3, [1.0, 1.0, 1.0], replace=True), BATCHING),
+        clock=eqt.AsynchronousClock(eqt.SystemModel(speed=1.0), WORK, buffer_size=2),
+    )
+    for r in range(40):
+        assert len(set(np.asarray(it(r).index).ravel().tolist())) == 2
+
+
+def test_a_round_that_was_made_is_told_while_a_later_one_is():
+    """The training reports its round, and does not wait for the thread that is at
+    work on the next one."""
+    going_on = threading.Event()
+
+    class Slow(eqd.AbstractClock):
+        @property
+        def independent(self):
+            return False
+
+        def check(self, population):
+            pass
+
+        def rounds(self, population):
+            one = np.array([0]), np.array([1]), {"seconds": 1.0}
+            yield eqd.ClockedRound(*one)
+            assert going_on.wait(60)
+            yield eqd.ClockedRound(*one)
+
+    it = eqd.Loader(DATASET, eqd.UniformSampler(4), BATCHING, clock=Slow())
+    told, later = [it.report(0)], threading.Thread(target=it.report, args=(1,))
+    later.start()
+    again = threading.Thread(target=lambda: told.append(it.report(0)), daemon=True)
+    again.start()
+    again.join(20)
+    going_on.set()
+    later.join()
+    assert told == [{"seconds": 1.0}] * 2
 
 
 def under_way(algorithm, **options):

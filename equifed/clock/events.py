@@ -190,6 +190,8 @@ class Events:
         population = self._population
         for _ in range(_IN_VAIN):
             clients = population.drawn(self._drawn, there=there, most=self._vacant)
+            if len(clients) > 1:  # Who is drawn twice is under way once.
+                clients = clients[np.sort(np.unique(clients, return_index=True)[1])]
             if len(clients) == number:  # All are drawn, in no random order.
                 rng = generator(population.sampler.seed, PLACE, self._drawn)
                 clients = clients[permutation(rng, number)]
