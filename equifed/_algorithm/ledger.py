@@ -26,8 +26,8 @@ class Ledger(_AbstractAround):
     entries as the cohort has places: in what is left the numbers are -1, the bits 0.
 
     One that was asked and sent nothing, because it has no examples, was sent its part
-    all the same. One that a [clock][equifed.clock] has lost is in no cohort, and not
-    here.
+    all the same. One that a clock ([`equifed.clock.SynchronousClock`][]) has lost is in
+    no cohort, and not here.
 
     A logger takes numbers alone; [`equifed.rounds`][] and the history of
     [`equifed.train`][] have the arrays, in the history as whole numbers.

@@ -24,8 +24,11 @@ class Number:
 def numbers_of_class(cls: type) -> dict[str, Number]:
     """The numbers, and choices, that a class is made with."""
     words, out = helps(cls), {}
+    # What is converted to an integer is one, whatever else may be given.
+    fields = {x.name: x.type for x in dataclasses.fields(cls) if x.type is int}
     for parameter in inspect.signature(cls).parameters.values():
-        default, hint = parameter.default, parameter.annotation
+        default = parameter.default
+        hint = fields.get(parameter.name, parameter.annotation)
         default = dataclasses.MISSING if default is parameter.empty else default
         plain = hint in (int, bool) or get_origin(hint) is Literal
         kind = hint if plain else float
