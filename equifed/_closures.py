@@ -6,9 +6,9 @@ that whoever is given it cannot tell the two apart. What remains of the function
 is its code, by which two closures of one source are equal.
 
 So `optax.sgd(0.1)` and `optax.sgd(0.2)`, opened, are one structure with two numbers:
-they share a program, and `vmap` sweeps over both. (`equinox.internal` has
-`closure_to_pytree` for this, but that opens neither defaults nor partials nor objects,
-and fails where a variable is still without a value.)
+they share a program, and `vmap` sweeps over both. (Equinox has
+`closure_to_pytree` for its own use, but that opens neither defaults nor partials nor
+objects, and fails where a variable is still without a value.)
 """
 
 import enum

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -66,7 +67,7 @@ def _forward(
     step: Step, bound: int, closure: Arrays, carry: Arrays, stop: Any
 ) -> tuple[Arrays, Any]:
     """Also keeps what each segment of the steps began with."""
-    varies = [x.value if x.perturbed and _has_slope(x.value) else None for x in closure]
+    has_slope = [x.perturbed and eqx.is_inexact_array(x.value) for x in closure]
     closure, carry = [x.value for x in closure], [x.value for x in carry]
     run, stop, size = functools.partial(step, closure), stop.value, _segment(bound)
 
@@ -79,7 +80,7 @@ def _forward(
     count = (stop + size - 1) // size
     begun = carry, _room(carry, -(-bound // size))
     carry, kept = jax.lax.fori_loop(jnp.zeros_like(count), count, segment, begun)
-    rest = [x if v is None else None for x, v in zip(closure, varies, strict=True)]
+    varies, rest = eqx.partition(closure, has_slope)
     return carry, (varies, rest, kept, stop)
 
 
@@ -87,9 +88,8 @@ def _backward(step: Step, bound: int, residuals: Any, slopes: Arrays) -> Any:
     """From the last step to the first, segment by segment."""
     varies, rest, kept, stop = residuals
     size = _segment(bound)
-    closure = _joined(varies, rest)
-    run = functools.partial(step, closure)
-    floats = [_has_slope(x) for x in kept]
+    run = functools.partial(step, eqx.combine(varies, rest))
+    floats = [eqx.is_inexact_array(x) for x in kept]
 
     def back(first, inside, i, value):
         """One step: from the slopes of its end to those of its beginning."""
@@ -97,10 +97,11 @@ def _backward(step: Step, bound: int, residuals: Any, slopes: Arrays) -> Any:
         carry = _read(inside, i - first)
 
         def end(varies, moving):
-            out = step(_joined(varies, rest), i, _joined(moving, carry))
-            return _only(out, floats)
+            out = step(eqx.combine(varies, rest), i, eqx.combine(moving, fixed))
+            return eqx.filter(out, floats)
 
-        _, pull = jax.vjp(end, varies, _only(carry, floats))
+        moving, fixed = eqx.partition(carry, floats)
+        _, pull = jax.vjp(end, varies, moving)
         more, slopes = pull(slopes)
         return slopes, jtu.tree_map(jnp.add, totals, more)
 
@@ -123,10 +124,8 @@ def _backward(step: Step, bound: int, residuals: Any, slopes: Arrays) -> Any:
         )
 
     count = (stop + size - 1) // size
-    begun = (
-        [_dense(x) for x in _only(slopes, floats)],
-        jtu.tree_map(jnp.zeros_like, varies),
-    )
+    ends = [_dense(x) for x in eqx.filter(slopes, floats)]
+    begun = ends, jtu.tree_map(jnp.zeros_like, varies)
     slopes, totals = jax.lax.fori_loop(jnp.zeros_like(count), count, segment, begun)
     return totals, slopes, None
 
@@ -144,18 +143,6 @@ def _dense(slope: Any) -> Any:
         return slope
     zero: Any = slope  # of which pyright knows neither shape nor dtype
     return jnp.zeros(zero.shape, zero.dtype)
-
-
-def _has_slope(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)
-
-
-def _only(xs: Arrays, keep: list[bool]) -> Arrays:
-    return [x if k else None for x, k in zip(xs, keep, strict=True)]
-
-
-def _joined(some: Arrays, others: Arrays) -> Arrays:
-    return [y if x is None else x for x, y in zip(some, others, strict=True)]
 
 
 def _room(carry: Arrays, count: int) -> Arrays:

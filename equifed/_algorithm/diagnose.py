@@ -12,9 +12,8 @@ from .._client import AbstractClient, AbstractWrapper
 from .._cohort import NO_CLIENT
 from .._metrics import AbstractMetric, add_metrics
 from .._wire import check_additive
-from .around import _AbstractAround
 from .base import AbstractAlgorithm
-from .inside import layers
+from .watching import _AbstractWatching
 
 
 class OfRound(AbstractMetric):
@@ -47,7 +46,7 @@ class _Shows(AbstractWrapper):
         return message, (own, message.payload, message.weight > 0), metrics
 
 
-class Diagnose(_AbstractAround):
+class Diagnose(_AbstractWatching):
     r"""Wraps an algorithm: its rounds are as they were, to the bit, and tell how the
     clients' messages $m_i$ lie to one another.
 
@@ -117,21 +116,6 @@ class Diagnose(_AbstractAround):
         self.algorithm = algorithm
         self.gram = gram
 
-    def __check_init__(self):
-        for layer in layers(self.algorithm):
-            if isinstance(layer, Diagnose):
-                raise TypeError("`algorithm` has a `Diagnose` in it. One is enough.")
-
-    @property
-    def carries_state(self) -> bool:
-        return self.algorithm.carries_state
-
-    def begin(self, params, *, num_clients, key):
-        return self.algorithm.begin(params, num_clients=num_clients, key=key)
-
-    def keep(self, params, personal, begun):
-        return self.algorithm.keep(params, personal, begun)
-
     def step(self, state, clients, *, key):
         passes = []
 
@@ -155,15 +139,6 @@ class Diagnose(_AbstractAround):
         state, metrics, accept = self.algorithm.step(state, watched, key=key)
         found = {name: OfRound(x) for name, x in self._found(*passes[-1]).items()}
         return state, add_metrics(metrics, found), accept
-
-    def model(self, state):
-        return self.algorithm.model(state)
-
-    def models(self, state):
-        return self.algorithm.models(state)
-
-    def own_model(self, state, kept):
-        return self.algorithm.own_model(state, kept)
 
     def _found(
         self,

@@ -9,13 +9,12 @@ from .._bits import EACH, SENT
 from .._check import checked
 from .._cohort import NO_CLIENT
 from .._metrics import AbstractMetric, add_metrics
-from .around import _AbstractAround
 from .base import AbstractAlgorithm
 from .diagnose import OfRound
-from .inside import layers
+from .watching import _AbstractWatching
 
 
-class Ledger(_AbstractAround):
+class Ledger(_AbstractWatching):
     """Wraps an algorithm: its rounds are as they were, and tell what each client has
     sent and was sent.
 
@@ -53,21 +52,6 @@ class Ledger(_AbstractAround):
     def __init__(self, algorithm: AbstractAlgorithm):
         self.algorithm = algorithm
 
-    def __check_init__(self):
-        for layer in layers(self.algorithm):
-            if isinstance(layer, Ledger):
-                raise TypeError("`algorithm` has a `Ledger` in it. One is enough.")
-
-    @property
-    def carries_state(self) -> bool:
-        return self.algorithm.carries_state
-
-    def begin(self, params, *, num_clients, key):
-        return self.algorithm.begin(params, num_clients=num_clients, key=key)
-
-    def keep(self, params, personal, begun):
-        return self.algorithm.keep(params, personal, begun)
-
     def step(self, state, clients, *, key):
         asked = dataclasses.replace(clients, _ledger=clients.index)
         state, metrics, accept = self.algorithm.step(state, asked, key=key)
@@ -88,12 +72,3 @@ class Ledger(_AbstractAround):
                 metrics.pop(EACH[name]),
             )
         return state, add_metrics(metrics, found), accept
-
-    def model(self, state):
-        return self.algorithm.model(state)
-
-    def models(self, state):
-        return self.algorithm.models(state)
-
-    def own_model(self, state, kept):
-        return self.algorithm.own_model(state, kept)
