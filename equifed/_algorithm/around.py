@@ -32,3 +32,24 @@ class _AbstractAround(AbstractAlgorithm):
     @property
     def keeps_statistics(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.algorithm.keeps_statistics
+
+
+class _AbstractWithItsState(_AbstractAround):
+    """One whose state is that of the algorithm in it: what it changes are the messages
+    of a round, or its metrics."""
+
+    @property
+    def carries_state(self) -> bool:
+        return self.algorithm.carries_state
+
+    def keep(self, params, personal, begun):
+        return self.algorithm.keep(params, personal, begun)
+
+    def model(self, state):
+        return self.algorithm.model(state)
+
+    def models(self, state):
+        return self.algorithm.models(state)
+
+    def own_model(self, state, kept):
+        return self.algorithm.own_model(state, kept)

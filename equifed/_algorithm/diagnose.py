@@ -12,8 +12,9 @@ from .._client import AbstractClient, AbstractWrapper
 from .._cohort import NO_CLIENT
 from .._metrics import AbstractMetric, add_metrics
 from .._wire import check_additive
+from .around import _AbstractWithItsState
 from .base import AbstractAlgorithm
-from .watching import _AbstractWatching
+from .inside import check_once
 
 
 class OfRound(AbstractMetric):
@@ -46,7 +47,7 @@ class _Shows(AbstractWrapper):
         return message, (own, message.payload, message.weight > 0), metrics
 
 
-class Diagnose(_AbstractWatching):
+class Diagnose(_AbstractWithItsState):
     r"""Wraps an algorithm: its rounds are as they were, to the bit, and tell how the
     clients' messages $m_i$ lie to one another.
 
@@ -115,6 +116,12 @@ class Diagnose(_AbstractWatching):
     def __init__(self, algorithm: AbstractAlgorithm, *, gram: bool = False):
         self.algorithm = algorithm
         self.gram = gram
+
+    def __check_init__(self):
+        check_once(self)
+
+    def begin(self, params, *, num_clients, key):
+        return self.algorithm.begin(params, num_clients=num_clients, key=key)
 
     def step(self, state, clients, *, key):
         passes = []

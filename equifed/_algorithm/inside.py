@@ -20,3 +20,11 @@ def asynchronous_in(algorithm: AbstractAlgorithm) -> AbstractAsynchronous | None
     """The layer whose clients train from old models; `None` if there is none."""
     found = (x for x in layers(algorithm) if isinstance(x, AbstractAsynchronous))
     return next(found, None)
+
+
+def check_once(around: AbstractAlgorithm) -> None:
+    """Refuses a wrapper around another one of its kind."""
+    first, *others = layers(around)
+    if any(isinstance(x, type(first)) for x in others):
+        name = type(first).__name__
+        raise TypeError(f"`algorithm` has a `{name}` in it. One is enough.")

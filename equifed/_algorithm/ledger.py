@@ -9,12 +9,13 @@ from .._bits import EACH, SENT
 from .._check import checked
 from .._cohort import NO_CLIENT
 from .._metrics import AbstractMetric, add_metrics
+from .around import _AbstractWithItsState
 from .base import AbstractAlgorithm
 from .diagnose import OfRound
-from .watching import _AbstractWatching
+from .inside import check_once
 
 
-class Ledger(_AbstractWatching):
+class Ledger(_AbstractWithItsState):
     """Wraps an algorithm: its rounds are as they were, and tell what each client has
     sent and was sent.
 
@@ -51,6 +52,12 @@ class Ledger(_AbstractWatching):
     @checked()
     def __init__(self, algorithm: AbstractAlgorithm):
         self.algorithm = algorithm
+
+    def __check_init__(self):
+        check_once(self)
+
+    def begin(self, params, *, num_clients, key):
+        return self.algorithm.begin(params, num_clients=num_clients, key=key)
 
     def step(self, state, clients, *, key):
         asked = dataclasses.replace(clients, _ledger=clients.index)

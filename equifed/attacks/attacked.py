@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
-from .._algorithm.around import _AbstractAround
+from .._algorithm.around import _AbstractAround, _AbstractWithItsState
 from .._algorithm.inside import layers
 from .._bits import EACH, SENT
 from .._check import check_count, checked
@@ -36,7 +36,7 @@ from .held import _Held, encoded
 Knows = Literal["all", "own"]
 
 
-class Attacked(_AbstractAround):
+class Attacked(_AbstractWithItsState):
     """Wraps an algorithm: some of its clients are Byzantine, and send what an attack
     says.
 
@@ -139,10 +139,6 @@ class Attacked(_AbstractAround):
                 "examples are the server's own, which is trusted. Name others."
             )
 
-    @property
-    def carries_state(self) -> bool:
-        return self.algorithm.carries_state
-
     def begin(self, params, *, num_clients, key):
         if not isinstance(self.clients, jax.core.Tracer):
             for client in self.clients.tolist():
@@ -164,9 +160,6 @@ class Attacked(_AbstractAround):
                 f"most half of the clients, got {count} of {num_clients}. Name "
                 f"{num_clients // 2} or fewer, or take another attack."
             )
-
-    def keep(self, params, personal, begun):
-        return self.algorithm.keep(params, personal, begun)
 
     def step(self, state, clients, *, key):
         sends: list[bool] = []
@@ -199,15 +192,6 @@ class Attacked(_AbstractAround):
                 f"`{type(self.algorithm).__name__}` send nothing. Leave it out."
             )
         return out
-
-    def model(self, state):
-        return self.algorithm.model(state)
-
-    def models(self, state):
-        return self.algorithm.models(state)
-
-    def own_model(self, state, kept):
-        return self.algorithm.own_model(state, kept)
 
     def _sent(
         self, work: Pass, cohort: Cohort, message: Message

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .._aggregator import AbstractAggregator
 from .._algorithm import AbstractAlgorithm
-from .._algorithm.around import _AbstractAround
+from .._algorithm.around import _AbstractWithItsState
 from .._bits import Bits, DOWN, EACH, UP
 from .._cohort import Cohort, NO_CLIENT, NO_ROW
 from .._executor.blocks import Pass
@@ -140,7 +140,7 @@ def _spoiled(here: Setup) -> tuple[Result, Counter[int]]:
     return here.spoiled
 
 
-class _Spoiled(_AbstractAround):
+class _Spoiled(_AbstractWithItsState):
     """The same algorithm, whose messages of weight 0 are NaN on their way to the
     aggregator, in every pass, of each of which it notes the bits."""
 
@@ -167,12 +167,6 @@ class _Spoiled(_AbstractAround):
         # As a `Ledger` asks.
         clients = dataclasses.replace(clients, _run=run, _ledger=clients.index)
         return self.algorithm.step(state, clients, key=key)
-
-    def keep(self, params, personal, begun):
-        return self.algorithm.keep(params, personal, begun)
-
-    def model(self, state):
-        return self.algorithm.model(state)
 
 
 class _SpoilsAbsent(AbstractAggregator):
