@@ -463,6 +463,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
     words += ["--clients-per-round", "2"]
     # What a compressor remembers, of clients and of the server, is in a checkpoint.
     words += "--compress sign --compress.feedback ef21 --compress-down drive".split()
+    words += ["--ledger", "True"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main([*words, "--output", str(whole)]) == 0
     log = eqf.JSONLines.log
@@ -489,19 +490,37 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
     line = capsys.readouterr().out.splitlines()[1]
     for name in ("bits_up", "bits_down"):
         assert f" {sum(row[name] for row in rows(files[1])) / 8e6:.4g} " in line
+    # Whose each bit is is known of all rounds.
+    assert (whole / "ledger.json").read_text() == (cut / "ledger.json").read_text()
+    check_ledger(json.loads((cut / "ledger.json").read_text()), rows(files[1]))
     size = 8 * 8 * 64 + 64 + 64 * 10 + 10  # a sign each, of the params and the control
     assert 2 * 2 * size < rows(files[1])[0]["bits_up"] < 2 * 2 * size * 1.1
+
+
+def check_ledger(kept, *histories):
+    """The clients' bits against those of all of them together."""
+    for of_seed, history in zip(kept, histories, strict=True):
+        clients = of_seed["clients"].values()
+        asked = sum(client["rounds"] for client in clients)
+        assert asked == 2 * len(history)
+        for name in ("bits_up", "bits_down"):
+            total = sum(row[name] for row in history)
+            assert sum(client[name] for client in clients) == total > 0
 
 
 def test_seeds_in_one_program(tmp_path, capsys):
     folder = tmp_path / "seeds"
     words = ["run", "--recipe", "digits-fedavg", "--rounds", "2", "--seeds", "2"]
+    words += ["--ledger", "True"]
     words += ["--eval-every", "1", "--clients-per-round", "2", "--seed", "5"]
     assert main([*words, "--output", str(folder)]) == 0
     kept = json.loads((folder / "result.json").read_text())
     assert [end["seed"] for end in kept] == [5, 6]
     ends = [rows(folder / f"metrics-{seed}.jsonl")[-1] for seed in (5, 6)]
     assert ends[0]["test/loss"] != ends[1]["test/loss"]
+    ledgers = json.loads((folder / "ledger.json").read_text())
+    assert [of_seed["seed"] for of_seed in ledgers] == [5, 6]
+    check_ledger(ledgers, *(rows(folder / f"metrics-{seed}.jsonl") for seed in (5, 6)))
     capsys.readouterr()
     assert main(["table", str(folder)]) == 0
     line = capsys.readouterr().out.splitlines()[1]
@@ -905,6 +924,41 @@ REFUSED = {
         "`--tensorboard` is given no value",
     ),
     "a task without its name": ("--task", "`--task` is given no value"),
+    "an option that there is not": (
+        "--recipe digits-fedavg --bogus 3",
+        "equifed run: There is no option `--bogus`. `equifed run --help` with the same",
+    ),
+    "an option misspelt": (
+        "--recipe digits-fedavg --client_per_round=3",
+        "no option `--client-per-round`. Did you mean `--clients-per-round`?",
+    ),
+    "a number without what has it": (
+        "--task digits-dense --algorithm fedavg --learning-rate 0.1",
+        "no option `--learning-rate`. Did you mean `--client-optim.learning-rate`?",
+    ),
+    "a task misspelt": (
+        "--taks digits-dense --algorithm fedavg",
+        "`--task` must be given, or a `--recipe`, or a `--config`. Did you mean it by "
+        "`--taks`? There are: digits-dense",
+    ),
+    "a word too many": (
+        "--recipe digits-fedavg --rounds 3 4",
+        "'4' is a word too many: it belongs to no option",
+    ),
+    "who took part beside a promise": (
+        "--recipe pfl-cifar10-iid-private --small --ledger True",
+        "`ledger` tells who took part in which round",
+    ),
+}
+OTHERS_REFUSED = {
+    "list": "`KIND` must be given: of what: tasks, algorithms, attacks, compressors or",
+    "list tasks recipes": "'recipes' is a word too many",
+    "list figures": "`KIND` must be 'tasks', 'algorithms', 'attacks', 'compressors' or",
+    "resume": "`RUN` must be given: its folder",
+    "resume one two": "'two' is a word too many",
+    "table one --metrics loss": "no option `--metrics`. Did you mean `--metric`?",
+    "plot one two --x furlongs": "`--x` must be 'round', 'seconds', 'hours' or 'bytes'",
+    "plot one two --output": "`--output` is given no value",
 }
 
 
@@ -936,6 +990,15 @@ def test_refused(case, tmp_path, monkeypatch, capsys):
     assert "Traceback" not in message
     # Nor is a folder left that the next try would run into.
     assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]
+
+
+@pytest.mark.parametrize("words", OTHERS_REFUSED)
+def test_other_commands_refuse_likewise(words, capsys):
+    assert main(words.split()) == 1
+    message = capsys.readouterr().err
+    assert OTHERS_REFUSED[words] in message
+    assert message.startswith(f"equifed {words.split()[0]}: ")
+    assert len(message.splitlines()) == 1
 
 
 def test_config_files_that_are_none(tmp_path, monkeypatch, capsys):

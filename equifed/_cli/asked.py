@@ -6,10 +6,13 @@ words are looked at before it is given them.
 
 import argparse
 import dataclasses
+import difflib
+import inspect
+import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from .._words import either
 
@@ -28,8 +31,22 @@ def known_args(
         raise ValueError(f"`{option}` is given no value. Write one after it.") from None
 
 
-def check_words(form: type, words: list[str]) -> None:
-    """Refuses words without what a form must be given, or with what is no value of it.
+def parsed(arguments: Callable[..., Any], words: list[str], prog: str) -> Any:
+    """What a function of a command returns, called with the words."""
+    import tyro
+
+    check_words(arguments, words, prog)
+    return tyro.cli(arguments, args=words, prog=prog)
+
+
+def check_words(form: Any, words: list[str], prog: str) -> None:
+    """Refuses words that a form has not, or without what it must be given, or with
+    what is no value of it.
+
+    **Arguments:**
+
+    - `form`: a dataclass, or a function.
+    - `prog`: the command, for its help.
 
     **Raises:**
 
@@ -37,17 +54,41 @@ def check_words(form: type, words: list[str]) -> None:
     """
     if {"-h", "--help"} & set(words):
         return
-    given, fields = dict(_given(words)), dict(_fields(form))
-    for name, field in fields.items():
+    known = dict(_options(form))
+    options = {name: x for name, x in known.items() if name.startswith("--")}
+    places = {name: x for name, x in known.items() if name not in options}
+    given, loose = dict(_given(words)), _loose(words, options)
+    _check_names(given, options, prog)
+    if len(loose) > len(places) and not any(_several(x.hint) for x in places.values()):
+        raise ValueError(
+            f"{loose[len(places)]!r} is a word too many: it belongs to no option, as "
+            f"each takes one value. `{prog} --help` tells of all that there are."
+        )
+    given |= dict(zip(places, loose, strict=False))
+    for name, option in known.items():
         if name in given:
-            _check_value(name, _hint(field), given[name])
-    for name, field in fields.items():
-        if name not in given and field.default is dataclasses.MISSING:
-            said = _help(field)
+            _check_value(name, option.hint, given[name])
+    for name, option in known.items():
+        if name not in given and option.required and not _several(option.hint):
+            said = option.help.rstrip(".")
             raise ValueError(
-                f"`{name}` must be given{said and f': {said}'}. `equifed run --help` "
+                f"`{name}` must be given{said and f': {said}'}. `{prog} --help` "
                 "with the same words tells of all that can be."
             )
+
+
+def _check_names(given: Iterable[str], known: Iterable[str], prog: str) -> None:
+    """Refuses an option that there is not."""
+    bare = {name.removeprefix("--"): name for name in known}
+    for name in given:
+        if name in bare.values():
+            continue
+        close = difflib.get_close_matches(name[2:], bare, n=1, cutoff=0.6)
+        meant = f"Did you mean `{bare[close[0]]}`? " if close else ""
+        raise ValueError(
+            f"There is no option `{name}`. {meant}`{prog} --help` with the same words "
+            "tells of all that there are."
+        )
 
 
 def _given(words: list[str]) -> Iterator[tuple[str, str | None]]:
@@ -63,36 +104,76 @@ def _given(words: list[str]) -> Iterator[tuple[str, str | None]]:
         yield option.replace("_", "-"), after
 
 
-def _fields(form: Any, before: str = "--") -> Iterator[tuple[str, Any]]:
-    """The options of a form, and their fields."""
+def _loose(words: list[str], options: Mapping[str, "_Option"]) -> list[str]:
+    """The words that are neither an option nor its value."""
+    out, takes = [], 0.0
+    for word in words:
+        if word.startswith("--"):
+            name, sign, _ = word.replace("_", "-").partition("=")
+            several = name in options and _several(options[name].hint)
+            takes = 0 if sign else math.inf if several else 1
+        elif takes > 0:
+            takes -= 1
+        else:
+            out.append(word)
+    return out
+
+
+class _Option(NamedTuple):
+    """One thing that may be given."""
+
+    hint: Any
+    help: str
+    required: bool
+
+
+def _options(form: Any, before: str = "--") -> Iterator[tuple[str, _Option]]:
+    """What a form, or a function, may be given, by its name; of a function also what
+    has its place, whose name has no dashes."""
+    if not dataclasses.is_dataclass(form):
+        for x in inspect.signature(form).parameters.values():
+            required = x.default is x.empty
+            name = x.name.upper() if required else f"{before}{x.name}"
+            yield name.replace("_", "-"), _option(x.annotation, required=required)
+        return
     for field in dataclasses.fields(form):
         if dataclasses.is_dataclass(field.type):
-            yield from _fields(field.type, f"{before}{field.name}.")
-        else:
-            named = _arg(field)
-            name = getattr(named, "name", None) or field.name
-            yield f"{before}{name}".replace("_", "-"), field
+            yield from _options(field.type, f"{before}{field.name}.")
+            continue
+        called = getattr(_arg(field.type), "name", None) or field.name
+        required = field.default is dataclasses.MISSING
+        name = f"{before}{called}".replace("_", "-")
+        yield name, _option(field.type, required=required)
 
 
-def _arg(field: Any) -> Any:
-    return next(iter(getattr(field.type, "__metadata__", ())), None)
+def _arg(hint: Any) -> Any:
+    """What tyro is told of it."""
+    return next(
+        (x for x in getattr(hint, "__metadata__", ()) if hasattr(x, "help")), None
+    )
 
 
-def _help(field: Any) -> str:
-    return (getattr(_arg(field), "help", None) or "").rstrip(".")
+def _option(hint: Any, *, required: bool) -> _Option:
+    said = getattr(_arg(hint), "help", None) or ""
+    bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    return _Option(bare, said, required)
 
 
-def _hint(field: Any) -> Any:
-    has = getattr(field.type, "__metadata__", None)
-    return typing.get_args(field.type)[0] if has else field.type
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint is one of."""
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _several(hint: Any) -> bool:
+    """Whether it is several words, or none."""
+    return any(typing.get_origin(kind) in (tuple, list) for kind in _kinds(hint))
 
 
 def _check_value(name: str, hint: Any, value: str | None) -> None:
-    origin = typing.get_origin(hint)
-    kinds = typing.get_args(hint) if origin in (types.UnionType, typing.Union) else ()
-    kinds = kinds or (hint,)
-    if any(typing.get_origin(kind) in (tuple, list) for kind in kinds):
-        return  # of several words, or none
+    kinds = _kinds(hint)
+    if _several(hint):
+        return
     if value is None:
         raise ValueError(f"`{name}` is given no value. Write one after it.")
     if types.NoneType in kinds and value == "None":

@@ -3,7 +3,7 @@
 `config.json` makes the same run again, `environment.json` says which versions made it,
 `metrics.jsonl` has a line a round (`metrics-0.jsonl` and so on of several seeds),
 `checkpoints` is what `resume` goes on from, and `result.json` is there once it has
-ended.
+ended; `ledger.json` too, where one was asked for.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from .settings import Settings
 
 
 CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, LEDGER = "checkpoints", "ledger.json"
 NONFINITE = "nonfinite_model"
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "numpy", "equifed")
 

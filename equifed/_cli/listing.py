@@ -1,14 +1,17 @@
 """`equifed list`: the names that `run` takes, with a line on each."""
 
-from typing import Annotated, Literal
+from typing import Annotated, get_args, Literal
 
+from .._words import either
 from ..recipes import algorithm, algorithms, recipes, tasks
 from ..recipes._compression import KINDS
 from ..recipes._helps import first_sentence
+from .asked import parsed
 from .attacking import ATTACKS
 
 
 Kind = Literal["tasks", "algorithms", "attacks", "compressors", "recipes"]
+_OF = f"of what: {either(get_args(Kind))}."
 
 
 def list_names(args: list[str]) -> int:
@@ -16,11 +19,11 @@ def list_names(args: list[str]) -> int:
     import tyro
 
     def arguments(
-        kind: Annotated[tyro.conf.Positional[Kind], tyro.conf.arg(help="of what.")],
+        kind: Annotated[tyro.conf.Positional[Kind], tyro.conf.arg(help=_OF)],
     ) -> str:
         return kind
 
-    kind = tyro.cli(arguments, args=args, prog="equifed list")
+    kind = parsed(arguments, args, "equifed list")
     if kind == "tasks":
         rows = [(task.name, f"{task.partition}; {task.data}") for task in tasks()]
     elif kind == "algorithms":

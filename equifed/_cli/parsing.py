@@ -8,6 +8,7 @@ Which algorithm, task, recipe or file, and which optimisers, is looked for first
 
 import argparse
 import dataclasses
+import difflib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
         base["algorithm"] = first.algorithm
     if {"-h", "--help"} & set(args):  # the help of something, whatever it is
         base = {"task": "digits-dense", "algorithm": "fedavg", **base}
-    _check_asked_for(base)
+    _check_asked_for(base, rest)
     arguments = arguments_of(recipes.algorithm(base["algorithm"]))
     known = base.get("numbers", {})
     if before in (None, base["algorithm"]):
@@ -47,7 +48,7 @@ def settings_of(args: list[str]) -> tuple[Settings, str | None]:
     # Another algorithm than that of the recipe or the file has what both have.
     base["numbers"] = {n: x for n, x in known.items() if n in arguments}
     form = _form(base, arguments, rest)
-    check_words(form, rest)
+    check_words(form, rest, "equifed run")
     values = dict(vars(_parse(form, rest, base)))
     output = values.pop("output")
     numbers = filled_in(
@@ -108,16 +109,19 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return from_json_dict(values)
 
 
-def _check_asked_for(base: Mapping[str, Any]) -> None:
+def _check_asked_for(base: Mapping[str, Any], rest: list[str]) -> None:
     known = {
         "task": [task.name for task in recipes.tasks()],
         "algorithm": recipes.algorithms(),
     }
     for name, names in known.items():
         if name not in base:
+            words = [word.partition("=")[0] for word in rest]
+            near = difflib.get_close_matches(f"--{name}", words, n=1, cutoff=0.75)
+            meant = f"Did you mean it by `{near[0]}`? " if near else ""
             raise ValueError(
-                f"`--{name}` must be given, or a `--recipe`, or a `--config`. There "
-                f"are: {', '.join(names)}."
+                f"`--{name}` must be given, or a `--recipe`, or a `--config`. {meant}"
+                f"There are: {', '.join(names)}."
             )
 
 

@@ -4,6 +4,7 @@ import pathlib
 from typing import Annotated, Literal
 
 from .. import plot
+from .asked import parsed
 from .folder import load, Seed
 
 
@@ -32,7 +33,7 @@ def plot_runs(args: list[str]) -> int:
     ) -> tuple[tuple[str, ...], str, Along, pathlib.Path]:
         return runs, metric, x, output
 
-    runs, metric, x, output = tyro.cli(arguments, args=args, prog="equifed plot")
+    runs, metric, x, output = parsed(arguments, args, "equifed plot")
     if not runs:
         raise ValueError("`RUN` must be given: the folder of at least one run.")
     found = [load(run) for run in runs]

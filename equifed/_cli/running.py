@@ -8,7 +8,7 @@ from typing import Annotated
 
 import jax.random as jr
 
-from .._algorithm import AbstractAlgorithm
+from .._algorithm import AbstractAlgorithm, Ledger
 from .._checkpoint import Checkpointer
 from .._evaluate import Evaluated, FineTune
 from .._history import ROUND, Row
@@ -27,10 +27,21 @@ from ..privacy import PrivacyPlan
 from ..recipes._arguments import ROOT
 from ..recipes._privacy import with_plan
 from ..recipes._task import Data
+from .asked import parsed
 from .attacking import drawn_attackers, with_attackers, with_root
 from .evaluation import of_clusters, own_of, whose
-from .folder import begin, CHECKPOINTS, forget, NONFINITE, read, RESULT, write
+from .folder import (
+    begin,
+    CHECKPOINTS,
+    forget,
+    LEDGER,
+    NONFINITE,
+    read,
+    RESULT,
+    write,
+)
 from .parsing import settings_of
+from .sent import sent_by_client
 from .settings import Settings
 
 
@@ -73,7 +84,7 @@ def resume(args: list[str]) -> int:
     ) -> str:
         return run
 
-    folder = pathlib.Path(tyro.cli(arguments, args=args, prog="equifed resume"))
+    folder = pathlib.Path(parsed(arguments, args, "equifed resume"))
     settings = read(folder)
     if (folder / RESULT).exists():
         print(f"`{folder}` has come to its end: there is nothing to go on with.")
@@ -101,6 +112,11 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
         {"seed": seed, "result": _result(x), "last": _evaluated(x, settings, made)}
         for seed, x in zip(seeds, solutions, strict=True)
     ]
+    if settings.ledger:
+        ids = made.loader.dataset.client_ids
+        sent = [sent_by_client(x.history, ids) for x in solutions]
+        parts = zip(seeds, sent, strict=True)
+        write(folder / LEDGER, [{"seed": n, "clients": x} for n, x in parts])
     write(folder / RESULT, ends)
     for end in ends:
         numbers = "  ".join(f"{n} {x:.4g}" for n, x in end["last"].items())
@@ -150,6 +166,8 @@ def _made(settings: Settings) -> Made:
         known = {"roles": roles, "seed": settings.seed}
         clock = settings.clock.build(algorithm, model, loader, **known)
         loader = Loader(data, sampler, batching, clock=clock)
+    if settings.ledger:  # around all else
+        algorithm = Ledger(algorithm)
     return Made(algorithm, model, roles, loader, evaluation, users, plan, tune)
 
 

@@ -64,6 +64,7 @@ class Settings:
         given, as often as it is evaluated, and never with several seeds.
     - `keep_checkpoints`: how many of them to keep.
     - `rounds_per_call`: how many rounds one call of the compiled program runs at most.
+    - `ledger`: whether to keep what each client has sent and was sent.
     - `data`: a folder with the data's files, if they are not to be downloaded.
     - `tensorboard`: whether to log for TensorBoard, beside the lines of JSON.
     - `wandb`: the project at Weights & Biases to log to, if any.
@@ -96,6 +97,7 @@ class Settings:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 1
     rounds_per_call: int = 1
+    ledger: bool = False
     data: str | None = None
     tensorboard: bool = False
     wandb: str | None = None
@@ -125,6 +127,12 @@ class Settings:
                     f"{self.algorithm!r} trains several. Leave it out."
                 )
         self._check_server_and_attackers()
+        if self.ledger and self.privacy is not None:
+            raise ValueError(
+                "`ledger` tells who took part in which round, and what this recipe "
+                "promises holds only if nobody knows. Leave it out, or take a recipe "
+                "without privacy."
+            )
         if self.clock is not None:
             self.clock.check_fits(self.algorithm, num_chosen=self.power_of_choice)
         elif issubclass(algorithm(self.algorithm), AbstractAsynchronous):

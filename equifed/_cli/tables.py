@@ -8,6 +8,7 @@ from .._bits import DOWN, UP
 from .._history import names_in, ROUND
 from ..recipes import Published, recipe
 from ..recipes._recipe import measured
+from .asked import parsed
 from .folder import load, NONFINITE, Run
 from .saved import differs
 
@@ -38,7 +39,7 @@ def print_table(args: list[str]) -> int:
     ) -> tuple[tuple[str, ...], str]:
         return runs, metric
 
-    runs, metric = tyro.cli(arguments, args=args, prog="equifed table")
+    runs, metric = parsed(arguments, args, "equifed table")
     if not runs:
         raise ValueError("`RUN` must be given: the folder of at least one run.")
     found = [load(run) for run in runs]
