@@ -147,15 +147,14 @@ def _options(form: Any, before: str = "--") -> Iterator[tuple[str, _Option]]:
 
 
 def _arg(hint: Any) -> Any:
-    """What tyro is told of it."""
-    return next(
-        (x for x in getattr(hint, "__metadata__", ()) if hasattr(x, "help")), None
-    )
+    """What tyro is told of it, last."""
+    return next(reversed(getattr(hint, "__metadata__", ())), None)
 
 
 def _option(hint: Any, *, required: bool) -> _Option:
     said = getattr(_arg(hint), "help", None) or ""
-    bare = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    annotated = getattr(hint, "__metadata__", None) is not None
+    bare = typing.get_args(hint)[0] if annotated else hint
     return _Option(bare, said, required)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import jax.random as jr
 
-from .._algorithm import AbstractAlgorithm, Ledger
+from .._algorithm import AbstractAlgorithm
 from .._checkpoint import Checkpointer
 from .._evaluate import Evaluated, FineTune
 from .._history import ROUND, Row
@@ -24,6 +24,7 @@ from ..data import (
     UniformSampler,
 )
 from ..privacy import PrivacyPlan
+from ..recipes._algorithms import with_ledger
 from ..recipes._arguments import ROOT
 from ..recipes._privacy import with_plan
 from ..recipes._task import Data
@@ -166,8 +167,8 @@ def _made(settings: Settings) -> Made:
         known = {"roles": roles, "seed": settings.seed}
         clock = settings.clock.build(algorithm, model, loader, **known)
         loader = Loader(data, sampler, batching, clock=clock)
-    if settings.ledger:  # around all else
-        algorithm = Ledger(algorithm)
+    if settings.ledger:
+        algorithm = with_ledger(algorithm)
     return Made(algorithm, model, roles, loader, evaluation, users, plan, tune)
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from jaxtyping import Array, Int
 
 from .. import _algorithm
-from .._algorithm import AbstractAlgorithm, OverRounds, PowerOfChoice
+from .._algorithm import AbstractAlgorithm, Ledger, OverRounds, PowerOfChoice
 from .._client import AbstractCorrection, Proximal
 from ..posterior import AbstractPosteriorSampler, IASG
 from ._aggregators import Aggregator
@@ -70,6 +70,12 @@ def build(
     )
     algorithm = OverRounds(made) if falls else made(0)
     return algorithm if num_chosen is None else PowerOfChoice(algorithm, num_chosen)
+
+
+def with_ledger(algorithm: AbstractAlgorithm) -> AbstractAlgorithm:
+    """One whose rounds tell what each client has sent and was sent: it goes around all
+    that may be around it already."""
+    return Ledger(algorithm)
 
 
 @dataclasses.dataclass(frozen=True)
