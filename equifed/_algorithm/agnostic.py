@@ -20,6 +20,7 @@ from .._client.loss import example_metrics
 from .._client.microbatched import in_same_parts
 from .._client.outputs import as_column, label_of, labels_of
 from .._client.reach import only, reached
+from .._lookups import Numbered
 from .._noise import reseed_noise
 from .._optim import as_optim, Optim, OptimLike
 from .._round import Beginning
@@ -156,7 +157,8 @@ class AgnosticFedAvg(AbstractAlgorithm):
     A round makes two passes: one measures losses and numbers by domain, one trains. A
     domain without an example in the window counts by this round's number, and one
     without an example in this round keeps its weight, as nothing is known of its loss.
-    An example of a domain that there is not makes its client's change NaN, which is
+    An example of a domain that there is not is refused by name where `domain` hands on
+    a column; where it computes the number, it makes its client's change NaN, which is
     found out. The metrics are not weighted.
 
     **Arguments:**
@@ -224,6 +226,10 @@ class AgnosticFedAvg(AbstractAlgorithm):
         self.domain_weights = _weights(domain_weights, self.num_domains)
         rate = as_number("domain_learning_rate", domain_learning_rate, least=0)
         self.domain_learning_rate = rate
+
+    @property
+    def _numbered(self) -> tuple[Numbered, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (Numbered("domain", self.domain, self.num_domains, "num_domains"),)
 
     def begin(self, params, *, num_clients, key):
         weights = self.domain_weights

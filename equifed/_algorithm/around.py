@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import equinox as eqx
 
+from .._lookups import Numbered
 from .._roles import Role
 from .._types import Loss
 from ..data import AbstractBatching
@@ -28,6 +29,10 @@ class _AbstractAround(AbstractAlgorithm):
     @property
     def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.algorithm.needs
+
+    @property
+    def _numbered(self) -> tuple[Numbered, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.algorithm._numbered
 
     @property
     def keeps_statistics(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

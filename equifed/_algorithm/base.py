@@ -22,6 +22,7 @@ from .._client.keeping import kept_in
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import compiled, FlatTree
 from .._executor import Executor, Participants
+from .._lookups import Numbered
 from .._metrics import AbstractMetric
 from .._overrides import inherit_types
 from .._roles import is_empty, Role, Roles, split_model
@@ -67,6 +68,9 @@ class AbstractAlgorithm(eqx.Module):
     keeps_statistics: ClassVar[bool] = False
     """Whether the statistics of a [`equifed.Stateful`][] loss stay with each client, as
     nobody averages them: to `keep` they are personal."""
+    _numbered: ClassVar[tuple[Numbered, ...]] = ()
+    """What it reads of an example beside the loss, a number of so many: it is looked at
+    before a round."""
     trusted_client: ClassVar[Int[Array, ""] | None] = None
     """The number of a client that is the server itself, whom nobody attacks."""
     rejects: ClassVar[tuple[str, str]] = (
@@ -265,7 +269,8 @@ class AbstractAlgorithm(eqx.Module):
         **Raises:**
 
         `ValueError` if the cohort does not fit the executor or the algorithm, or holds
-        an id that has no row in a table which the loss reads.
+        an id that has no row in a table which the loss reads, or a number that the
+        algorithm does not know.
         """
         check_round(self, cohort, executor)
         check_not_used_up("state", state)
@@ -275,7 +280,8 @@ class AbstractAlgorithm(eqx.Module):
         if not executor.debug:
             # Of several that are alike one tells what is read of all.
             check_lookups(
-                self.loss, lambda: next(iter(self.models(state)), None), old, cohort
+                *(self.loss, self._numbered),
+                *(lambda: next(iter(self.models(state)), None), old, cohort),
             )
         if brought:
             return round_of_slots(self, state, cohort, key, executor)

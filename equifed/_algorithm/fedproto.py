@@ -21,6 +21,7 @@ from .._client.outputs import (
     Outputs,
     outputs_of,
 )
+from .._lookups import Numbered
 from .._optim import OptimLike
 from .._round import Beginning
 from .._tree import tree_add, wide_dtype
@@ -179,8 +180,9 @@ class FedProto(_AbstractOfClient):
         layer is given, in the paper.
     - `num_classes`, `num_features`: how many classes there are, and the length of a
         representation.
-    - `label`: the name of the column of labels, or a function of one example. Examples
-        whose label is no class make the client's message NaN, which is found out.
+    - `label`: the name of the column of labels, or a function of one example. A label
+        that is no class is refused by name where this hands on a column; where it
+        computes it, the client's message is NaN, which is found out.
     - `lam`: $\lambda \ge 0$; at 0 each client trains alone.
 
     ??? cite "Reference"
@@ -224,6 +226,11 @@ class FedProto(_AbstractOfClient):
         criterion = _NearPrototypes(classes, as_number("lam", lam, least=0))
         local = LocalSGD(loss, client_optim, batching, criterion=criterion)
         self.client = _SaysClasses(local, classes)
+
+    @property
+    def _numbered(self) -> tuple[Numbered, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        classes = self.client.classes
+        return (Numbered("label", classes.label, classes.num_classes, "num_classes"),)
 
     def begin(self, params, *, num_clients, key):
         sums = self.client.payload(params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from .._check import check_kind, checked
+from .._lookups import Numbered
 from .._roles import Role
 from .._types import Loss
 from .._words import shown
@@ -78,6 +79,10 @@ class OverRounds(AbstractAlgorithm):
     @property
     def needs(self) -> tuple[Role, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.first.needs
+
+    @property
+    def _numbered(self) -> tuple[Numbered, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.first._numbered
 
     @property
     def keeps_statistics(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

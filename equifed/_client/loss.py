@@ -4,7 +4,7 @@ Users write the loss of one example. Here it is mapped over a batch, masked, ave
 and differentiated; here too its mistakes are found, before anything is compiled.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
-from .._lookups import Lookups, Program, traced
+from .._lookups import among, Lookups, Numbered, Program, traced
 from .._metrics import AbstractMetric, as_metrics
 from .._tree import tree_shapes
 from .._types import Example, Loss, Model
@@ -88,9 +88,14 @@ def check_loss(
 
 
 def traced_loss(
-    loss: Loss, model: Model, example: Example, where: str
+    loss: Loss,
+    model: Model,
+    example: Example,
+    where: str,
+    numbered: Sequence[Numbered] = (),
 ) -> tuple[Metrics, Lookups]:
-    """As `check_loss`, and what the loss reads by numbers of the example."""
+    """As `check_loss`, and what the loss, and an algorithm beside it, reads by numbers
+    of the example."""
     programs: list[Program] = []
 
     def given(model: Model) -> Any:
@@ -106,7 +111,8 @@ def traced_loss(
         return out
 
     metrics = _tried(trace, model, example, where)
-    return metrics, Lookups(programs[0], given)
+    beside = [column for each in numbered for column in among(each, example)]
+    return metrics, Lookups(programs[0], given, beside)
 
 
 def _tried(

@@ -18,6 +18,7 @@ from .._types import Model
 from ..data import FederatedDataset
 from ..data._whose import read_rows
 from .follow import Read, reads, Site
+from .numbered import Among
 from .program import arrays_of, Program
 from .stand_in import matters
 
@@ -48,22 +49,28 @@ class Lookups:
     False if there are none.
     """
 
-    def __init__(self, program: Program, given: Callable[[Model], Any]):
+    def __init__(
+        self,
+        program: Program,
+        given: Callable[[Model], Any],
+        beside: Iterable[Among] = (),
+    ):
         """**Arguments:**
 
         - `given`: what the program is given of a model, as where it was traced.
+        - `beside`: what an algorithm reads beside the program.
         """
-        self._program, self._given = program, given
+        self._program, self._given, self._beside = program, given, beside
 
     @functools.cached_property
-    def _reads(self) -> dict[Read, frozenset[Site]]:
-        return reads(self._program)
+    def _reads(self) -> dict[Read | Among, frozenset[Site]]:
+        return {**reads(self._program), **dict.fromkeys(self._beside, frozenset())}
 
     def __bool__(self) -> bool:
         return bool(self._reads)
 
     @property
-    def reads(self) -> set[Read]:
+    def reads(self) -> set[Read | Among]:
         """Those whose numbers are to be looked at."""
         return set(self._reads)
 
@@ -89,10 +96,19 @@ class Lookups:
             self._look(read, clients, model)
 
     def _look(
-        self, read: Read, clients: Iterable[Client], model: Callable[[], Model]
+        self, read: Read | Among, clients: Iterable[Client], model: Callable[[], Model]
     ) -> None:
         suspects = list(itertools.islice(_suspects(read, clients), _ROWS))
         if not suspects:
+            return
+        if isinstance(read, Among):
+            for suspect in suspects:
+                value = read.value(suspect.example)
+                if not read.fits(value, value):
+                    raise ValueError(
+                        read.refusal(suspect.client_id, suspect.row, value)
+                    )
+            self._reads.pop(read)
             return
         guilty = self._guilty(read, suspects, model())
         if guilty is None:
@@ -131,13 +147,13 @@ class Lookups:
         return next(itertools.compress(suspects, found.tolist()), None)
 
 
-def _suspects(read: Read, clients: Iterable[Client]) -> Iterator[_Suspect]:
+def _suspects(read: Read | Among, clients: Iterable[Client]) -> Iterator[_Suspect]:
     for client_id, columns in clients:
         values = np.asarray(columns[read.column])
         if values.size == 0 or read.fits(int(values.min()), int(values.max())):
             continue
         values = values.reshape(len(values), -1)
-        outside = (values < -read.size) | (values >= read.size)
+        outside = (values < read.least) | (values >= read.size)
         for row in np.flatnonzero(outside.any(1)).tolist():
             value = int(values[row][outside[row]][0])
             example = {n: np.asarray(x[row : row + 1]) for n, x in columns.items()}

@@ -36,24 +36,39 @@ class Read(NamedTuple):
     column: str
     size: int
 
+    @property
+    def least(self) -> int:
+        return -self.size
+
     def fits(self, least: int, greatest: int) -> bool:
         """Whether all numbers from the least to the greatest have a row."""
-        return -self.size <= least and greatest < self.size
+        return self.least <= least and greatest < self.size
+
+
+def origin(program: Program) -> frozenset[str]:
+    """The columns that the numbers of what a program returns may be of."""
+    out = _follow(program.closed.jaxpr, _given(program), {})
+    return frozenset().union(*map(_whole, out))
 
 
 def reads(program: Program) -> dict[Read, frozenset[Site]]:
     """All reads of a program by numbers of its columns, and where they are."""
     found: dict[Read, set[Site]] = {}
-    closed = program.closed
-    origins = [
+    origins = _given(program)
+    if any(map(_whole, origins)):
+        _follow(program.closed.jaxpr, origins, found)
+    return {read: frozenset(sites) for read, sites in found.items()}
+
+
+def _given(program: Program) -> list[Origin]:
+    """Of each input of a program: the column of whole numbers that it is."""
+    pairs = zip(program.columns, program.closed.in_avals, strict=True)
+    return [
         (frozenset({name}),)
         if name is not None and aval.dtype.kind in "iu"
         else NOTHING
-        for name, aval in zip(program.columns, closed.in_avals, strict=True)
+        for name, aval in pairs
     ]
-    if any(map(_whole, origins)):
-        _follow(closed.jaxpr, origins, found)
-    return {read: frozenset(sites) for read, sites in found.items()}
 
 
 def indices(equation: JaxprEqn) -> dict[int, int]:

@@ -8,7 +8,7 @@ which all is in order is not looked at again.
 
 import operator
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ import numpy as np
 from .._client import traced_loss
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import FlatTree
-from .._lookups import Lookups, Read
+from .._lookups import Among, Lookups, Numbered, Read
 from .._tree import is_here
 from .._types import Loss, Model
 
@@ -27,7 +27,7 @@ from .._types import Loss, Model
 class _Seen:
     """What is known of a loss: its reads, and the pool that was looked at last."""
 
-    def __init__(self, reads: set[Read]):
+    def __init__(self, reads: set[Read | Among]):
         self.reads, self._pool = reads, ()
 
     def looked_at(self, columns: list[jax.Array]) -> bool:
@@ -43,13 +43,18 @@ _KNOWN = weakref.WeakKeyDictionary()
 
 
 def check_lookups(
-    loss: Loss, model: Callable[[], Model], state: FlatTree, cohort: Cohort
+    loss: Loss,
+    numbered: Sequence[Numbered],
+    model: Callable[[], Model],
+    state: FlatTree,
+    cohort: Cohort,
 ) -> None:
     """Refuses a cohort whose examples hold numbers that have no row in a table which
-    the loss reads by them.
+    the loss reads by them, or which the algorithm does not know.
 
     **Arguments:**
 
+    - `numbered`: what the algorithm reads beside the loss.
     - `model`: gives it, if what it reads is not known yet.
     - `state`: the model's, taken apart: models of one structure read alike.
     """
@@ -60,14 +65,15 @@ def check_lookups(
         return
     kinds = [(name, x.shape[2:], x.dtype) for name, x in pool.items()]
     shapes = [(x.shape, x.dtype) for x in state.arrays]
+    key = (state.treedef, tuple(kinds), tuple(shapes), tuple(numbered))
     try:
+        hash(key)
         seen = _KNOWN.setdefault(loss, {})
     except TypeError:  # A loss that is not hashable would be traced in each round.
         return
-    key = (state.treedef, tuple(kinds), tuple(shapes))
     lookups = None
     if key not in seen:
-        lookups = _traced(loss, model(), cohort)
+        lookups = _traced(loss, numbered, model(), cohort)
         seen[key] = _Seen(set() if lookups is None else lookups.reads)
     known = seen[key]
     columns = [pool[read.column] for read in known.reads]
@@ -76,20 +82,22 @@ def check_lookups(
     if all(_fit(read, pool[read.column]) for read in known.reads):
         known.remember(columns)
         return
-    lookups = _traced(loss, model(), cohort) if lookups is None else lookups
+    lookups = lookups or _traced(loss, numbered, model(), cohort)
     if lookups is not None:
         lookups.check(list(_clients(cohort)), model)
         known.reads &= lookups.reads
 
 
-def _traced(loss: Loss, model: Model, cohort: Cohort) -> Lookups | None:
+def _traced(
+    loss: Loss, numbered: Sequence[Numbered], model: Model, cohort: Cohort
+) -> Lookups | None:
     try:
-        return traced_loss(loss, model, cohort.example, "the cohort")[1]
+        return traced_loss(loss, model, cohort.example, "the cohort", numbered)[1]
     except Exception:  # noqa: BLE001 (it will be raised where it is computed)
         return None
 
 
-def _fit(read: Read, column: jax.Array) -> bool:
+def _fit(read: Read | Among, column: jax.Array) -> bool:
     values = np.asarray(column)
     return values.size == 0 or read.fits(int(values.min()), int(values.max()))
 

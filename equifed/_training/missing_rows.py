@@ -5,7 +5,7 @@ one that is streamed nobody has seen it all before its end: there each round's c
 are looked at before the round.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from .._client import traced_loss
 from .._cohort import Cohort
 from .._compiled import FlatTree
-from .._lookups import Lookups
+from .._lookups import Lookups, Numbered
 from .._round.lookups import check_lookups
 from .._types import Loss, Model
 from ..data import AbstractLoader, Loader, StreamLoader
@@ -25,12 +25,19 @@ class MissingRows:
 
     **Arguments:**
 
-    - `lookups`: what the loss reads; `None` if it was not tried yet, for want of an
-        example.
+    - `numbered`: what the algorithm reads beside the loss.
+    - `lookups`: what both read; `None` if it was not tried yet, for want of an example.
     """
 
-    def __init__(self, loader: AbstractLoader, loss: Loss, lookups: Lookups | None):
+    def __init__(
+        self,
+        loader: AbstractLoader,
+        loss: Loss,
+        numbered: Sequence[Numbered],
+        lookups: Lookups | None,
+    ):
         self._loader, self._loss, self._lookups = loader, loss, lookups
+        self._numbered = numbered
         self._seen: set[str] = set()
         mesh = loader.mesh
         # Where several processes share a dataset, each reads its own clients' rows.
@@ -54,7 +61,8 @@ class MissingRows:
             # Whose examples these are, the cohort alone knows.
             one = model()
             if one is not None:
-                check_lookups(self._loss, lambda: one, FlatTree(one), cohort())
+                read = (self._loss, self._numbered)
+                check_lookups(*read, lambda: one, FlatTree(one), cohort())
             return
         if self._whole or (self._lookups is not None and not self._lookups):
             return
@@ -74,7 +82,9 @@ class MissingRows:
         if self._lookups is None:
             name, columns = clients[0]
             example, who = _example(columns), f"client {name!r}"
-            _, self._lookups = traced_loss(self._loss, model(), example, who)
+            _, self._lookups = traced_loss(
+                *(self._loss, model(), example, who, self._numbered)
+            )
         self._lookups.check(clients, model)
 
 

@@ -263,11 +263,13 @@ def check_rounds(
         loader.clock.check_algorithm(algorithm)
     loss, models = algorithm.loss, eqx.filter_eval_shape(algorithm.models, state)
     if not isinstance(loader, Loader) or not models:
-        return (), MissingRows(loader, loss, None)
+        return (), MissingRows(loader, loss, algorithm._numbered, None)
     # By shape alone, so that the error can name the client.
     client, example = loader.dataset.client_ids[0], loader.dataset.example
-    reported, lookups = traced_loss(loss, models[0], example, f"client {client!r}")
-    missing = MissingRows(loader, loss, lookups)
+    reported, lookups = traced_loss(
+        *(loss, models[0], example, f"client {client!r}", algorithm._numbered)
+    )
+    missing = MissingRows(loader, loss, algorithm._numbered, lookups)
     missing.before(algorithm.models(state)[0])
     return reported, missing
 

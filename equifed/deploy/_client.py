@@ -138,7 +138,7 @@ class Client:
             )
         cohort = cohort_of(self.algorithm, dataset, number, config)
         check_lookups(
-            self.algorithm.loss,
+            *(self.algorithm.loss, self.algorithm._numbered),
             lambda: next(iter(self.algorithm.models(state)), None),
             FlatTree(state),
             cohort,

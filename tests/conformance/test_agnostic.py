@@ -1,6 +1,8 @@
 """Agnostic FedAvg against its paper's pseudo-code in NumPy: two quadratics that differ
 by domain, mixed in unlike shares."""
 
+import re
+
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -127,21 +129,64 @@ def test_with_one_domain_it_is_fedavg():
     np.testing.assert_allclose(*models, rtol=1e-5)
 
 
+def with_another_domain(other):
+    """In "c" a part of the examples are of it, in "d" all."""
+    domains = {k: np.array(v) for k, v in {**DOMAINS, "d": [2]}.items()}
+    return eqf.data.FederatedDataset.from_mapping(
+        {k: {"domain": np.where(v == 2, other, v)} for k, v in domains.items()}
+    )
+
+
+def of_two_domains(**kwargs):
+    def of_the_model(model, example, key):
+        return 0.5 * model**2
+
+    batching = eqf.data.Epochs(1, batch_size=2)
+    kwargs = {"num_domains": 2, "domain_learning_rate": 0.1, **kwargs}
+    return eqf.AgnosticFedAvg(of_the_model, optax.sgd(ETA), batching, **kwargs)
+
+
 @pytest.mark.parametrize("other", (2, -1))
 def test_a_domain_that_there_is_not_is_found_out(other):
-    batching = eqf.data.Epochs(1, batch_size=2)
-    algorithm = eqf.AgnosticFedAvg(
-        loss, optax.sgd(ETA), batching, num_domains=2, domain_learning_rate=0.1
-    )
-    # In "c" a part of the examples are of it, in "d" all.
-    domains = {k: np.array(v) for k, v in {**DOMAINS, "d": [2]}.items()}
-    mapping = {k: {"domain": np.where(v == 2, other, v)} for k, v in domains.items()}
-    dataset = eqf.data.FederatedDataset.from_mapping(mapping)
+    # Of a number that is computed nobody knows before.
+    algorithm = of_two_domains(domain=lambda e: e["domain"] * 3 - e["domain"] * 2)
     state = algorithm.init(jnp.asarray(3.0), num_clients=4)
-    cohort = eqf.data.cohort(dataset, batching, clients=[0, 2, 3])
+    dataset = with_another_domain(other)
+    cohort = eqf.data.cohort(dataset, algorithm.batching, clients=[0, 2, 3])
     state, metrics = algorithm.round(state, cohort, key=jr.key(0))
     assert metrics["nonfinite"] == 2
     assert np.isfinite(state.model)
+
+
+@pytest.mark.parametrize("other", (5, -1))
+@pytest.mark.parametrize("domain", ("domain", lambda e: e["domain"].astype("int8")))
+def test_a_column_of_domains_is_looked_at(domain, other):
+    dataset = with_another_domain(other)
+    algorithm, model = of_two_domains(domain=domain), jnp.asarray(3.0)
+    row = int(np.flatnonzero(np.array(DOMAINS["c"]) == 2)[0])
+    remedy = "Give `num_domains=6`, or number" if other == 5 else "Number"
+    words = f"`domain` gives {other} for row {row} of client 'c', by column 'domain', "
+    words += f"but there are `num_domains=2`, from 0 to 1. {remedy} the column"
+    for around in (lambda x: x, eqf.Diagnose, lambda x: eqf.OverRounds(lambda t: x)):
+        wrapped = around(algorithm)
+        loader = eqf.data.Loader(dataset, eqf.data.AllClients(), algorithm.batching)
+        with pytest.raises(ValueError, match=re.escape(words)):
+            eqf.train(wrapped, model, loader, num_rounds=1, key=jr.key(0))
+        state = wrapped.init(model, num_clients=4)
+        cohort = eqf.data.cohort(dataset, algorithm.batching, clients=[0, 2, 3])
+        with pytest.raises(ValueError, match=re.escape(words.replace("'c'", "2"))):
+            wrapped.round(state, cohort, key=jr.key(0))
+
+
+def test_a_domain_that_is_meant_is_not_refused():
+    def first_or_other(example):
+        return jnp.where(example["domain"] > 1, 0, example["domain"])
+
+    algorithm, model = of_two_domains(domain=first_or_other), jnp.asarray(3.0)
+    clients = with_another_domain(7)
+    loader = eqf.data.Loader(clients, eqf.data.AllClients(), algorithm.batching)
+    solution = eqf.train(algorithm, model, loader, num_rounds=1, key=jr.key(0))
+    assert solution.history[-1]["nonfinite"] == 0
 
 
 def test_a_column_that_is_not_there():

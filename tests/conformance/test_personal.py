@@ -568,3 +568,20 @@ def test_fedproto_with_networks_of_two_kinds(block_size):
         sums, counts = sums + hot.T @ z, counts + hot.sum(0)
     assert not np.allclose(state.server.mean[0], state.server.mean[1])
     close(state.server.mean, sums / counts[:, None])
+
+
+def test_fedproto_with_a_class_that_there_is_not():
+    columns = {"x": np.ones((3, 3), np.float32), "label": np.array([0, 2, 1])}
+    data = eqf.data.FederatedDataset.from_arrays(columns, by=np.zeros(3, int))
+    batching = eqf.data.Epochs(1, batch_size=4)
+    algorithm = eqf.FedProto(
+        *(lambda model, example, key: model @ example["x"], optax.sgd(0.1), batching),
+        representation=lambda model, example, key: model * example["x"],
+        num_classes=2,
+        num_features=3,
+    )
+    loader = eqf.data.Loader(data, eqf.data.AllClients(), batching)
+    words = "`label` gives 2 for row 1 of client '0', by column 'label', but there are "
+    words += "`num_classes=2`, from 0 to 1. Give `num_classes=3`"
+    with pytest.raises(ValueError, match=words):
+        eqf.train(algorithm, jnp.ones(3), loader, num_rounds=1, key=jr.key(0))
