@@ -157,9 +157,9 @@ class AgnosticFedAvg(AbstractAlgorithm):
     A round makes two passes: one measures losses and numbers by domain, one trains. A
     domain without an example in the window counts by this round's number, and one
     without an example in this round keeps its weight, as nothing is known of its loss.
-    An example of a domain that there is not is refused by name where `domain` hands on
-    a column; where it computes the number, it makes its client's change NaN, which is
-    found out. The metrics are not weighted.
+    A domain that there is not is refused by name where `domain` hands on a column; one
+    that it computes makes its client's change NaN, which is found out. The metrics are
+    not weighted.
 
     **Arguments:**
 
@@ -267,8 +267,7 @@ class AgnosticFedAvg(AbstractAlgorithm):
         state = dataclasses.replace(
             state, params=x, server=at, aggregator=out.aggregator
         )
-        metrics = add_bits(out.metrics, first.metrics)
-        return state, metrics, out.aggregate.accept
+        return state, add_bits(out.metrics, first.metrics), out.aggregate.accept
 
     def model(self, state):
         return state.model
@@ -289,8 +288,8 @@ def _weights(given: Any, num_domains: int) -> Float[Array, " domains"]:
     try:
         weights = jnp.asarray(given, jnp.result_type(float))
     except (TypeError, ValueError):
-        wanted = "an array of numbers"
-        raise TypeError(message("domain_weights", wanted, given)) from None
+        text = message("domain_weights", "an array of numbers", given)
+        raise TypeError(text) from None
     if weights.shape != (num_domains,):
         number = f"a number for each of {num_domains} domains"
         raise ValueError(f"`domain_weights` must be {number}, got {shown(given)}.")

@@ -31,6 +31,7 @@ from .._round.apart import one_round_apart, runs_apart
 from .._round.check import (
     check_finite,
     check_model,
+    check_needs,
     check_population,
     check_real,
     check_round,
@@ -207,7 +208,7 @@ class AbstractAlgorithm(eqx.Module):
         check_model(model)
         *parts, rest = split_model(model, roles)
         params, personal, statistics = copied(parts)
-        _check_needs(self, roles)
+        check_needs(self, roles)
         own, own_statistics = split_params(personal)
         trained = eqx.combine(params, own)
         check_real(trained)
@@ -294,12 +295,3 @@ class AbstractAlgorithm(eqx.Module):
             program = compiled(one_round, fixed, old)
         arrays, metrics = program(fixed.arrays, old.arrays, cohort)
         return dataclasses.replace(old.build(arrays), rest=state.rest), metrics
-
-
-def _check_needs(algorithm: AbstractAlgorithm, roles: Roles | None) -> None:
-    for role in algorithm.needs:
-        if roles is None or not roles.of(role):
-            raise ValueError(
-                f"`{type(algorithm).__name__}` needs {role} leaves, of which the model "
-                f"has none. Give `roles=equifed.roles(model, {role}=lambda m: m.head)`."
-            )

@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from .._client.keeping import kept_in
 from .._cohort import Cohort, last_client
 from .._executor import Executor
+from .._roles import Roles
 from .._store import ClientRows
 from .._tree import difference, is_here, leaves_by_path, wide_dtype
 from .._types import ClientState, Model, Params
@@ -37,6 +38,16 @@ def check_model(model: Model) -> None:
             raise TypeError(
                 f"The model's `{jtu.keystr(path)}` is an array of NumPy's, which is "
                 "not trained. Make it one of JAX's: `jax.tree.map(jnp.asarray, model)`."
+            )
+
+
+def check_needs(algorithm: Any, roles: Roles | None) -> None:
+    """Whether some leaves have each role that an algorithm needs."""
+    for role in algorithm.needs:
+        if roles is None or not roles.of(role):
+            raise ValueError(
+                f"`{type(algorithm).__name__}` needs {role} leaves, of which the model "
+                f"has none. Give `roles=equifed.roles(model, {role}=lambda m: m.head)`."
             )
 
 
