@@ -22,7 +22,7 @@ import wadler_lindig as wl
 from jaxtyping import Array, ArrayLike, Float
 
 from ._overrides import inherit_types
-from ._tree import floating, rowwise, wide_dtype
+from ._tree import difference, floating, rowwise, tree_cast_like, wide_dtype
 from ._words import message, of_type, shown
 
 
@@ -57,6 +57,12 @@ class AbstractMetric(eqx.Module):
         """The metric of both sets of examples together."""
         if type(other) is not type(self):
             raise TypeError(message("other", of_type(type(self)), other))
+        same = jtu.tree_structure(other) == jtu.tree_structure(self)
+        like = tree_cast_like(other, self) if same else other
+        if (unlike := difference("other", like, self)) is not None:
+            raise ValueError(
+                f"Metrics are added number by number, and must be alike: {unlike}."
+            )
         return jtu.tree_map(jnp.add, self, other)
 
     def __pdoc__(self, **kwargs: Any) -> wl.AbstractDoc | None:
@@ -83,6 +89,14 @@ class Average(AbstractMetric):
     weight: Float[Array, "..."] = eqx.field(converter=_wide, default=1.0)
 
     def __check_init__(self):
+        total, weight = jnp.shape(self.total), jnp.shape(self.weight)
+        ones = (1,) * (len(total) - len(weight))
+        fits = zip((*ones, *weight), total, strict=False)
+        if len(weight) > len(total) or not all(w in (1, t) for w, t in fits):
+            raise ValueError(
+                "`weight` must be one number, or one for each total of an `Average`, "
+                f"of the shape {total}, got an array of the shape {weight}."
+            )
         # Merged and summed averages are not made anew, and what is traced has no value.
         if isinstance(self.weight, jax.Array) and not isinstance(
             self.weight, jax.core.Tracer

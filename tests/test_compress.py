@@ -403,3 +403,44 @@ def test_a_count_sketch_finds_the_heavy_hitters():
     assert int(metrics["bits_up"][0]) == 7 * 64 * 32 + 32
     # What was taken is gone from the errors; the rest is there.
     assert np.abs(np.asarray(state[2])).max() < 0.5
+
+
+@pytest.mark.parametrize("power", (-80, 80, 120))
+@pytest.mark.parametrize("name", ("qsgd", "terngrad", "clipped", "drive", "eden"))
+def test_numbers_whose_squares_are_beyond_single_precision(name, power):
+    compressor = {"qsgd": eqc.QSGD(2), **ALL}[name]
+    wanted, _ = once(compressor, X)
+    got, _ = once(compressor, X * np.float32(2.0**power))
+    np.testing.assert_array_equal(got, np.asarray(wanted) * np.float32(2.0**power))
+
+
+HALF = jnp.asarray([[1.0, -2.0, 0.5, 3.0]] * 6, jnp.bfloat16)
+OF_HALF = {
+    "all": (eqc.TopK(1.0), 24 * 16),
+    "top": (eqc.TopK(0.25), 6 * 16 + 24),
+    "random": (eqc.RandomK(0.25), 6 * 16),
+    "whole": (eqc.Whole(eqc.RandomK(0.25)), 6 * 16),
+    # Thin, but of numbers of 32 bits: as it is.
+    "low rank": (eqc.PowerSGD(2), 24 * 16),
+    "rank 1": (eqc.PowerSGD(1), 10 * 32),
+    "norm": (eqc.QSGD(1), 39 + 32),
+}
+
+
+@pytest.mark.parametrize("name", OF_HALF)
+def test_numbers_of_16_bits_are_sent_as_such(name):
+    compressor, bits = OF_HALF[name]
+    decoded, sent = _once(compressor, HALF, KEY, ROUND)
+    assert int(sent.bits) == bits
+    assert decoded.dtype == jnp.float32
+
+
+def test_what_16_bits_lose_is_in_the_memory():
+    compressor = eqc.ErrorFeedback(eqc.UniformQuantizer(4))
+    x = jnp.asarray([1.0, 0.37, -0.11], jnp.bfloat16)
+    decoded, memory, _ = compressor.compress(
+        x, compressor.init(x), key=KEY, round=jnp.asarray(ROUND)
+    )
+    assert decoded.dtype == jnp.bfloat16
+    lost = np.asarray(x, np.float32) - np.asarray(decoded, np.float32)
+    np.testing.assert_array_equal(memory.own, lost)

@@ -59,7 +59,7 @@ class ClientQuantiles(eqx.Module):
         check_choice("by", by, BY)
         self.dataset, self.q = dataset, tuple(float(p) for p in q)
         self.tail, self.by = None if tail is None else float(tail), by
-        if len(set(self.q)) < len(self.q) or not self.q:
+        if len(set(self.labels)) < len(self.labels) or not self.q:
             raise ValueError(
                 f"`q` must be one or several different quantiles, got {shown(q)}."
             )

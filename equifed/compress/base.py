@@ -90,10 +90,11 @@ class AbstractCompressor(eqx.Module):
 
 
 class AbstractLeafwise(AbstractCompressor):
-    """Compresses each array of a tree by itself, as a vector.
+    """Compresses each array of a tree by itself, as a vector of its own type.
 
-    An array that holds a number that is not finite is decoded as NaN: what is lost is
-    seen, and left out by `equifed.DropNonfinite`.
+    What is decoded is of 32 bits at least. An array that holds a number that is not
+    finite is decoded as NaN: what is lost is seen, and left out by
+    `equifed.DropNonfinite`.
     """
 
     @abc.abstractmethod
@@ -112,8 +113,11 @@ class AbstractLeafwise(AbstractCompressor):
             if x.size == 0:
                 decoded.append(x)
                 continue
-            flat = x.reshape(-1).astype(wide_dtype(x.dtype))
+            wide = wide_dtype(x.dtype)
+            is_floating = jnp.issubdtype(x.dtype, jnp.floating)
+            flat = x.reshape(-1).astype(x.dtype if is_floating else wide)
             out, bits = self.leaf(flat, key=jr.fold_in(key, i), round=round)
+            out = out.astype(wide)
             out = jnp.where(jnp.isfinite(flat).all(), out, jnp.full_like(out, jnp.nan))
             decoded.append(out.reshape(x.shape))
             sent.append(bits)
@@ -123,6 +127,17 @@ class AbstractLeafwise(AbstractCompressor):
 def width(x: Array) -> int:
     """The bits of one number as it is."""
     return 8 * x.dtype.itemsize
+
+
+def unit(x: Float[Array, " size"]) -> tuple[Float[Array, " size"], Float[Array, ""]]:
+    """A vector over a power of two beside which none of its numbers is large, and that
+    power: the squares of what is left neither overflow nor all vanish, and its bits are
+    those that they were."""
+    _, exponent = jnp.frexp(jnp.abs(x).max())
+    # Of a power beyond these the inverse, or the power itself, is no normal number.
+    most = jnp.finfo(x.dtype).maxexp - 2
+    scale = jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, -most, most))
+    return x / scale, scale
 
 
 def draw(x: Array, key: PRNGKeyArray) -> Array:

@@ -8,7 +8,13 @@ import equinox as eqx
 from jaxtyping import PyTree
 
 from .._check import check_kind
-from .._tree import tree_add, tree_sub, tree_wide, tree_zeros_like
+from .._tree import (
+    tree_add,
+    tree_cast_like,
+    tree_sub,
+    tree_wide,
+    tree_zeros_like,
+)
 from .base import AbstractCompressor
 
 
@@ -45,13 +51,16 @@ class ErrorFeedback(AbstractCompressor):
         check_kind("compressor", self.compressor, AbstractCompressor)
 
     def init(self, payload):
-        return _Memory(self.compressor.init(payload), _zeros(payload))
+        zeros = _zeros(payload)
+        return _Memory(self.compressor.init(zeros), zeros)
 
     def compress(self, payload, memory, *, key, round):
         wanted = tree_add(memory.own, payload)
         decoded, inner, sent = self.compressor.compress(
             wanted, memory.inner, key=key, round=round
         )
+        # What it loses by being of fewer bits again, at the other end, is in it too.
+        decoded = tree_cast_like(decoded, payload)
         return decoded, _Memory(inner, tree_sub(wanted, decoded)), sent
 
 
@@ -89,7 +98,8 @@ class EF21(AbstractCompressor):
         check_kind("compressor", self.compressor, AbstractCompressor)
 
     def init(self, payload):
-        return _Memory(self.compressor.init(payload), _zeros(payload))
+        zeros = _zeros(payload)
+        return _Memory(self.compressor.init(zeros), zeros)
 
     def compress(self, payload, memory, *, key, round):
         news = tree_sub(tree_wide(payload), memory.own)

@@ -63,17 +63,18 @@ class PowerSGD(AbstractCompressor):
         ]
 
     def _thin(self, x: Array) -> bool:
-        return x.ndim > 1 and self.rank * (x.shape[0] + _columns(x)) < x.size
+        numbers = self.rank * (x.shape[0] + _columns(x)) if x.ndim > 1 else x.size
+        return numbers * width(tree_wide(x)) < x.size * width(x)
 
     def compress(self, payload, memory, *, key, round):
         leaves, structure = jtu.tree_flatten(payload)
         old, new, decoded, sent = list(memory), [], [], []
         for x in leaves:
-            x = tree_wide(x)
             if not self._thin(x):
-                decoded.append(x)
+                decoded.append(tree_wide(x))
                 sent.append(Sent.plain(x.size * width(x)))
                 continue
+            x = tree_wide(x)
             matrix = x.reshape(x.shape[0], -1)
             p = jnp.matmul(matrix, old.pop(0), precision="highest")
             p, _ = jnp.linalg.qr(p)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._check import as_number, check_count, checked
-from .._tree import safe_divide
-from .base import AbstractLeafwise, draw, width
+from .._tree import safe_divide, tree_wide
+from .base import AbstractLeafwise, draw, unit, width
 from .coding import sent
 
 
@@ -73,6 +73,7 @@ class UniformQuantizer(AbstractLeafwise):
         self.bounds = bounds
 
     def leaf(self, x, *, key, round):
+        x = tree_wide(x)
         if self.bounds is None:
             low, high, aside = x.min(), x.max(), 2 * width(x)
         else:
@@ -122,13 +123,15 @@ class QSGD(AbstractLeafwise):
         self.num_levels = check_count("num_levels", num_levels, most=2**15)
 
     def leaf(self, x, *, key, round):
+        x, scale = unit(tree_wide(x))
         most, norm = self.num_levels, jnp.linalg.norm(x)
         share = safe_divide(jnp.abs(x), jnp.broadcast_to(norm, x.shape))
         symbols = jnp.sign(jnp.nan_to_num(x)) * _rounded(
             share * most, most, draw(x, key)
         )
         kinds = (symbols + most).astype(jnp.int32)
-        return norm * symbols / most, sent(kinds, 2 * most + 1, aside=width(x))
+        decoded = norm * symbols / most * scale
+        return decoded, sent(kinds, 2 * most + 1, aside=width(x))
 
 
 class TernGrad(AbstractLeafwise):
@@ -170,6 +173,7 @@ class TernGrad(AbstractLeafwise):
         self.clip = clip
 
     def leaf(self, x, *, key, round):
+        x, power = unit(tree_wide(x))
         if self.clip is not None:
             bound = self.clip.astype(x.dtype) * jnp.sqrt(jnp.mean(x * x))
             x = jnp.clip(x, -bound, bound)
@@ -177,7 +181,7 @@ class TernGrad(AbstractLeafwise):
         share = safe_divide(jnp.abs(x), jnp.broadcast_to(scale, x.shape))
         symbols = jnp.sign(jnp.nan_to_num(x)) * _rounded(share, 1, draw(x, key))
         kinds = (symbols + 1).astype(jnp.int32)
-        return scale * symbols, sent(kinds, 3, aside=width(x))
+        return scale * symbols * power, sent(kinds, 3, aside=width(x))
 
 
 class Sign(AbstractLeafwise):
@@ -216,7 +220,9 @@ class Sign(AbstractLeafwise):
         self.rotated = rotated
 
     def leaf(self, x, *, key, round):
+        x, power = unit(tree_wide(x))
         length = jnp.abs(x).sum()
         scale = safe_divide(jnp.sum(x * x), length) if self.rotated else length / x.size
         up = (x >= 0).astype(jnp.int32)
-        return jnp.where(up > 0, scale, -scale), sent(up, 2, aside=width(x))
+        signed = jnp.where(up > 0, scale, -scale)
+        return signed * power, sent(up, 2, aside=width(x))

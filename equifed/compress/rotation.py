@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._check import check_count, check_kind, check_seed, checked
-from .._tree import safe_divide
-from .base import AbstractLeafwise, width
+from .._tree import safe_divide, tree_wide
+from .base import AbstractLeafwise, unit, width
 from .coding import sent
 from .lloyd_max import lloyd_max
 from .quantize import Sign
@@ -118,7 +118,8 @@ class Rotated(AbstractLeafwise):
         if self.seed is not None:
             own = jr.fold_in(jr.key(np.uint32(self.seed % 2**32)), round)
             own = jr.fold_in(own, self.seed >> 32)
-        decoded, bits = self.compressor.leaf(rotate(x, own), key=key, round=round)
+        rotated = rotate(tree_wide(x), own)
+        decoded, bits = self.compressor.leaf(rotated, key=key, round=round)
         return rotate_back(decoded, jr.clone(own), size=x.size), bits
 
 
@@ -167,15 +168,17 @@ class _Normal(AbstractLeafwise):
     levels: tuple[float, ...]
 
     def leaf(self, x, *, key, round):
+        x, power = unit(tree_wide(x))
         levels = jnp.asarray(self.levels, x.dtype)
         norm = jnp.linalg.norm(x)
         root = jnp.asarray(math.sqrt(x.size), x.dtype)
-        unit = safe_divide(x * root, jnp.broadcast_to(norm, x.shape))
-        symbols = jnp.searchsorted((levels[1:] + levels[:-1]) / 2, unit)
+        share = safe_divide(x * root, jnp.broadcast_to(norm, x.shape))
+        symbols = jnp.searchsorted((levels[1:] + levels[:-1]) / 2, share)
         nearest = levels[symbols]
         scale = safe_divide(jnp.sum(x * x), jnp.sum(x * nearest))
         kinds = symbols.astype(jnp.int32)
-        return scale * nearest, sent(kinds, len(self.levels), aside=width(x))
+        decoded = scale * nearest * power
+        return decoded, sent(kinds, len(self.levels), aside=width(x))
 
 
 class EDEN(AbstractLeafwise):

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from .._bits import Bits
 from .._check import check_number, checked
+from .._tree import tree_wide
 from .base import AbstractLeafwise, draw, Sent, width
 
 
@@ -68,8 +69,9 @@ class TopK(AbstractLeafwise):
         share = kept / size
         # A place holds a number or not: two symbols.
         rate = -share * math.log2(share) - (1 - share) * math.log2(1 - share)
-        entropy = jnp.asarray(values + size * rate, x.dtype)
-        table = jnp.asarray(2 * math.log2(math.e * (size + 2) / 2) + 2, x.dtype)
+        number = jnp.result_type(float)
+        entropy = jnp.asarray(values + size * rate, number)
+        table = jnp.asarray(2 * math.log2(math.e * (size + 2) / 2) + 2, number)
         return _only(x, index), Sent(Bits(values + where), entropy, entropy + table)
 
 
@@ -102,6 +104,7 @@ class RandomK(AbstractLeafwise):
 
     def leaf(self, x, *, key, round):
         kept = _num_kept(self.fraction, x.size)
-        _, index = jax.lax.top_k(draw(x, key), kept)
+        _, index = jax.lax.top_k(draw(tree_wide(x), key), kept)
         scale = x.size / kept if self.scaled else 1.0
-        return _only(x, index) * scale, Sent.plain(kept * width(x))
+        # What is scaled by the receiver is sent as it is.
+        return tree_wide(_only(x, index)) * scale, Sent.plain(kept * width(x))

@@ -30,6 +30,9 @@ class Whole(AbstractCompressor):
         leaves, structure = jtu.tree_flatten(payload)
         wide = [wide_dtype(x.dtype) for x in leaves]
         dtype = max(wide, key=lambda d: jnp.dtype(d).itemsize, default=jnp.float32)
+        kinds = {jnp.dtype(x.dtype) for x in leaves}
+        if len(kinds) == 1 and all(jnp.issubdtype(d, jnp.floating) for d in kinds):
+            dtype = kinds.pop()  # no wider than it was
         parts = [x.reshape(-1).astype(dtype) for x in leaves]
         whole = jnp.concatenate(parts) if parts else jnp.zeros(0, dtype)
         out, _, sent = self.compressor.compress(whole, None, key=key, round=round)

@@ -1,7 +1,9 @@
 """Methods that users call, one by one."""
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 
 import equifed as eqf
@@ -60,6 +62,11 @@ def unlike(metric):
             ("`other` must be a", f"`{type(metric).__name__}`", "a `ConfusionMatrix`"),
         ),
         "a number": (lambda: metric.merge(3), TypeError, ("`other`", "got 3")),
+        "another shape": (
+            lambda: metric.merge(jtu.tree_map(lambda x: jnp.stack([x, x]), metric)),
+            ValueError,
+            ("must be alike: `other.", "instead of"),
+        ),
     }
 
 

@@ -611,6 +611,11 @@ TABLE = {
         "nothing": (lambda: eqf.Average(None), EITHER, "None"),
         "a complex number": (lambda: eqf.Average(1j), TypeError, ("real", "1j")),
         "text for a weight": (lambda: eqf.Average(1.0, "a"), TypeError, "'a'"),
+        "more weights than totals": (
+            lambda: eqf.Average(1.0, np.ones(2)),
+            ValueError,
+            "`weight` must be one number, or one for each total",
+        ),
         "a negative weight": (
             lambda: eqf.Average(1.0, -1.0),
             ValueError,

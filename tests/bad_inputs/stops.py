@@ -134,6 +134,11 @@ TABLE = {
             ValueError,
             "`q` must be one or several different quantiles",
         ),
+        "two of one name": (
+            lambda: eqf.ClientQuantiles(DATASET, (0.5, 0.5 + 1e-9)),
+            ValueError,
+            "`q` must be one or several different quantiles",
+        ),
         "a tail of nothing": (
             lambda: eqf.ClientQuantiles(DATASET, tail=0),
             ValueError,
