@@ -133,7 +133,7 @@ PROTOCOLS = {
     "objectives.AbstractObjective": "`FederatedProblem` calls it.",
 }
 _ROUND = "`AbstractAlgorithm.round` calls it, with what it has looked at."
-_AS_TIMES = ("available", "next_available", "seconds", "steps", "until")
+_AS_TIMES = ("seconds", "steps")
 METHODS_WITHOUT = {
     "deploy.Client.answer": "An engine calls it, with a message: `test_deployed.py`.",
     "deploy.Server.run": "An engine calls it: `test_deployed.py`.",

@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -131,6 +132,23 @@ def test_the_time_of_a_round_is_the_sum_of_its_parts():
     np.testing.assert_array_equal(system.seconds([0, 1], 3, **WORK), times.total)
     # What is not given takes no time.
     np.testing.assert_array_equal(eqt.SystemModel().seconds([7], 0, **WORK), [0])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [np.float32(np.inf), np.array(np.inf), jnp.asarray(np.inf), [np.inf, np.inf]],
+)
+def test_infinity_is_that_of_any_library(number):
+    assert (eqt.SystemModel(speed=number).seconds([0, 1], 0, **WORK) == 0).all()
+
+
+def test_numbers_are_those_of_any_dtype():
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.int32):
+        system = eqt.SystemModel(speed=jnp.asarray([1, 2], dtype))
+        times = system.times([1, 0], 0, flops=2, bits_down=0, bits_up=0)
+        np.testing.assert_array_equal(times.compute, [1, 2])
+    half = eqt.Mixture([1, 2], shares=np.array([0.5, 0.5], np.float32))
+    assert half.shares == (0.5, 0.5)
 
 
 def test_losses_have_their_probabilities_and_exclude_each_other():

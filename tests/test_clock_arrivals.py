@@ -464,6 +464,19 @@ def test_a_clock_and_an_algorithm_that_do_not_fit_are_refused(name):
         under_way(fedavg)
 
 
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda x: eqf.PowerOfChoice(x, 2),
+        lambda x: eqf.Diagnose(eqf.Oort(x, 2, preferred_seconds=None)),
+    ],
+    ids=["PowerOfChoice", "Oort"],
+)
+def test_nobody_is_asked_before_a_round_whose_messages_are_there(choose):
+    with pytest.raises(ValueError, match="asks clients by the newest model before"):
+        under_way(choose(FEDBUFF))
+
+
 class OwnStep(eqf.AbstractAlgorithm):
     """One of the user's own, that may look at the staleness itself."""
 

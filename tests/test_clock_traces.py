@@ -108,6 +108,21 @@ def test_availability_is_as_it_was_recorded(tmp_path, kind):
                 assert come == pytest.approx(time + min(waits, default=np.inf))
 
 
+def test_a_client_has_its_times_to_the_digit_beside_any_other():
+    # A period that is never over, and many clients beside.
+    starts = np.linspace(0, 86_000, 50_000)
+    trace = eqt.AvailabilityTrace(
+        [[(0, 1)], *([(start, start + 1e-3)] for start in starts)],
+        period=[1e15, *(86_400.0 for _ in starts)],
+    )
+    system, clients = eqt.SystemModel(availability=trace), np.arange(1, 50_001)
+    assert system.available(clients, starts).all()
+    assert not system.available(clients[1:], starts[1:] - 1e-3).any()
+    assert not system.available(clients, starts + 2e-3).any()
+    come = system.next_available(clients[1:], starts[1:] - 1e-3)
+    np.testing.assert_array_equal(come, starts[1:])
+
+
 def test_intervals_that_touch_are_one_and_what_is_beyond_is_cut_off():
     trace = eqt.AvailabilityTrace(
         [[(50, 60), (10, 20), (20, 30), (55, 500)], [(0, 5)]], period=[100, 10]
@@ -140,6 +155,7 @@ def test_a_pickle_runs_nothing(tmp_path, monkeypatch):
         ("computation", 0, "above 0, got 0"),
         ("communication", float("nan"), "`communication` .* got nan"),
         ("communication", "fast", "got 'fast'"),
+        ("communication", 10**400, "must be a number above 0, got 100"),
     ],
 )
 def test_a_hole_in_the_devices_is_named(tmp_path, field, value, words):
@@ -156,10 +172,21 @@ def test_a_hole_in_the_devices_is_named(tmp_path, field, value, words):
     [
         ({"active": [10]}, "Client 1 in .* two lists of one length"),
         ({"active": [10, None]}, "times of client 1 .* must be numbers, got None"),
-        ({"active": [40, 80]}, "Client 0 has an interval from 40 to 30"),
-        ({"active": [10, float("nan")]}, "Client 0 has an interval from nan"),
-        ({"finish_time": None}, "`finish_time`, a number, got"),
-        ({"finish_time": 0}, "`period` must be finite and more than 0"),
+        ({"active": [40, 80]}, "Client 1 in .* has an interval from 40 to 30"),
+        (
+            {"active": [10, float("nan")]},
+            "client 1 .* must be numbers, got nan",
+        ),
+        ({"active": [10, 10**400]}, "times of client 1 .* must be numbers, got 100"),
+        ({"active": [-5, 80]}, "Client 1 in .* has an interval from -5 to 30"),
+        # Milliseconds, and a period in seconds.
+        (
+            {"active": [10_000, 80_000], "inactive": [30_000, 100_000]},
+            "All intervals of client 1 in .* begin after its `finish_time` of 200",
+        ),
+        ({"finish_time": None}, "`finish_time`, a number above 0, got"),
+        ({"finish_time": 0}, "`finish_time`, a number above 0, got .* and 0"),
+        ({"finish_time": 10**400}, "`finish_time`, a number above 0"),
     ],
 )
 def test_a_hole_in_the_behaviour_is_named(tmp_path, change, words):
@@ -174,9 +201,10 @@ def test_another_format_is_refused(tmp_path, content):
     path = write(tmp_path / "other", content, 4)
     with pytest.raises(ValueError, match="must hold a dictionary that has for each"):
         eqt.read_availability(path, num_clients=1)
-    (tmp_path / "text").write_text("{not json")
-    with pytest.raises(ValueError, match="is not JSON"):
-        eqt.read_availability(tmp_path / "text", num_clients=1)
+    for text in ("{not json", '{"a":' * 100_000):
+        (tmp_path / "text").write_text(text)
+        with pytest.raises(ValueError, match="is not JSON"):
+            eqt.read_availability(tmp_path / "text", num_clients=1)
 
 
 def test_nobody_is_ever_there(tmp_path):

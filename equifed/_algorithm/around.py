@@ -17,6 +17,8 @@ class _AbstractAround(AbstractAlgorithm):
     algorithm: eqx.AbstractVar[AbstractAlgorithm]
     looks_at_messages: ClassVar[bool] = False
     """Whether it must go around what replaces messages, to see those that are sent."""
+    asks_first: ClassVar[bool] = False
+    """Whether it asks clients by the newest model before it chooses whom to train."""
 
     @property
     def loss(self) -> Loss:  # pyright: ignore[reportIncompatibleVariableOverride]

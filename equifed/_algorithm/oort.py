@@ -112,6 +112,7 @@ class Oort(_AbstractAround):
     least_exploration: Float[Array, ""]
     cutoff: Float[Array, ""]
     clip: Float[Array, ""]
+    asks_first = True
 
     @checked()
     def __init__(

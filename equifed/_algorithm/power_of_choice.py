@@ -48,6 +48,7 @@ class PowerOfChoice(_AbstractAround):
 
     algorithm: AbstractAlgorithm
     num_chosen: int
+    asks_first = True
 
     @checked()
     def __init__(self, algorithm: AbstractAlgorithm, num_chosen: int):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from jaxtyping import ArrayLike
 
 from .._algorithm import AbstractAlgorithm
+from .._algorithm.around import _AbstractAround
 from .._algorithm.inside import asynchronous_in, layers
 from .._check import check_count, check_kind, checked
 from ..data import AbstractClock, ClockedRound, Population
@@ -140,6 +141,14 @@ class AsynchronousClock(AbstractClock):
                 "`Asynchronous(algorithm, max_staleness=...)`; or a "
                 "`SynchronousClock`, whose rounds wait for their clients."
             )
+        for layer in layers(algorithm):
+            if isinstance(layer, _AbstractAround) and layer.asks_first:
+                raise ValueError(
+                    f"`{type(layer).__name__}` asks clients by the newest model before "
+                    "it chooses whom to train, and under an `AsynchronousClock` their "
+                    "messages, from older ones, are there when a round begins. Leave "
+                    "it out, or take a `SynchronousClock`."
+                )
         most = self.max_staleness
         if most is not None and most > found.max_staleness:
             raise ValueError(

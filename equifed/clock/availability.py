@@ -14,7 +14,7 @@ from .._check import checked
 from .._overrides import inherit_types
 from .distributions import Uniform
 from .draws import Draws
-from .quantity import AbstractQuantity, number, quantity
+from .quantity import AbstractQuantity, number, quantity, values_of
 
 
 Times = Float[np.ndarray, " clients"]
@@ -150,7 +150,13 @@ class SlottedAvailability(AbstractAvailability):
         return self._there(draws, clients, self._slots(time))
 
     def _slots(self, time):
-        return np.floor(time / self.slot).astype(np.int64)
+        slots = np.floor(time / self.slot)
+        if slots.max(initial=0) >= 2**53:
+            raise ValueError(
+                f"After {time.max():g} seconds slots of {self.slot:g} seconds cannot "
+                "be told from one another. Make `slot` longer."
+            )
+        return slots.astype(np.int64)
 
     def _next(self, draws, clients, time, *, there):
         """When each is next there, or next not there."""
@@ -185,7 +191,7 @@ def probabilities(
     count: int | Int[np.ndarray, " clients"],
 ) -> Float[np.ndarray, " clients"]:
     """A quantity that has to lie between 0 and 1."""
-    values = of(draws, clients, count)
+    values = values_of(name, of, draws, clients, count)
     outside = ~((values >= 0) & (values <= 1))
     if outside.any():
         i = int(np.flatnonzero(outside)[0])

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from .._check import check_choice, checked
-from .quantity import AbstractQuantity, Counts, number, quantity
+from .quantity import AbstractQuantity, Counts, number, of_each, quantity
 
 
 class _AbstractDrawn(AbstractQuantity):
@@ -136,16 +136,17 @@ class Mixture(_AbstractDrawn):
         self,
         parts: Sequence[Any],
         *,
-        shares: Sequence[ArrayLike],
+        shares: ArrayLike | Sequence[ArrayLike],
         each: Literal["client", "round"] = "client",
     ):
         check_choice("each", each, ("client", "round"))
-        if len(parts) != len(shares) or not 0 < len(parts) <= 7:
+        given = of_each("shares", shares).tolist()
+        if len(parts) != len(given) or not 0 < len(parts) <= 7:
             raise ValueError(
                 "`parts` must be up to 7 quantities with one of `shares` for each, got "
-                f"{len(parts)} and {len(shares)}."
+                f"{len(parts)} and {len(given)}."
             )
-        self.shares = tuple(number("shares", share, least=0) for share in shares)
+        self.shares = tuple(number("shares", share, least=0) for share in given)
         if abs(sum(self.shares) - 1) > 1e-6:
             raise ValueError(f"`shares` must sum to 1, got {sum(self.shares):g}.")
         self.parts = tuple(quantity("parts", part) for part in parts)

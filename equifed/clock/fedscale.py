@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import pickle
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def read_devices(
         column = []
         for client, entry in devices:
             x: Any = entry.get(field)
-            if not _is_number(x) or not 0 < x < np.inf:
+            if not _is_number(x) or not x > 0:
                 raise ValueError(
                     f"`{field}` of client {client!r} in `{path}` must be a number "
                     f"above 0, got {shown(x)}. Leave that client out of the file."
@@ -106,10 +107,10 @@ def read_availability(
         period: Any = entry.get("finish_time")
         fits = isinstance(came, list) and isinstance(went, list)
         fits = fits and len(came) == len(went)
-        if not fits or not _is_number(period):
+        if not fits or not _is_number(period) or not period > 0:
             raise ValueError(
                 f"Client {client!r} in `{path}` must have `active` and `inactive`, two "
-                "lists of one length, and `finish_time`, a number, got "
+                "lists of one length, and `finish_time`, a number above 0, got "
                 f"{shown(came)}, {shown(went)} and {shown(period)}. Fill the hole, or "
                 "leave that client out of the file."
             )
@@ -119,13 +120,28 @@ def read_availability(
                     f"The times of client {client!r} in `{path}` must be numbers, got "
                     f"{shown(x)}. Fill the hole, or leave that client out of the file."
                 )
+        for start, stop in zip(came, went, strict=True):
+            if not 0 <= start <= stop:
+                raise ValueError(
+                    f"Client {client!r} in `{path}` has an interval from {start:g} to "
+                    f"{stop:g}: it must begin at 0 or later, and end after that. Fill "
+                    "the hole, or leave it out."
+                )
+        if came and min(came) >= period:
+            raise ValueError(
+                f"All intervals of client {client!r} in `{path}` begin after its "
+                f"`finish_time` of {period:g}, the first at {min(came):g}: they are in "
+                "another unit."
+            )
         intervals.append(list(zip(came, went, strict=True)))
         periods.append(period)
     return AvailabilityTrace(intervals, period=periods)
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
+    """Whether it is a number that a float can hold."""
+    is_one = isinstance(x, int | float) and not isinstance(x, bool)
+    return is_one and abs(x) <= sys.float_info.max
 
 
 def _read(
@@ -137,7 +153,7 @@ def _read(
     if data.lstrip()[:1] == b"{":
         try:
             found = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"`{path}` is not JSON: {error}.") from error
     else:
         found = _PlainUnpickler.of(data, path)

@@ -10,9 +10,10 @@ from jaxtyping import ArrayLike, Bool, Float, Int
 from .._check import check_kind, check_seed, checked
 from .._words import shown
 from ..data._random import CLOCK
+from .asked import client_numbers, count_of, of_clients, one_or_each, quotient
 from .availability import AbstractAvailability, AlwaysAvailable, probabilities
 from .draws import Draws
-from .quantity import AbstractQuantity, quantity
+from .quantity import AbstractQuantity, quantity, values_of
 
 
 Clients: TypeAlias = Int[np.ndarray, " clients"] | Sequence[int]
@@ -135,15 +136,16 @@ class SystemModel:
         - `flops`, `bits_down`, `bits_up`: what is computed, received and sent; one
             number, or one for each of the clients.
         """
-        clients = _numbers(clients)
+        clients = client_numbers(clients)
+        count = count_of(count, clients)
         down = self._bounded("downlink", clients, count, strict=True)
         speed = self._bounded("speed", clients, count, strict=True)
         up = self._bounded("uplink", clients, count, strict=True)
         return ClientTimes(
             self._bounded("latency", clients, count),
-            np.asarray(bits_down) / down,
-            np.asarray(flops) / speed,
-            np.asarray(bits_up) / up,
+            quotient("bits_down", bits_down, "downlink", down, clients),
+            quotient("flops", flops, "speed", speed, clients),
+            quotient("bits_up", bits_up, "uplink", up, clients),
         )
 
     def seconds(
@@ -171,7 +173,8 @@ class SystemModel:
         - `clients`: their numbers.
         - `count`: the number of the round or event, from 0; one, or one for each.
         """
-        clients = _numbers(clients)
+        clients = client_numbers(clients)
+        count = count_of(count, clients)
         before = self._lost("drops_before", clients, count)
         return Drops(before, self._lost("drops_after", clients, count) & ~before)
 
@@ -183,7 +186,8 @@ class SystemModel:
     ) -> Int[np.ndarray, " clients"]:
         """How many of its planned steps each client takes: the share of them that
         `completeness` says, rounded down, and at least one of any."""
-        clients, draws = _numbers(clients), self._draws("completeness")
+        clients, draws = client_numbers(clients), self._draws("completeness")
+        count = count_of(count, clients)
         share = probabilities("completeness", self.completeness, draws, clients, count)
         done = np.floor(share * planned + 1e-9).astype(np.int64)
         return np.minimum(np.maximum(done, 1), planned)
@@ -198,21 +202,25 @@ class SystemModel:
         - `clients`: their numbers.
         - `time`: in seconds; one, or one for each of them.
         """
-        return self.availability.available(*self._at(clients, time))
+        at = self._at(clients, time)
+        return of_clients("available", self.availability.available(*at), at[1], "b")
 
     def until(self, clients: Clients, time: ArrayLike) -> Float[np.ndarray, " clients"]:
         """When each is next not there: `time` if it is not there now, infinite if it
         stays for ever."""
-        found = self.availability.until(*self._at(clients, time))
-        return self._rounded(clients, found, there=False)
+        at = self._at(clients, time)
+        found = of_clients("until", self.availability.until(*at), at[1], "iuf")
+        return self._rounded(at[1], found, there=False)
 
     def next_available(
         self, clients: Clients, time: ArrayLike
     ) -> Float[np.ndarray, " clients"]:
         """When each is next there: `time` if it is there now, infinite if it never is
         again."""
-        found = self.availability.next_available(*self._at(clients, time))
-        return self._rounded(clients, found, there=True)
+        at = self._at(clients, time)
+        found = self.availability.next_available(*at)
+        found = of_clients("next_available", found, at[1], "iuf")
+        return self._rounded(at[1], found, there=True)
 
     def check_clients(self, num_clients: int) -> None:
         """Refuses a population of which it does not know all clients."""
@@ -225,11 +233,15 @@ class SystemModel:
                 )
 
     def _rounded(
-        self, clients: Clients, time: Float[np.ndarray, " clients"], *, there: bool
+        self,
+        clients: Int[np.ndarray, " clients"],
+        time: Float[np.ndarray, " clients"],
+        *,
+        there: bool,
     ) -> Float[np.ndarray, " clients"]:
         """Times at which clients come or go, a little later where rounding has put
         them just before."""
-        clients, time = _numbers(clients), time.copy()
+        time = time.copy()
         todo = np.flatnonzero(np.isfinite(time))
         for power in range(52):
             todo = todo[self.available(clients[todo], time[todo]) != there]
@@ -241,8 +253,8 @@ class SystemModel:
     def _at(
         self, clients: Clients, time: ArrayLike
     ) -> tuple[Draws, Int[np.ndarray, " clients"], Float[np.ndarray, " clients"]]:
-        clients = _numbers(clients)
-        times = np.broadcast_to(np.asarray(time, np.float64), clients.shape)
+        clients = client_numbers(clients)
+        times = one_or_each("time", time, len(clients))
         return self._draws("availability"), clients, times
 
     def _draws(self, name: str) -> Draws:
@@ -268,7 +280,7 @@ class SystemModel:
         *,
         strict: bool = False,
     ) -> Float[np.ndarray, " clients"]:
-        values = getattr(self, name)(self._draws(name), clients, count)
+        values = values_of(name, getattr(self, name), self._draws(name), clients, count)
         fits = values > 0 if strict else (values >= 0) & np.isfinite(values)
         if not fits.all():
             i = int(np.flatnonzero(~fits)[0])
@@ -278,12 +290,3 @@ class SystemModel:
                 f"{clients[i]}."
             )
         return values
-
-
-def _numbers(clients: Any) -> Int[np.ndarray, " clients"]:
-    numbers = np.asarray(clients)
-    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and len(numbers) > 0):
-        raise TypeError(
-            f"`clients` must be an array of clients' numbers, got {shown(clients)}."
-        )
-    return numbers.astype(np.int64, copy=False)

@@ -9,6 +9,7 @@ from jaxtyping import ArrayLike, Float, Int
 
 from .._check import checked
 from .._words import shown
+from .asked import one_or_each
 from .availability import AbstractAvailability
 
 
@@ -47,8 +48,8 @@ class AvailabilityTrace(AbstractAvailability):
         in the record), and if no client has any.
         """
         count = len(intervals)
-        periods = np.broadcast_to(np.asarray(period, np.float64), (count,)).copy()
-        if count == 0 or not (np.isfinite(periods) & (periods > 0)).all():
+        periods = one_or_each("period", period, count).copy()
+        if count == 0 or not (periods > 0).all():
             raise ValueError(
                 "`period` must be finite and more than 0 for each of at least one "
                 f"client, got {shown(period)} for {count}."
@@ -62,6 +63,12 @@ class AvailabilityTrace(AbstractAvailability):
         self.starts, self.stops = flat.T.copy()
         self.offsets = np.append(0, np.cumsum([len(pairs) for pairs in own]))
         self.periods = periods
+        # Clients one after the other on one axis, so that one search serves them all:
+        # by the places of times in order, as times would lose digits there.
+        self._ordered = np.sort(self.starts)
+        owner = np.repeat(np.arange(count), np.diff(self.offsets))
+        before = np.searchsorted(self._ordered, self.starts)
+        self._places = owner * (len(self._ordered) + 1) + before
 
     @property
     def num_clients(self) -> int:
@@ -70,13 +77,15 @@ class AvailabilityTrace(AbstractAvailability):
     def _place(self, clients, time):
         """The time within the period, and the last interval that began by then, which
         may be one of the client before."""
-        # Clients one after the other on one axis, so that one search serves them all.
-        width = self.periods.max() + 1
-        owner = np.repeat(np.arange(self.num_clients), np.diff(self.offsets))
+        if clients.max(initial=0) >= self.num_clients:
+            raise ValueError(
+                f"The trace has {self.num_clients} clients, and client "
+                f"{int(clients.max())} is asked for: they are numbered from 0."
+            )
         now = time % self.periods[clients]
-        axis = owner * width + self.starts
-        last = np.searchsorted(axis, clients * width + now, side="right") - 1
-        return now, last
+        began = np.searchsorted(self._ordered, now, side="right")
+        place = clients * (len(self._ordered) + 1) + began
+        return now, np.searchsorted(self._places, place) - 1
 
     def available(self, draws, clients, time):
         now, last = self._place(clients, time)
@@ -108,13 +117,27 @@ def _merged(
     client: int, pairs: Sequence[tuple[Any, Any]], period: float
 ) -> Float[np.ndarray, "intervals 2"]:
     """A client's intervals, in order and apart."""
-    array = np.asarray(pairs, np.float64).reshape(-1, 2)
+    try:
+        array = np.asarray(pairs, np.float64).reshape(-1, 2)
+        fits = array.shape == (len(pairs), 2)
+    except (TypeError, ValueError, OverflowError):
+        array, fits = np.zeros((0, 2)), False
+    if not fits:
+        raise TypeError(
+            f"The intervals of client {client} must be pairs of a start and a stop, "
+            f"got {shown(pairs)}."
+        )
     wrong = ~np.isfinite(array).all(1) | (array[:, 0] < 0) | (array[:, 1] < array[:, 0])
     if wrong.any():
         start, stop = array[np.flatnonzero(wrong)[0]]
         raise ValueError(
             f"Client {client} has an interval from {start:g} to {stop:g}: it must "
             "begin at 0 or later, and end after that. Fill the hole, or leave it out."
+        )
+    if len(array) > 0 and array[:, 0].min() >= period:
+        raise ValueError(
+            f"All intervals of client {client} begin after its period of {period:g} "
+            f"seconds, the first at {array[:, 0].min():g}: give both in the same unit."
         )
     merged: list[list[float]] = []
     for start, stop in np.minimum(array, period)[np.argsort(array[:, 0])].tolist():

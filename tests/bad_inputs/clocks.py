@@ -1,5 +1,7 @@
 """Bad inputs of clocks."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import equifed as eqf
@@ -30,10 +32,16 @@ def quantities(make, name):
     return {
         "text": (lambda: make("fast"), TypeError, words),
         "a table": (lambda: make(np.ones((2, 2))), TypeError, words),
+        "lists of two lengths": (lambda: make([[1.0], [1.0, 2.0]]), TypeError, words),
         "a hole": (
             lambda: make([1.0, float("nan")]),
             ValueError,
             (f"`{name}` has a NaN for client 1: fill the hole",),
+        ),
+        "a traced number": (
+            lambda: jax.vmap(lambda x: make(x) and x)(jnp.ones(2)),
+            TypeError,
+            (f"`{name}` must be known when the clock is made",),
         ),
         "no number": (
             lambda: make(float("nan")),
@@ -48,8 +56,62 @@ def each(make):
     return {"each": (lambda: make(each="step"), ValueError, words)}
 
 
-def of(**kwargs):
-    return eqt.SystemModel(**kwargs).times([3], 0, flops=1, bits_down=1, bits_up=1)
+def of(clients=(3,), count=0, flops=1, **kwargs):
+    system = eqt.SystemModel(**kwargs)
+    return system.times(list(clients), count, flops=flops, bits_down=1, bits_up=1)
+
+
+class Of(eqt.AbstractQuantity):
+    """One of the user's own."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def __call__(self, draws, clients, count):
+        return self.found
+
+
+class When(eqt.AbstractAvailability):
+    """Likewise."""
+
+    def __init__(self, found):
+        self.found = found
+
+    def available(self, draws, clients, time):
+        return self.found
+
+    until = next_available = available
+
+
+def asked(**asked):
+    """Cases of each of a system's questions about time."""
+    return {
+        f"clock.SystemModel.{name}": {
+            "a time that is none": (
+                lambda name=name: getattr(eqt.SystemModel(), name)([0], float("nan")),
+                ValueError,
+                ("`time` must be finite and at least 0, got nan",),
+            ),
+            "times of others": (
+                lambda name=name: getattr(eqt.SystemModel(), name)([0], [1.0, 2.0]),
+                TypeError,
+                ("`time` must be a number, or one for each of the 1 clients",),
+            ),
+            "a client before the first": (
+                lambda name=name: getattr(eqt.SystemModel(), name)([-1], 1.0),
+                ValueError,
+                ("`clients` must be numbers from 0 on, got -1",),
+            ),
+            "what the user's own says": (
+                lambda name=name, x=x: getattr(
+                    eqt.SystemModel(availability=When(x)), name
+                )([0], 1.0),
+                TypeError,
+                (f"`{name}` of the `availability` must return an array with one",),
+            ),
+        }
+        for name, x in asked.items()
+    }
 
 
 WORK = eqt.Work(flops=1, bits_down=1, bits_up=1)
@@ -154,6 +216,51 @@ TABLE = {
             ValueError,
             ("`latency` must be finite and at least 0, got -1.0 for client 3",),
         ),
+        "an operation that is none": (
+            lambda: of(flops=float("nan")),
+            ValueError,
+            ("`flops` must be finite and at least 0, got nan",),
+        ),
+        "operations of others": (
+            lambda: of(flops=[1.0, 2.0]),
+            TypeError,
+            ("`flops` must be a number, or one for each of the 1 clients",),
+        ),
+        "a round without end": (
+            lambda: of(speed=1e-320),
+            ValueError,
+            ("`speed` is", "for client 3", "would take for ever", "`drops_after`"),
+        ),
+        "a count": (
+            lambda: of(count=-1),
+            ValueError,
+            ("`count` must be at least 0, got -1",),
+        ),
+        "a count that is no number": (
+            lambda: of(count=None),
+            TypeError,
+            ("`count` must be an integer, got None",),
+        ),
+        "counts of others": (
+            lambda: of(count=np.array([0, 1])),
+            TypeError,
+            ("`count` must be an integer, or one for each of the 1 clients",),
+        ),
+        "a client before the first": (
+            lambda: of([-1]),
+            ValueError,
+            ("`clients` must be numbers from 0 on, got -1",),
+        ),
+        "a client beyond the last": (
+            lambda: of([3], speed=[1.0, 2.0]),
+            ValueError,
+            ("There are values of 2 clients, and client 3 is asked for",),
+        ),
+        "one number of a quantity of the user's own": (
+            lambda: of([3], speed=Of(2.0)),
+            TypeError,
+            ("`speed`, a `Of`, must return an array with one number for each of",),
+        ),
         "no numbers": (
             lambda: eqt.SystemModel().times([0.5], 0, flops=1, bits_down=1, bits_up=1),
             TypeError,
@@ -174,6 +281,7 @@ TABLE = {
             ("`uplink` of the `SystemModel` has 2 clients, but the population has 3",),
         ),
     },
+    **asked(available=1.0, until=[1.0], next_available=np.zeros(2)),
     "clock.Constant": numbers(eqt.Constant, "value", {-np.inf: "finite"}),
     "clock.PerClient": {
         "none": (lambda: eqt.PerClient([]), ValueError, ("`values` must be one",)),
@@ -200,6 +308,11 @@ TABLE = {
             lambda: eqt.Mixture([1, 2], shares=[0.5, 0.6]),
             ValueError,
             ("`shares` must sum to 1, got 1.1",),
+        ),
+        "one share": (
+            lambda: eqt.Mixture([1], shares=1.0),
+            ValueError,
+            ("`shares` must be one number for each",),
         ),
         "too few": (
             lambda: eqt.Mixture([1, 2], shares=[1.0]),
@@ -229,6 +342,16 @@ TABLE = {
             lambda: eqt.AvailabilityTrace([[(0, 1)]], period=0),
             ValueError,
             ("`period` must be finite and more than 0", "got 0"),
+        ),
+        "periods of others": (
+            lambda: eqt.AvailabilityTrace([[(0, 1)]], period=[1.0, 2.0]),
+            TypeError,
+            ("`period` must be a number, or one for each of the 1 clients",),
+        ),
+        "another unit": (
+            lambda: eqt.AvailabilityTrace([[(0, 1)], [(5000, 6000)]], period=9),
+            ValueError,
+            ("All intervals of client 1 begin after its period of 9 seconds", "unit"),
         ),
         "nobody": (
             lambda: eqt.AvailabilityTrace([[], []], period=9),
@@ -265,6 +388,13 @@ TABLE = {
     },
     "clock.SlottedAvailability": {
         **quantities(lambda x: eqt.SlottedAvailability(x, slot=1), "probability"),
+        "slots beyond counting": (
+            lambda: eqt.SystemModel(
+                availability=eqt.SlottedAvailability(0.5, slot=1e-9)
+            ).available([0], 1e12),
+            ValueError,
+            ("After 1e+12 seconds slots of 1e-09 seconds", "Make `slot` longer"),
+        ),
         **numbers(lambda x: eqt.SlottedAvailability(0.5, slot=x), "slot", POSITIVE),
     },
 }
