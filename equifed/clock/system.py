@@ -275,7 +275,7 @@ class SystemModel:
     def _bounded(
         self,
         name: str,
-        clients: Clients,
+        clients: Int[np.ndarray, " clients"],
         count: int | Int[np.ndarray, " clients"],
         *,
         strict: bool = False,
