@@ -105,6 +105,78 @@ def test_availability_agrees_with_itself(availability):
         assert system.available(gone, come[~there] + 1e-3).all()
 
 
+class Cycle(eqt.AbstractQuantity):
+    """FLGo's `YC`, of clients with labels between a least and a greatest."""
+
+    def __init__(self, least, most, labels, beta):
+        self.bounds, self.beta = (least / (labels - 1), most / (labels - 1)), beta
+
+    def __call__(self, draws, clients, count):
+        now = (1 + np.asarray(count) % 24) / 24
+        its = (now >= self.bounds[0][clients]) & (now <= self.bounds[1][clients])
+        return self.beta * its + 1 - self.beta
+
+
+SIZES = np.array([3, 10, 30, 7])
+LEAST, MOST = np.array([0, 2, 5, 9]), np.array([4, 2, 9, 9])
+KINDS = np.array([3, 1, 5, 1])
+Q = np.array([0.2, 1.0, 0.6, 0.4])
+# Of each of its modes the quantity of the docs' table, and the probability of its
+# `default_simulator.py` of a client in a round.
+FLGO = {
+    "HOMO": (1 - 0.2, lambda i, r: 1 - 0.2),
+    "MDF": (SIZES**0.7 / max(SIZES**0.7), lambda i, r: (SIZES[i] / 30) ** 0.7),
+    "LDF": (SIZES**-0.7 / max(SIZES**-0.7), lambda i, r: (3 / SIZES[i]) ** 0.7),
+    "YMF": (0.9 * LEAST / 9 + 0.1, lambda i, r: 0.9 * LEAST[i] / 9 + (1 - 0.9)),
+    "YFF": (0.9 * KINDS / 10 + 0.1, lambda i, r: 0.9 * KINDS[i] / 10 + (1 - 0.9)),
+    "YC": (
+        Cycle(LEAST, MOST, 10, 0.8),
+        lambda i, r: (
+            0.8 * (LEAST[i] / 9 <= (1 + r % 24) / 24 <= MOST[i] / 9) + (1 - 0.8)
+        ),
+    ),
+    "LN": (Q, lambda i, r: Q[i]),
+    "SLN": (
+        eqt.Wave(Q, mean=0.5, amplitude=0.4, period=24),
+        lambda i, r: (0.4 * np.sin(r % 24 / 24 * 2 * np.pi) + 0.5) * Q[i],
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", FLGO)
+def test_availability_has_the_probabilities_of_flgo(mode):
+    quantity, probability = FLGO[mode]
+    availability = eqt.SlottedAvailability(quantity, slot=60.0)
+    system = eqt.SystemModel(availability=availability, seed=2)
+    days = 400
+    for i in range(4):
+        times = 60.0 * (np.arange(24 * days) + 0.5)
+        there = system.available(np.full(24 * days, i), times).reshape(days, 24)
+        expected = np.array([probability(i, r) for r in range(24)])
+        assert there.mean() == pytest.approx(expected.mean(), abs=0.025)
+        np.testing.assert_allclose(there.mean(0), expected, atol=0.12)
+
+
+def test_completeness_has_the_shares_of_flgo():
+    planned, many = np.full(20_000, 20), np.arange(20_000)
+    once, anew = eqt.Uniform(0, 1), eqt.Uniform(0, 1, each="round")
+    some = eqt.Mixture([anew, 1], shares=[0.3, 0.7], each="round")
+    for quantity, share in ((some, 0.3), (once, 1.0)):
+        system = eqt.SystemModel(completeness=quantity)
+        steps = system.steps(many, 0, planned)
+        # As many as a whole number below that of the plan, of at least one.
+        found = np.bincount(steps, minlength=21) / len(many)
+        expected = np.array([0, 2, *[1] * 18, 0]) * share / 20
+        expected[20] = 1 - share
+        np.testing.assert_allclose(found, expected, atol=0.012)
+        changes = (system.steps(many, 1, planned) != steps).any()
+        assert changes == (quantity is some)
+    # Between one and four epochs of five steps.
+    system = eqt.SystemModel(completeness=eqt.Uniform(1 / 4, 1))
+    steps = system.steps(many, 0, planned)
+    assert (steps.min(), steps.max()) == (5, 19)
+
+
 def test_who_never_comes_and_who_never_goes():
     ends = eqt.PerClient([0.0, 1.0])
     for availability in (

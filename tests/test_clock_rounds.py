@@ -16,6 +16,7 @@ import equifed.clock as eqt
 import equifed.data as eqd
 import equifed.privacy as eqp
 from equifed import testing
+from equifed.clock.tries import tries
 
 
 BATCHING = eqd.Epochs(1, batch_size=2)
@@ -30,6 +31,14 @@ RATES = {
 }
 LOST = {"drops_before": 0.2, "drops_after": 0.2}
 DAYS = {"availability": eqt.DailyAvailability(0.5, day=40.0)}
+
+
+def timely(round, times):
+    """By when the first three have been able to take half of their steps, and more
+    time in each round."""
+    return np.sort(times.total - times.compute / 2)[:3][-1] + round / 8
+
+
 CLOCKS = {
     "plain": (RATES, {}),
     "deadline": (RATES, {"deadline": 6.0}),
@@ -38,6 +47,9 @@ CLOCKS = {
     "waits": (RATES | LOST, {}),
     "losses": (RATES | LOST, {"deadline": 8.0, "goal": 3}),
     "days": (RATES | LOST | DAYS, {"deadline": 8.0}),
+    "adapted": (RATES, {"deadline": timely}),
+    "timely": (RATES | LOST, {"deadline": timely, "stragglers": "partial"}),
+    "timely days": (RATES | DAYS, {"deadline": timely, "stragglers": "partial"}),
     "less": (RATES | {"completeness": eqt.Uniform(0, 1, each="round")}, {}),
 }
 KEY = jr.key(0)
@@ -57,7 +69,7 @@ def loader(name, **kwargs):
 def by_hand(name, num_rounds):
     """The clock, client by client."""
     it, sampler = clock(name), eqd.UniformSampler(5, seed=1)
-    system, end, goal = it.system, it.deadline or math.inf, it.goal or 99
+    system, wanted, goal = it.system, it.deadline or math.inf, it.goal or 99
     now, found = 0.0, []
     for r in range(num_rounds):
         there = [i for i in range(8) if system.available([i], now)[0]]
@@ -65,14 +77,21 @@ def by_hand(name, num_rounds):
             now = min(system.next_available([i], now)[0] for i in range(8))
             there = [i for i in range(8) if system.available([i], now)[0]]
         drawn = there if len(there) <= 5 else np.array(there)[sampler(r, len(there))]
-        back, lost, steps = {}, {}, {}
+        back, lost, steps, each = {}, {}, {}, {}
         for i in map(int, drawn):
             planned = math.ceil(SIZES[i] / 2)
             steps[i] = int(system.steps([i], r, np.array([planned]))[0])
             one = system.times([i], r, flops=10.0, bits_down=100.0, bits_up=50.0)
-            wait, down, step, up = (float(x[0]) for x in one)
+            each[i] = [float(x[0]) for x in one]
+        end = wanted
+        if it.deadline is timely:
+            halves = sorted(
+                w + d + steps[i] * s / 2 + u for i, (w, d, s, u) in each.items()
+            )
+            end = halves[:3][-1] + r / 8 if halves else math.inf
+        for i, (wait, down, step, up) in each.items():
             if it.stragglers == "partial":
-                while steps[i] > 1 and wait + down + steps[i] * step + up > end:
+                while steps[i] > 1 and wait + down + steps[i] * step + up > end + 1e-9:
                     steps[i] -= 1
             total = wait + down + steps[i] * step + up
             drops = system.drops([i], r)
@@ -87,7 +106,7 @@ def by_hand(name, num_rounds):
             else:
                 back[i] = total
         order = sorted(back, key=back.__getitem__)
-        in_time = [i for i in order if back[i] <= end][:goal]
+        in_time = [i for i in order if back[i] <= end + 1e-9][:goal]
         if len(in_time) == goal:
             length = back[in_time[-1]]
         else:
@@ -127,6 +146,9 @@ def test_rounds_are_those_of_a_loop_by_hand(name):
         "losses": 2,
         "days": 2,
         "partial": 3,
+        "adapted": 1,
+        "timely": 3,
+        "timely days": 3,
     }
     if name in interesting:
         assert whole[:, interesting[name]].sum() > 0
@@ -142,7 +164,7 @@ def test_without_waiting_rounds_are_those_without_a_clock():
             np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("name", ["days", "partial"])
+@pytest.mark.parametrize("name", ["days", "partial", "timely"])
 def test_a_cohort_does_not_depend_on_the_start(name):
     first = [cohort_of(c) for _, c in loader(name).cohorts(0, 12)]
     last = [cohort_of(c) for _, c in loader(name).cohorts(9, 12)]
@@ -188,9 +210,10 @@ def test_a_resume_goes_on_to_the_same_bits(straight, tmp_path):
         trained("losses", num_rounds=5, checkpointer=saves)
     with eqf.Checkpointer(tmp_path, every=3) as saves:
         same(trained("losses", checkpointer=saves), straight)
-    with pytest.raises(ValueError, match="clock"):
-        with eqf.Checkpointer(tmp_path, every=3) as saves:
-            trained("goal", checkpointer=saves)
+    for other in ("goal", "timely"):
+        with pytest.raises(ValueError, match="clock"):
+            with eqf.Checkpointer(tmp_path, every=3) as saves:
+                trained(other, checkpointer=saves)
 
 
 def test_several_rounds_in_a_call_and_a_stream_report_the_same(straight):
@@ -255,6 +278,26 @@ def test_a_deadline_that_nobody_meets_is_said():
     start = jax.tree.leaves(eqx.filter(testing.Linear(), eqx.is_array))
     for x, y in zip(jax.tree.leaves(out.model), start, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_as_many_steps_as_fit_are_in_time():
+    """Whatever rounding does: in tenths of a second it often fits exactly."""
+    tenths = np.random.default_rng(0).integers(1, 20, (500, 4)) / 10
+    ends, many = np.linspace(1, 20, 39), np.full(500, 1000)
+    wait, one, down, up = tenths.T
+    system = eqt.SystemModel(
+        latency=wait, speed=1 / one, downlink=1 / down, uplink=1 / up
+    )
+    work = eqt.Work(flops=1, bits_down=1, bits_up=1)
+    exactly = 0
+    for end in ends:
+        made = tries(system, work, np.arange(500), 0, many, limit=end)
+        able = wait + one + down + up < end
+        assert (made.back[able] <= end).all()
+        room = end - wait - down - up - made.steps * one
+        assert (room[able] < one[able] - 1e-9).all()
+        exactly += int((np.abs(room[able]) < 1e-9).sum())
+    assert exactly > 100
 
 
 def test_nobody_is_ever_there_again():
@@ -329,7 +372,7 @@ def test_a_privacy_plan_refuses_a_clock_by_which_clients_depend_on_each_other():
     )
     state = private.init(testing.Linear(), num_clients=8)
     plan.check(private, state, loader("deadline"), num_rounds=9)
-    for name in ("goal", "days"):
+    for name in ("goal", "days", "adapted"):
         with pytest.raises(ValueError, match="depends on what others do"):
             plan.check(private, state, loader(name), num_rounds=9)
     out = eqf.train(

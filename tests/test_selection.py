@@ -252,10 +252,14 @@ def algorithm(aggregator=None, kind: Any = eqf.FedAvg, **kwargs):
             D.ClusteredSampler(2, [5, 2, 3, 8, 6]),
             eqf.PowerOfChoice(algorithm(eqf.Clip(eqf.WeightedMean(), 1.0)), 1),
         ),
+        (
+            D.ClusteredSampler(2, [5, 2, 3, 8, 6]),
+            algorithm(eqf.WeightedMean(), kind=eqf.FedACG, momentum=0.5, beta=0.1),
+        ),
     ],
 )
 def test_size_counts_twice(sampler, made):
-    with pytest.warns(UserWarning, match="size counts twice: give `FedAvg` `aggreg"):
+    with pytest.warns(UserWarning, match="size counts twice: give `Fed(Avg|ACG)` `agg"):
         trained(sampler, made)
 
 

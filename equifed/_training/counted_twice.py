@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from .._aggregator import AbstractAggregator, NonzeroMean, WeightedMean
-from .._algorithm import AbstractAlgorithm, AbstractOnePass
+from .._algorithm import AbstractAlgorithm, AbstractOnePass, AFL, AgnosticFedAvg
 from .._algorithm.inside import layers
 from .._warn import warn
 from ..data import AbstractLoader, ClusteredSampler, Loader, WeightedSampler
@@ -25,7 +25,10 @@ def warn_if_counted_twice(algorithm: AbstractAlgorithm, loader: AbstractLoader) 
     sampler, (*_, inner) = loader.sampler, layers(algorithm)
     if not isinstance(sampler, ClusteredSampler | WeightedSampler):
         return
-    if not isinstance(inner, AbstractOnePass):
+    ours = type(inner).__module__.startswith("equifed.")
+    if isinstance(inner, AFL | AgnosticFedAvg) or not (
+        ours or isinstance(inner, AbstractOnePass)
+    ):
         return  # What its messages weigh is its own affair.
     aggregator = _innermost(inner)
     if not isinstance(aggregator, NonzeroMean | WeightedMean):

@@ -88,8 +88,9 @@ class AsynchronousClock(AbstractClock):
             taken, and the algorithm throws away what it cannot use, which makes its
             rounds smaller.
         - `time_limit`: the seconds that a client may take: of its steps it takes as
-            many as it can, of at least one. TimelyFL (2304.06947) finds this time anew
-            in each round. By default it takes all.
+            many as it can, of at least one. By default it takes all. (TimelyFL,
+            2304.06947, finds this time anew in each round, which ends with it: that is
+            a `deadline` of a [`equifed.clock.SynchronousClock`][].)
         """
         check_kind("system", system, SystemModel)
         self.buffer_size = check_count("buffer_size", buffer_size)

@@ -7,8 +7,8 @@ time is in it. It ends when all that is awaited has come or is known not to come
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Int
@@ -17,10 +17,12 @@ from .._check import check_choice, check_count, check_kind, checked
 from ..data import AbstractClock, ClockedRound, Population
 from .availability import AlwaysAvailable
 from .quantity import number
-from .system import SystemModel
-from .tries import Tries, tries
+from .system import ClientTimes, SystemModel
+from .tries import Tries, tries, whole
 from .work import Work
 
+
+Deadline: TypeAlias = Callable[[int, ClientTimes], ArrayLike]
 
 # So many clients are looked at together, of this round and those after it.
 _AHEAD = 1024
@@ -54,7 +56,7 @@ class SynchronousClock(AbstractClock):
     system: SystemModel
     work: Work
     goal: int | None
-    deadline: float | None
+    deadline: float | Deadline | None
     stragglers: Literal["drop", "partial"]
 
     @checked(
@@ -67,7 +69,7 @@ class SynchronousClock(AbstractClock):
         work: Work,
         *,
         goal: int | None = None,
-        deadline: ArrayLike | None = None,
+        deadline: ArrayLike | Deadline | None = None,
         stragglers: Literal["drop", "partial"] = "drop",
     ):
         """**Arguments:**
@@ -76,7 +78,10 @@ class SynchronousClock(AbstractClock):
         - `work`: what a round costs a client.
         - `goal`: how many answers the server waits for. With a sampler that draws more,
             1.3 times as many say, this is over-selection. By default all.
-        - `deadline`: the longest a round takes, in seconds. By default there is none.
+        - `deadline`: the longest a round takes, in seconds; or a function that says it
+            of each round, `deadline(round, times)`, which is told how long each of the
+            clients that were drawn would take for all its steps
+            ([`equifed.clock.ClientTimes`][]). By default there is none.
         - `stragglers`: what a client does that cannot take all its steps by the
             deadline: it is left out (`"drop"`), or takes as many as it can, of at least
             one (`"partial"`), as FedProx and FedNova are made for.
@@ -94,16 +99,18 @@ class SynchronousClock(AbstractClock):
                 "give one, in seconds."
             )
         self.system, self.work, self.stragglers = system, work, stragglers
-        self.deadline = None
-        if deadline is not None:
+        if deadline is None or callable(deadline):
+            self.deadline = deadline
+        else:
             self.deadline = number("deadline", deadline, least=0, strict=True)
 
     @property
     def independent(self) -> bool:
-        """Whether one client's taking part says nothing of the others': without a goal,
-        and if clients are there whenever a round begins."""
+        """Whether one client's taking part says nothing of the others': without a goal
+        and a deadline that is a function of their times, and if clients are there
+        whenever a round begins."""
         always = isinstance(self.system.availability, AlwaysAvailable)
-        return self.goal is None and always
+        return self.goal is None and always and not callable(self.deadline)
 
     def check(self, population: Population) -> None:
         """Refuses a population of which the system does not know all clients, and a
@@ -129,13 +136,13 @@ class SynchronousClock(AbstractClock):
             if not ahead and always:
                 ahead.extend(self._ahead(population, round))
             if always:
-                drawn, tried = ahead.popleft()
+                drawn, tried, end = ahead.popleft()
             else:
                 there, time = self._there(population, time)
                 drawn = population.drawn(round, there=there)
-                tried = self._tried(population, [round], [drawn])
+                tried, (end,) = self._tried(population, [round], [drawn])
                 tried = tried.without(self.system.until(drawn, time) - time)
-            came, length = self._wait(tried)
+            came, length = self._wait(tried, end)
             time += length
             yield ClockedRound(
                 drawn[came], tried.steps[came], self._report(tried, came, length, time)
@@ -160,9 +167,10 @@ class SynchronousClock(AbstractClock):
 
     def _ahead(
         self, population: Population, round: int
-    ) -> list[tuple[Int[np.ndarray, " drawn"], Tries]]:
-        """Who is drawn in the next rounds, and what they do, where all are always
-        there: of many clients together, as of a few nearly all is overhead."""
+    ) -> list[tuple[Int[np.ndarray, " drawn"], Tries, float]]:
+        """Who is drawn in the next rounds, what they do, and the deadlines, where all
+        are always there: of many clients together, as of a few nearly all is overhead.
+        """
         most = population.sampler.max_clients(population.num_clients)
         count = max(_AHEAD // max(most, 1), 1) if population.known_ahead else 1
         try:
@@ -172,31 +180,44 @@ class SynchronousClock(AbstractClock):
 
     def _several(
         self, population: Population, rounds: Sequence[int]
-    ) -> list[tuple[Int[np.ndarray, " drawn"], Tries]]:
+    ) -> list[tuple[Int[np.ndarray, " drawn"], Tries, float]]:
         drawn = [population.drawn(round, there=None) for round in rounds]
-        ends = itertools.accumulate((len(clients) for clients in drawn), initial=0)
-        tried = self._tried(population, rounds, drawn)
-        parts = itertools.starmap(slice, itertools.pairwise(ends))
-        each = [Tries(*(x[part] for x in tried)) for part in parts]
-        return list(zip(drawn, each, strict=True))
+        tried, ends = self._tried(population, rounds, drawn)
+        each = [Tries(*(x[part] for x in tried)) for part in _parts(drawn)]
+        return list(zip(drawn, each, ends, strict=True))
 
     def _tried(
         self,
         population: Population,
         rounds: Sequence[int],
         drawn: Sequence[Int[np.ndarray, " drawn"]],
-    ) -> Tries:
-        """What the drawn clients of some rounds do, one by one, if they stay."""
-        clients = np.concatenate(drawn)
-        limit = self.deadline if self.stragglers == "partial" else None
-        counts = np.repeat(rounds, [len(x) for x in drawn])
-        steps = population.steps[clients]
-        return tries(self.system, self.work, clients, counts, steps, limit=limit)
+    ) -> tuple[Tries, list[float]]:
+        """What the drawn clients of some rounds do, one by one, if they stay; and the
+        rounds' deadlines."""
+        clients, sizes = np.concatenate(drawn), [len(x) for x in drawn]
+        counts, steps = np.repeat(rounds, sizes), population.steps[clients]
+        about = (self.system, self.work, clients, counts, steps)
+        ends = [np.inf if self.deadline is None else self.deadline] * len(rounds)
+        if callable(self.deadline):
+            _, times = whole(*about)
+            each = [ClientTimes(*(x[part] for x in times)) for part in _parts(drawn)]
+            ends = [self._end(*x) for x in zip(rounds, each, strict=True)]
+        limit = np.repeat(ends, sizes) if self.stragglers == "partial" else None
+        return tries(*about, limit=limit), ends
 
-    def _wait(self, tried: Tries) -> tuple[Bool[np.ndarray, " drawn"], float]:
+    def _end(self, round: int, times: ClientTimes) -> float:
+        """What a deadline that is a function says of a round."""
+        assert callable(self.deadline)
+        if len(times.total) == 0:
+            return np.inf  # Nobody is waited for.
+        said = self.deadline(int(round), times)
+        return number(f"deadline({round}, times)", said, least=0, strict=True)
+
+    def _wait(
+        self, tried: Tries, end: float
+    ) -> tuple[Bool[np.ndarray, " drawn"], float]:
         """Who is in the round, and how long it takes."""
         back = np.where(np.isfinite(tried.lost_at), np.inf, tried.back)
-        end = np.inf if self.deadline is None else self.deadline
         came = (back <= end) & np.isfinite(back)
         if self.goal is not None and came.sum() > self.goal:
             first = np.argsort(back, kind="stable")[: self.goal]
@@ -225,3 +246,9 @@ class SynchronousClock(AbstractClock):
             "partial": int(np.count_nonzero(came & (tried.steps < tried.planned))),
             "bits_wasted": int(self.work.bits_down * missing),
         }
+
+
+def _parts(drawn: Sequence[Int[np.ndarray, " drawn"]]) -> list[slice]:
+    """Where each round's clients are in all of them, one after the other."""
+    ends = itertools.accumulate((len(clients) for clients in drawn), initial=0)
+    return [slice(*pair) for pair in itertools.pairwise(ends)]

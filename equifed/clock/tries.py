@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from .system import SystemModel
+from .system import ClientTimes, SystemModel
 from .work import Work
 
 
@@ -30,6 +30,20 @@ class Tries(NamedTuple):
         return self._replace(lost_at=np.where(gone, leaves, self.lost_at))
 
 
+def whole(
+    system: SystemModel,
+    work: Work,
+    clients: Int[np.ndarray, " drawn"],
+    count: int | Int[np.ndarray, " drawn"],
+    planned: Int[np.ndarray, " drawn"],
+) -> tuple[Int[np.ndarray, " drawn"], ClientTimes]:
+    """The steps that clients take who have the time for them, and how long they take;
+    as for `tries`."""
+    steps = system.steps(clients, count, planned)
+    sent = {"bits_down": work.bits_down, "bits_up": work.bits_up}
+    return steps, system.times(clients, count, flops=work.flops * steps, **sent)
+
+
 def tries(
     system: SystemModel,
     work: Work,
@@ -37,7 +51,7 @@ def tries(
     count: int | Int[np.ndarray, " drawn"],
     planned: Int[np.ndarray, " drawn"],
     *,
-    limit: float | None = None,
+    limit: float | Float[np.ndarray, " drawn"] | None = None,
 ) -> Tries:
     """What clients do, one by one, that are sent the model and do not go away.
 
@@ -46,26 +60,33 @@ def tries(
     - `count`: what the draws are counted by, from 0; one, or one for each.
     - `planned`: how many steps each is to take.
     - `limit`: the seconds that it may take, if it then takes fewer steps, as many as
-        it can, of at least one.
+        it can, of at least one; one number, or one for each.
     """
-    steps = system.steps(clients, count, planned)
-    times = system.times(
-        clients,
-        count,
-        flops=work.flops * steps,
-        bits_down=work.bits_down,
-        bits_up=work.bits_up,
-    )
+    steps, times = whole(system, work, clients, count, planned)
     before, after = system.drops(clients, count)
-    if limit is not None:
-        one = np.divide(times.compute, steps, where=steps > 0, out=1.0 * steps)
-        room = limit - times.wait - times.download - times.upload
-        fit = np.full(len(steps), np.inf)
-        np.divide(room, one, where=one > 0, out=fit)
-        fewer = np.minimum(steps, np.maximum(np.floor(fit), np.minimum(steps, 1)))
-        steps, times = fewer.astype(np.int64), times._replace(compute=one * fewer)
     back = times.total
+    if limit is not None:
+        steps, times, back = _within(limit, steps, times)
     lost_at = np.full(len(clients), np.inf)
     lost_at[after] = (times.total - times.upload)[after]
     lost_at[before] = (times.wait + times.download)[before]
     return Tries(steps, planned, back, lost_at)
+
+
+def _within(
+    limit: float | Float[np.ndarray, " drawn"],
+    steps: Int[np.ndarray, " drawn"],
+    times: ClientTimes,
+) -> tuple[Int[np.ndarray, " drawn"], ClientTimes, Float[np.ndarray, " drawn"]]:
+    """As many of the steps as there is time for, of at least one, and when who takes
+    them is back. A limit is often just the time of some steps: rounding does not make
+    it that of one less."""
+    one = np.divide(times.compute, steps, where=steps > 0, out=1.0 * steps)
+    room = limit - times.wait - times.download - times.upload
+    fit = np.full(len(steps), np.inf)
+    np.divide(room + 1e-9 * limit, one, where=one > 0, out=fit)
+    fewer = np.minimum(steps, np.maximum(np.floor(fit), np.minimum(steps, 1)))
+    times = times._replace(compute=one * fewer)
+    in_time = (one > 0) & (fewer <= fit)
+    back = np.where(in_time, np.minimum(times.total, limit), times.total)
+    return fewer.astype(np.int64), times, back

@@ -182,7 +182,8 @@ class AbstractPlan(eqx.Module):
                 "With this clock whether a client takes part depends on what others "
                 "do, which the plan's accounting does not know. Of an asynchronous "
                 "buffer it always does; with a `SynchronousClock` leave out the goal, "
-                "and have clients always available: deadlines and losses are fine."
+                "and have clients always available: losses and a deadline that is a "
+                "number are fine."
             )
         check_count("num_rounds", num_rounds, least=0, most=self.num_rounds)
         return loader

@@ -166,6 +166,18 @@ TABLE = {
         ),
         **count(lambda x: synchronous(goal=x), "goal"),
         **numbers(lambda x: synchronous(deadline=x), "deadline", POSITIVE),
+        "a deadline that is none": (
+            lambda: under(synchronous(deadline=lambda round, times: times.total.min()))(
+                0
+            ),
+            ValueError,
+            ("`deadline(0, times)` must be more than 0, got 0",),
+        ),
+        "a deadline for each client": (
+            lambda: under(synchronous(deadline=lambda round, times: times.total))(0),
+            ValueError,
+            ("`deadline(0, times)` must be one number", "shape (2,)"),
+        ),
         "no stragglers": (
             lambda: synchronous(stragglers="partial"),
             ValueError,
