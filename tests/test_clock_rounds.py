@@ -69,7 +69,7 @@ def loader(name, **kwargs):
 def by_hand(name, num_rounds):
     """The clock, client by client."""
     it, sampler = clock(name), eqd.UniformSampler(5, seed=1)
-    system, wanted, goal = it.system, it.deadline or math.inf, it.goal or 99
+    system, goal = it.system, it.goal or 99
     now, found = 0.0, []
     for r in range(num_rounds):
         there = [i for i in range(8) if system.available([i], now)[0]]
@@ -83,8 +83,9 @@ def by_hand(name, num_rounds):
             steps[i] = int(system.steps([i], r, np.array([planned]))[0])
             one = system.times([i], r, flops=10.0, bits_down=100.0, bits_up=50.0)
             each[i] = [float(x[0]) for x in one]
-        end = wanted
-        if it.deadline is timely:
+        if not callable(it.deadline):
+            end = it.deadline or math.inf
+        else:
             halves = sorted(
                 w + d + steps[i] * s / 2 + u for i, (w, d, s, u) in each.items()
             )

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from .._aggregator import AbstractAggregator, NonzeroMean, WeightedMean
-from .._algorithm import AbstractAlgorithm, AbstractOnePass, AFL, AgnosticFedAvg
-from .._algorithm.inside import layers
+from .._algorithm import AbstractAlgorithm
+from .._algorithm.inside import layers, weighs_by_aggregator
 from .._warn import warn
 from ..data import AbstractLoader, ClusteredSampler, Loader, WeightedSampler
 
@@ -25,10 +25,7 @@ def warn_if_counted_twice(algorithm: AbstractAlgorithm, loader: AbstractLoader) 
     sampler, (*_, inner) = loader.sampler, layers(algorithm)
     if not isinstance(sampler, ClusteredSampler | WeightedSampler):
         return
-    ours = type(inner).__module__.startswith("equifed.")
-    if isinstance(inner, AFL | AgnosticFedAvg) or not (
-        ours or isinstance(inner, AbstractOnePass)
-    ):
+    if not weighs_by_aggregator(inner):
         return  # What its messages weigh is its own affair.
     aggregator = _innermost(inner)
     if not isinstance(aggregator, NonzeroMean | WeightedMean):

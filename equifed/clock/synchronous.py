@@ -197,11 +197,12 @@ class SynchronousClock(AbstractClock):
         clients, sizes = np.concatenate(drawn), [len(x) for x in drawn]
         counts, steps = np.repeat(rounds, sizes), population.steps[clients]
         about = (self.system, self.work, clients, counts, steps)
-        ends = [np.inf if self.deadline is None else self.deadline] * len(rounds)
         if callable(self.deadline):
             _, times = whole(*about)
             each = [ClientTimes(*(x[part] for x in times)) for part in _parts(drawn)]
             ends = [self._end(*x) for x in zip(rounds, each, strict=True)]
+        else:
+            ends = [np.inf if self.deadline is None else self.deadline] * len(rounds)
         limit = np.repeat(ends, sizes) if self.stragglers == "partial" else None
         return tries(*about, limit=limit), ends
 
