@@ -96,6 +96,28 @@ def test_figures_are_those_of_the_sources():
     assert "utils_general.py" in acar.source_of("client_optim")
 
 
+def test_mimelite_steps_as_its_source_does():
+    """`lr=0.1, beta=0.9` of JedMills/FedGBO, whose clients move by lr (beta m + (1 -
+    beta) g), and whose server has m = beta m + (1 - beta) c."""
+    mills = recipes.recipe("mills-emnist-mimelite")
+    assert (mills.clients_per_round, mills.rounds) == (30, 5000)
+    assert mills.batching == recipes.Batching(batch_size=32, steps=10)
+    assert "main.py" in mills.source_of("rounds")
+    assert recipes.recipe("mills-cifar100-mimelite").clients_per_round == 5
+    optim, rng = mills.numbers["optim"].build(0), np.random.default_rng(0)
+    state, m = optim.init(jnp.zeros(3)), np.zeros(3)
+    for g, c in rng.normal(size=(4, 2, 3)):
+        update, _ = optim.update(jnp.asarray(g, jnp.float32), state)
+        np.testing.assert_allclose(update, -0.1 * (0.9 * m + 0.1 * g), rtol=1e-4)
+        _, state = optim.update(jnp.asarray(c, jnp.float32), state)
+        m = 0.9 * m + 0.1 * c
+    for name, size in (("emnist", 870_334), ("cifar100", 1_250_852)):
+        task = recipes.task(f"{name}-pooled")
+        shapes = jax.tree.leaves(eqx.filter_eval_shape(task.model, jr.key(0)))
+        shapes = [x for x in shapes if isinstance(x, jax.ShapeDtypeStruct)]
+        assert sum(x.size for x in shapes) == size
+
+
 def test_a_rate_falls_from_round_to_round():
     decay = recipes.Decay(factor=0.5, every=3)
     rates = [float(decay(0.8, t)) for t in (0, 2, 3, 6)]
@@ -343,19 +365,22 @@ def loads(task, folder):
 def test_emnist_and_cifar_are_loaded_from_a_folder(tmp_path, cache):
     from PIL import Image
 
-    letters = ["f0003_02"] * 12
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
+    letters = ["f0003_02"] * 12 + ["f0004_03"] * 20
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 28, 28), np.uint8)
     columns = {
         "image": [Image.fromarray(p) for p in pixels],
         "writer_id": letters,
-        "hsf_id": [0] * 12,
-        "character": list(range(12)),
+        "hsf_id": [0] * 32,
+        "character": list(range(32)),
     }
     (tmp_path / "emnist").mkdir()
     femnist(tmp_path / "emnist" / "train-0.parquet", **columns)
     train, test = loads(recipes.task("emnist-conv"), tmp_path / "emnist")
-    assert train.num_examples + test.num_examples == 12
-    assert train.client_ids == test.client_ids == ["f0003_02"]
+    assert train.num_examples + test.num_examples == 32
+    assert train.client_ids == test.client_ids == ["f0003_02", "f0004_03"]
+    train, test = loads(recipes.task("emnist-pooled"), tmp_path / "emnist")
+    assert (train.num_examples, test.num_examples) == (16, 4)
+    assert train.client_ids == test.client_ids == ["f0004_03"]
 
     folder = tmp_path / "cifar10"
     folder.mkdir()

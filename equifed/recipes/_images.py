@@ -250,7 +250,7 @@ def _cifar100_resnet(key: PRNGKeyArray) -> ResNet:
     return ResNet.resnet18(100, key=key)
 
 
-_CIFAR100: dict[str, Any] = {
+CIFAR100_CARD: dict[str, Any] = {
     **licence_of("cifar100"),
     "partition": "Pachinko allocation: 500 clients of 100 examples train",
     "files": "train*.parquet and test*.parquet of uoft-cs/cifar100",
@@ -260,13 +260,13 @@ CIFAR100 = (
     Task(
         name="cifar100-logistic",
         make=_cifar100_logistic,
-        **_CIFAR100,
+        **CIFAR100_CARD,
         **Classifier(prepare=cropped).parts(),
     ),
     Task(
         name="cifar100-resnet18",
         make=_cifar100_resnet,
-        **_CIFAR100,
+        **CIFAR100_CARD,
         **Classifier(prepare=standardized, distort=random24, last=_dense).parts(),
     ),
 )
