@@ -16,6 +16,7 @@ import equifed.clock as eqt
 import equifed.data as eqd
 import equifed.privacy as eqp
 from equifed import testing
+from equifed.clock.operations import flops_of
 from equifed.clock.tries import tries
 
 
@@ -360,6 +361,62 @@ def test_work_is_counted():
     out = eqf.train(fedavg, dense, under, num_rounds=1, key=KEY)
     assert out.history[0]["bits_up"] == 3 * work.bits_up
     assert out.history[0]["bits_down"] == 3 * work.bits_down
+
+
+def as_written(body, carry, xs):
+    """A scan, written out."""
+    for i in range(jax.tree.leaves(xs)[0].shape[0]):
+        carry, _ = body(carry, jax.tree.map(lambda x, i=i: x[i], xs))
+    return carry, None
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_loops_of_a_step_are_counted_as_often_as_they_run(split):
+    """Layers, at each of the places of a sequence, of parts of a batch."""
+    data = eqd.FederatedDataset.from_mapping({"0": {"x": np.ones((8, 5, 20), "f4")}})
+
+    def counted(scan, in_parts):
+        def loss(weights, example, key):
+            def layer(h, weight):
+                return jnp.tanh(weight @ h), None
+
+            def place(h, x):
+                return scan(layer, h + x, weights)[0], None
+
+            return jnp.sum(scan(place, jnp.zeros(20), example["x"])[0])
+
+        batching = eqd.Epochs(1, batch_size=8)
+        made = eqf.Microbatched(loss, size=2) if in_parts else loss
+        fedavg = eqf.FedAvg(made, optax.sgd(0.1), batching)
+        under = eqd.Loader(data, eqd.AllClients(), batching)
+        return eqt.Work.of(fedavg, jnp.ones((4, 20, 20)), under).flops
+
+    expected = counted(as_written, in_parts=False)
+    # Forward, and two products of the derivative, but for the first layer's input.
+    assert expected > 2.9 * 2 * 8 * 5 * 4 * 20 * 20
+    assert counted(jax.lax.scan, in_parts=split) == pytest.approx(expected, rel=0.15)
+
+
+def test_a_loop_over_steps_is_counted_once():
+    """Also where a sampler makes several of them."""
+
+    def product(x):
+        return x @ x
+
+    def steps(x, count):
+        return jax.lax.fori_loop(0, count, lambda i, x: product(x), x)
+
+    def chains(x, count):
+        return jax.lax.scan(lambda x, _: (steps(x, count), None), x, length=9)[0]
+
+    def counted(program):
+        traced = jax.jit(program).trace(jnp.ones((20, 20)), 3)
+        return flops_of(traced.jaxpr.jaxpr, traced.lower().compile())
+
+    one = counted(lambda x, count: product(x))
+    assert one == pytest.approx(2 * 20**3, rel=0.1)
+    for program in (steps, chains):
+        assert counted(program) == pytest.approx(one, rel=0.1)
 
 
 def test_a_privacy_plan_refuses_a_clock_by_which_clients_depend_on_each_other():

@@ -20,6 +20,7 @@ from .._round import State
 from .._round.step import round_step
 from .._types import Model
 from ..data import cohort, Loader
+from .operations import flops_of
 from .quantity import number
 
 
@@ -61,9 +62,11 @@ class Work:
 
         The bits are those that the ledger of a round with one client has, `bits_up` and
         `bits_down`. The operations are those that XLA counts in the compiled round with
-        one client, in which it counts what is inside of a loop once: one local step, or
-        one of each loop that a client has, and beside it what encodes the message and
-        what the server does, as if each step had these.
+        one client: of one local step, or one of each loop over steps that a client has,
+        and beside it of what encodes the message and what the server does, as if each
+        step had these. XLA counts what is inside of a loop once; a loop within a step
+        that has a fixed length (`jax.lax.scan` over layers, or a sequence) is compiled
+        by itself and counted as often as it runs.
 
         It compiles the round, and runs it once, with the first client that takes a
         step.
@@ -71,7 +74,7 @@ class Work:
         **Arguments:**
 
         - `algorithm`, `model`, `roles`: as for [`equifed.train`][].
-        - `loader`: whose clients and mesh they are. It may have no clock yet.
+        - `loader`: whose clients they are. It may have no clock yet.
 
         **Raises:**
 
@@ -106,14 +109,13 @@ def _counted(
         after, metrics = round_step(algorithm, state, one, key, Executor())
         return FlatTree(after).arrays, metrics
 
-    compiled = jax.jit(program).lower(flat.arrays, one).compile()
-    flops = (compiled.cost_analysis() or {}).get("flops", -1.0)
+    traced = jax.jit(program).trace(flat.arrays, one)
+    compiled = traced.lower().compile()
+    flops = flops_of(traced.jaxpr.jaxpr, compiled)
     if not flops > 0:
         raise ValueError(
             "XLA does not count the operations of this round on this device. Give "
             "`Work(flops=..., bits_down=..., bits_up=...)`."
         )
     metrics = compiled(flat.arrays, one)[1]
-    return Work(
-        flops=float(flops), bits_down=int(metrics[DOWN]), bits_up=int(metrics[UP])
-    )
+    return Work(flops=flops, bits_down=int(metrics[DOWN]), bits_up=int(metrics[UP]))
