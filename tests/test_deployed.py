@@ -176,6 +176,15 @@ def _shortened(reply):
     return reply._replace(arrays=reply.arrays | {name: reply.arrays[name][:-1]})
 
 
+def _as_lists(reply):
+    return reply._replace(arrays={n: x.tolist() for n, x in reply.arrays.items()})
+
+
+def _with_ragged_metric(reply):
+    name = next(iter(reply.metrics))
+    return reply._replace(metrics=reply.metrics | {name: [[1.0], [1.0, 2.0]]})
+
+
 def _without_metric(reply):
     metrics = dict(list(reply.metrics.items())[1:])
     return reply._replace(metrics=metrics)
@@ -194,6 +203,8 @@ WRONG = {
         "`x`, which nobody asked for",
     ),
     "no metric": (_without_metric, "as the metric"),
+    "ragged metric": (_with_ragged_metric, "a `list` of 2 as the metric"),
+    "no arrays": (_as_lists, "as no array, but "),
 }
 
 
@@ -315,10 +326,13 @@ def test_two_nodes_are_one_client():
         server_of(algorithm, roles, eqf.data.AllClients(), 1).run(there)
 
 
-def test_a_node_that_says_nothing_of_itself():
+@pytest.mark.parametrize("said", [{}, {"examples": "five"}, {"client": 5}])
+def test_a_node_that_does_not_say_who_it_is(said):
     algorithm, roles = made("FedAvg")
     there = engine(algorithm)
-    there.all[100].change = lambda request, reply: reply._replace(config={})
+    there.all[100].change = lambda request, reply: reply._replace(
+        config=reply.config | said if said else {}
+    )
     sampler = eqf.data.AllClients()
     with pytest.warns(UserWarning, match="did not say who it is"):
         _, history = server_of(algorithm, roles, sampler, 1, min_clients=4).run(there)

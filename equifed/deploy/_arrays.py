@@ -65,6 +65,8 @@ def check_arrays(got: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -
         if name not in got:
             raise WrongReply(f"{what} lacks `{name}`.")
         kind, x = wire_kind(like), got[name]
+        if not isinstance(x, np.ndarray):
+            raise WrongReply(f"{what} has `{name}` as no array, but {shown(x)}.")
         if x.shape != kind.shape or x.dtype != kind.dtype:
             raise WrongReply(
                 f"{what} has `{name}` as {x.dtype}{list(x.shape)} instead of "
@@ -92,7 +94,10 @@ def arrays_of(numbers: Mapping[str, Any], wanted: Mapping[str, Any], what: str) 
     found = {}
     for name, like in wanted.items():
         kind = wire_kind(like)
-        x = np.asarray(numbers.get(name, ()))
+        try:
+            x = np.asarray(numbers.get(name, ()))
+        except ValueError:  # lists of several lengths
+            x = np.empty(0)
         if x.size != np.prod(kind.shape) or x.dtype.kind not in "iuf":
             raise WrongReply(
                 f"{what} has {shown(numbers.get(name))} as the metric `{name}` instead "

@@ -106,6 +106,9 @@ class Roster:
             return f"It answered with an error: {reply.error}"
         about = reply.config
         number, columns = about["client"], json.loads(about["columns"])
+        counts, most = (number, about["examples"]), self._config["clients"]
+        if not all(type(x) is int and x >= 0 for x in counts) or number >= most:
+            raise TypeError(f"client {counts[0]!r} of {most}, {counts[1]!r} examples")
         if about["model"] != self._model:
             return (
                 f"Client {number} has another model, or version of it, than the server."
