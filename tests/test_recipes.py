@@ -118,6 +118,38 @@ def test_mimelite_steps_as_its_source_does():
         assert sum(x.size for x in shapes) == size
 
 
+def test_mime_steps_as_its_source_does():
+    """RickZack/GHBM: a client moves by lr times (beta m + g + decay w), where g is
+    corrected, and the server by a tenth of the clients' mean. Its ResNet-20 has He et
+    al.'s shortcuts without parameters, and layers that begin as theirs do."""
+    recipe = recipes.recipe("zaccone-cifar10-mime")
+    assert (recipe.clients_per_round, recipe.rounds) == (10, 10_000)
+    assert recipe.batching == recipes.Batching(batch_size=64, epochs=1, last="drop")
+    assert "mimemom.yaml" in recipe.source_of("server_learning_rate")
+    algorithm: Any = recipe.build()
+    assert algorithm.server_learning_rate == pytest.approx(0.1)
+    assert isinstance(algorithm.gradient_aggregator, eqf.UniformMean)
+    optim, rng = recipe.numbers["optim"].build(0), np.random.default_rng(0)
+    w = jnp.asarray(rng.normal(size=3), jnp.float32)
+    state, m = optim.init(w), np.zeros(3)
+    for g, c in rng.normal(size=(4, 2, 3)):
+        update, _ = optim.update(jnp.asarray(g, jnp.float32), state, w)
+        np.testing.assert_allclose(update, -0.1 * (0.9 * m + g + 1e-4 * w), rtol=1e-4)
+        _, state = optim.update(jnp.asarray(c, jnp.float32), state, w)
+        m = 0.9 * m + c + 1e-4 * np.asarray(w)
+    model = recipe.task.model(jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(model) if eqx.is_array(x)) == 269_722
+    widens = [block for block in model.blocks if block.shortcut is not None]
+    x = jnp.arange(4 * 4 * 16.0).reshape(4, 4, 16)
+    y = widens[0].shortcut(x)
+    np.testing.assert_array_equal(y[..., 8:24], x[::2, ::2])
+    assert len(widens) == 2
+    assert not jnp.concatenate([y[..., :8], y[..., 24:]]).any()
+    deviation = float(model.blocks[-1].conv2.weight.std())
+    assert deviation == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert float(model.dense.weight.std()) == pytest.approx(32**-0.5, rel=0.15)
+
+
 def test_a_rate_falls_from_round_to_round():
     decay = recipes.Decay(factor=0.5, every=3)
     rates = [float(decay(0.8, t)) for t in (0, 2, 3, 6)]
@@ -395,6 +427,9 @@ def test_emnist_and_cifar_are_loaded_from_a_folder(tmp_path, cache):
     train, test = loads(recipes.task("cifar10-lenet-dir0.5"), folder)
     assert (train.num_clients, test.num_clients) == (10, 1)
     assert min(train.client_sizes) >= 10
+    train, test = loads(recipes.task("cifar10-resnet20-dir0"), folder)
+    assert (train.num_clients, test.num_clients) == (100, 1)
+    assert all(len(np.unique(train[x]["y"])) == 1 for x in train.client_ids)
 
 
 def test_texts_are_loaded_from_the_files_of_fedjax_and_tensorflow(

@@ -149,7 +149,7 @@ def _wide_lenet(key: PRNGKeyArray) -> LeNet5:
     return LeNet5((32, 32, 3), 10, **wide, key=key)
 
 
-def _cifar10_task(
+def cifar10_task(
     name: str, make: Any, by: AbstractPartition, words: str, classifier: Classifier
 ) -> Task:
     return Task(
@@ -175,21 +175,21 @@ _LARGE = Classifier(prepare=normalized, distort=flipped_and_shifted, last=_dense
 _IID = "at random, 50,000 / {} each"
 _DIRICHLET = "{} clients of equal size, each of its own Dirichlet({:g}) of labels"
 CIFAR10 = (
-    _cifar10_task(
+    cifar10_task(
         "cifar10-cnn-iid", _convnet, IIDPartition(1000), _IID.format(1000), _SMALL
     ),
-    _cifar10_task(
+    cifar10_task(
         "cifar10-cnn-dir0.1",
         _convnet,
         _inner(1000, 0.1),
         _DIRICHLET.format(1000, 0.1),
         _SMALL,
     ),
-    _cifar10_task(
+    cifar10_task(
         "cifar10-resnet18-iid", _resnet18, IIDPartition(100), _IID.format(100), _LARGE
     ),
     *(
-        _cifar10_task(
+        cifar10_task(
             f"cifar10-resnet18-dir{alpha:g}",
             _resnet18,
             _inner(100, alpha),
@@ -198,17 +198,17 @@ CIFAR10 = (
         )
         for alpha in (0.6, 0.3, 0.1)
     ),
-    _cifar10_task(
+    cifar10_task(
         "cifar10-widelenet-iid", _wide_lenet, IIDPartition(100), _IID.format(100), _WIDE
     ),
-    _cifar10_task(
+    cifar10_task(
         "cifar10-widelenet-dir0.6",
         _wide_lenet,
         _inner(100, 0.6),
         _DIRICHLET.format(100, 0.6),
         _WIDE,
     ),
-    _cifar10_task(
+    cifar10_task(
         "cifar10-lenet-dir0.5",
         _lenet,
         DirichletPartition(10, 0.5, min_size=10),

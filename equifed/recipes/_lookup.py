@@ -1,7 +1,7 @@
 """Tasks, algorithms and recipes by their names."""
 
 from .._algorithm import AbstractAlgorithm
-from . import _cifar10, _feddyn, _fedjax, _mills, _pfl_words, _reddi
+from . import _cifar10, _feddyn, _fedjax, _mills, _pfl_words, _reddi, _zaccone
 from ._algorithms import ALGORITHMS
 from ._names import found
 from ._recipe import Recipe
@@ -11,7 +11,7 @@ from ._tasks import TASKS
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for part in (_fedjax, _reddi, _cifar10, _pfl_words, _feddyn, _mills)
+    for part in (_fedjax, _reddi, _cifar10, _pfl_words, _feddyn, _mills, _zaccone)
     for recipe in part.RECIPES
 }
 

@@ -72,19 +72,19 @@ def _writers(folder: pathlib.Path | None) -> Data:
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
-def _normalized(image: Array) -> Array:
+def normalized(image: Array) -> Array:
     """From 0 to 1, and then by a mean and a deviation of each channel."""
     mean, std = (jnp.asarray(x)[None, None] for x in (_MEAN, _STD))
     return (image.astype(jnp.float32) / 255 - mean) / std
 
 
-def _flipped_and_moved(image: Array, key: PRNGKeyArray) -> Array:
+def flipped_and_moved(image: Array, key: PRNGKeyArray) -> Array:
     """One of two is flipped, and all are moved by up to 4 pixels."""
     flip, crop = jr.split(key)
     return nn.random_crop(nn.random_flip(image, key=flip), 32, padding=4, key=crop)
 
 
-_IMAGES = Classifier(prepare=_normalized, distort=_flipped_and_moved, last=_last)
+_IMAGES = Classifier(prepare=normalized, distort=flipped_and_moved, last=_last)
 TASKS = (
     Task(
         name="emnist-pooled",
