@@ -94,6 +94,12 @@ def check_seed(seed: Any) -> int:
     return seed
 
 
+def seed_key(seed: int) -> PRNGKeyArray:
+    """The key of such a seed, of which JAX's own may have 32 bits."""
+    key = jax.random.key(np.uint32(seed % 2**32))
+    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+
+
 def check_choice(name: str, x: Any, choices: Sequence[Any]) -> None:
     """Refuses what is none of a few values."""
     if not any(type(x) is type(choice) and x == choice for choice in choices):
@@ -203,10 +209,7 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
                 if name not in hints:
                     continue
                 for one in x if name in several else (x,):
-                    if not _fits(one, hints[name]):
-                        remedy = remedies.get(name) or _remedy(hints[name])
-                        words = message(name, expected(hints[name]), one, remedy)
-                        raise _kind_of_error(one, hints[name])(words)
+                    check_hint(name, one, hints[name], remedies.get(name))
             for name, x in bound.arguments.items():
                 is_count = int in _members(hints.get(name)) and is_known_integer(x)
                 if is_count and not isinstance(x, int):
@@ -216,6 +219,13 @@ def checked(**remedies: str) -> Callable[[Function], Function]:
         return wrapper  # pyright: ignore[reportReturnType]
 
     return decorate
+
+
+def check_hint(name: str, x: Any, hint: Any, remedy: str | None = None) -> None:
+    """Checks that an argument is what its annotation says."""
+    if not _fits(x, hint):
+        words = message(name, expected(hint), x, remedy or _remedy(hint))
+        raise _kind_of_error(x, hint)(words)
 
 
 def _fits(x: Any, hint: Any) -> bool:

@@ -21,6 +21,7 @@ import equifed.attacks as eqa
 import equifed.compress as eqc
 import equifed.robust as eqr
 from equifed import recipes
+from equifed._check import seed_key
 from equifed._cli import forms, main
 from equifed._cli.attacking import ATTACKS
 from equifed._cli.folder import load, write
@@ -782,6 +783,10 @@ REFUSED = {
         "--recipe digits-fedavg --batching.steps 3",
         "`epochs=2` and `steps=3` are two ways",
     ),
+    "seeds beyond the last": (
+        f"--recipe digits-fedavg --seed {2**64 - 2} --seeds 3",
+        f"`seeds=3` are from `seed` on, of which {2**64 - 2} leaves 2",
+    ),
     "seeds with checkpoints": (
         "--recipe digits-fedavg --seeds 2 --checkpoint-every 5",
         "trained side by side in one program, which has no `checkpoint_every`",
@@ -1001,6 +1006,57 @@ def test_other_commands_refuse_likewise(words, capsys):
     assert len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize("seed", (2**31, 2**32 + 3, 2**63, 2**64 - 1))
+def test_seeds_of_64_bits_are_different_ones(seed):
+    keys = [jr.key_data(seed_key(x)).tolist() for x in (0, 3, seed)]
+    assert len(set(map(tuple, keys))) == 3
+    small = jr.key_data(seed_key(3))
+    np.testing.assert_array_equal(small, jr.key_data(jr.key(3)))
+
+
+def _config(**settings):
+    whole = {"task": "digits-dense", "algorithm": "fedavg"}
+    whole["numbers"] = {"client_optim": {"kind": "sgd", "learning_rate": 1.0}}
+    return json.dumps({**whole, **settings})
+
+
+WRONG_SETTINGS = (
+    ({"numbers": 3}, "`numbers` must be a dictionary, got 3"),
+    ({"batching": 7}, "`batching` must be a dictionary, got 7"),
+    ({"batching": None}, "`batching` must be a dictionary, got None"),
+    ({"batching": {"epoch": 1}}, "Did you mean 'epochs'?"),
+    ({"privacy": "much"}, "`privacy` must be a dictionary, got 'much'"),
+    ({"privacy": {"epsilon": 1.0}}, "`privacy` needs `delta`, which is missing."),
+    ({"compress": "qsgd"}, "`compress` must be a dictionary, got 'qsgd'"),
+    ({"attack": "alie"}, "`attack` must be a dictionary, got 'alie'"),
+    (
+        {"attack": {"kind": "sign-flip"}, "attackers": 1},
+        "`scale` must be given for 'sign-flip'",
+    ),
+    ({"rounds": "3"}, "`rounds` must be an integer, got '3'"),
+    ({"lora": 1.5}, "`lora` must be an integer or None, got 1.5"),
+    ({"tensorboard": 1}, "`tensorboard` must be True or False, got 1"),
+    ({"data": 3}, "`data` must be text or None, got 3"),
+    ({"recipe": "digits-fedav"}, "Did you mean 'digits-fedavg'?"),
+    (
+        {"numbers": {"client_optim": {"kind": "sgd"}}},
+        "`client_optim` needs `learning_rate`, which is missing.",
+    ),
+    (
+        {"numbers": {"client_optim": {"kind": "sgd", "learning_rate": 1, "decay": 2}}},
+        "`client_optim.decay` must be",
+    ),
+    (
+        {
+            "numbers": {
+                "client_optim": {"kind": "sgd", "learning_rate": 1, "decay": {"a": 1}}
+            }
+        },
+        "`numbers of client_optim.decay` must be the name of one, got 'a'",
+    ),
+)
+
+
 def test_config_files_that_are_none(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "config.json"
@@ -1019,6 +1075,7 @@ def test_config_files_that_are_none(tmp_path, monkeypatch, capsys):
             "`personal` must be a `list` or a `tuple`, got 'head'.",
         ),
         ('{"taks": "digits-dense"}', "Did you mean 'task'?"),
+        *((_config(**wrong), words) for wrong, words in WRONG_SETTINGS),
     ):
         file.write_text(text, "utf-8")
         assert main(["run", "--config", "config.json"]) == 1

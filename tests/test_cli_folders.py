@@ -44,7 +44,13 @@ def test_a_half_written_line_is_the_last_one(run, tmp_path, capsys):
     assert said(capsys, "table", run) == (0, whole)
 
 
-@pytest.mark.parametrize("line", ["garbage", "[]", '{"loss": 1.0}', '{"round": 2, "'])
+LINES = ["garbage", "[]", '{"loss": 1.0}', '{"round": 2, "']
+# Of another round, of none, of one whose bits are not told, and none that is a number.
+LINES += [f'{{"round": {n}, "bits_up": 1, "bits_down": 1}}' for n in ("1", '"two"')]
+LINES += ['{"round": 2}', '{"round": 2, "bits_up": 1, "bits_down": null}']
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_another_line_that_is_none_is_not_left_out(line, run, tmp_path, capsys):
     # Without it the megabytes would be those of fewer rounds.
     file = run / "metrics.jsonl"
@@ -53,11 +59,22 @@ def test_another_line_that_is_none_is_not_left_out(line, run, tmp_path, capsys):
     for words in (["table", run], ["plot", run, "--output", tmp_path / "curves.png"]):
         code, message = said(capsys, *words)
         assert code == 1
-        assert f"Line 2 of `{file}` is not the metrics of a round" in message
+        assert f"Line 2 of `{file}` is not the metrics of round 2" in message
     assert not (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", "3", '[{"seed": 0}]', ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        "3",
+        '[{"seed": 0}]',
+        "",
+        '[{"last": 3, "result": "successful"}]',
+    ],
+)
 def test_an_end_that_says_nothing(text, run, capsys):
     file = run / "result.json"
     before = file.read_text()
@@ -122,3 +139,11 @@ def test_a_folder_where_a_file_is_to_be(run, capsys):
     code, message = said(capsys, "run", "--config", run)
     assert code == 1
     assert f"`{run}` is a folder, not a file of settings" in message
+
+
+def test_rounds_that_are_missing_are_not_left_out(run, capsys):
+    file = run / "metrics.jsonl"
+    file.write_text("\n".join(file.read_text().splitlines()[1:]))
+    code, message = said(capsys, "table", run)
+    assert code == 1
+    assert f"Line 1 of `{file}` is not the metrics of round 1" in message

@@ -5,6 +5,7 @@ drawn with the seed of the run.
 """
 
 import dataclasses
+from dataclasses import MISSING
 from types import FunctionType
 from typing import Any, get_args
 
@@ -89,6 +90,10 @@ class Attack:
                     f"`{field.name}` is no number of the attack {self.kind!r}, which "
                     f"has {has}, got {value}."
                 )
+        for name, number in known.items():
+            if number.default is MISSING and getattr(self, name) is None:
+                words = f"`{name}` must be given for {self.kind!r}: {number.help}"
+                raise ValueError(words)
         self.build()  # which looks at all numbers
 
     def build(self) -> AbstractAttack | None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from .._bits import DOWN, UP
 from .._files import replacing
 from .._history import ROUND, Row
 from .._json import from_json, to_json
@@ -151,8 +152,10 @@ def _ends(file: pathlib.Path, count: int) -> list[dict[str, Any]]:
     """How each seed has ended."""
     try:
         ends = from_json(file.read_text("utf-8"))
-        whole = len(ends) == count and all({"last", "result"} <= x.keys() for x in ends)
-    except (ValueError, TypeError, AttributeError):
+        whole = len(ends) == count and all(
+            isinstance(x["last"], dict) and isinstance(x["result"], str) for x in ends
+        )
+    except (ValueError, TypeError, KeyError):
         whole = False
     if not whole:
         raise ValueError(
@@ -164,7 +167,7 @@ def _ends(file: pathlib.Path, count: int) -> list[dict[str, Any]]:
 
 
 def _rows(file: pathlib.Path) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     lines = file.read_text("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -173,15 +176,30 @@ def _rows(file: pathlib.Path) -> list[Row]:
             row = None
             if number == len(lines):
                 continue  # one that a killed run left half-written
-        if not isinstance(row, dict) or ROUND not in row:
+        # Each round has a line, from the first.
+        of_round = len(rows) + 1
+        row = _row(row)
+        first = rows[0] if rows else row
+        if row is None or row[ROUND] != of_round or _told(row) != _told(first):
             raise ValueError(
-                f"Line {number} of `{file}` is not the metrics of a round, so that "
-                "what the run has sent, and its curves, are not known."
+                f"Line {number} of `{file}` is not the metrics of round {of_round}, so "
+                "that what the run has sent, and its curves, are not known."
             )
-        rows.append(
-            {
-                name: float(x) if isinstance(x, str) else x  # "nan"
-                for name, x in row.items()
-            }
-        )
+        rows.append(row)
     return rows
+
+
+def _row(row: Any) -> Row | None:
+    """The metrics of a round, if these are some: numbers."""
+    if not isinstance(row, dict) or ROUND not in row:
+        return None
+    try:  # of "nan", which JSON has no number for
+        row = {n: float(x) if isinstance(x, str) else x for n, x in row.items()}
+    except ValueError:
+        return None
+    return None if None in row.values() else row
+
+
+def _told(row: Row) -> list[bool]:
+    """Whether it is told what was sent: of all rounds of a run, or of none."""
+    return [name in row for name in (UP, DOWN)]

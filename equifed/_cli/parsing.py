@@ -94,7 +94,7 @@ def _base(first: argparse.Namespace) -> dict[str, Any]:
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """The settings of a file."""
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file `{path}`.") from None
     except IsADirectoryError:

@@ -6,9 +6,8 @@ import pathlib
 import sys
 from typing import Annotated
 
-import jax.random as jr
-
 from .._algorithm import AbstractAlgorithm
+from .._check import seed_key
 from .._checkpoint import Checkpointer
 from .._evaluate import Evaluated, FineTune
 from .._history import ROUND, Row
@@ -129,7 +128,7 @@ def _keeping(folder: pathlib.Path, settings: Settings, made: Made) -> int:
 
 
 def _made(settings: Settings) -> Made:
-    algorithm, model = settings.build(), settings.model(jr.key(settings.seed))
+    algorithm, model = settings.build(), settings.model(seed_key(settings.seed))
     roles = settings.roles(model)
     users, tune = whose(algorithm, model, roles), settings.tune()
     data, evaluation = _loaded(settings)
@@ -200,7 +199,7 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
         "privacy": made.plan,
     }
     if settings.seeds > 1:
-        keys = [jr.key(settings.seed + i) for i in range(settings.seeds)]
+        keys = [seed_key(settings.seed + i) for i in range(settings.seeds)]
         runs = {settings.algorithm: algorithm}
         found = sweep(
             runs, lambda key: settings.model(key), loader, keys=keys, **common
@@ -209,7 +208,7 @@ def _train(folder: pathlib.Path, settings: Settings, made: Made) -> list[Solutio
         for i, solution in enumerate(solutions):
             _write_rows(folder / f"metrics-{settings.seed + i}.jsonl", solution.history)
         return solutions
-    key = jr.key(settings.seed)
+    key = seed_key(settings.seed)
     solution = train(
         *(algorithm, made.model, loader),
         key=key,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._algorithm import AbstractAlgorithm
-from .._check import check_kind
+from .._check import check_hint, check_kind
 from ..recipes import (
     algorithm,
     Batching,
@@ -60,22 +60,36 @@ def from_json_dict(values: Mapping[str, Any]) -> dict[str, Any]:
         names = out.get(name, ())
         check_kind(name, names, (list, tuple), 'Give `["head"]`, for example.')
         out[name] = tuple(map(str, names))
-    if isinstance(out.get("batching"), Mapping):
-        out["batching"] = Batching(**out["batching"])
-    if isinstance(out.get("privacy"), Mapping):
-        out["privacy"] = Privacy(**out["privacy"])
-    for part, cls in NAMED.items():
-        if isinstance(out.get(part), Mapping):
-            numbers = {f.name: f for f in dataclasses.fields(cls)}
-            for name in out[part]:
-                check_name(f"numbers of {part}", name, numbers)
-            out[part] = cls(**{"kind": None, **out[part]})
+    parts: dict[str, Any] = {"privacy": Privacy, **NAMED}
+    for part, cls in {"batching": Batching, **parts}.items():
+        if part in out and (out[part] is not None or part == "batching"):
+            out[part] = _part(part, cls, out[part])
+    for name, x in out.items():
+        if name not in ("numbers", "task", "algorithm"):
+            check_hint(name, x, known[name].type)
+    if out.get("recipe") is not None:
+        recipe_of(out["recipe"])
     arguments = arguments_of(algorithm(out["algorithm"]))
+    check_kind("numbers", out["numbers"], Mapping)
     out["numbers"] = {
         name: from_json(arguments[name], x) if name in arguments else x
         for name, x in out["numbers"].items()
     }
     return out
+
+
+def _part(name: str, cls: Any, values: Any) -> Any:
+    """A part that has settings of its own."""
+    check_kind(name, values, Mapping)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for field in values:
+        check_name(f"numbers of {name}", field, fields)
+    if name in NAMED:
+        return cls(**{"kind": None, **values})  # which lists the kinds
+    for field in fields.values():
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise ValueError(f"`{name}` needs `{field.name}`, which is missing.")
+    return cls(**values)
 
 
 def differs(settings: Settings) -> list[str]:

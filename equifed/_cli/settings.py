@@ -138,6 +138,11 @@ class Settings:
         elif issubclass(algorithm(self.algorithm), AbstractAsynchronous):
             raise ValueError(no_clock(self.algorithm))
         check_seed(self.seed)
+        if self.seed + self.seeds > 2**64:
+            raise ValueError(
+                f"`seeds={self.seeds}` are from `seed` on, of which {self.seed} leaves "
+                f"{2**64 - self.seed}: the last one is 2**64 - 1."
+            )
         if self.seeds > 1:
             self._check_one_program()
 

@@ -12,13 +12,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 
 from .._algorithm import AbstractAlgorithm
-from .._check import as_number, check_count, check_number, check_seed, checked
+from .._check import as_number, check_count, check_number, check_seed, checked, seed_key
 from .._client import AbstractClient
 from .._round import State
 from .._tree import leaves_by_path, tree_norm
@@ -78,7 +77,7 @@ class Audit:
         """
         check_count("num_canaries", num_canaries, least=2)
         self._norm = as_number("norm", norm, least=0, strict=True)
-        self._key = jr.key(check_seed(seed))
+        self._key = seed_key(check_seed(seed))
         self._first = dataset.num_clients
         coins = np.random.Generator(np.random.Philox(seed)).random(num_canaries) < 0.5
         if coins.all() or not coins.any():

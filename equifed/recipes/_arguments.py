@@ -188,6 +188,14 @@ def optimizer_of(name: str, value: Mapping[str, Any]) -> Any:
     known = {f.name: f for f in dataclasses.fields(cls)}
     for field in fields:
         check_name(f"numbers of {name}", field, known)
+    for field in known.values():
+        if field.default is dataclasses.MISSING and field.name not in fields:
+            raise ValueError(f"`{name}` needs `{field.name}`, which is missing.")
+    if "decay" in fields:
+        check_kind(f"{name}.decay", fields["decay"], (Decay, Mapping))
     if isinstance(fields.get("decay"), Mapping):
+        decays = {f.name: f for f in dataclasses.fields(Decay)}
+        for field in fields["decay"]:
+            check_name(f"numbers of {name}.decay", field, decays)
         fields["decay"] = Decay(**fields["decay"])
     return cls(**fields)
