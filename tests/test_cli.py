@@ -1015,7 +1015,7 @@ def test_seeds_of_64_bits_are_different_ones(seed):
 
 
 def _config(**settings):
-    whole = {"task": "digits-dense", "algorithm": "fedavg"}
+    whole: dict[str, object] = {"task": "digits-dense", "algorithm": "fedavg"}
     whole["numbers"] = {"client_optim": {"kind": "sgd", "learning_rate": 1.0}}
     return json.dumps({**whole, **settings})
 
