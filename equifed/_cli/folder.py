@@ -179,8 +179,8 @@ def _rows(file: pathlib.Path) -> list[Row]:
         # Each round has a line, from the first.
         of_round = len(rows) + 1
         row = _row(row)
-        first = rows[0] if rows else row
-        if row is None or row[ROUND] != of_round or _told(row) != _told(first):
+        right = row is not None and row[ROUND] == of_round
+        if row is None or not right or _told(row) != _told((rows or [row])[0]):
             raise ValueError(
                 f"Line {number} of `{file}` is not the metrics of round {of_round}, so "
                 "that what the run has sent, and its curves, are not known."
