@@ -225,6 +225,15 @@ def test_several_rounds_in_a_call_and_a_stream_report_the_same(straight):
     assert streamed.history == straight.history
 
 
+def test_a_training_ends_at_a_time(straight):
+    seconds = [row["seconds"] for row in straight.history]
+    limit = (seconds[3] + seconds[4]) / 2
+    stop = eqf.Target("seconds", limit, mode="max")
+    ended = trained("losses", stop=stop, eval_every=1)
+    assert ended.result == eqf.RESULTS.stopped
+    assert [row["seconds"] for row in ended.history] == seconds[:5]
+
+
 def test_rounds_and_sweeps_report_the_time(straight):
     seconds = [r["seconds"] for r in straight.history]
     state = FEDAVG.init(testing.Linear(), num_clients=8)
