@@ -5,7 +5,9 @@ What Flower carries is tested with Flower, in `test_deployed_flower.py`.
 
 import json
 import re
+from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,6 +20,7 @@ import equifed as eqf
 from equifed import deploy
 from equifed.deploy._arrays import check_arrays, from_wire, to_wire, wire_kind
 from equifed.deploy._memory import FolderMemory
+from equifed.deploy._same import made_of, unlike
 from equifed.testing._problems import law_roles, Linear, ragged_clients
 from equifed.testing._setup import plain_loss
 
@@ -70,9 +73,8 @@ def server_of(algorithm, roles, sampler, num_rounds, **more):
         sampler,
         num_clients=len(SIZES),
         num_rounds=num_rounds,
-        key=jr.key(1),
         roles=roles,
-        **more,
+        **{"key": jr.key(1), **more},
     )
 
 
@@ -176,20 +178,6 @@ def _shortened(reply):
     return reply._replace(arrays=reply.arrays | {name: reply.arrays[name][:-1]})
 
 
-def _as_lists(reply):
-    return reply._replace(arrays={n: x.tolist() for n, x in reply.arrays.items()})
-
-
-def _with_ragged_metric(reply):
-    name = next(iter(reply.metrics))
-    return reply._replace(metrics=reply.metrics | {name: [[1.0], [1.0, 2.0]]})
-
-
-def _without_metric(reply):
-    metrics = dict(list(reply.metrics.items())[1:])
-    return reply._replace(metrics=metrics)
-
-
 WRONG = {
     "silent": (lambda reply: None, None),
     "error": (
@@ -203,8 +191,45 @@ WRONG = {
         "`x`, which nobody asked for",
     ),
     "no metric": (_without_metric, "as the metric"),
-    "ragged metric": (_with_ragged_metric, "a `list` of 2 as the metric"),
-    "no arrays": (_as_lists, "as no array, but "),
+    "no arrays by name": (
+        lambda reply: reply._replace(arrays=[1.0]),
+        r"\[1.0\] in place of arrays",
+    ),
+    "lists for arrays": (
+        lambda reply: reply._replace(
+            arrays={n: x.tolist() for n, x in reply.arrays.items()}
+        ),
+        "which is no array",
+    ),
+    "no metrics by name": (
+        lambda reply: reply._replace(metrics=None),
+        "None in place of metrics",
+    ),
+    "lists of two lengths": (
+        lambda reply: reply._replace(metrics=dict.fromkeys(reply.metrics, [[1], []])),
+        "as the metric",
+    ),
+    "a fraction of a bit": (
+        lambda reply: reply._replace(
+            metrics={n: np.add(x, 0.5).tolist() for n, x in reply.metrics.items()}
+        ),
+        "as the metric",
+    ),
+    "more than 32 bits": (
+        lambda reply: reply._replace(
+            metrics={
+                n: (np.asarray(x) * 0 + 2**32).tolist()
+                for n, x in reply.metrics.items()
+            }
+        ),
+        "as the metric",
+    ),
+    "a weight that is no number": (
+        lambda reply: reply._replace(
+            arrays={n: np.full_like(x, np.nan) for n, x in reply.arrays.items()}
+        ),
+        "nan as its weight, which is no number",
+    ),
 }
 
 
@@ -233,6 +258,43 @@ def test_who_does_not_answer_as_asked_has_dropped_out(case):
         state, _ = algorithm.round(state, cohort, key=jr.key(1), executor=how)
     same(got.params, state.params)
     same(got.server, state.server)
+
+
+def test_the_first_of_two_replies_counts():
+    algorithm, roles = made("FedAvg")
+    straight, _ = server_of(algorithm, roles, eqf.data.AllClients(), 2).run(
+        engine(algorithm)
+    )
+    there = engine(algorithm)
+    whole = there.exchange
+
+    def twice(requests):
+        replies = whole(requests)
+        wrong = [x._replace(arrays={}) for x in replies if x.arrays]
+        return [*replies, *wrong, *replies]
+
+    there.exchange = twice
+    server = server_of(algorithm, roles, eqf.data.AllClients(), 2, evaluate_every=1)
+    got, history = server.run(there)
+    same(got.params, straight.params)
+    assert [row["dropped"] for row in history] == [0, 0]
+
+
+def test_a_rejected_round_names_who_sent_what_is_not_finite():
+    algorithm, roles = made("FedAvg")
+    there = engine(algorithm)
+
+    def broken(request, reply):
+        if request.kind != "train":
+            return reply
+        name = next(n for n in reply.arrays if "payload" in n)
+        x = np.full_like(reply.arrays[name], np.inf)
+        return reply._replace(arrays=reply.arrays | {name: x})
+
+    there.all[97].change = there.all[99].change = broken
+    server = server_of(algorithm, roles, eqf.data.AllClients(), 1)
+    with pytest.warns(UserWarning, match=r"rejected\. Nor is .* by number: 1, 3\."):
+        server.run(there)
 
 
 def test_nobody_answers():
@@ -303,6 +365,16 @@ def test_a_checkpoint_of_a_server_has_no_frozen_base(tmp_path):
         assert json.loads(file.read_text())["base"]["paths"] == [".rest.bias"]
 
 
+def test_what_was_kept_is_broken(tmp_path):
+    memory = FolderMemory(tmp_path)
+    memory.save("round-0", {"kept0": np.arange(1000.0)})
+    path = tmp_path / "round-0.npz"
+    for content in (b"", path.read_bytes()[:500], b"neither"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="`.*round-0.npz`, is broken"):
+            memory.load("round-0")
+
+
 def test_what_was_kept_is_lost():
     algorithm, roles = made("Scaffold-2")
     there = engine(algorithm)
@@ -337,6 +409,91 @@ def test_a_node_that_does_not_say_who_it_is(said):
     with pytest.warns(UserWarning, match="did not say who it is"):
         _, history = server_of(algorithm, roles, sampler, 1, min_clients=4).run(there)
     assert history[0]["dropped"] == 1
+
+
+def _says(**about):
+    return lambda request, reply: (
+        reply._replace(config=reply.config | about)
+        if request.kind == "query"
+        else reply
+    )
+
+
+NONSENSE = {
+    "a number beyond the last": ({"client": 5}, "`client` must be .* to 4, got 5"),
+    "a negative number": ({"client": -1}, "`client` must be .* got -1"),
+    "a text for a number": ({"client": "4"}, "`client` must be .* got '4'"),
+    "a text for examples": ({"examples": "7"}, "`examples` must be .* got '7'"),
+    "no number of examples": ({"examples": -7}, "`examples` must be .* got -7"),
+    "a list of columns": ({"columns": "[]"}, r"`columns` must have .* got \[\]"),
+    "no shapes": ({"columns": '{"x": 5}'}, "`columns` must have .* got"),
+    "nothing of its parts": ({"made_of": "[]"}, r"`made_of` must .* got \[\]"),
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+@pytest.mark.parametrize("node", [96, 100])  # the last to be asked, and the first
+def test_a_node_that_says_nonsense_is_refused(case, node):
+    algorithm, roles = made("FedAvg")
+    about, words = NONSENSE[case]
+    there = engine(algorithm)
+    there.all[node].change = _says(**about)
+    sampler = eqf.data.AllClients()
+    with pytest.warns(UserWarning, match=f"did not say who it is: {words}"):
+        _, history = server_of(algorithm, roles, sampler, 1, min_clients=4).run(there)
+    assert history[0]["dropped"] == 1
+
+
+def test_the_first_node_has_columns_that_the_loss_does_not_know():
+    algorithm, roles = made("FedAvg")
+    there = engine(algorithm)
+    there.all[100].change = _says(columns='{"z": [[2], "float32"]}')
+    sampler = eqf.data.AllClients()
+    with pytest.warns(UserWarning, match="cannot train on client 0's .* 'z'"):
+        _, history = server_of(algorithm, roles, sampler, 1, min_clients=4).run(there)
+    assert history[0]["dropped"] == 1
+
+
+class Draws(eqf.data.AbstractSampler):
+    """One of the user's own."""
+
+    drawn: Callable = eqx.field(static=True)
+    seed: int = 0
+
+    def __call__(self, round, num_clients):
+        return self.drawn(round)
+
+    def max_clients(self, num_clients):
+        return 3
+
+
+@pytest.mark.parametrize(
+    "drawn, words",
+    [
+        (lambda round: np.ones(5, bool), "array of integers"),
+        (lambda round: np.arange(4), "drew 4 clients .* `max_clients` is 3"),
+        (lambda round: np.array([0, 5]), "drew client number 5"),
+        (lambda round: np.array([-1]), "drew client number -1"),
+    ],
+)
+def test_a_sampler_draws_what_it_must(drawn, words):
+    algorithm, roles = made("FedAvg")
+    with pytest.raises((TypeError, ValueError), match=words):
+        server_of(algorithm, roles, Draws(drawn=drawn), 1)
+    later = Draws(drawn=lambda round: drawn(round) if round else np.array([0, 1]))
+    with pytest.raises((TypeError, ValueError), match=f"{words}|in round 1"):
+        server_of(algorithm, roles, later, 2).run(engine(algorithm))
+
+
+def test_a_key_of_the_old_style_is_the_same():
+    algorithm, roles = made("FedAvg")
+    found = [
+        server_of(algorithm, roles, eqf.data.AllClients(), 2, key=key).run(
+            engine(algorithm)
+        )[0]
+        for key in (jr.key(3), jr.PRNGKey(3))
+    ]
+    same(*(state.params for state in found))
 
 
 def test_old_states_are_forgotten():
@@ -386,11 +543,29 @@ def _client(model=None, algorithm=None, columns=data):
     return deploy.Client(algorithm, Linear() if model is None else model, columns)
 
 
+def _sgd(rate, batching=BATCHING, loss=plain_loss):
+    return eqf.FedAvg(loss, optax.sgd(rate), batching)
+
+
 OTHERS = {
     "model": (lambda: _client(in_bfloat16()), "Client 4 has another model"),
     "algorithm": (
         lambda: _client(algorithm=made("Scaffold-2")[0]),
         "Client 4 has another algorithm",
+    ),
+    "rate": (
+        lambda: _client(algorithm=_sgd(0.3)),
+        r"Client 4 has another algorithm.*`algorithm.client.optim` .*-0.3.* -> .*-0.05",
+    ),
+    "batches": (
+        lambda: _client(algorithm=_sgd(0.05, eqf.data.Epochs(3, batch_size=4))),
+        "Client 4 has another .*`algorithm.client.batching.num_epochs` 3 -> 2",
+    ),
+    "loss": (
+        lambda: _client(
+            algorithm=_sgd(0.05, loss=lambda *x: plain_loss(*x)),
+        ),
+        r"Client 4 has another algorithm.*`algorithm.client.loss`",
     ),
     "columns": (
         lambda: _client(columns=lambda node: data(node) | {"z": np.zeros((7, 2))}),
@@ -416,6 +591,34 @@ def test_a_node_of_another_kind_is_refused(case):
         pytest.raises(ValueError, match=f"4 of 5 clients can.*{words}"),
     ):
         server_of(algorithm, roles, sampler, 1).run(there)
+
+
+def test_a_node_has_another_base():
+    # Which does not travel, and is none of what is trained.
+    algorithm, _ = made("FedAvg")
+    roles = eqf.roles(Linear(), frozen=lambda m: m.bias)
+    there = engine(algorithm, roles=roles)
+    other = eqx.tree_at(lambda m: m.bias, Linear(), jnp.asarray(9.0))
+    there.all[96].client = deploy.Client(algorithm, other, data, roles=roles)
+    sampler = eqf.data.AllClients()
+    server = server_of(algorithm, roles, sampler, 1, min_clients=4)
+    with pytest.warns(UserWarning, match="Client 4 has another .*`model.frozen`"):
+        _, history = server.run(there)
+    assert history[0]["dropped"] == 1
+
+
+def test_in_another_python_code_is_known_by_its_name():
+    algorithm, other = made("FedAvg")[0], _sgd(0.3)
+    ours, theirs = (
+        made_of(x, x.init(Linear(), num_clients=5)) for x in (algorithm, other)
+    )
+    elsewhere = json.loads(ours) | {"python": "3.99"}
+    elsewhere = {
+        name: re.sub(" #.*", " #ffff", x) if isinstance(x, str) else x
+        for name, x in elsewhere.items()
+    }
+    assert unlike(json.dumps(elsewhere), ours) == []
+    assert unlike(json.dumps(json.loads(theirs) | {"python": "3.99"}), ours)
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,17 @@ def fingerprint(
     parts = dict(_outline("algorithm", algorithm))
     parts = {name.removeprefix("algorithm."): x for name, x in parts.items()}
     return {
-        PYTHON: ".".join(platform.python_version_tuple()[:2]),
-        "key": _text(_typed(key)),
+        PYTHON: python(),
+        "key": _text(typed_key(key)),
         **parts,
         **dict(_model(model, () if roles is None else roles.of("frozen"))),
         **dict(_data(loader)),
     }
+
+
+def python() -> str:
+    """The version of Python, of which bytecode depends."""
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 def outlined(name: str, x: Any, **more: Any) -> Fingerprint:
@@ -74,7 +79,7 @@ def outlined(name: str, x: Any, **more: Any) -> Fingerprint:
     return dict(_outline(name, x)) | {f"{name}.{n}": _text(y) for n, y in more.items()}
 
 
-def _typed(key: PRNGKeyArray) -> PRNGKeyArray:
+def typed_key(key: PRNGKeyArray) -> PRNGKeyArray:
     """The key as `jax.random.key` makes it: an old-style one has the same numbers."""
     is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return key if is_typed else jr.wrap_key_data(key)

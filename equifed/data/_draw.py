@@ -1,5 +1,7 @@
 """What a sampler draws, checked."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -24,9 +26,23 @@ def draw(
     """The clients that a sampler draws, if they are some of the dataset's; of those
     that are there, by `among`, if it matters. `limit` is `most_of` it."""
     if there is None or among is None:
-        drawn = sampler(round, dataset.num_clients)
-    else:
-        drawn = among(round, there, most)
+        return drawn_of(sampler, round, dataset.num_clients, limit)
+    return _checked(
+        among(round, there, most), sampler, round, dataset.num_clients, limit
+    )
+
+
+def drawn_of(
+    sampler: AbstractSampler, round: int, num_clients: int, limit: int
+) -> Int[np.ndarray, " clients"]:
+    """The clients that a sampler draws, if they are some of so many."""
+    drawn = sampler(round, num_clients)
+    return _checked(drawn, sampler, round, num_clients, limit)
+
+
+def _checked(
+    drawn: Any, sampler: AbstractSampler, round: int, num_clients: int, limit: int
+) -> Int[np.ndarray, " clients"]:
     name = f"`{type(sampler).__name__}`"
     clients = as_numbers(drawn)
     if clients is None:
@@ -35,11 +51,11 @@ def draw(
             f"{shown(drawn)} in round {round}. For a mask return "
             "`np.flatnonzero(mask)`."
         )
-    outside = clients[(clients < 0) | (clients >= dataset.num_clients)]
+    outside = clients[(clients < 0) | (clients >= num_clients)]
     if len(outside) > 0:
         raise ValueError(
             f"{name} drew client number {outside[0]} in round {round}, but they go "
-            f"from 0 to {dataset.num_clients - 1}."
+            f"from 0 to {num_clients - 1}."
         )
     if len(clients) > limit:
         raise ValueError(

@@ -53,7 +53,7 @@ def from_wire(x: np.ndarray, like: Any) -> Array:
     return jax.device_put(x.view(dtype) if _is_foreign(dtype) else x)
 
 
-def check_arrays(got: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+def check_arrays(got: Any, wanted: Mapping[str, Any], what: str) -> None:
     """Refuses what is not there, or of another shape or dtype.
 
     **Arguments:**
@@ -61,12 +61,14 @@ def check_arrays(got: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -
     - `wanted`: the arrays, or their shapes, by name.
     - `what`: says whose they are, as the beginning of a sentence.
     """
+    if not isinstance(got, Mapping):
+        raise WrongReply(f"{what} has {shown(got)} in place of arrays by name.")
     for name, like in wanted.items():
         if name not in got:
             raise WrongReply(f"{what} lacks `{name}`.")
         kind, x = wire_kind(like), got[name]
-        if not isinstance(x, np.ndarray):
-            raise WrongReply(f"{what} has `{name}` as no array, but {shown(x)}.")
+        if not isinstance(x, np.ndarray | np.generic):
+            raise WrongReply(f"{what} has {shown(x)} as `{name}`, which is no array.")
         if x.shape != kind.shape or x.dtype != kind.dtype:
             raise WrongReply(
                 f"{what} has `{name}` as {x.dtype}{list(x.shape)} instead of "
@@ -89,22 +91,36 @@ def numbers_of(arrays: Mapping[str, Any]) -> Numbers:
     return {name: np.asarray(x).reshape(-1).tolist() for name, x in arrays.items()}
 
 
-def arrays_of(numbers: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> Wire:
+def arrays_of(numbers: Any, wanted: Mapping[str, Any], what: str) -> Wire:
     """The arrays that such numbers were."""
+    if not isinstance(numbers, Mapping):
+        raise WrongReply(f"{what} has {shown(numbers)} in place of metrics by name.")
     found = {}
     for name, like in wanted.items():
         kind = wire_kind(like)
-        try:
-            x = np.asarray(numbers.get(name, ()))
-        except ValueError:  # lists of several lengths
-            x = np.empty(0)
-        if x.size != np.prod(kind.shape) or x.dtype.kind not in "iuf":
+        x = _as_kind(numbers.get(name, ()), kind)
+        if x is None:
             raise WrongReply(
                 f"{what} has {shown(numbers.get(name))} as the metric `{name}` instead "
                 f"of {kind.dtype}{list(kind.shape)}."
             )
-        found[name] = x.astype(kind.dtype).reshape(kind.shape)
+        found[name] = x
     return found
+
+
+def _as_kind(x: Any, kind: jax.ShapeDtypeStruct) -> np.ndarray | None:
+    """Plain numbers as an array of this kind; `None` if they are none of it."""
+    try:
+        x = np.asarray(x)
+    except ValueError:  # lists of different lengths
+        return None
+    if x.size != np.prod(kind.shape) or x.dtype.kind not in "iuf":
+        return None
+    if kind.dtype.kind in "iu" and x.size > 0:
+        bounds = np.iinfo(kind.dtype)
+        if x.dtype.kind == "f" or x.min() < bounds.min or x.max() > bounds.max:
+            return None
+    return x.astype(kind.dtype).reshape(kind.shape)
 
 
 @functools.cache

@@ -41,6 +41,7 @@ from ._plan import (
     digits_of_passes,
     evaluated,
 )
+from ._same import made_of
 
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
@@ -80,8 +81,8 @@ class Client:
     ):
         """**Arguments:**
 
-        - `algorithm`, `model`: the same as the server's. Of the model the form counts,
-            and the numbers that are not trained.
+        - `algorithm`, `model`: the same as the server's, or it refuses this client. Of
+            the model the form counts, and the numbers that are not trained.
         - `data`: given the node's settings (a mapping: `partition-id`, and whatever
             else it was started with, such as a path), this client's examples: one array
             for each column, with a row for each example.
@@ -129,6 +130,7 @@ class Client:
                 "model": digits_of_model(state),
                 "passes": digits_of_passes(parts),
                 "columns": json.dumps(columns),
+                "made_of": made_of(self.algorithm, state),
             }
             return Answer({}, {}, about)
         if config["passes"] != digits_of_passes(parts):

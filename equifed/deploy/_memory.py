@@ -10,6 +10,7 @@ server can ask for any more is deleted.
 import abc
 import os
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -51,8 +52,14 @@ class FolderMemory(AbstractMemory):
         path = self._folder / f"{name}.npz"
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        try:
+            with path.open("rb") as file:
+                return dict(np.load(file, allow_pickle=False))
+        except (EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"What this client kept, `{path}`, is broken: {error}. Put back a copy "
+                "of it; without one the client has no part in this training any more."
+            ) from error
 
     def save(self, name: str, arrays: Wire) -> None:
         unfinished = self._folder / f"{name}.unfinished"

@@ -30,6 +30,9 @@ from ._roster import Member
 from ._transport import AbstractTransport, Reply, Request
 
 
+_WEIGHT = "message.weight"
+
+
 class Passes:
     """The passes of one round."""
 
@@ -57,6 +60,8 @@ class Passes:
         self._since, self._oldest = since, oldest
         self.asked: set[int] = set()
         self.dropped: set[int] = set()
+        self.nonfinite: set[int] = set()
+        """Who sent a number that is not finite."""
 
     def __call__(
         self,
@@ -80,9 +85,9 @@ class Passes:
         client_of = {self._members[i].node: i for i in wanted}
         answers: dict[int, Wire] = {}
         for reply in self._transport.exchange(requests):
-            client = client_of.get(reply.node)
+            client = client_of.pop(reply.node, None)
             if client is None:
-                continue
+                continue  # Nobody asked, or it has answered already.
             try:
                 answers[client] = self._read(number, client, reply)
             except WrongReply as error:
@@ -116,6 +121,11 @@ class Passes:
         arrays = {n: x for n, x in plan.up.items() if n not in metrics}
         arrays |= {f"state{j}": states[j] for j in plan.reports}
         check_arrays(reply.arrays, arrays, what)
+        if not np.isfinite(reply.arrays.get(_WEIGHT, 0.0)).all():
+            weight = reply.arrays[_WEIGHT]
+            raise WrongReply(f"{what} has {weight} as its weight, which is no number.")
+        if any(_is_broken(x) for x in reply.arrays.values()):
+            self.nonfinite.add(client)
         return reply.arrays | arrays_of(reply.metrics, metrics, what)
 
     def _stacked(
@@ -147,6 +157,10 @@ class Passes:
         heard = [i if i in answers else NO_CLIENT for i in places.tolist()]
         index: Array = jax.device_put(np.asarray([heard], np.int32))
         return self._parts.stacked(number, said), reported, jnp.asarray(index)
+
+
+def _is_broken(x: np.ndarray | np.generic) -> bool:
+    return x.dtype.kind == "f" and not np.isfinite(x).all()
 
 
 def _place(places: np.ndarray, client: int) -> tuple[Any, ...]:

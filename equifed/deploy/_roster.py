@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from .._check import is_known_integer
 from .._warn import warn
-from .._words import listed
+from .._words import listed, shown
+from ._arrays import WrongReply
 from ._client import QUERY
 from ._plan import Columns
+from ._same import unlike
 from ._transport import AbstractTransport, Reply, Request
 
 
@@ -30,15 +33,17 @@ class Roster:
         config: dict[str, Any],
         model: str,
         passes: Callable[[Columns], str],
+        made: str,
     ):
         """**Arguments:**
 
         - `config`: what clients are asked with.
         - `model`: digits of the server's model.
         - `passes`: digits of its passes, for examples of such columns.
+        - `made`: what its algorithm and model are made of.
         """
         self._transport, self._config = transport, config
-        self._model, self._passes_for = model, passes
+        self._model, self._passes_for, self._made = model, passes, made
         self.members: dict[int, Member] = {}
         self._refused: dict[int, str] = {}
         self._columns: Columns | None = None
@@ -84,6 +89,8 @@ class Roster:
         for reply in self._query(new):
             try:
                 reason = self._admit(reply, strict=strict)
+            except WrongReply as error:
+                reason = f"It did not say who it is: {error}."
             except (KeyError, TypeError, json.JSONDecodeError) as error:
                 reason = f"It did not say who it is: {error!r}."
             if reason is not None:
@@ -94,8 +101,10 @@ class Roster:
         if not nodes:
             return []
         requests = [Request(n, QUERY, {}, {}, self._config, 0) for n in nodes]
-        replies = self._transport.exchange(requests)
-        return sorted(replies, key=lambda reply: nodes.index(reply.node))
+        found: dict[int, Reply] = {}
+        for reply in self._transport.exchange(requests):
+            found.setdefault(reply.node, reply)  # The first, if one comes twice.
+        return [found[node] for node in nodes if node in found]
 
     def _answers(self, node: int) -> bool:
         return any(reply.error is None for reply in self._query([node]))
@@ -105,16 +114,22 @@ class Roster:
         if reply.error is not None:
             return f"It answered with an error: {reply.error}"
         about = reply.config
-        number, columns = about["client"], json.loads(about["columns"])
-        counts, most = (number, about["examples"]), self._config["clients"]
-        if not all(type(x) is int and x >= 0 for x in counts) or number >= most:
-            raise TypeError(f"client {counts[0]!r} of {most}, {counts[1]!r} examples")
+        number = _count("client", about["client"], self._config["clients"] - 1)
+        examples = _count("examples", about["examples"], 2**31 - 1)
+        columns = _columns(json.loads(about["columns"]))
         if about["model"] != self._model:
             return (
                 f"Client {number} has another model, or version of it, than the server."
             )
         if self._columns is None:
-            self._columns, self.passes = columns, self._passes_for(columns)
+            try:
+                self.passes = self._passes_for(columns)
+            except (KeyError, TypeError) as error:
+                return (
+                    f"The server cannot train on client {number}'s examples of the "
+                    f"columns {_said(columns)}: {error!r}."
+                )
+            self._columns = columns
         if columns != self.columns:
             return (
                 f"Client {number} has examples of the columns {_said(columns)}, but "
@@ -125,6 +140,12 @@ class Roster:
                 f"Client {number} has another algorithm, or version of it, than the "
                 "server."
             )
+        found = unlike(about["made_of"], self._made)
+        if found:
+            return (
+                f"Client {number} has another algorithm, or version of it, than the "
+                f"server (the client's -> the server's): {'; '.join(found[:3])}."
+            )
         before = self.members.get(number)
         # Is it the same, started anew, of whom the engine has not heard yet?
         if before is not None and self._answers(before.node):
@@ -132,13 +153,37 @@ class Roster:
             if strict:
                 raise ValueError(two)
             return two
-        self.members[number] = Member(reply.node, about["examples"])
+        self.members[number] = Member(reply.node, examples)
         return None
 
     @property
     def columns(self) -> Columns:
         assert self._columns is not None
         return self._columns
+
+
+def _count(name: str, x: Any, most: int) -> int:
+    if not is_known_integer(x) or not 0 <= x <= most:
+        raise WrongReply(
+            f"`{name}` must be an integer from 0 to {most}, got {shown(x)}"
+        )
+    return int(x)
+
+
+def _columns(x: Any) -> Columns:
+    fits = isinstance(x, dict) and all(
+        isinstance(kind, list)
+        and len(kind) == 2
+        and isinstance(kind[0], list)
+        and all(is_known_integer(size) and size >= 0 for size in kind[0])
+        and isinstance(kind[1], str)
+        for kind in x.values()
+    )
+    if not fits:
+        raise WrongReply(
+            f"`columns` must have a shape and a dtype for each, got {shown(x)}"
+        )
+    return x
 
 
 def _said(columns: Columns) -> str:

@@ -18,13 +18,15 @@ from .._round.elsewhere import Elsewhere
 from .._round.travels import without_examples
 from .._tree import leaves_by_path
 from .._warn import warn
+from .._words import listed
 from ..data import AbstractLoader
+from ..data._draw import drawn_of
 from ._arrays import arrays_of, to_wire, WrongReply
 from ._client import EVALUATE
 from ._passes import Passes
 from ._plan import evaluated, example_of, measured
 from ._roster import Roster
-from ._transport import AbstractTransport, Request
+from ._transport import AbstractTransport, Reply, Request
 
 
 class Rounds:
@@ -98,7 +100,8 @@ class Rounds:
     def _one(self, round: int) -> Row:
         """One round."""
         server, members = self._server, self._roster.members
-        drawn = np.sort(np.asarray(server.sampler(round, server.num_clients)))
+        slots = server._config["slots"]
+        drawn = np.sort(drawn_of(server.sampler, round, server.num_clients, slots))
         there = [i for i in drawn.tolist() if i in members]
         passes = Passes(
             self._parts,
@@ -122,7 +125,11 @@ class Rounds:
         self.state = after
         row: Row = {ROUND: round + 1, **{n: plain(x) for n, x in metrics.items()}}
         if row["nonfinite_model"] > 0:
-            warn(f"The model of round {round + 1} is not finite: it was rejected.")
+            who = listed([str(i) for i in sorted(passes.nonfinite)])
+            also = f" Nor is what clients sent, by number: {who}." if who else ""
+            warn(
+                f"The model of round {round + 1} is not finite: it was rejected.{also}"
+            )
         dropped = len(set(drawn.tolist()) - set(there)) + len(passes.dropped)
         return row | {"dropped": dropped}
 
@@ -159,7 +166,9 @@ class Rounds:
             for i in sorted(members)
         ]
         total: dict[str, np.ndarray] | None = None
-        replies = {x.node: x for x in self._transport.exchange(requests)}
+        replies: dict[int, Reply] = {}
+        for reply in self._transport.exchange(requests):
+            replies.setdefault(reply.node, reply)
         for request in requests:  # In the order of the clients.
             reply = replies.get(request.node)
             if reply is None:

@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray
 from .._algorithm import AbstractAlgorithm
 from .._check import check_count, check_number, checked
 from .._checkpoint import Checkpointer
+from .._checkpoint.fingerprint import typed_key
 from .._history import Row
 from .._logger import AbstractLogger, NoLogger
 from .._roles import Roles
@@ -16,6 +17,7 @@ from .._round import State
 from .._round.elsewhere import Elsewhere
 from .._types import Measure, Model
 from ..data import AbstractSampler
+from ..data._draw import drawn_of
 from ._plan import (
     begun,
     check_waits,
@@ -28,6 +30,7 @@ from ._plan import (
 )
 from ._roster import Roster
 from ._rounds import Rounds
+from ._same import made_of
 from ._transport import AbstractTransport
 
 
@@ -95,15 +98,18 @@ class Server:
         if self._every:
             one = begun(algorithm, model, num_clients=num_clients, roles=roles, key=key)
             evaluated(algorithm, one)
-        sampler(0, num_clients)  # Fails now rather than in the first round.
+        most = check_count("max_clients", sampler.max_clients(num_clients), least=0)
+        # Fails now rather than in the first round.
+        drawn_of(sampler, 0, num_clients, most)
         self._metrics: Measure = algorithm.loss if metrics is None else metrics
         self._checkpointer = checkpointer
         self._logger = NoLogger() if logger is None else logger
+        key = typed_key(key)
         self._on_end, self._key, self._roles = on_end, key, roles
         # What every message says.
         self._config = {
             "clients": num_clients,
-            "slots": sampler.max_clients(num_clients),
+            "slots": most,
             "keys": str(jr.key_impl(key)),
         }
 
@@ -129,7 +135,8 @@ class Server:
             return digits_of_passes(found[0])
 
         model = digits_of_model(state)
-        roster = Roster(transport, self._config, model, passes)
+        made = made_of(self.algorithm, state)
+        roster = Roster(transport, self._config, model, passes, made)
         roster.wait(self._least, self._patience)
         run = Rounds(self, transport, roster, found[0], state)
         with self._logger:

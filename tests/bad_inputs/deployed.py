@@ -1,6 +1,8 @@
 """Bad inputs of a deployment, of what is known before a message is sent. (What clients
 and nodes get wrong is in `test_deployed.py`.)"""
 
+import numpy as np
+
 import equifed as eqf
 from equifed import deploy
 
@@ -25,6 +27,16 @@ def server(sampler=None, algorithm=None, **kwargs):
     kwargs = {"num_clients": 4, "num_rounds": 3, "key": KEY, **kwargs}
     sampler = eqf.data.AllClients() if sampler is None else sampler
     return deploy.Server(algorithm or fedavg(), MODEL, sampler, **kwargs)
+
+
+class Others(eqf.data.AbstractSampler):
+    seed: int = 0
+
+    def __call__(self, round, num_clients):
+        return np.array([num_clients])
+
+    def max_clients(self, num_clients):
+        return 1
 
 
 TABLE = {
@@ -57,6 +69,11 @@ TABLE = {
             lambda: server(eqf.data.UniformSampler(5)),
             ValueError,
             "`cohort_size` is 5, but the population has only 4 clients",
+        ),
+        "a sampler of others": (
+            lambda: server(Others()),
+            ValueError,
+            "`Others` drew client number 4 in round 0, but they go from 0 to 3",
         ),
         "no patience": (
             lambda: server(patience=-1.0),
