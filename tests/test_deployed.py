@@ -178,6 +178,11 @@ def _shortened(reply):
     return reply._replace(arrays=reply.arrays | {name: reply.arrays[name][:-1]})
 
 
+def _without_metric(reply):
+    metrics = dict(list(reply.metrics.items())[1:])
+    return reply._replace(metrics=metrics)
+
+
 WRONG = {
     "silent": (lambda reply: None, None),
     "error": (
