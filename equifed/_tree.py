@@ -229,6 +229,21 @@ def tree_norm(x: PyTree) -> Float[Array, ""]:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, total)))
 
 
+def tree_unit(x: PyTree) -> tuple[PyTree, Float[Array, ""]]:
+    """A tree over a power of two beside which the square of its norm does not overflow,
+    and that power: 1, as long as it would not anyway."""
+    largest = jnp.asarray(0.0, jnp.result_type(float))
+    for leaf in jtu.tree_leaves(x):
+        if eqx.is_inexact_array(leaf):
+            size = jnp.abs(jax.lax.stop_gradient(leaf)).max(initial=0)
+            largest = jnp.maximum(largest, size.astype(largest.dtype))
+    _, exponent = jnp.frexp(largest)
+    # A larger power is none of single precision.
+    power = jnp.ldexp(jnp.ones_like(largest), jnp.minimum(exponent, 126))
+    power = jnp.where((largest > 1e15) & jnp.isfinite(largest), power, 1)
+    return tree_scale(1 / power, x), power
+
+
 def safe_divide(x: Array, y: Array) -> Array:
     """`x / y`, and zero where `y` is zero, with a gradient that is finite there."""
     zero = y == 0

@@ -142,7 +142,7 @@ def test_clip(inner):
     np.testing.assert_array_equal(clip(norm * 1.01), x[0])
     np.testing.assert_allclose(clip(norm / 3), x[0] / 3, rtol=1e-5)
     # Never beyond the bound, however large the message.
-    for scale in (1.0, 1e10, 1e18):
+    for scale in (1.0, 1e10, 1e18, 1e25, 1e37):
         got = aggregate(eqf.Clip(inner, max_norm=0.5), scale * x, [2.0])[1]
         assert np.linalg.norm(got) <= 0.5 * (1 + 1e-6)
         np.testing.assert_allclose(got, 0.5 * x[0] / norm, rtol=1e-5)

@@ -152,3 +152,13 @@ def test_a_plan_has_the_norm_in_its_history():
     )
     like = eqp.PrivacyPlan(sampler, fixed, num_clients=8, num_rounds=6, delta=1e-3)
     assert made.epsilon(3) == like.epsilon(3) == solution.history[-1]["epsilon"]
+
+
+@pytest.mark.parametrize("power", (0, 60, 80, 120))
+def test_a_norm_beyond_single_precision_is_clipped_too(power):
+    x = {"w": jnp.asarray([3.0, 4.0]) * 2.0**power}
+    clipping = eqp.FlatClip(1.0)
+    got, _ = eqx.filter_jit(clipping.clip)(x, None)
+    np.testing.assert_allclose(got["w"], [0.6, 0.8], rtol=1e-6)
+    within, _ = eqx.filter_jit(eqp.FlatClip(2.0**125).clip)(x, None)
+    np.testing.assert_array_equal(within["w"], x["w"])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._check import check_kind, number
-from .._tree import tree_isfinite, tree_norm, tree_scale
+from .._tree import tree_isfinite, tree_norm, tree_scale, tree_unit
 from .._wire import check_additive, Message
 from .base import AbstractAggregator
 
@@ -43,9 +43,10 @@ class Clip(AbstractEach):
 
     def encode(self, message, state, *, key):
         check_additive(message.payload, self)
-        norm = tree_norm(message.payload)
-        scale = jnp.minimum(1, self.max_norm / jnp.maximum(norm, self.max_norm))
-        payload = tree_scale(scale, message.payload)
+        small, power = tree_unit(message.payload)
+        norm, bound = tree_norm(small), self.max_norm / power
+        scale = jnp.minimum(1, bound / jnp.maximum(norm, bound))
+        payload = tree_scale(scale * power, small)
         message = Message(payload, message.weight, message.stats)
         return self.aggregator.encode(message, state, key=key)
 

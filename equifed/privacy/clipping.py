@@ -20,7 +20,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 from .._check import as_number, check_number, number
 from .._metrics import AbstractMetric
 from .._overrides import inherit_types
-from .._tree import floating, tree_norm, tree_scale
+from .._tree import floating, tree_norm, tree_scale, tree_unit
 from .._words import shown
 
 
@@ -197,9 +197,10 @@ class GroupClip(AbstractClipping):
 
 def scaled_to(payload: PyTree, most: Float[Array, ""]) -> PyTree:
     """The payload, scaled down to that norm if it is longer."""
-    norm = tree_norm(payload)
+    small, power = tree_unit(payload)
+    norm, most = tree_norm(small), most / power
     scale = jnp.where(norm > most, most / jnp.where(norm > 0, norm, 1), 1)
-    return tree_scale(scale.astype(norm.dtype), payload)
+    return tree_scale(scale.astype(norm.dtype) * power, small)
 
 
 def _positive(x: ArrayLike) -> Float[Array, ""]:
