@@ -155,6 +155,11 @@ def tree_row(x: PyTree, i: int | Array) -> PyTree:
     return jtu.tree_map(lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, x)
 
 
+def tree_merge_axes(x: PyTree[Array]) -> PyTree[Array]:
+    """The first two axes of each array as one, also where another one has length 0."""
+    return jtu.tree_map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), x)
+
+
 def tree_shapes(x: PyTree) -> PyTree:
     """The shapes and dtypes of arrays, without how they are spread over devices."""
     return jtu.tree_map(

@@ -273,3 +273,30 @@ def test_a_model_spread_over_devices(types):
     assert all(kept)
     for x in sum(kept, []):
         assert {s.data.shape[-2:] for s in x.addressable_shards} == {(32, 64)}
+
+
+class WithEmpty(eqx.Module):
+    """A model of which one array has no number."""
+
+    weight: jax.Array
+    none: jax.Array
+
+
+@pytest.mark.parametrize("around", ["ordered", "gathered", "diagnosed"])
+def test_an_array_without_numbers_is_trained_as_any(around):
+    model = WithEmpty(jnp.zeros(3), jnp.zeros((0, 4)))
+
+    def loss(model, example, key):
+        return (model.weight @ example["x"] - example["y"]) ** 2 + model.none.sum()
+
+    aggregator = eqf.Median() if around == "gathered" else None
+    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING, aggregator=aggregator)
+    if around == "diagnosed":
+        algorithm = eqf.Diagnose(algorithm)
+    state = algorithm.init(model, num_clients=len(SIZES))
+    cohort = eqf.data.cohort(DATASET, BATCHING)
+    how = eqf.Executor(ordered=around == "ordered")
+    state, metrics = algorithm.round(state, cohort, key=jr.key(0), executor=how)
+    assert jnp.abs(state.params.weight).max() > 0
+    assert state.params.none.shape == (0, 4)
+    assert np.isfinite(metrics["loss"])

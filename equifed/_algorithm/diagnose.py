@@ -11,6 +11,7 @@ from .._check import checked
 from .._client import AbstractClient, AbstractWrapper
 from .._cohort import NO_CLIENT
 from .._metrics import AbstractMetric, add_metrics
+from .._tree import tree_merge_axes
 from .._wire import check_additive
 from .around import _AbstractWithItsState
 from .base import AbstractAlgorithm
@@ -165,7 +166,7 @@ class Diagnose(_AbstractWithItsState):
         rows = jnp.argsort(index)
         index = index[rows]
         order = Order(rows, index != NO_CLIENT)
-        messages = jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), payloads)
+        messages = tree_merge_axes(payloads)
         found = _agreement(messages, order)
         if self.gram:
             pair = order.there[:, None] & order.there[None, :]

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from .._cohort import Cohort
 from .._mesh import AXIS
+from .._tree import tree_merge_axes
 from .._types import ClientState
 from .blocks import Pass, run_device
 from .executor import Executor
@@ -76,7 +77,7 @@ def run_pass(
     total, kept, states = mapped(arrays, cohort, states)
     if keep:
         index = cohort.index.reshape(-1)
-        kept = jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
+        kept = tree_merge_axes(kept)
         slots = index.size
         capacity = slots if work.aggregator.gathers else None
         total = in_order(kept, index, mesh, capacity=capacity, count=slots)

@@ -34,7 +34,7 @@ from .._executor.blocks import Pass, run_device
 from .._executor.in_order import in_order
 from .._mesh import AXIS
 from .._store.device import gather, scatter
-from .._tree import tree_zeros_like
+from .._tree import tree_merge_axes, tree_zeros_like
 from .._types import ClientState
 from ..data._plan import ladder
 from .places import along, everywhere, first, gathered, joined, on
@@ -180,7 +180,7 @@ def _total(
     kept: PyTree, index: Int[Array, "devices slots"], mesh: Mesh | None, capacity: Any
 ) -> PyTree:
     index = index.reshape(-1)
-    kept = jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
+    kept = tree_merge_axes(kept)
     # A number that is not known beforehand: a sum of one term would lose the zero that
     # it begins with, and with it the sign of another zero.
     count = (index != NO_CLIENT).sum(dtype=index.dtype)

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from .._overrides import inherit_types
+from .._words import shown
+from ._arrays import as_numbers
 from ._draw import is_ours
 from ._sampler import AbstractSampler
 
@@ -93,6 +95,9 @@ class Walk:
 
     def __init__(self, clock: AbstractClock, population: Population):
         clock.check(population)
+        self._population = population
+        # Those of the library are right.
+        self._own = not type(clock).__module__.startswith("equifed.")
         self._rounds = clock.rounds(population)
         self._seen: list[ClockedRound] = []
         self._error: Exception | None = None
@@ -108,8 +113,44 @@ class Walk:
                 if self._error is not None:
                     raise self._error
                 try:
-                    self._seen.append(next(self._rounds))
+                    found = next(self._rounds, None)
+                    if self._own:
+                        _check(found, len(self._seen), self._population)
+                    assert found is not None
+                    self._seen.append(found)
                 except Exception as error:
                     self._error = error
                     raise
             return self._seen[round]
+
+
+def _check(found: Any, round: int, population: Population) -> None:
+    """Refuses what a clock of the user's own says wrongly of a round."""
+    where = f"of round {round}, by the loader's clock,"
+    if not isinstance(found, ClockedRound):
+        raise TypeError(
+            f"What the clock says {where} must be a `ClockedRound`, got "
+            f"{shown(found)}. Its rounds are without end."
+        )
+    numbers = (found.clients, population.num_clients), (found.steps, None)
+    for name, (x, end) in zip(("clients", "steps"), numbers, strict=True):
+        array = as_numbers(x) if isinstance(x, np.ndarray) else None
+        if array is None or len(array) != len(found.clients):
+            raise TypeError(
+                f"`{name}` {where} must be an array of integers, one for each client, "
+                f"got {shown(x)}."
+            )
+        if (array < 0).any() or (end is not None and (array >= end).any()):
+            most = "" if end is None else f" to {end - 1}"
+            raise ValueError(f"`{name}` {where} must be from 0{most}, got {shown(x)}.")
+    report = found.report if isinstance(found.report, Mapping) else {None: None}
+    for name, x in report.items():
+        if not isinstance(name, str) or np.ndim(x) > 0 or not _is_number(x):
+            raise TypeError(
+                f"`report` {where} must have numbers by name, got "
+                f"{shown(found.report)}."
+            )
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float | np.integer | np.floating)

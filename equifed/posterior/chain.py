@@ -24,6 +24,7 @@ from .._tree import (
     tree_add_scaled,
     tree_cast_like,
     tree_divide,
+    tree_merge_axes,
     tree_scale,
     tree_sub,
     tree_wide,
@@ -67,7 +68,7 @@ class AbstractChainSampler(AbstractPosteriorSampler):
             values, last, metrics = chain(jnp.zeros((), jnp.int32))
             return Samples(values, last), metrics
         values, last, metrics = jax.vmap(chain)(jnp.arange(chains, dtype=jnp.int32))
-        values = jtu.tree_map(lambda x: x.reshape(-1, *x.shape[2:]), values)
+        values = tree_merge_axes(values)
         share = jnp.asarray(1 / chains, jnp.result_type(float))
         last = jtu.tree_map(lambda x: x.sum(0), last)
         metrics = jtu.tree_map(lambda x: x.sum(0), metrics)

@@ -129,9 +129,80 @@ def synchronous(**kwargs):
     return eqt.SynchronousClock(eqt.SystemModel(), WORK, **kwargs)
 
 
+class Says(eqf.data.AbstractClock):
+    """A clock of the user's own, whose rounds are all alike."""
+
+    independent = True
+
+    def __init__(self, *rounds):
+        self.all = rounds
+
+    def check(self, population):
+        pass
+
+    def rounds(self, population):
+        return iter(self.all)
+
+
+def said(clients=(0, 1), steps=(1, 1), report=None):
+    report = {"seconds": 1.0} if report is None else report
+    found = eqf.data.ClockedRound(np.array(clients), np.array(steps), report)
+    return under(Says(found))(0)
+
+
+OF_OWN = {
+    "a clock that ends": (
+        lambda: under(Says())(0),
+        TypeError,
+        ("of round 0, by the loader's clock, must be a `ClockedRound`, got None",),
+    ),
+    "a clock that says no round": (
+        lambda: under(Says(([0], [1])))(0),
+        TypeError,
+        ("must be a `ClockedRound`, got ",),
+    ),
+    "a clock with others' clients": (
+        lambda: said([0, 4]),
+        ValueError,
+        ("`clients` of round 0, by the loader's clock, must be from 0 to 3",),
+    ),
+    "a clock with a client before the first": (
+        lambda: said([0, -1]),
+        ValueError,
+        ("`clients` of round 0", "from 0 to 3"),
+    ),
+    "a clock with fractions of clients": (
+        lambda: said([0.0, 1.0]),
+        TypeError,
+        ("`clients` of round 0", "an array of integers"),
+    ),
+    "a clock with one number of steps": (
+        lambda: said(steps=[1]),
+        TypeError,
+        ("`steps` of round 0", "one for each client"),
+    ),
+    "a clock with fewer steps than none": (
+        lambda: said(steps=[1, -1]),
+        ValueError,
+        ("`steps` of round 0", "must be from 0, got"),
+    ),
+    "a clock with several times": (
+        lambda: said(report={"seconds": np.ones(2)}),
+        TypeError,
+        ("`report` of round 0", "must have numbers by name"),
+    ),
+    "a clock without a report": (
+        lambda: said(report=3.0),
+        TypeError,
+        ("`report` of round 0", "got 3.0"),
+    ),
+}
+
+
 NONNEGATIVE = {-1.0: "at least 0, got -1"}
 TABLE = {
     "data.Loader": {
+        **OF_OWN,
         "no clock": (lambda: under(3.0), TypeError, ("`clock`", "got 3.0")),
         "a goal that is never met": (
             lambda: under(synchronous(goal=3)),
