@@ -143,13 +143,14 @@ def _check(found: Any, round: int, population: Population) -> None:
         if (array < 0).any() or (end is not None and (array >= end).any()):
             most = "" if end is None else f" to {end - 1}"
             raise ValueError(f"`{name}` {where} must be from 0{most}, got {shown(x)}.")
-    report = found.report if isinstance(found.report, Mapping) else {None: None}
-    for name, x in report.items():
-        if not isinstance(name, str) or np.ndim(x) > 0 or not _is_number(x):
-            raise TypeError(
-                f"`report` {where} must have numbers by name, got "
-                f"{shown(found.report)}."
-            )
+    report = found.report
+    fits = isinstance(report, Mapping) and all(
+        isinstance(name, str) and _is_number(x) for name, x in report.items()
+    )
+    if not fits:
+        raise TypeError(
+            f"`report` {where} must have numbers by name, got {shown(report)}."
+        )
 
 
 def _is_number(x: Any) -> bool:
