@@ -164,3 +164,11 @@ def test_a_partition_is_that_of_all_time():
 def test_bad_arguments_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_alpha_as_large_as_can_be_is_the_same_for_all_without_a_warning():
+    columns = {"label": np.arange(40) % 4}
+    dataset = eqd.FederatedDataset.from_arrays(
+        columns, by=eqd.DirichletPartition(5, 1e308)
+    )
+    assert set(dataset.client_sizes.tolist()) == {8}

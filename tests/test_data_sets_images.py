@@ -299,3 +299,23 @@ def test_each_image_of_a_batch_is_flipped_by_itself():
     assert moved == round(moved)
     assert 40 < moved < 88
     assert moved != 64
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("cut", [0, 0.5])
+def test_a_file_that_is_not_whole_is_named(tmp_path, streaming, cut):
+    path, _ = femnist(tmp_path / "train-0.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(cut * len(whole))])
+    with pytest.raises(ValueError, match="train-0.parquet.* cannot be read as a file"):
+        sets.emnist(data_files=path, streaming=streaming)
+
+
+def test_grey_images_are_not_taken_for_coloured_ones(tmp_path):
+    from PIL import Image
+
+    pixels = RNG.integers(0, 256, (2, 32, 32), np.uint8)
+    columns = {"img": [Image.fromarray(p) for p in pixels], "label": [0, 1]}
+    path = parquet(tmp_path / "a.parquet", columns, img="image", label="integers")
+    with pytest.raises(ValueError, match=r"shape \(32, 32, 3\), got uint8 of shape"):
+        sets.cifar10(eqd.IIDPartition(2), data_files=path)

@@ -142,7 +142,8 @@ def _log_gammas(
     size = len(shapes)
     boost = np.where(shapes < 1, np.log(uniforms(rng, size)) / shapes, 0.0)
     d = np.where(shapes < 1, shapes + 1, shapes) - 1 / 3
-    c = 1 / np.sqrt(9 * d)
+    with np.errstate(over="ignore"):  # of the largest numbers there are it is 0
+        c = 1 / np.sqrt(9 * d)
     out = np.empty(size)
     todo = np.arange(size)
     while len(todo) > 0:

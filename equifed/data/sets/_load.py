@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..._check import check_kind
-from ..._words import listed, shown
+from ..._words import first_line, listed, shown
 from .._dataset import FederatedDataset
 from .._whose import owner_of
 
@@ -46,13 +46,14 @@ def load(
 
     check_kind("split", split, str)
     check_kind("streaming", streaming, bool)
-    name, options = source, dict(csv or {})
+    name, where, options = source, repr(source), dict(csv or {})
     options |= {} if default_files is None else {"data_files": default_files}
     options |= {} if encoding is None else {"encoding": encoding}
     options |= {} if revision is None else {"revision": revision}
     if data_files is not None:
         # Files have no splits but those that one gives them.
         split, files = "train", _names(data_files)
+        where = repr(_end(files[0])) if len(files) == 1 else listed(files)
         name = _reader(files)
         of_text = {} if encoding is None else {"encoding": encoding}
         options = {"csv": dict(csv or {}), "text": of_text}.get(name, {})
@@ -60,13 +61,17 @@ def load(
     try:
         table = datasets.load_dataset(name, split=split, streaming=streaming, **options)
     except Exception as error:
+        if data_files is not None and not isinstance(error, OSError):
+            raise ValueError(
+                f"{where} cannot be read as a file of {name}: "
+                f"{first_line(error.__cause__ or error)}. Copy or download it anew."
+            ) from error
         error.add_note(
             f"This was `datasets.load_dataset({name!r}, split={split!r})`. What is "
             "incomplete of a download is not used; call it again to go on. Copies of "
             "the set's files are read with `data_files=...`."
         )
         raise
-    where = repr(source) if data_files is None else shown(data_files)
     for column, kind in wanted.items():
         _check(table, column, kind, where)
     return table
@@ -84,6 +89,10 @@ def _names(data_files: Any) -> list[str]:
     if len(files) == 0:
         raise ValueError("`data_files` is empty; give at least one file.")
     return [str(os.fspath(file)) for file in files]
+
+
+def _end(path: str) -> str:
+    return path if len(path) <= 60 else f"...{path[-57:]}"
 
 
 def _reader(files: list[str]) -> str:
@@ -145,10 +154,12 @@ def images(
 ) -> np.ndarray:
     """A column of images with their channels last, if they have this shape."""
     values = np.asarray(dataset.columns[column])
-    if values.shape[1:] != shape[: values.ndim - 1] or values.dtype != np.uint8:
+    got = values.shape[1:]
+    grey = shape[-1] == 1 and got == shape[:-1]
+    if (got != shape and not grey) or values.dtype != np.uint8:
         raise ValueError(
             f"Column {column!r} must hold images of 8 bits and shape {shape}, got "
-            f"{values.dtype} of shape {values.shape[1:]}."
+            f"{values.dtype} of shape {got}."
         )
     return values.reshape(-1, *shape)
 
