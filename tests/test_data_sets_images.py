@@ -120,6 +120,34 @@ def test_another_set_is_noticed(tmp_path):
     assert "`data_files=...`" in caught.value.__notes__[0]
 
 
+def test_what_broke_off_is_not_used(tmp_path, monkeypatch):
+    from PIL import Image
+
+    pixels = RNG.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    columns = {"img": [Image.fromarray(p) for p in pixels], "label": [1, 2]}
+    one, two = (
+        parquet(tmp_path / f"{x}.parquet", columns, img="image", label=10) for x in "ab"
+    )
+    whole = two.read_bytes()
+    two.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Exception, match="generating the dataset") as caught:
+        sets.cifar10(eqd.IIDPartition(2), data_files=[one, two])
+    assert "incomplete of a download is not used" in caught.value.__notes__[0]
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    two.write_bytes(whole)
+    dataset = sets.cifar10(eqd.IIDPartition(2), data_files=[one, two])
+    assert dataset.num_examples == 4
+
+    def breaks_off(*args, **kwargs):
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr("datasets.load_dataset", breaks_off)
+    with pytest.raises(ConnectionError, match="reset by peer") as caught:
+        sets.emnist()
+    note = caught.value.__notes__[0]
+    assert "datasets.load_dataset('flwrlabs/femnist', split='train')" in note
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_cifar(tmp_path, streaming):
     from PIL import Image
