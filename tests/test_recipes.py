@@ -4,6 +4,7 @@ says; the small forms run."""
 import dataclasses
 import math
 import pathlib
+import re
 from typing import Any
 
 import equinox as eqx
@@ -16,8 +17,11 @@ import pytest
 
 import equifed as eqf
 from equifed import recipes
+from equifed.recipes._aggregators import KINDS as AGGREGATORS
 from equifed.recipes._algorithms import ALGORITHMS
 from equifed.recipes._arguments import arguments_of
+from equifed.recipes._compression import KINDS as COMPRESSORS
+from equifed.recipes._helps import helps
 from equifed.recipes._recipe import measured
 from equifed.recipes._roles import roles_of
 
@@ -221,12 +225,24 @@ def test_optimizers_are_optax_own():
     np.testing.assert_allclose(clipped, wanted, rtol=1e-5)
 
 
+SYMBOLS = set("alpha beta gamma eta theta lambda tau rho sigma epsilon".split())
+
+
+def said_in_words(words):
+    """More than a paper's symbol and its bounds, such as "tau > 0, at least 1"."""
+    told = set(re.findall("[A-Za-z]{4,}", words)) - {"from", "least"}
+    return len(told - SYMBOLS) > 0
+
+
 def test_every_algorithm_of_a_loss_has_its_arguments_with_help():
     assert len(ALGORITHMS) >= 30
     for name, cls in ALGORITHMS.items():
         assert eqf.recipes.algorithm(name) is cls
         for argument in arguments_of(cls).values():
-            assert argument.help, (name, argument.name)
+            assert said_in_words(argument.help), (name, argument.name, argument.help)
+    for kind in (*COMPRESSORS.values(), *AGGREGATORS.values()):
+        for name, words in helps(kind).items():
+            assert said_in_words(words), (kind, name, words)
     fedadam = arguments_of(eqf.FedAdam)
     assert fedadam["tau"].default == 1e-3
     assert fedadam["client_optim"].required

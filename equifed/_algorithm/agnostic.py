@@ -164,11 +164,11 @@ class AgnosticFedAvg(AbstractAlgorithm):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `server_optim`: as in [`equifed.FedAvg`][].
-    - `num_domains`: $J$.
+    - `num_domains`: $J$, the number of domains.
     - `domain`: the name of the column, or a function of one example, that gives its
         domain, from 0 to $J - 1$.
-    - `domain_learning_rate`: $\eta_\lambda \ge 0$.
-    - `domain_weights`: $\lambda$ at first; all equal if not given.
+    - `domain_learning_rate`: $\eta_\lambda \ge 0$, how fast the weights follow losses.
+    - `domain_weights`: the weights $\lambda$ at first; all equal if not given.
     - `window`: over so many rounds numbers of examples are averaged.
     - `aggregator`: of the changes; [`equifed.WeightedMean`][] if not given, as in the
         paper.

@@ -87,8 +87,10 @@ class FADAS(AbstractAsynchronous):
     - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][]. The paper's
         clients run plain SGD.
     - `max_staleness`: how many old models are kept.
-    - `server_learning_rate`: $\eta$.
-    - `b1`, `b2`, `epsilon`: $\beta_1$, $\beta_2$, $\epsilon > 0$.
+    - `server_learning_rate`: $\eta$, the server's learning rate.
+    - `b1`, `b2`: $\beta_1$ and $\beta_2$, how slowly the averages of the changes and of
+        their squares follow.
+    - `epsilon`: $\epsilon > 0$, what is added to the root.
     - `threshold`: $\tau_c$. If not given, $\eta_t = \eta$: the paper's FADAS without
         its delay-adaptive rate.
     - `aggregator`: [`equifed.UniformMean`][] if not given, as in the paper.

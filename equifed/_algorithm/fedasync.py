@@ -40,7 +40,8 @@ class FedAsync(AbstractAsynchronous):
     - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][]. The paper's
         clients run plain SGD.
     - `max_staleness`: how many old models are kept.
-    - `alpha`: $\alpha$, in $(0, 1]$.
+    - `alpha`: $\alpha$, in $(0, 1]$: how much of the server's model is replaced, if
+        nothing is stale.
     - `weight`: $s$: [`equifed.ConstantStaleness`][] if not given,
         [`equifed.PolynomialStaleness`][] or [`equifed.HingeStaleness`][].
     - `mu`: $\mu \ge 0$, the paper's $\rho$. For losses that are not convex its theory

@@ -23,8 +23,8 @@ class FedAvgM(AbstractOnePass):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `momentum`: $\beta$.
-    - `server_learning_rate`: $\eta$.
+    - `momentum`: $\beta$, the server's momentum.
+    - `server_learning_rate`: $\eta$, the server's learning rate.
 
     ??? cite "Reference"
 

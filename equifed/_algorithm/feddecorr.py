@@ -33,7 +33,7 @@ class Decorrelation(AbstractCriterion):
 
     - `representation`: a function of what the loss is given that makes an example's
         representation: what the last layer is given, in the paper.
-    - `beta`: $\beta \ge 0$.
+    - `beta`: $\beta \ge 0$, how much correlation counts.
     """
 
     representation: Outputs
@@ -91,7 +91,8 @@ class FedDecorr(AbstractOnePass):
         [`equifed.FedAvg`][].
     - `representation`: `representation(model, example, key)`, a vector: what the last
         layer is given, in the paper.
-    - `beta`: $\beta \ge 0$; 0.1 in the paper. At 0 this is FedAvg.
+    - `beta`: $\beta \ge 0$, how much correlation counts; 0.1 in the paper. At 0 this is
+        FedAvg.
 
     ??? cite "Reference"
 

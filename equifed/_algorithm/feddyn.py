@@ -100,7 +100,7 @@ class FedDyn(AbstractOnePass):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][].
-    - `alpha`: $\alpha > 0$.
+    - `alpha`: $\alpha > 0$, how strongly a client is pulled to the server's model.
     - `aggregator`: [`equifed.UniformMean`][] if not given, as in the paper.
 
     ??? cite "Reference"

@@ -36,7 +36,7 @@ class CalibratedCrossEntropy(AbstractCriterion):
 
     - `logits`: a function of what the loss is given that makes an example's logits.
     - `label`: the name of the column of labels, or a function of one example.
-    - `tau`: $\tau \ge 0$.
+    - `tau`: $\tau \ge 0$, how wide the margins are.
     """
 
     logits: Outputs
@@ -87,8 +87,8 @@ class FedLC(AbstractOnePass):
     - `logits`: `logits(model, example, key)`, a vector with one number for each class.
     - `label`: the name of the column of labels, or a function of one example. Examples
         whose label has no logit make the client's change NaN, which is found out.
-    - `tau`: $\tau \ge 0$. At 0, and where every client has every class, this is FedAvg
-        with the cross-entropy.
+    - `tau`: $\tau \ge 0$, how wide the margins are. At 0, and where every client has
+        every class, this is FedAvg with the cross-entropy.
 
     ??? cite "Reference"
 

@@ -42,8 +42,8 @@ class NotTrueDistillation(AbstractCriterion):
 
     - `logits`: a function of what the loss is given that makes an example's logits.
     - `label`: the name of the column of labels, or a function of one example.
-    - `beta`: $\beta \ge 0$.
-    - `temperature`: $\tau > 0$.
+    - `beta`: $\beta \ge 0$, how much the distillation counts.
+    - `temperature`: $\tau > 0$, by which logits are divided.
     """
 
     logits: Outputs
@@ -110,7 +110,8 @@ class FedNTD(AbstractOnePass):
         The server's model is given the key of the client's: the same dropout.
     - `label`: the name of the column of labels, or a function of one example. Examples
         whose label has no logit make the client's change NaN, which is found out.
-    - `beta`, `temperature`: $\beta \ge 0$ and $\tau > 0$; both are 1 in the paper.
+    - `beta`: $\beta \ge 0$, how much the distillation counts; 1 in the paper.
+    - `temperature`: $\tau > 0$, by which logits are divided; 1 in the paper.
 
     ??? cite "Reference"
 

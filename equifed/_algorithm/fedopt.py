@@ -86,7 +86,7 @@ def server_adagrad(
 
     **Arguments:**
 
-    - `learning_rate`: $\eta \ge 0$.
+    - `learning_rate`: $\eta \ge 0$, the server's learning rate.
     - `b1`: $\beta_1$, in $[0, 1)$.
     - `tau`: $\tau > 0$, how adaptive it is: the less, the more.
     """
@@ -145,8 +145,9 @@ class FedAdagrad(AbstractOnePass):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `server_learning_rate`: $\eta$.
-    - `b1`: $\beta_1$. The paper's experiments use 0 here.
+    - `server_learning_rate`: $\eta$, the server's learning rate.
+    - `b1`: $\beta_1$, how slowly the average of the changes follows. The paper's
+        experiments use 0 here.
     - `tau`: $\tau$, the degree of adaptivity.
 
     ??? cite "Reference"
@@ -197,8 +198,9 @@ class FedAdam(AbstractOnePass):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `server_learning_rate`: $\eta$.
-    - `b1`, `b2`: $\beta_1$ and $\beta_2$.
+    - `server_learning_rate`: $\eta$, the server's learning rate.
+    - `b1`, `b2`: $\beta_1$ and $\beta_2$, how slowly the averages of the changes and of
+        their squares follow.
     - `tau`: $\tau$, the degree of adaptivity.
 
     ??? cite "Reference"
@@ -240,8 +242,9 @@ class FedYogi(AbstractOnePass):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`, `aggregator`: as in [`equifed.FedAvg`][].
-    - `server_learning_rate`: $\eta$.
-    - `b1`, `b2`: $\beta_1$ and $\beta_2$.
+    - `server_learning_rate`: $\eta$, the server's learning rate.
+    - `b1`, `b2`: $\beta_1$ and $\beta_2$, how slowly the averages of the changes and of
+        their squares follow.
     - `tau`: $\tau$, the degree of adaptivity.
 
     ??? cite "Reference"

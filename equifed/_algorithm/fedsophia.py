@@ -134,12 +134,13 @@ class FedSophia(AbstractOnePass):
     **Arguments:**
 
     - `loss`, `batching`: as in [`equifed.FedAvg`][].
-    - `learning_rate`: $\eta > 0$.
+    - `learning_rate`: $\eta > 0$, the clients' learning rate.
     - `logits`: `logits(model, example, key)`, a vector with one number for each class.
     - `rho`: $\rho > 0$: a number moves by at most $\eta \rho$ in a step.
     - `beta1`, `beta2`, `eps`, `interval`: those of Sophia's paper (arXiv 2305.14342)
         if not given. The averages are kept in float32 at least, where `eps` is not 0.
-    - `weight_decay`: $\lambda \ge 0$.
+    - `weight_decay`: $\lambda \ge 0$, how much of the parameters a step takes off,
+        times $\eta$.
     - `server_optim`: `optax.sgd(1.0)` if not given.
     - `aggregator`: [`equifed.UniformMean`][] if not given, as in the paper.
 

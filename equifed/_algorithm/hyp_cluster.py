@@ -35,7 +35,7 @@ class HypCluster(AbstractClusters):
     - `server_optim`: the optimiser of each model at the server; the paper's is
         `optax.sgd(1.0)`, which is it if not given.
     - `aggregator`: a mean; [`equifed.WeightedMean`][] if not given, as in the paper.
-    - `num_clusters`: $k$.
+    - `num_clusters`: $k$, the number of models.
     - `spread`: the models begin around the one that `init` is given, with independent
         normal noise of this standard deviation on every number that is trained (give
         `init` its `roles=` for what is not to differ). `init` needs a key.

@@ -31,7 +31,7 @@ class IFCA(AbstractClusters):
     **Arguments:**
 
     - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][].
-    - `num_clusters`: $k$.
+    - `num_clusters`: $k$, the number of models.
     - `spread`: the models begin around the one that `init` is given, with independent
         normal noise of this standard deviation on every number that is trained (give
         `init` its `roles=` for what is not to differ). `init` needs a key.

@@ -75,14 +75,14 @@ class Oort(_AbstractAround):
     **Arguments:**
 
     - `algorithm`: any algorithm that trains one model.
-    - `num_chosen`: $K$.
+    - `num_chosen`: $K$, how many clients take part.
     - `preferred_seconds`: $\Delta > 0$; `None` if all clients are taken to be equally
         quick.
-    - `alpha`: $\alpha \ge 0$.
-    - `window`: $W$.
+    - `alpha`: $\alpha \ge 0$, how much slow clients are held back.
+    - `window`: $W$, over how many rounds the pacer compares.
     - `exploration`, `exploration_decay`, `least_exploration`: $\epsilon$ of the first
         round, what it is multiplied with after each, and the least it becomes.
-    - `cutoff`: $c$, from 0 to 1.
+    - `cutoff`: $c$, from 0 to 1: the share of that utility which is the bar.
     - `clip`: the quantile, from 0 to 1.
 
     ??? cite "Reference"

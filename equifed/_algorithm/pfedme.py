@@ -80,7 +80,7 @@ class PFedMe(AbstractOnePass):
     - `lam`: $\lambda > 0$: the larger it is, the nearer own models stay.
     - `own_learning_rate`: $\eta_\theta > 0$. Steps grow where $\eta_\theta$ times the
         sum of $\lambda$ and the loss's curvature is more than 2.
-    - `own_steps`: $K$.
+    - `own_steps`: $K$, the steps of gradient descent on each batch.
     - `server_optim`: `optax.sgd(beta)`, in the paper; `optax.sgd(1.0)` if not given.
     - `aggregator`: [`equifed.UniformMean`][] if not given, as in the paper.
 

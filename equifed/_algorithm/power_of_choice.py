@@ -24,7 +24,7 @@ class PowerOfChoice(_AbstractAround):
     **Arguments:**
 
     - `algorithm`: any algorithm that trains one model.
-    - `num_chosen`: $m$.
+    - `num_chosen`: $m$, how many clients take part.
 
     A candidate that takes no step, or whose loss is NaN, comes last; among equals the
     one with the smaller number comes first. The metrics are those of the clients that

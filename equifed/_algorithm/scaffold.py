@@ -144,7 +144,7 @@ class Scaffold(AbstractOnePass):
 
     - `loss`, `client_optim`, `batching`: as in [`equifed.FedAvg`][]. The paper's
         clients run plain SGD.
-    - `option`: 1 or 2.
+    - `option`: how a client renews its control variate, by option 1 or 2.
     - `server_optim`: `optax.sgd(1.0)` if not given; its learning rate is $\eta_g$.
     - `aggregator`: [`equifed.UniformMean`][] if not given, as in the paper.
 

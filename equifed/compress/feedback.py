@@ -37,7 +37,7 @@ class ErrorFeedback(AbstractCompressor):
 
     **Arguments:**
 
-    - `compressor`: $C$.
+    - `compressor`: $C$, any compressor.
 
     ??? cite "Reference"
 
@@ -74,7 +74,7 @@ class EF21(AbstractCompressor):
 
     **Arguments:**
 
-    - `compressor`: $C$.
+    - `compressor`: $C$, any compressor.
 
     ??? cite "Reference"
 

@@ -26,7 +26,7 @@ class PowerSGD(AbstractCompressor):
 
     **Arguments:**
 
-    - `rank`: $r$.
+    - `rank`: $r$, the rank of what is sent.
     - `seed`: of the $Q$ that all begin with.
 
     ??? cite "Reference"

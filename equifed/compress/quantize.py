@@ -33,7 +33,7 @@ class UniformQuantizer(AbstractLeafwise):
 
     **Arguments:**
 
-    - `num_levels`: $L$, at least 2.
+    - `num_levels`: $L$, how many levels there are, at least 2.
     - `bounds`: a range that both ends know, `(-1.0, 1.0)` say; numbers outside of it
         are clipped, and are not unbiased.
 
@@ -97,7 +97,7 @@ class QSGD(AbstractLeafwise):
 
     **Arguments:**
 
-    - `num_levels`: $s$, at least 1.
+    - `num_levels`: $s$, how many levels there are above zero, at least 1.
 
     ??? cite "Reference"
 

@@ -190,7 +190,7 @@ class EDEN(AbstractLeafwise):
 
     **Arguments:**
 
-    - `num_bits`: $b$, from 1 to 8.
+    - `num_bits`: $b$, how many bits a number has, from 1 to 8.
     - `seed`: as in [`equifed.compress.Rotated`][].
 
     ??? cite "Reference"

@@ -35,7 +35,7 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
     )
 
 
-def _those(names: list[str], room: int = 420) -> str:
+def _those(names: list[str], room: int = 480) -> str:
     """All of the names; of very many the families alone, or the first ones."""
     text = ", ".join(names)
     if len(text) <= room:

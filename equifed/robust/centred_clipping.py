@@ -27,7 +27,7 @@ class CentredClipping(AbstractAggregator):
 
     **Arguments:**
 
-    - `max_norm`: the $\tau$.
+    - `max_norm`: $\tau$, the largest norm of a message's difference.
     - `num_iterations`: how often a round does this; 1, as in the paper's experiments,
         if not given.
 

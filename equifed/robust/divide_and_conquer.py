@@ -29,7 +29,7 @@ class DnC(AbstractAggregator):
     **Arguments:**
 
     - `num_byzantine`: the $f$: how many of a round's clients may send anything.
-    - `num_coordinates`: the $b$.
+    - `num_coordinates`: $b$, how many coordinates are looked at each time.
     - `filter_share`: the $c$; 1 if not given. The paper leaves open what is done where
         $c f$ is not whole: it is rounded down.
     - `num_iterations`: how often; 1 if not given.
