@@ -4,6 +4,7 @@ import dataclasses
 import enum
 import fractions
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -466,6 +467,37 @@ def test_a_function_that_holds_itself():
         return loop
 
     assert digest(make(1)) == digest(make(1)) != digest(make(2))
+
+
+@pytest.mark.parametrize("kind", ["table", "set"])
+def test_what_is_in_a_table_that_it_reads(kind):
+    """It has no end: the table is looked at for the function, which is its key."""
+
+    def make(n):
+        def other(x):
+            return x
+
+        def one(x):
+            return x * n if one in found else x
+
+        found = dict.fromkeys([other, one], n) if kind == "table" else {other, one}
+        return one
+
+    assert digest(make(1)) == digest(make(1)) != digest(make(2))
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages", "experiment"])
+def test_a_library_of_another_environment_is_one(tmp_path, monkeypatch, folder):
+    """As where a launcher starts another Python on the paths of this one."""
+    name, place = f"one_in_{folder.replace('-', '_')}", tmp_path / folder
+    place.mkdir()
+    (place / f"{name}.py").write_text("def scaled(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(place)
+    module = importlib.import_module(name)
+    before = digest(module.scaled)
+    exec("def scaled(x):\n    return 3 * x\n", module.__dict__)
+    same = digest(module.scaled) == before
+    assert same == (folder != "experiment")
 
 
 PROGRAM = """

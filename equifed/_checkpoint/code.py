@@ -18,6 +18,8 @@ from typing import Any
 
 _INSTALLED = tuple(sysconfig.get_path(x) for x in ("purelib", "platlib", "stdlib"))
 _INSTALLED += (str(pathlib.Path(__file__).parents[1]),)  # us, wherever we are
+# So are those of another environment that this Python was told to look at.
+_FOLDERS = {"site-packages", "dist-packages"}
 
 # Written by the `dataclass` decorator, for fields that are looked at themselves.
 _GENERATED = ("__init__", "__repr__", "__eq__", "__hash__", "__replace__")
@@ -35,13 +37,17 @@ def is_library(module: str | None) -> bool:
         return False
     if root in sys.stdlib_module_names or root == "equifed":
         return True
-    file = getattr(sys.modules.get(root), "__file__", None) or ""
-    return file.startswith(_INSTALLED)
+    return _is_installed(getattr(sys.modules.get(root), "__file__", None) or "")
 
 
 def is_library_code(code: types.CodeType) -> bool:
     """Whether a decorator of a library wrote this function around another one."""
-    return code.co_filename.startswith((*_INSTALLED, "<@"))
+    return code.co_filename.startswith("<@") or _is_installed(code.co_filename)
+
+
+def _is_installed(file: str) -> bool:
+    parts = pathlib.PurePath(file).parts
+    return file.startswith(_INSTALLED) or not _FOLDERS.isdisjoint(parts)
 
 
 def instructions(code: types.CodeType, doc: str | None = None) -> tuple[Any, ...]:

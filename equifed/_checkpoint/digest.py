@@ -11,7 +11,7 @@ import functools
 import hashlib
 import pathlib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -49,8 +49,9 @@ def digest(x: Any) -> str:
 class _Digest:
     """One look at a value; what occurs in it twice is looked at once."""
 
-    def __init__(self):
-        self._known: dict[int, bytes] = {}
+    def __init__(self, begun: Iterable[int] = ()):
+        self._begun = set(begun)  # that what is inside may be
+        self._known = dict.fromkeys(self._begun, b"of itself")
         self._alive: list[Any] = []  # so that no address is used twice
 
     def of(self, x: Any) -> bytes:
@@ -58,12 +59,24 @@ class _Digest:
             return _hashed(type(x).__name__, repr(x).encode("utf-8", "replace"))
         if id(x) not in self._known:
             self._known[id(x)] = b"of itself"
+            self._begun.add(id(x))
             self._alive.append(x)
             kind, parts = _parts(x)
-            self._known[id(x)] = _hashed(
-                kind, *(p if isinstance(p, bytes) else self.of(p.value) for p in parts)
-            )
+            self._known[id(x)] = _hashed(kind, *(y for p in parts for y in self._of(p)))
+            self._begun.remove(id(x))
         return self._known[id(x)]
+
+    def _of(self, part: "bytes | _Inner | _Unordered") -> Iterator[bytes]:
+        if isinstance(part, bytes):
+            yield part
+        elif isinstance(part, _Inner):
+            yield self.of(part.value)
+        else:
+            # By their digits: the words for a key may have an address in them. Each is
+            # looked at for itself, as what was looked at before is in no order.
+            own = [_Digest(self._begun).of(row[0]) for row in part.rows]
+            for i in sorted(range(len(own)), key=own.__getitem__):
+                yield from map(self.of, part.rows[i])
 
 
 @dataclasses.dataclass
@@ -71,6 +84,13 @@ class _Inner:
     """A part that is a value itself, rather than its bytes."""
 
     value: Any
+
+
+@dataclasses.dataclass
+class _Unordered:
+    """Parts in no order, which the first value of each gives them."""
+
+    rows: list[tuple[Any, ...]]
 
 
 def _hashed(*parts: str | bytes) -> bytes:
@@ -111,9 +131,7 @@ def _slots(x: Any) -> dict[str, Any]:
 
 
 def _of_mapping(x: Mapping[Any, Any]) -> tuple[str, list[Any]]:
-    # By their digits: the words for a key may have an address in them.
-    pairs = sorted(x.items(), key=lambda pair: _Digest().of(pair[0]))
-    return "mapping", [_Inner(y) for pair in pairs for y in pair]
+    return "mapping", [_Unordered(list(x.items()))]
 
 
 def _of_sequence(x: Any) -> tuple[str, list[Any]]:
@@ -121,7 +139,7 @@ def _of_sequence(x: Any) -> tuple[str, list[Any]]:
 
 
 def _of_set(x: Any) -> tuple[str, list[Any]]:
-    return "set", sorted(_Digest().of(y) for y in x)
+    return "set", [_Unordered([(y,) for y in x])]
 
 
 def _of_partial(x: Any) -> tuple[str, list[Any]]:
