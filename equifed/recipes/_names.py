@@ -42,6 +42,7 @@ def _those(names: list[str], room: int = 480) -> str:
         return text
     families = dict.fromkeys(name.partition("-")[0] for name in names)
     some = [f"{family}-..." for family in families]
+    rest = f" ({len(names)} in all: see `equifed list`)"
     if len(families) == len(names):
-        some = [*text[:room].split(", ")[:-1], "..."]
-    return f"{', '.join(some)} ({len(names)} in all: see `equifed list`)"
+        some = [*text[: room - len(rest)].split(", ")[:-1], "..."]
+    return ", ".join(some) + rest

@@ -154,7 +154,7 @@ TABLE = {
         "levels of nothing said": (
             lambda: recipes.Compression(kind="qsgd"),
             ValueError,
-            "`num_levels` must be given for 'qsgd': s, at least 1.",
+            "`num_levels` must be given for 'qsgd': s, how many levels there are above",
         ),
         "a number of another kind": (
             lambda: recipes.Compression(kind="drive", fraction=0.1),
