@@ -26,7 +26,7 @@ def group(name: str) -> list[str]:
 # computed is the same but for last bits: the tests marked `exact` hold those.
 QUICK = (
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
-    "--xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=simplification"
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
 
 
@@ -37,9 +37,6 @@ def run_tests(session: nox.Session) -> None:
         return
     # Tests start many processes, and each would compile all sources again.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    # No test asks XLA which line of Python an operation is from, and telling it takes
-    # a tenth of what compiling takes.
-    session.env["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
     quick = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()}
     # XLA ends a process that gives it a flag which it does not know.
     ask = ("python", "-c", "import jax; jax.devices()")
