@@ -17,7 +17,7 @@ import equifed.data as eqd
 import equifed.privacy as eqp
 from equifed import testing
 from equifed.clock.operations import flops_of
-from equifed.clock.tries import tries
+from equifed.clock.tries import tries, whole
 
 
 BATCHING = eqd.Epochs(1, batch_size=2)
@@ -300,9 +300,9 @@ def test_as_many_steps_as_fit_are_in_time():
         latency=wait, speed=1 / one, downlink=1 / down, uplink=1 / up
     )
     work = eqt.Work(flops=1, bits_down=1, bits_up=1)
-    exactly = 0
+    asked, exactly = whole(system, work, np.arange(500), 0, many), 0
     for end in ends:
-        made = tries(system, work, np.arange(500), 0, many, limit=end)
+        made = tries(system, asked, limit=end)
         able = wait + one + down + up < end
         assert (made.back[able] <= end).all()
         room = end - wait - down - up - made.steps * one

@@ -8,7 +8,7 @@ is right costs a look at the least and the greatest number of a few integer colu
 Beside the loss an algorithm may read some itself (`numbered.py`).
 """
 
-from .check import Lookups as Lookups
+from .check import all_fit as all_fit, Lookups as Lookups
 from .follow import Read as Read
 from .numbered import Among as Among, among as among, Numbered as Numbered
 from .program import Program as Program, traced as traced

@@ -34,6 +34,16 @@ _KNOWN: weakref.WeakKeyDictionary[FederatedDataset, dict[str, tuple[int, int]]]
 _KNOWN = weakref.WeakKeyDictionary()
 
 
+def fits(read: Read | Among, least: int, greatest: int) -> bool:
+    """Whether it knows all numbers from the least to the greatest."""
+    return read.least <= least and greatest < read.size
+
+
+def all_fit(read: Read | Among, values: np.ndarray) -> bool:
+    """Whether it knows all of these numbers."""
+    return values.size == 0 or fits(read, int(values.min()), int(values.max()))
+
+
 class _Suspect(NamedTuple):
     """An example with a number that has no row."""
 
@@ -77,7 +87,7 @@ class Lookups:
     def check_dataset(self, dataset: FederatedDataset, model: Model) -> None:
         """Refuses a data set with numbers that have no row, as `check`."""
         for read in list(self._reads):
-            if not read.fits(*_extremes(dataset, read.column)):
+            if not fits(read, *_extremes(dataset, read.column)):
                 ids = enumerate(dataset.client_ids)
                 clients = ((c, dataset.client(i)) for i, c in ids)
                 self._look(read, clients, lambda: model)
@@ -104,7 +114,7 @@ class Lookups:
         if isinstance(read, Among):
             for suspect in suspects:
                 value = read.value(suspect.example)
-                if not read.fits(value, value):
+                if not fits(read, value, value):
                     raise ValueError(
                         read.refusal(suspect.client_id, suspect.row, value)
                     )
@@ -150,7 +160,7 @@ class Lookups:
 def _suspects(read: Read | Among, clients: Iterable[Client]) -> Iterator[_Suspect]:
     for client_id, columns in clients:
         values = np.asarray(columns[read.column])
-        if values.size == 0 or read.fits(int(values.min()), int(values.max())):
+        if all_fit(read, values):
             continue
         values = values.reshape(len(values), -1)
         outside = (values < read.least) | (values >= read.size)

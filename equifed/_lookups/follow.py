@@ -40,10 +40,6 @@ class Read(NamedTuple):
     def least(self) -> int:
         return -self.size
 
-    def fits(self, least: int, greatest: int) -> bool:
-        """Whether all numbers from the least to the greatest have a row."""
-        return self.least <= least and greatest < self.size
-
 
 def origin(program: Program) -> frozenset[str]:
     """The columns that the numbers of what a program returns may be of."""

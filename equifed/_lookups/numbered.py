@@ -40,9 +40,6 @@ class Among(NamedTuple):
     def least(self) -> int:
         return 0
 
-    def fits(self, least: int, greatest: int) -> bool:
-        return self.least <= least and greatest < self.size
-
     def value(self, example: Mapping[str, np.ndarray]) -> int:
         """What the function makes of one example, of an array of one row each."""
         one = {name: jnp.asarray(x[0]) for name, x in example.items()}

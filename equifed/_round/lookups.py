@@ -19,7 +19,7 @@ import numpy as np
 from .._client import traced_loss
 from .._cohort import Cohort, NO_CLIENT
 from .._compiled import FlatTree
-from .._lookups import Among, Lookups, Numbered, Read
+from .._lookups import all_fit, Among, Lookups, Numbered, Read
 from .._tree import is_here
 from .._types import Loss, Model
 
@@ -79,7 +79,7 @@ def check_lookups(
     columns = [pool[read.column] for read in known.reads]
     if not columns or known.looked_at(columns):
         return
-    if all(_fit(read, pool[read.column]) for read in known.reads):
+    if all(all_fit(read, np.asarray(pool[read.column])) for read in known.reads):
         known.remember(columns)
         return
     lookups = lookups or _traced(loss, numbered, model(), cohort)
@@ -95,11 +95,6 @@ def _traced(
         return traced_loss(loss, model, cohort.example, "the cohort", numbered)[1]
     except Exception:  # noqa: BLE001 (it will be raised where it is computed)
         return None
-
-
-def _fit(read: Read | Among, column: jax.Array) -> bool:
-    values = np.asarray(column)
-    return values.size == 0 or read.fits(int(values.min()), int(values.max()))
 
 
 def _clients(cohort: Cohort) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

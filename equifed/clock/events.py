@@ -16,7 +16,7 @@ from ..data import ClockedRound, Population
 from ..data._random import generator, permutation, PLACE
 from .availability import AlwaysAvailable
 from .system import SystemModel
-from .tries import tries
+from .tries import tries, whole
 from .work import Work
 
 
@@ -164,12 +164,10 @@ class Events:
             number = self._flown.get(client, 0)
             self._flown[client] = number + _AHEAD
             clients = np.full(_AHEAD, client)
-            found = tries(
-                *(self._system, self._work, clients),
-                np.arange(number, number + _AHEAD),
-                self._population.steps[clients],
-                limit=self._time_limit,
-            )
+            count = np.arange(number, number + _AHEAD)
+            planned = self._population.steps[clients]
+            asked = whole(self._system, self._work, clients, count, planned)
+            found = tries(self._system, asked, limit=self._time_limit)
             rows = (x.tolist() for x in (found.steps, found.back, found.lost_at))
             ahead = self._ahead[client] = collections.deque(zip(*rows, strict=True))
         return ahead.popleft()

@@ -196,15 +196,15 @@ class SynchronousClock(AbstractClock):
         rounds' deadlines."""
         clients, sizes = np.concatenate(drawn), [len(x) for x in drawn]
         counts, steps = np.repeat(rounds, sizes), population.steps[clients]
-        about = (self.system, self.work, clients, counts, steps)
+        asked = whole(self.system, self.work, clients, counts, steps)
         if callable(self.deadline):
-            _, times = whole(*about)
-            each = [ClientTimes(*(x[part] for x in times)) for part in _parts(drawn)]
+            parts = _parts(drawn)
+            each = [ClientTimes(*(x[part] for x in asked.times)) for part in parts]
             ends = [self._end(*x) for x in zip(rounds, each, strict=True)]
         else:
             ends = [np.inf if self.deadline is None else self.deadline] * len(rounds)
         limit = np.repeat(ends, sizes) if self.stragglers == "partial" else None
-        return tries(*about, limit=limit), ends
+        return tries(self.system, asked, limit=limit), ends
 
     def _end(self, round: int, times: ClientTimes) -> float:
         """What a deadline that is a function says of a round."""

@@ -30,26 +30,39 @@ class Tries(NamedTuple):
         return self._replace(lost_at=np.where(gone, leaves, self.lost_at))
 
 
+class Whole(NamedTuple):
+    """The rounds of some clients that have the time for them."""
+
+    clients: Int[np.ndarray, " drawn"]
+    count: int | Int[np.ndarray, " drawn"]
+    planned: Int[np.ndarray, " drawn"]
+    steps: Int[np.ndarray, " drawn"]
+    times: ClientTimes
+
+
 def whole(
     system: SystemModel,
     work: Work,
     clients: Int[np.ndarray, " drawn"],
     count: int | Int[np.ndarray, " drawn"],
     planned: Int[np.ndarray, " drawn"],
-) -> tuple[Int[np.ndarray, " drawn"], ClientTimes]:
-    """The steps that clients take who have the time for them, and how long they take;
-    as for `tries`."""
+) -> Whole:
+    """The steps that clients take who have the time for them, and how long they take.
+
+    **Arguments:**
+
+    - `count`: what the draws are counted by, from 0; one, or one for each.
+    - `planned`: how many steps each is to take.
+    """
     steps = system.steps(clients, count, planned)
     sent = {"bits_down": work.bits_down, "bits_up": work.bits_up}
-    return steps, system.times(clients, count, flops=work.flops * steps, **sent)
+    times = system.times(clients, count, flops=work.flops * steps, **sent)
+    return Whole(clients, count, planned, steps, times)
 
 
 def tries(
     system: SystemModel,
-    work: Work,
-    clients: Int[np.ndarray, " drawn"],
-    count: int | Int[np.ndarray, " drawn"],
-    planned: Int[np.ndarray, " drawn"],
+    whole: Whole,
     *,
     limit: float | Float[np.ndarray, " drawn"] | None = None,
 ) -> Tries:
@@ -57,12 +70,10 @@ def tries(
 
     **Arguments:**
 
-    - `count`: what the draws are counted by, from 0; one, or one for each.
-    - `planned`: how many steps each is to take.
     - `limit`: the seconds that it may take, if it then takes fewer steps, as many as
         it can, of at least one; one number, or one for each.
     """
-    steps, times = whole(system, work, clients, count, planned)
+    clients, count, planned, steps, times = whole
     before, after = system.drops(clients, count)
     back = times.total
     if limit is not None:

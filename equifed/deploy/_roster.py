@@ -14,7 +14,7 @@ from ._arrays import WrongReply
 from ._client import QUERY
 from ._plan import Columns
 from ._same import unlike
-from ._transport import AbstractTransport, Reply, Request
+from ._transport import AbstractTransport, by_node, Reply, Request
 
 
 class Member(NamedTuple):
@@ -101,9 +101,7 @@ class Roster:
         if not nodes:
             return []
         requests = [Request(n, QUERY, {}, {}, self._config, 0) for n in nodes]
-        found: dict[int, Reply] = {}
-        for reply in self._transport.exchange(requests):
-            found.setdefault(reply.node, reply)  # The first, if one comes twice.
+        found = by_node(self._transport.exchange(requests))
         return [found[node] for node in nodes if node in found]
 
     def _answers(self, node: int) -> bool:

@@ -26,7 +26,7 @@ from ._client import EVALUATE
 from ._passes import Passes
 from ._plan import evaluated, example_of, measured
 from ._roster import Roster
-from ._transport import AbstractTransport, Reply, Request
+from ._transport import AbstractTransport, by_node, Request
 
 
 class Rounds:
@@ -166,9 +166,7 @@ class Rounds:
             for i in sorted(members)
         ]
         total: dict[str, np.ndarray] | None = None
-        replies: dict[int, Reply] = {}
-        for reply in self._transport.exchange(requests):
-            replies.setdefault(reply.node, reply)
+        replies = by_node(self._transport.exchange(requests))
         for request in requests:  # In the order of the clients.
             reply = replies.get(request.node)
             if reply is None:

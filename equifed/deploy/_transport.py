@@ -1,7 +1,7 @@
 """What a server needs of an engine: who is there, and messages that are answered."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ._arrays import Numbers, Wire
@@ -27,6 +27,14 @@ class Reply(NamedTuple):
     metrics: Numbers
     config: dict[str, Any]
     error: str | None = None
+
+
+def by_node(replies: Iterable[Reply]) -> dict[int, Reply]:
+    """What each node answered: the first, if a reply comes twice."""
+    found: dict[int, Reply] = {}
+    for reply in replies:
+        found.setdefault(reply.node, reply)
+    return found
 
 
 class AbstractTransport(abc.ABC):
