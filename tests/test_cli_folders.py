@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from equifed.__main__ import main
+from equifed._cli.folder import begin, RESULT, write
+from equifed._cli.parsing import settings_of
 
 
 RUN = "--task digits-dense --algorithm fedavg --client-optim.learning-rate {rate}"
@@ -147,3 +149,88 @@ def test_rounds_that_are_missing_are_not_left_out(run, capsys):
     code, message = said(capsys, "table", run)
     assert code == 1
     assert f"Line 1 of `{file}` is not the metrics of round 1" in message
+
+
+def kept_rounds(folder, curves, *options, result=None):
+    """A run of a recipe whose figure is 67 rounds to 0.814, of accuracies by round; a
+    round without one was not evaluated."""
+    more = ["--seeds", str(len(curves)), *options]
+    settings, _ = settings_of(["--recipe", "acar-feddyn-iid", *more])
+    begin(folder, settings)
+    for seed, curve in enumerate(curves):
+        name = f"metrics-{seed}.jsonl" if len(curves) > 1 else "metrics.jsonl"
+        lines = [
+            {"round": i} | ({} if x is None else {"test/accuracy": x})
+            for i, x in enumerate(curve, 1)
+        ]
+        (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    if result is not None:
+        write(folder / RESULT, [{"last": {}, "result": result}] * len(curves))
+    return folder
+
+
+ROUNDS = {
+    "one seed": ([[0.5, 0.813, 0.814, 0.7]], "3 rounds to 0.814"),
+    "the first round": ([[0.9, 0.5]], "1 round to 0.814"),
+    "never": ([[0.5, 0.6, 0.7]], "0.814 not reached in 3 rounds"),
+    "two seeds": ([[0.5, 0.9, 0.9], [0.5, 0.5, 0.9]], "2.5 ± 0.7 rounds to 0.814"),
+    # One that is fast makes no mean alone.
+    "one never": ([[0.5, 0.9], [0.5, 0.5]], "0.814 not reached with 1 of 2 seeds"),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDS)
+def test_rounds_to_a_level_are_told_as_rounds(case, tmp_path, capsys):
+    curves, ours = ROUNDS[case]
+    folder = kept_rounds(tmp_path / "run", curves, result="successful")
+    code, table = said(capsys, "table", folder)
+    assert code == 0
+    row = table.splitlines()[1]
+    assert f"test/accuracy  {ours}  67 rounds to 0.814  " in row
+    assert "06aadd4e" in row
+    assert "not every round was evaluated" not in row
+    assert "not at its end" not in row
+    assert "here with other" not in row
+
+
+EARLIER = "(not every round was evaluated: it may have been there earlier)"
+
+
+@pytest.mark.parametrize(
+    ("curve", "ours", "is_known"),
+    [
+        ([None, 0.5, None, 0.9, None], "4 rounds to 0.814", False),
+        ([0.5, 0.9, None, 0.9], "2 rounds to 0.814", True),
+        ([None, 0.5, None, 0.6], "0.814 not reached in 4 rounds", False),
+    ],
+)
+def test_a_round_that_was_not_evaluated_may_have_reached_it(
+    curve, ours, is_known, tmp_path, capsys
+):
+    folder = kept_rounds(tmp_path / "run", [curve], "--eval-every", "2")
+    code, table = said(capsys, "table", folder)
+    assert code == 0
+    assert f"  {ours}  67 rounds to 0.814  " in table
+    assert (EARLIER in table) != is_known
+    assert "(here with other eval_every)" in table
+    assert "(not at its end yet)" in table
+
+
+def test_a_run_that_reached_it_and_diverged_keeps_its_rounds(tmp_path, capsys):
+    curves = [[0.5, 0.9, float("nan")]]
+    folder = kept_rounds(tmp_path / "run", curves, result="nonfinite_model")
+    table = said(capsys, "table", folder)[1]
+    assert "  2 rounds to 0.814  " in table
+    assert "(diverged)" in table
+    assert "last finite model" not in table
+
+
+def test_a_run_that_is_not_evaluated_yet_has_no_rounds(tmp_path, capsys):
+    one = kept_rounds(tmp_path / "one", [[None, None]])
+    two = kept_rounds(tmp_path / "two", [[0.5]])
+    code, table = said(capsys, "table", one, two)
+    assert code == 0
+    rows = table.splitlines()
+    assert rows[1].split()[4:9] == ["-", "67", "rounds", "to", "0.814"]
+    assert "0.814 not reached in 1 round " in rows[2]
+    assert EARLIER not in table

@@ -1,5 +1,6 @@
 """`equifed table`: the figures of runs, beside those that others report."""
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from .._bits import DOWN, UP
 from .._history import names_in, ROUND
 from ..recipes import Published, recipe
-from ..recipes._recipe import measured
+from ..recipes._published import measured
 from .asked import parsed
 from .folder import load, NONFINITE, Run
 from .saved import differs
@@ -67,24 +68,29 @@ def _row(run: Run, metric: str, known: set[str]) -> tuple[str, ...]:
     if changed:
         source += f" (here with other {', '.join(changed)})"
     for result in run.results & _ENDS.keys():
-        source += f" ({_ENDS[result]})"
+        of_rounds = result == NONFINITE and figure.reaches is not None
+        source += f" ({'diverged' if of_rounds else _ENDS[result]})"
+    values = _values(run, figure, known)
+    if figure.reaches is not None and _skipped(run, figure, values):
+        source += " (not every round was evaluated: it may have been there earlier)"
     if not run.ended:
         source += " (not at its end yet)"
     return (
         *(run.name, run.settings.task, run.settings.algorithm, figure.metric),
-        _ours(run, figure, known),
-        "-" if theirs is None else _shown(theirs.value, theirs.spread),
+        _ours(run, figure, values),
+        "-" if theirs is None else _shown(theirs, theirs.value, theirs.spread),
         *(_megabytes(run, name) for name in (UP, DOWN)),
         source,
     )
 
 
-def _ours(run: Run, figure: Published, known: set[str]) -> str:
+def _values(run: Run, figure: Published, known: set[str]) -> list[float]:
+    """Our figure of each seed; none of a run that has not measured its metric."""
     values = []
     for history in run.histories:
         rows = [row for row in history if figure.metric in row]
         if not rows and figure.metric in known:
-            return "-"  # a run of another task, or one that is not evaluated yet
+            return []  # a run of another task, or one that is not evaluated yet
         if not rows:
             raise ValueError(
                 f"`{run.name}` has not measured {figure.metric!r}. It has: "
@@ -92,8 +98,30 @@ def _ours(run: Run, figure: Published, known: set[str]) -> str:
             )
         numbers = [row[figure.metric] for row in rows]
         values.append(measured(figure, [row[ROUND] for row in rows], numbers))
+    return values
+
+
+def _skipped(run: Run, figure: Published, values: list[float]) -> bool:
+    """Whether a round was not evaluated before the metric was seen at its level."""
+    until = [None if math.isnan(value) else int(value) for value in values]
+    return any(
+        figure.metric not in row
+        for history, stop in zip(run.histories, until, strict=False)
+        for row in history[:stop]
+    )
+
+
+def _ours(run: Run, figure: Published, values: list[float]) -> str:
+    if not values:
+        return "-"
+    missing = sum(map(math.isnan, values))
+    if figure.reaches is not None and missing:
+        where = f"in {_rounds(len(run.histories[0]))}"
+        if len(values) > 1:  # a mean over the others would be of the fast ones alone
+            where = f"with {missing} of {len(values)} seeds"
+        return f"{figure.reaches:.4g} not reached {where}"
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return _shown(float(np.mean(values)), spread)
+    return _shown(figure, float(np.mean(values)), spread)
 
 
 def _megabytes(run: Run, name: str) -> str:
@@ -104,5 +132,15 @@ def _megabytes(run: Run, name: str) -> str:
     return f"{sum(map(sum, each)) / len(each) / 8e6:.4g}"
 
 
-def _shown(value: float, spread: float | None) -> str:
+def _shown(figure: Published, value: float | int, spread: float | None) -> str:
+    if figure.reaches is not None:
+        return f"{_rounds(value, spread)} to {figure.reaches:.4g}"
     return f"{value:.4f}" if spread is None else f"{value:.4f} ± {spread:.4f}"
+
+
+def _rounds(value: float | int, spread: float | None = None) -> str:
+    """A number of rounds, or a mean of some."""
+    number = f"{value:.1f}".removesuffix(".0")
+    if spread is not None:
+        return f"{number} ± {spread:.1f} rounds"
+    return f"{number} round" if number == "1" else f"{number} rounds"

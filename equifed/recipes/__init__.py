@@ -26,5 +26,6 @@ from ._optimizers import (
     Yogi as Yogi,
 )
 from ._privacy import Privacy as Privacy
-from ._recipe import Published as Published, Recipe as Recipe
+from ._published import Published as Published
+from ._recipe import Recipe as Recipe
 from ._task import Task as Task

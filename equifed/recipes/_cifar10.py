@@ -7,7 +7,8 @@ from .._algorithm import FedAvg, FedDyn, FedNova, FedSpeed, Scaffold
 from ._batching import Batching
 from ._optimizers import Decay, Momentum, SGD
 from ._privacy import Privacy
-from ._recipe import Published, Recipe
+from ._published import Published
+from ._recipe import Recipe
 from ._tasks import TASKS
 
 

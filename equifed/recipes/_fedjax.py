@@ -5,7 +5,8 @@ from .._algorithm import APFL, FedAvg, FedPA
 from ._batching import Batching
 from ._compression import Compression
 from ._optimizers import Adagrad, Adam, Decay, Momentum, SGD, Yogi
-from ._recipe import Published, Recipe
+from ._published import Published
+from ._recipe import Recipe
 from ._tasks import TASKS
 
 

@@ -1,12 +1,11 @@
 """An experiment of the literature: every number of it, and where it is from."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from .._algorithm import AbstractAlgorithm, AbstractAsynchronous
-from .._check import check_choice, check_count, check_kind, check_number, checked
+from .._check import check_count, check_kind, checked
 from ..data import AbstractSampler, FederatedDataset, Loader, UniformSampler
 from ..privacy import PrivacyPlan
 from ._algorithms import ALGORITHMS, build, name_of, needs_root
@@ -15,38 +14,9 @@ from ._batching import Batching
 from ._compression import check_compressed, Compression
 from ._names import found
 from ._privacy import Privacy, with_plan
+from ._published import Published
 from ._task import Task
 from ._tasks import TASKS
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Published:
-    """A figure that others report, to be held beside one's own.
-
-    **Arguments:**
-
-    - `value`: the figure: a share, not a percentage.
-    - `source`: where it stands: a paper and its table, or a file and its commit.
-    - `spread`: its standard deviation over seeds; `None` if the source gives none.
-    - `metric`: of what it is the value.
-    - `over`: of which rounds: the last one that was evaluated, the best, or the mean of
-        the evaluations in the last so many rounds.
-    """
-
-    value: float
-    source: str
-    spread: float | None = None
-    metric: str = "test/accuracy"
-    over: Literal["last", "best"] | int = "last"
-
-    def __post_init__(self) -> None:
-        check_number("value", self.value)
-        if self.spread is not None:
-            check_number("spread", self.spread, least=0)
-        if not isinstance(self.over, int):
-            check_choice("over", self.over, ("last", "best"))
-        else:
-            check_count("over", self.over)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,16 +244,3 @@ def check_one_aggregator(privacy: Privacy | None, numbers: Mapping[str, Any]) ->
             "`aggregator` and `privacy` are two ways to sum messages up, got both. "
             "Leave `aggregator` out: it is the plan's mechanism."
         )
-
-
-def measured(published: Published, rounds: list[int], values: list[float]) -> float:
-    """One's own figure of the same kind, of a metric's values over rounds."""
-    if not values:
-        return math.nan
-    if published.over == "best":
-        return max(values)
-    if published.over == "last":
-        return values[-1]
-    pairs = zip(rounds, values, strict=True)
-    late = [x for round, x in pairs if round > rounds[-1] - published.over]
-    return sum(late) / len(late)

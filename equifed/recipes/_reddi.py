@@ -17,7 +17,8 @@ from .._algorithm import (
 )
 from ._batching import Batching
 from ._optimizers import SGD
-from ._recipe import Published, Recipe
+from ._published import Published
+from ._recipe import Recipe
 from ._tasks import TASKS
 
 

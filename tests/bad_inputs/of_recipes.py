@@ -249,6 +249,32 @@ TABLE = {
             ValueError,
             "`over` must be 'last' or 'best', got 'mean'",
         ),
+        "a share for a number of rounds": (
+            lambda: recipes.Published(value=0.814, reaches=0.814, source="a table"),
+            ValueError,
+            "`value` must be at least 1, got 0.814",
+        ),
+        "a level that is none": (
+            lambda: recipes.Published(value=67, reaches=NAN, source="a table"),
+            ValueError,
+            "`reaches` must be finite, got nan",
+        ),
+        "a word for a level": (
+            lambda: recipes.Published(value=67, reaches="81.4%", source="a table"),
+            TypeError,
+            "`reaches` must be a number, got '81.4%'",
+        ),
+        "the best of the rounds to a level": (
+            lambda: recipes.Published(
+                value=67, reaches=0.814, over="best", source="a table"
+            ),
+            ValueError,
+            (
+                "`over` must be left out if `reaches` is given",
+                "got 'best'",
+                "Leave out one of the two",
+            ),
+        ),
     },
     "recipes.Task": {
         "a number for a loss": (
