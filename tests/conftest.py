@@ -8,6 +8,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 import gc  # noqa: E402
 import itertools  # noqa: E402
 import pathlib  # noqa: E402
+import signal  # noqa: E402
 
 import jax.random as jr  # noqa: E402
 import pytest  # noqa: E402
@@ -55,6 +56,14 @@ def getkey():
         return jr.fold_in(jr.key(5678), count)
 
     return next_key
+
+
+@pytest.fixture
+def listens_to_interrupts():
+    """Tests that were started in the background of a shell ignore them."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
 
 
 @pytest.fixture

@@ -457,6 +457,7 @@ def test_run_table_plot_and_the_same_run_again(tmp_path, capsys):
     assert sent.read_bytes() != figure.read_bytes()
 
 
+@pytest.mark.usefixtures("listens_to_interrupts")
 def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bits(
     tmp_path, capsys, monkeypatch
 ):

@@ -167,14 +167,7 @@ def test_stalled_reads_keep_nobody(tmp_path):
 # What is left after an interrupt, wherever it comes.
 
 
-@pytest.fixture(autouse=True)
-def listens_to_interrupts():
-    """Tests that were started in the background of a shell ignore them."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, old)
-
-
+pytestmark = pytest.mark.usefixtures("listens_to_interrupts")
 BATCHING = eqf.data.Epochs(1, batch_size=4)
 DATASET = testing.ragged_clients((4, 4))
 KEY = jr.key(0)
