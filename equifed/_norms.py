@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
+from ._tree import is_state
 from ._types import Model
 
 
@@ -64,12 +65,8 @@ def statistics(model: Model) -> tuple[eqx.nn.State, ...]:
 
 
 def _states(model: Model) -> list[eqx.nn.State]:
-    leaves = jtu.tree_leaves(model, is_leaf=_is_state)
-    return [x for x in leaves if _is_state(x)]
-
-
-def _is_state(x: Any) -> bool:
-    return isinstance(x, eqx.nn.State)
+    leaves = jtu.tree_leaves(model, is_leaf=is_state)
+    return [x for x in leaves if is_state(x)]
 
 
 def _known(layers: tuple[PyTree, ...], state: eqx.nn.State) -> list[Any]:

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import equinox as eqx
 import jax.tree_util as jtu
 from jaxtyping import PyTree
+
+from ._tree import is_state
 
 
 def array_words(shape: tuple[int, ...], dtype: str) -> str:
@@ -32,9 +33,9 @@ def paths_of(tree: PyTree) -> list[str]:
     """The path of each leaf, in their order: as JAX writes it, but for the leaves of an
     `equinox.nn.State`, which know the layer that they belong to."""
     found: list[str] = []
-    for path, leaf in jtu.tree_leaves_with_path(tree, is_leaf=_is_state):
+    for path, leaf in jtu.tree_leaves_with_path(tree, is_leaf=is_state):
         where = jtu.keystr(path)
-        if not _is_state(leaf):
+        if not is_state(leaf):
             found.append(where)
             continue
         for value, layer in zip(*leaf.tree_flatten(), strict=True):
@@ -43,7 +44,3 @@ def paths_of(tree: PyTree) -> list[str]:
                 for p, _ in jtu.tree_leaves_with_path(value)
             ]
     return found
-
-
-def _is_state(x: Any) -> bool:
-    return isinstance(x, eqx.nn.State)

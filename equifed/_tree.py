@@ -76,25 +76,27 @@ def split_params(model: PyTree) -> tuple[PyTree, PyTree]:
     """What can be trained of a model, which is `None` elsewhere, and the rest: the
     floating-point arrays, but for those of a state (`equinox.nn.State`), which are
     statistics and not params."""
-
-    def is_state(x: Any) -> bool:
-        return isinstance(x, eqx.nn.State | eqx.nn.StateIndex)
-
-    trained = jtu.tree_map(eqx.is_inexact_array, model, is_leaf=is_state)
+    trained = jtu.tree_map(eqx.is_inexact_array, model, is_leaf=_is_of_a_state)
     return eqx.partition(model, trained)
 
 
 def split_statistics(model: PyTree) -> tuple[PyTree, PyTree]:
     """The arrays of a model's states (`equinox.nn.State`), `None` elsewhere, and the
     rest. Random keys are no numbers that could be averaged, and are rest."""
+    numbers = jtu.tree_map(_are_statistics, model, is_leaf=is_state)
+    return eqx.partition(model, numbers)
 
-    def is_state(x: Any) -> bool:
-        return isinstance(x, eqx.nn.State)
 
-    def are_numbers(x: Any) -> PyTree[bool]:
-        return jtu.tree_map(_is_number, x) if is_state(x) else False
+def _is_of_a_state(x: Any) -> bool:
+    return isinstance(x, eqx.nn.State | eqx.nn.StateIndex)
 
-    return eqx.partition(model, jtu.tree_map(are_numbers, model, is_leaf=is_state))
+
+def is_state(x: Any) -> bool:
+    return isinstance(x, eqx.nn.State)
+
+
+def _are_statistics(x: Any) -> PyTree[bool]:
+    return jtu.tree_map(_is_number, x) if is_state(x) else False
 
 
 def _is_number(x: Any) -> bool:

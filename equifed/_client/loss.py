@@ -15,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from .._lookups import among, Lookups, Numbered, Program, traced
 from .._metrics import AbstractMetric, as_metrics
-from .._tree import tree_shapes
+from .._tree import is_state, tree_shapes
 from .._types import Example, Loss, Model
 from .._words import first_line, shown
 from .batch_program import StateError
@@ -49,8 +49,8 @@ class _Stateful(Exception):
 
 def _stateless(loss: Loss, model: Model, example: Example, key: PRNGKeyArray) -> Any:
     """The loss; an error if it updates a state, for the update would be lost."""
-    leaves = jax.tree.leaves(model, is_leaf=lambda x: isinstance(x, eqx.nn.State))
-    states = [x for x in leaves if isinstance(x, eqx.nn.State)]
+    leaves = jax.tree.leaves(model, is_leaf=is_state)
+    states = [x for x in leaves if is_state(x)]
     out = alone(loss)(model, example, key)
     try:
         jax.tree.leaves(states)
