@@ -40,7 +40,8 @@ CHANGE = "a change of the params (`OptaxServer`)"
 
 class AbstractPayload(eqx.Module):
     """A payload that says what may be done to it. One that is a change of the params is
-    a tree like them, and needs none."""
+    a tree like them, and needs none; one that has such a change beside something else
+    calls it `delta`, where [`equifed.privacy.Audit`][] puts its canaries."""
 
     additive: eqx.AbstractClassVar[bool]
     """Whether it may be added up and scaled, number by number: a mean of several says

@@ -30,7 +30,7 @@ class _Payload(AbstractPayload):
     """The change of the params with the drift added, and the mean step."""
 
     additive: ClassVar[bool] = True
-    change: Params
+    delta: Params
     step: Params
 
 
@@ -77,7 +77,7 @@ class _DriftServer(AbstractServer):
 
     def round(self, params, aggregate, state, *, key):
         payload = aggregate.payload
-        return tree_add(params, payload.change), tree_cast_like(payload.step, state)
+        return tree_add(params, payload.delta), tree_cast_like(payload.step, state)
 
 
 class FedDC(AbstractOnePass):

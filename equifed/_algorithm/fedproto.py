@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .._aggregator import UniformMean
 from .._check import as_number, check_count, checked
-from .._client import AbstractCriterion, AbstractWrapper, LocalSGD
+from .._client import AbstractClient, AbstractCriterion, AbstractWrapper, LocalSGD
 from .._client.outputs import (
     as_column,
     labels_of,
@@ -202,7 +202,8 @@ class FedProto(_AbstractOfClient):
         ```
     """
 
-    client: _SaysClasses
+    client: AbstractClient
+    classes: _Classes
 
     @checked()
     def __init__(
@@ -217,19 +218,19 @@ class FedProto(_AbstractOfClient):
         label: str | Callable = "label",
         lam: ArrayLike = 1.0,
     ):
-        classes = _Classes(
+        self.classes = _Classes(
             representation,
             as_column("label", label),
             check_count("num_classes", num_classes),
             check_count("num_features", num_features),
         )
-        criterion = _NearPrototypes(classes, as_number("lam", lam, least=0))
+        criterion = _NearPrototypes(self.classes, as_number("lam", lam, least=0))
         local = LocalSGD(loss, client_optim, batching, criterion=criterion)
-        self.client = _SaysClasses(local, classes)
+        self.client = _SaysClasses(local, self.classes)
 
     @property
     def _numbered(self) -> tuple[Numbered, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        classes = self.client.classes
+        classes = self.classes
         return (Numbered("label", classes.label, classes.num_classes, "num_classes"),)
 
     def begin(self, params, *, num_clients, key):

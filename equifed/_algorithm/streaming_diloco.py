@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from .._aggregator import UniformMean
 from .._bits import Bits, payload_bits, UP
 from .._check import as_number, check_count, checked
-from .._client import AbstractWrapper
+from .._client import AbstractClient, AbstractWrapper
 from .._client.reach import only, reached
 from .._noise import reseed_noise
 from .._optim import as_optim, OptimLike
@@ -63,6 +63,13 @@ class _Replica(AbstractWrapper):
         self.alpha, self.compressor = alpha, compressor
 
     def init(self, params):
+        compressor = self.compressor
+        if compressor is not None and jtu.tree_leaves(compressor.init(params)):
+            raise TypeError(
+                f"`{type(compressor).__name__}` remembers something of each client, "
+                "and a client sends another fragment in each round. Take a compressor "
+                "without a memory."
+            )
         return _Kept(params, self.client.init(params), jnp.asarray(-1, jnp.int32))
 
     def payload(self, params):
@@ -195,8 +202,9 @@ class StreamingDiLoCo(_AbstractOfClient):
         ```
     """
 
-    client: _Replica
+    client: AbstractClient
     server: OptaxServer
+    fragments: Fragments
 
     @checked()
     def __init__(
@@ -213,10 +221,11 @@ class StreamingDiLoCo(_AbstractOfClient):
     ):
         if not callable(fragments):
             fragments = check_count("fragments", fragments)
+        self.fragments = Fragments(fragments)
         inner = _KeepsOptimizer(loss, batching, as_optim(client_optim))
         delay = check_count("delay", delay, least=0)
         self.client = _Replica(
-            *(inner, Fragments(fragments), delay),
+            *(inner, self.fragments, delay),
             as_number("alpha", alpha, least=0, below=1),
             compressor,
         )
@@ -225,14 +234,7 @@ class StreamingDiLoCo(_AbstractOfClient):
         self.server = OptaxServer(server_optim)
 
     def begin(self, params, *, num_clients, key):
-        compressor = self.client.compressor
-        if compressor is not None and jtu.tree_leaves(compressor.init(params)):
-            raise TypeError(
-                f"`{type(compressor).__name__}` remembers something of each client, "
-                "and a client sends another fragment in each round. Take a compressor "
-                "without a memory."
-            )
-        fragments = self.client.fragments.of(params)
+        fragments = self.fragments.of(params)
         optims = (self.server.optim.init(part_of(params, x)) for x in fragments)
         server = _Outer(tuple(optims), jnp.zeros((), jnp.int32))
         return Beginning(params, server=server, clients=self.client.init(params))
@@ -247,7 +249,7 @@ class StreamingDiLoCo(_AbstractOfClient):
         server, optims = reseed_noise((self.server, state.server.optims), noise_key)
         sent = Broadcast(params, state.others, turn)
         out = clients(self.client, UniformMean(), sent, state.clients, key=client_key)
-        fragments = self.client.fragments.of(params)
+        fragments = self.fragments.of(params)
 
         def outer(i: int, fragment: PyTree[bool]) -> Callable[[], Any]:
             def branch() -> tuple[Params, tuple[PyTree, ...]]:

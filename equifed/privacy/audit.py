@@ -7,6 +7,7 @@ the model which are which bounds the epsilon of what was run from below: a mecha
 that clips too little, or adds less noise than it says, is found out by one training.
 """
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -178,20 +179,37 @@ class Audit:
         **Raises:**
 
         `ValueError` if no canary took part in the training, as where its algorithm was
-        not that of [`equifed.privacy.Audit.algorithm`][]; and if the training did not
-        change the model, or it is not finite.
+        not that of [`equifed.privacy.Audit.algorithm`][]; if the training did not
+        change the model, or it is not finite; and if the canaries moved it the other
+        way: the algorithm takes away what its clients send, as `MIFA` does, and
+        nothing would be found in it.
         """
         check_number("delta", delta, least=0, strict=True, below=1)
         check_number("confidence", confidence, least=0.5, strict=True, below=1)
         scores = self.scores(before, state)
-        change = self._change(before, state)
+        dimension = sum(x.size for x in self._change(before, state))
+        self._check_side(scores, dimension)
         return report(
             scores[self.included],
             scores[~self.included],
-            dimension=sum(x.size for x in change),
+            dimension=dimension,
             delta=float(delta),
             confidence=float(confidence),
         )
+
+    def _check_side(
+        self, scores: Float[np.ndarray, " canaries"], dimension: int
+    ) -> None:
+        """Refuses a training in which what clients send counts against itself."""
+        sides = scores[self.included], scores[~self.included]
+        # Of canaries that are not found each score has about this variance.
+        deviation = math.sqrt(sum(1 / len(x) for x in sides) / dimension)
+        if sides[0].mean() - sides[1].mean() < -6 * deviation:
+            raise ValueError(
+                "The model has moved against the canaries that took part, so that no "
+                "epsilon can be read from it: this algorithm takes away what its "
+                "clients send. Audit one that adds it, such as `FedAvg`."
+            )
 
     def _check_there(self, state: State) -> None:
         """Refuses a training in which there is nothing to be looked for."""

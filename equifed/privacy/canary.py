@@ -11,8 +11,9 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._client import AbstractClient, AbstractWrapper
-from .._tree import tree_cast_like, tree_norm, tree_scale, tree_where
-from .._types import ClientState
+from .._tree import tree_cast_like, tree_norm, tree_scale, tree_where, tree_zeros_like
+from .._types import ClientState, Params
+from .._wire import AbstractPayload
 from .._words import shown
 from .noise import normal_like
 
@@ -66,6 +67,7 @@ class CanaryClient(AbstractWrapper):
         return self.client.sends
 
     def init(self, params):
+        _delta(self.client.payload(params))
         count = self.included.size
         size = sum(x.size for x in jtu.tree_leaves(params))
         if count * NUMBERS_EACH > size:
@@ -97,8 +99,13 @@ class CanaryClient(AbstractWrapper):
                 f"canary, got {shown(number)}. Train it with `audit.loader(...)`."
             )
         is_canary, number = number >= 0, jnp.maximum(number, 0)
-        direction = direction_of(self.key, number, message.payload)
-        sent = tree_cast_like(tree_scale(self.norm, direction), message.payload)
+        delta = _delta(message.payload)
+        direction = direction_of(self.key, number, jtu.tree_leaves(delta))
+        direction = jtu.tree_unflatten(jtu.tree_structure(delta), direction)
+        sent = tree_cast_like(tree_scale(self.norm, direction), delta)
+        if delta is not message.payload:  # Beside it a canary has nothing to say.
+            nothing = tree_zeros_like(message.payload)
+            sent = eqx.tree_at(_delta, nothing, sent)
         weight = self.included[number].astype(message.weight.dtype)
         message = dataclasses.replace(
             message,
@@ -111,6 +118,19 @@ class CanaryClient(AbstractWrapper):
         )
         sends = (is_canary & self.included[number]).astype(state.rounds.dtype)
         return message, CanaryState(own, state.rounds + sends), metrics
+
+
+def _delta(payload: PyTree) -> Params:
+    """The change of the params in what a client sends."""
+    if not isinstance(payload, AbstractPayload):
+        return payload
+    if not hasattr(payload, "delta"):
+        raise ValueError(
+            "A canary is a change of the params, and there is none in what the clients "
+            f"of this algorithm send, {shown(payload)}. Audit one that sends a change, "
+            "such as `FedAvg`; a payload of your own calls it `delta`."
+        )
+    return payload.delta  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def direction_of(key: PRNGKeyArray, number: Array, like: PyTree) -> PyTree[Array]:
