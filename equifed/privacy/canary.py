@@ -124,13 +124,14 @@ def _delta(payload: PyTree) -> Params:
     """The change of the params in what a client sends."""
     if not isinstance(payload, AbstractPayload):
         return payload
-    if not hasattr(payload, "delta"):
+    delta = getattr(payload, "delta", None)
+    if delta is None:
         raise ValueError(
             "A canary is a change of the params, and there is none in what the clients "
             f"of this algorithm send, {shown(payload)}. Audit one that sends a change, "
             "such as `FedAvg`; a payload of your own calls it `delta`."
         )
-    return payload.delta  # pyright: ignore[reportAttributeAccessIssue]
+    return delta
 
 
 def direction_of(key: PRNGKeyArray, number: Array, like: PyTree) -> PyTree[Array]:
