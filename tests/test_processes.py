@@ -90,13 +90,35 @@ def same_bits(got, expected) -> bool:
 
 @pytest.fixture
 def mesh():
-    return jax.make_mesh((4,), ("clients",))
+    """Of one device, for which a round is compiled once: how many there are changes no
+    bit of an ordered round (see the law `devices`)."""
+    return jax.make_mesh((1,), ("clients",))
 
 
 @pytest.fixture(scope="module")
-def numbers(tmp_path_factory):
-    """What both processes found; they are started once."""
-    return found_by_both("numbers", tmp_path_factory.mktemp("numbers"))
+def folder(tmp_path_factory):
+    """On a filesystem that all processes share."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def killed(folder):
+    """How two processes ended, the second of which was killed; how long the first one
+    took to see it; and what is left on the disk."""
+    with Pair("killed", folder) as pair:
+        second = pair.wait(1)
+        start = time.monotonic()
+        first = pair.wait(0)
+        seconds = time.monotonic() - start
+        names = sorted(path.name for path in (folder / "run").glob("0*"))
+        return (first, second), seconds, names, pair
+
+
+@pytest.fixture(scope="module")
+def numbers(folder, killed):
+    """What two processes found, which do all that two can do one after another, and
+    begin again where the killed ones were."""
+    return found_by_both("numbers", folder)
 
 
 @pytest.mark.parametrize("case", worker.CASES)
@@ -137,9 +159,7 @@ def test_what_ends_one_of_them_ends_both_with_the_same_model(numbers, mesh, tmp_
     assert max(row["all/loss"] for row in expected[1]) > last
 
 
-@pytest.mark.parametrize(
-    "what", ["FedAvg, streamed", "Scaffold, streamed", "evaluation"]
-)
+@pytest.mark.parametrize("what", [*worker.STREAMED, "evaluation"])
 def test_each_process_reads_its_own_rows(numbers, what):
     first, second = (found["rows", what] for found in numbers)
     everything = set(range(sum(worker.SIZES)))
@@ -173,38 +193,38 @@ def test_one_of_them_logs(numbers, mesh):
     assert [row for _, row in rows[1:-1]] == history == same
     assert rows[-1] == "closed"
     evaluation = {"all": worker.dataset()}
-    _, expected = worker.train("FedAvg", mesh, evaluation=evaluation, eval_every=2)
+    _, expected = worker.train("Scaffold", mesh, evaluation=evaluation, eval_every=2)
     for row, right in zip(history, expected, strict=True):
         assert row == pytest.approx(right, rel=1e-5)
     assert ["all/loss" in row for row in history] == [False, True, True]
 
 
-def test_checkpoints(tmp_path):
-    for errors in found_by_both("checkpoint", tmp_path):
+def test_checkpoints(numbers, folder):
+    for found in numbers:
+        errors = found["checkpoint"]
         assert len(errors) == 2
         assert "on a filesystem that they share" in errors[0]
         assert "is of a later round" in errors[1]
-    assert len(list((tmp_path / "state").iterdir())) == 1
+    assert len(list((folder / "state").iterdir())) == 1
 
 
-def test_one_is_killed_and_all_begin_again(tmp_path, mesh):
-    with Pair("killed", tmp_path) as pair:
-        assert pair.wait(1) == -signal.SIGKILL, pair.story()
-        # The other one says so, and ends by itself: it waits 10 s for a heartbeat.
-        killed = time.monotonic()
-        assert pair.wait(0) not in (0, None), pair.story()
-        assert time.monotonic() - killed < 60
-        assert "Error" in pair.said(0)
-    names = sorted(path.name for path in (tmp_path / "run").glob("0*"))
+def test_when_one_is_killed_the_other_ends(killed):
+    (first, second), seconds, names, pair = killed
+    assert second == -signal.SIGKILL, pair.story()
+    # The other one says so, and ends by itself: it waits 10 s for a heartbeat.
+    assert first not in (0, None), pair.story()
+    assert seconds < 60
+    assert "Error" in pair.said(0)
     assert names == ["00000002", "00000004"]
 
-    (tmp_path / "once").mkdir()
-    expected = worker.long_training(mesh, tmp_path / "once")
+
+def test_killed_processes_begin_again(numbers, folder, mesh, tmp_path):
+    expected = worker.long_training(mesh, tmp_path)
     assert len(expected[1]) == worker.ROUNDS
-    for found in found_by_both("again", tmp_path):
-        assert same_bits(found, expected)
+    for found in numbers:
+        assert same_bits(found["again"], expected)
     # What two processes saved one can go on from.
-    path = tmp_path / "run"
+    path = folder / "run"
     checkpointer = eqf.Checkpointer(path)
     assert (path / f"{worker.ROUNDS:08d}").is_dir()
     alone = worker.train(
