@@ -28,18 +28,19 @@ from .algorithms import ALGORITHMS
 from .deployed import InProcess, Node
 
 
-SIZES = (5, 1, 12, 3, 7)
+# Clients of 18 or 20 steps, for whom there is one program: plans have room for 20.
+SIZES = (33, 40, 36, 38, 35)
 BATCHING = eqf.data.Epochs(2, batch_size=4)
 
 
-def dataset():
-    made = ragged_clients(SIZES)
+def dataset(sizes):
+    made = ragged_clients(sizes)
     columns = dict(made.columns)
-    columns["noise"] = np.full(sum(SIZES), 0.1, np.float32)
+    columns["noise"] = np.full(sum(sizes), 0.1, np.float32)
     return eqf.data.FederatedDataset(columns, made.offsets, made.client_ids)
 
 
-DATA = dataset()
+DATA = dataset(SIZES)
 
 
 def data(node):
@@ -51,8 +52,8 @@ def made(name):
     return algorithm, law_roles(algorithm.needs)
 
 
-def simulated(algorithm, roles, sampler, num_rounds):
-    loader = eqf.data.Loader(DATA, sampler, BATCHING)
+def simulated(algorithm, roles, sampler, num_rounds, dataset=DATA):
+    loader = eqf.data.Loader(dataset, sampler, BATCHING)
     state = algorithm.init(Linear(), num_clients=len(SIZES), key=jr.key(1), roles=roles)
     rows = []
     for round in range(num_rounds):
@@ -78,7 +79,7 @@ def server_of(algorithm, roles, sampler, num_rounds, **more):
     )
 
 
-def engine(algorithm, roles=None):
+def engine(algorithm, roles=None, data=data):
     """Nodes whose ids are in another order than the clients' numbers."""
     client = deploy.Client(algorithm, Linear(), data, roles=roles)
     nodes = {
@@ -101,7 +102,7 @@ def same(x, y):
 # as well, and add nothing.
 KINDS = (
     "FedAvg-adam",  # a server's state, two seeds of an optimiser
-    "Scaffold-1",  # what clients keep, and the server sends beside the model
+    "Scaffold-2",  # what clients keep, and the server sends beside the model
     "Mime",  # two passes
     "PowerOfChoice",  # the first measures, and only some are in the second
     "AFL",  # something of each client's goes down, and something comes up
@@ -128,6 +129,18 @@ def test_the_bits_of_a_simulation(name):
             assert np.array_equal(row[metric], x, equal_nan=True), metric
         assert row["dropped"] == 0
     _check_kept(there, state)
+
+
+def test_the_bits_of_clients_of_all_sizes():
+    algorithm, roles = made("FedAvg")
+    ragged = dataset((5, 1, 12, 3, 7))
+    sampler = eqf.data.AllClients()
+    state, _ = simulated(algorithm, roles, sampler, 2, ragged)
+    there = engine(
+        algorithm, data=lambda node: dict(ragged.client(node["partition-id"]))
+    )
+    got, _ = server_of(algorithm, roles, sampler, 2).run(there)
+    same(got.params, state.params)
 
 
 def _check_kept(there, state):
@@ -573,7 +586,7 @@ OTHERS = {
         r"Client 4 has another algorithm.*`algorithm.client.loss`",
     ),
     "columns": (
-        lambda: _client(columns=lambda node: data(node) | {"z": np.zeros((7, 2))}),
+        lambda: _client(columns=lambda node: data(node) | {"z": np.zeros((35, 2))}),
         r"Client 4 has examples of the columns .*'z' \(float32\[2\]\)",
     ),
     "no examples": (lambda: _client(columns=lambda node: {}), "no columns"),
@@ -769,4 +782,4 @@ def test_what_a_query_says_is_json():
     config = {"clients": 5, "slots": 5, "keys": "threefry2x32"}
     answer = node.client.answer("query", {}, config, node.config, node.memory)
     assert json.loads(answer.config["columns"])["x"] == [[3], "float32"]
-    assert answer.config["examples"] == 5
+    assert answer.config["examples"] == SIZES[0]
