@@ -1,5 +1,6 @@
 """Synchronous rounds under a clock, against a loop in plain Python."""
 
+import functools
 import math
 import re
 
@@ -18,6 +19,8 @@ import equifed.privacy as eqp
 from equifed import testing
 from equifed.clock.operations import flops_of
 from equifed.clock.tries import tries, whole
+
+from .shared import compilations
 
 
 BATCHING = eqd.Epochs(1, batch_size=2)
@@ -370,6 +373,15 @@ def test_work_is_counted():
     out = eqf.train(fedavg, dense, under, num_rounds=1, key=KEY)
     assert out.history[0]["bits_up"] == 3 * work.bits_up
     assert out.history[0]["bits_down"] == 3 * work.bits_down
+    # What was compiled for it is used again, but not for another form of the model.
+    with compilations() as found:
+        again = eqt.Work.of(eqf.FedAvg(loss, optax.sgd(0.2), batching), dense, under)
+    assert found == []
+    assert vars(again) == vars(work)
+    with compilations() as found:
+        other = eqt.Work.of(fedavg, eqx.nn.Linear(30, 40, key=KEY), under)
+    assert len(found) > 0
+    assert (other.bits_up, other.bits_down) == (2 * work.bits_up - 32, 32 * 31 * 40)
 
 
 def as_written(body, carry, xs):
@@ -379,31 +391,34 @@ def as_written(body, carry, xs):
     return carry, None
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_loops_of_a_step_are_counted_as_often_as_they_run(split):
-    """Layers, at each of the places of a sequence, of parts of a batch."""
+@functools.cache
+def flops_of_layers(scan, in_parts):
+    """Of layers, at each of the places of a sequence, of parts of a batch."""
     data = eqd.FederatedDataset.from_mapping({"0": {"x": np.ones((8, 5, 20), "f4")}})
 
-    def counted(scan, in_parts):
-        def loss(weights, example, key):
-            def layer(h, weight):
-                return jnp.tanh(weight @ h), None
+    def loss(weights, example, key):
+        def layer(h, weight):
+            return jnp.tanh(weight @ h), None
 
-            def place(h, x):
-                return scan(layer, h + x, weights)[0], None
+        def place(h, x):
+            return scan(layer, h + x, weights)[0], None
 
-            return jnp.sum(scan(place, jnp.zeros(20), example["x"])[0])
+        return jnp.sum(scan(place, jnp.zeros(20), example["x"])[0])
 
-        batching = eqd.Epochs(1, batch_size=8)
-        made = eqf.Microbatched(loss, size=2) if in_parts else loss
-        fedavg = eqf.FedAvg(made, optax.sgd(0.1), batching)
-        under = eqd.Loader(data, eqd.AllClients(), batching)
-        return eqt.Work.of(fedavg, jnp.ones((4, 20, 20)), under).flops
+    batching = eqd.Epochs(1, batch_size=8)
+    made = eqf.Microbatched(loss, size=2) if in_parts else loss
+    fedavg = eqf.FedAvg(made, optax.sgd(0.1), batching)
+    under = eqd.Loader(data, eqd.AllClients(), batching)
+    return eqt.Work.of(fedavg, jnp.ones((4, 20, 20)), under).flops
 
-    expected = counted(as_written, in_parts=False)
+
+@pytest.mark.parametrize("split", [False, True])
+def test_loops_of_a_step_are_counted_as_often_as_they_run(split):
+    expected = flops_of_layers(as_written, in_parts=False)
     # Forward, and two products of the derivative, but for the first layer's input.
     assert expected > 2.9 * 2 * 8 * 5 * 4 * 20 * 20
-    assert counted(jax.lax.scan, in_parts=split) == pytest.approx(expected, rel=0.15)
+    got = flops_of_layers(jax.lax.scan, in_parts=split)
+    assert got == pytest.approx(expected, rel=0.15)
 
 
 def test_a_loop_over_steps_is_counted_once():
