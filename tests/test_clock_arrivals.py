@@ -236,16 +236,14 @@ def test_several_rounds_in_a_call_are_the_same_rounds():
 def test_the_same_bits_on_any_devices():
     ordered = eqf.Executor(ordered=True)
     alone = train(3, executor=ordered)
-    for count in (2, 4):
-        mesh = jax.make_mesh(
-            (count,),
-            ("clients",),
-            axis_types=(jax.sharding.AxisType.Auto,),
-            devices=jax.devices()[:count],
-        )
-        shared = train(3, executor=ordered, mesh=mesh)
-        same(shared.model, alone.model)
-        same(shared.state.server.old, alone.state.server.old)
+    # A device has its own program, and of two there is a seat on each.
+    kinds = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh(
+        (2,), ("clients",), axis_types=kinds, devices=jax.devices()[:2]
+    )
+    shared = train(3, executor=ordered, mesh=mesh)
+    same(shared.model, alone.model)
+    same(shared.state.server.old, alone.state.server.old)
 
 
 def test_what_the_clock_lets_through_the_algorithm_has():

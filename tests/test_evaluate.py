@@ -113,9 +113,18 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("batch_size", (1, 4, 256))
-@pytest.mark.parametrize("piece", (1, 2**28))
+# Each size of a batch in pieces and as a whole, over one axis and beside another.
+@pytest.mark.parametrize(
+    ("mesh", "batch_size", "piece"),
+    [
+        ("4", 1, 1),
+        ("2x2", 1, 2**28),
+        ("4", 4, 2**28),
+        ("2x2", 4, 1),
+        ("4", 256, 1),
+        ("2x2", 256, 2**28),
+    ],
+)
 def test_on_several_devices(mesh, batch_size, piece, monkeypatch):
     monkeypatch.setattr("equifed._evaluate.rows._PIECE", piece)
     evaluator = eqf.Evaluator(

@@ -223,8 +223,13 @@ def test_dtypes_are_kept(name):
         np.testing.assert_allclose(single, double, rtol=1e-4)
 
 
-# What promotes, or changes a dtype, is seen when a round is traced. These are run too.
-RUN = {"FedAvg-adam", "Scaffold-1", "FedDyn", "Mime", "HypCluster", "FedPA", "FedEP"}
+# What promotes, or changes a dtype, is seen when a round is traced. These are run too:
+# in half precision, where a step may be lost and some linear algebra there is not, and
+# one in the double that is like the single of all other tests.
+RUN = {
+    "bfloat16": {"Scaffold-1", "FedDyn", "Mime", "HypCluster", "FedPA", "FedEP"},
+    "float64": {"FedAvg-adam"},
+}
 
 
 @pytest.mark.parametrize("dtype", ("bfloat16", "float64"))
@@ -242,7 +247,7 @@ def test_a_round_is_strict(name, dtype):
         algorithm = ALGORITHMS[name](testing.noisy_loss, batching)
         model = jtu.tree_map(lambda x: x.astype(dtype), testing.Linear())
         init, run = eqx.filter_jit(algorithm.init), algorithm.round
-        if name not in RUN:
+        if name not in RUN[dtype]:
             init = functools.partial(eqx.filter_eval_shape, algorithm.init)
             run = functools.partial(eqx.filter_eval_shape, run)
         needs, roles = algorithm.needs, None
@@ -255,7 +260,7 @@ def test_a_round_is_strict(name, dtype):
         ):
             assert (before.dtype, before.shape) == (after.dtype, after.shape)
         assert new.params.weight.dtype == jnp.dtype(dtype)
-        if name not in RUN:
+        if name not in RUN[dtype]:
             return
         assert (np.asarray(new.params.bias) != np.asarray(state.params.bias)).any()
         assert metrics["loss"] > 0

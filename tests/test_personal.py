@@ -58,12 +58,14 @@ def trained(name) -> Any:
 
 
 def by_hand(algorithm, state, test, numbers):
-    """The mean loss of each client, one evaluation each."""
+    """The mean loss of each client with its own model, in NumPy."""
     out = []
     for i, number in enumerate(numbers):
-        kept = jtu.tree_map(lambda x: x[number], state.clients)  # noqa: B023
+        kept = jtu.tree_map(lambda x: np.asarray(x)[number], state.clients)  # noqa: B023
         model = algorithm.own_model(state, kept)
-        out.append(eqf.evaluate(model, test.select([i]), loss)["loss"])
+        rows = {name: np.asarray(x, float) for name, x in test.client(i).items()}
+        weight, bias = np.asarray(model.weight, float), float(model.bias)
+        out.append(np.mean(0.5 * (rows["x"] @ weight + bias - rows["y"]) ** 2))
     return np.array(out)
 
 

@@ -72,7 +72,7 @@ def test_the_definition(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_definition_in_double_precision(method):
     with jax.enable_x64(True):  # noqa: FBT003
-        for length in LENGTHS:
+        for length in (2, 20):
             samples = random_samples(length, seed=length, dtype=np.float64)
             for rho in RHOS:
                 got = vector(solve(samples, rho, method))

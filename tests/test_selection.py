@@ -123,13 +123,14 @@ def averaged(make, aggregator, round):
     """The mean of the aggregate over the seeds, and its standard error."""
     drawn = collections.Counter(tuple(make(s)(round, N).tolist()) for s in range(SEEDS))
     drawn.pop((), None)  # a round of nobody adds nothing to the sum
-    slots = np.full((len(drawn), N), -1)
-    for row, clients in zip(slots, drawn, strict=True):
+    slots = np.full((2**N, N), -1)  # of one shape, and so of one program
+    for row, clients in zip(slots, drawn, strict=False):
         row[: len(clients)] = clients
     weights = np.where(slots >= 0, SIZES[slots], 0).astype(np.float32)
     values = VALUES[slots].astype(np.float32)
     keys = jnp.broadcast_to(jr.key(0), slots.shape)
     got = np.asarray(aggregates(values, weights, aggregator, keys), np.float64)
+    got = got[: len(drawn)]
     counts = np.array(list(drawn.values()))
     if isinstance(aggregator, eqf.FixedDenominatorMean):
         got, counts = np.append(got, 0.0), np.append(counts, SEEDS - counts.sum())

@@ -1,6 +1,7 @@
 """Where clients' states lie changes no bit of what is trained, and nothing is lost."""
 
 import errno
+import functools
 import io
 import json
 import os
@@ -60,6 +61,12 @@ def train(where, mesh=None, *, algorithm=SCAFFOLD, num_rounds=6, info=None, **kw
         client_states=where,
         **kwargs,
     )
+
+
+@functools.cache
+def straight(num_rounds=6, mesh=None):
+    """What all trainings are held against, in arrays on the device."""
+    return train("device", mesh, num_rounds=num_rounds)
 
 
 def assert_same(x, y):
@@ -190,6 +197,44 @@ def test_who_keeps_something():
 
 @pytest.mark.parametrize("name", KEEP)
 def test_whatever_clients_keep_may_lie_anywhere(tmp_path, name):
+    """Begun, and brought to rounds and back. The rounds themselves are one program,
+    wherever the states lie: see below for some, and `Scaffold` everywhere."""
+    algorithm, roles = of_the_table(name)
+    loader, rng = loader_of(batching=LONGER), np.random.default_rng(0)
+    indices = [np.asarray(loader(i).index) for i in range(2)]
+
+    def movers():
+        for where in ("device", "host", tmp_path / "states"):
+            state = algorithm.init(
+                testing.Linear(),
+                num_clients=SIZE,
+                key=KEY,
+                roles=roles,
+                client_states=where,
+            )
+            store = store_of(state.clients)
+            assert (store is None) == (where == "device")
+            if store is not None:
+                store.place.begin()
+            yield mover(state.clients, None)
+
+    (device, *stored), accept = movers(), jnp.asarray(True)
+    for index in indices:
+        slots = device.take(index)
+        new = jtu.tree_map(lambda x: rng.normal(size=x.shape).astype(x.dtype), slots)
+        for each in stored:
+            assert_same(each.states, device.states)
+            assert_same(each.take(index), slots)
+            each.put(index, new, accept)
+        device.put(index, new, accept)
+    for each in stored:
+        assert_same(each.states, device.states)
+
+
+# One around another, one whose server works with what clients keep, and the memory of a
+# compressor.
+@pytest.mark.parametrize("name", ["PowerOfChoice", "CA2FL", "EF21"])
+def test_training_ends_in_the_same_bits_wherever_they_lie(tmp_path, name):
     algorithm, roles = of_the_table(name)
     options = {"algorithm": algorithm, "roles": roles, "num_rounds": 2}
     options["info"] = up_to_date
@@ -202,9 +247,13 @@ def test_whatever_clients_keep_may_lie_anywhere(tmp_path, name):
 
 
 def test_debugged_rounds():
-    executor = eqf.Executor(debug=True)
-    expected = train("device", num_rounds=1, executor=executor)
-    got = train("host", num_rounds=1, executor=executor)
+    def loss(model, example, key):
+        return (model(example["x"]) - example["y"]) ** 2
+
+    one_step = eqf.data.Steps(1, batch_size=4)  # Operation by operation takes time.
+    how: Any = {"executor": eqf.Executor(debug=True), "num_rounds": 1}
+    how["algorithm"] = eqf.Scaffold(loss, optax.sgd(0.1), one_step)
+    expected, got = train("device", **how), train("host", **how)
     assert_same(got.state, expected.state)
     assert np.asarray(got.state.clients.weight).any()
 
@@ -222,7 +271,6 @@ def test_a_block_size_that_is_tried_leaves_the_rows_alone():
 
 def test_rounds_go_on_from_any_place(tmp_path):
     """From the device to the host, to a folder and back; what was given stays."""
-    straight = train("device").state
     state = SCAFFOLD.init(testing.Linear(), num_clients=SIZE)
     for number, where in ((2, "host"), (4, tmp_path / "a"), (5, None), (6, "device")):
         before = jax.tree.map(np.asarray, state)
@@ -238,7 +286,7 @@ def test_rounds_go_on_from_any_place(tmp_path):
         if number != 5:  # In a folder rows are changed in place.
             assert_same(given, before)
     assert isinstance(state.clients.weight, jax.Array)
-    assert_same(state, straight)
+    assert_same(state, straight().state)
 
 
 def test_a_single_round_returns_a_new_state(tmp_path):
@@ -423,9 +471,9 @@ def test_moved_to_a_round_and_back(store):
         assert_same(stored.states, device.states)
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
-def test_rows_that_are_spread_come_from_anywhere(num_devices):
+def test_rows_that_are_spread_come_from_anywhere():
     """Whoever is dealt to which device: nobody at home, all, or some."""
+    num_devices = 4  # Of two are the other tests.
     mesh = clients_mesh(jax.make_mesh((num_devices,), ("clients",)))
     store = store_at("sharded", mesh=mesh)
     store.write(np.arange(SIZE), some(SIZE))
@@ -496,7 +544,7 @@ def test_a_loader_may_look_ahead_to_an_error():
     assert [int(metrics["clients"]) > 0 for _, metrics in [next(steps), next(steps)]]
     with pytest.raises(RuntimeError, match="no more") as raised:
         next(steps)
-    assert_same(raised.value.state, train("device", num_rounds=2).state)  # pyright: ignore
+    assert_same(raised.value.state, straight(2).state)  # pyright: ignore
 
 
 def test_who_never_took_part_takes_no_room(tmp_path):
@@ -539,7 +587,7 @@ def test_a_folder_is_of_one_training(tmp_path):
                     testing.Linear(), num_clients=SIZE, key=None
                 ).clients,
             )
-    assert_same(state, train("device", num_rounds=4).state)
+    assert_same(state, straight(4).state)
     index = folder / "client-states.json"
     index.write_text(json.dumps({"clients": SIZE}))
     before = {x.name: x.read_bytes() for x in folder.iterdir()}
@@ -595,10 +643,10 @@ def test_a_disk_that_gets_full_loses_nothing(tmp_path, monkeypatch):
     state = e.value.solution.state  # pyright: ignore
     reached = int(state.round)
     assert 0 < reached < 6
-    assert_same(state, train("device", num_rounds=reached).state)
+    assert_same(state, straight(reached).state)
     steps = eqf.rounds(SCAFFOLD, state, loader_of(), num_rounds=6, key=KEY)
     *_, (state, _) = steps
-    assert_same(state, train("device").state)
+    assert_same(state, straight().state)
     assert place_of(eqf.Solution(None, state, eqf.RESULTS.successful, [])).startswith(
         "in"
     )
@@ -754,9 +802,9 @@ def test_a_checkpoint_goes_on_in_any_place(tmp_path, saved, wanted):
 
     run(saved, 4)
     got = run(wanted, 6)
-    straight = train("device", MESH if saved == "sharded" else None)
-    assert_same(got.state, straight.state)
-    assert got.history == straight.history
+    expected = straight(mesh=MESH if saved == "sharded" else None)
+    assert_same(got.state, expected.state)
+    assert got.history == expected.history
 
 
 @pytest.mark.parametrize("where", ["host", "disk"])
@@ -787,12 +835,11 @@ def test_a_disk_that_gets_full_in_a_segment(tmp_path, monkeypatch, where):
     assert "The checkpoints that lie there are intact" in str(e.value)
     assert sorted(x.name for x in run.glob("0*")) == ["00000002"]
     kept = train("host", num_rounds=2, checkpointer=eqf.Checkpointer(run))
-    assert_same(kept.state, train("device", num_rounds=2).state)
+    assert_same(kept.state, straight(2).state)
     # The store's own rows are of a later round by then.
     got = train(place(), checkpointer=eqf.Checkpointer(run, every=2))
-    straight = train("device")
-    assert_same(got.state, straight.state)
-    assert got.history == straight.history
+    assert_same(got.state, straight().state)
+    assert got.history == straight().history
 
 
 _KILLED = """
@@ -822,12 +869,11 @@ def test_killed_while_the_store_is_ahead_of_its_checkpoint(tmp_path):
     assert ended.returncode == -signal.SIGKILL
     saves = eqf.Checkpointer(tmp_path / "run", every=2)
     got = train(tmp_path / "states", checkpointer=saves)
-    straight = train("device")
-    assert_same(got.state, straight.state)
-    assert got.history == straight.history
+    assert_same(got.state, straight().state)
+    assert got.history == straight().history
     # Run once more, there is nothing to do; the folder is restored all the same.
     got = train(tmp_path / "states", checkpointer=saves)
-    assert_same(got.state, straight.state)
+    assert_same(got.state, straight().state)
 
 
 def test_a_killed_training_without_a_checkpoint_begins_anew(tmp_path):
@@ -840,8 +886,8 @@ def test_a_killed_training_without_a_checkpoint_begins_anew(tmp_path):
     assert isinstance(new, Store)
 
 
-@pytest.mark.parametrize("leaf", range(2))
-@pytest.mark.parametrize("left", [0, 5, -1, 99])
+# Empty, short by a lot or a byte, and too long; of either file, which are read alike.
+@pytest.mark.parametrize(("leaf", "left"), [(0, 0), (1, 5), (0, -1), (1, 99)])
 def test_a_file_that_somebody_changes_is_one_clear_error(tmp_path, leaf, left):
     """Neither the end of the program, nor zeros."""
     folder = tmp_path / "states"
@@ -869,7 +915,7 @@ def test_a_file_that_somebody_changes_is_one_clear_error(tmp_path, leaf, left):
     assert file.stat().st_size == damaged
     # As it says.
     got = train(tmp_path / "another", num_rounds=6, checkpointer=saves)
-    assert_same(got.state, train("device").state)
+    assert_same(got.state, straight().state)
 
 
 def test_files_that_a_killed_training_left_truncated_are_of_no_use(tmp_path):
@@ -882,4 +928,4 @@ def test_files_that_a_killed_training_left_truncated_are_of_no_use(tmp_path):
     index = folder / "client-states.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"finished": False}))
     got = train(folder, num_rounds=6, checkpointer=saves)
-    assert_same(got.state, train("device").state)
+    assert_same(got.state, straight().state)
