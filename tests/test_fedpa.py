@@ -17,6 +17,7 @@ from equifed._cohort import NO_CLIENT
 from equifed.objectives import FederatedProblem, LeastSquares
 
 from .collect import Collect
+from .shared import line_loss
 
 
 DATASET = testing.ragged_clients((5, 0, 1, 12, 7))
@@ -24,6 +25,8 @@ MOMENTUM = optax.sgd(0.05, momentum=0.9)
 SERVER = optax.sgd(0.5, momentum=0.9)
 STEPS = eqf.data.Steps(6, batch_size=4)
 EPOCHS = eqf.data.Epochs(4, batch_size=4)
+# Where two programs must draw the same.
+NOISY: Any = {"loss": testing.noisy_loss}
 
 
 def run(algorithm, num_rounds=3, dataset=DATASET, model=None, absent=()):
@@ -44,18 +47,16 @@ def run(algorithm, num_rounds=3, dataset=DATASET, model=None, absent=()):
     return models, seen
 
 
-def fedavg(batching, **kwargs):
-    return eqf.FedAvg(
-        testing.noisy_loss, MOMENTUM, batching, server_optim=SERVER, **kwargs
-    )
+def fedavg(batching, *, loss=line_loss, **kwargs):
+    return eqf.FedAvg(loss, MOMENTUM, batching, server_optim=SERVER, **kwargs)
 
 
-def fedpa(batching, sampler=None, **kwargs):
+def fedpa(batching, sampler=None, *, loss=line_loss, **kwargs):
     sampler = eqp.IASG(MOMENTUM) if sampler is None else sampler
     if "estimator" not in kwargs:
         kwargs = {"rho": 2.0, **kwargs}
     kwargs = {"server_optim": SERVER, **kwargs}
-    return eqf.FedPA(testing.noisy_loss, sampler, batching, **kwargs)
+    return eqf.FedPA(loss, sampler, batching, **kwargs)
 
 
 def least_squares(sizes, dim):
@@ -81,7 +82,7 @@ def assert_same(models, others, tolerance=0.0):
 def messages(make, *args, block_size=1, **kwargs):
     """What clients send in a round: the sums of two programs may differ in their last
     bits, by how the compiler fuses them, but this may not."""
-    algorithm = make(*args, aggregator=Collect(DATASET.num_clients), **kwargs)
+    algorithm = make(*args, **NOISY, aggregator=Collect(DATASET.num_clients), **kwargs)
     loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), algorithm.batching)
     state = algorithm.init(testing.Linear(), num_clients=DATASET.num_clients)
     executor = eqf.Executor(block_size=block_size)
@@ -97,7 +98,8 @@ def test_one_sample_of_one_iterate_is_fedavg_to_the_bit(block_size):
     assert sampler.count(STEPS) == 1
     got = messages(fedpa, STEPS, sampler, block_size=block_size)
     assert_same(got, messages(fedavg, STEPS, block_size=block_size))
-    assert_same(run(fedpa(STEPS, sampler))[0], run(fedavg(STEPS))[0], 1e-6)
+    both = fedpa(STEPS, sampler, **NOISY), fedavg(STEPS, **NOISY)
+    assert_same(*(run(algorithm)[0] for algorithm in both), 1e-6)
 
 
 @pytest.mark.exact
@@ -107,8 +109,8 @@ def test_burn_in_rounds_are_fedavg_to_the_bit(batching, burnin):
     sampler = eqp.IASG(MOMENTUM, burnin=burnin)
     got = messages(fedpa, batching, sampler, start_round=2)
     assert_same(got, messages(fedavg, batching))
-    models, metrics = run(fedpa(batching, sampler, start_round=2))
-    expected, _ = run(fedavg(batching))
+    models, metrics = run(fedpa(batching, sampler, start_round=2, **NOISY))
+    expected, _ = run(fedavg(batching, **NOISY))
     assert_same(models[:2], expected[:2], 1e-6)
     assert [float(m["correction_norm"]) > 0 for m in metrics] == [False, False, True]
     difference = models[2].weight - expected[2].weight
@@ -144,7 +146,7 @@ def test_without_rho_the_message_is_the_mean_of_the_samples(name):
     loader = eqf.data.Loader(
         testing.ragged_clients((9, 9)), eqf.data.AllClients(), batching
     )
-    client = fedpa(batching, sampler, rho=0.0).client
+    client = fedpa(batching, sampler, rho=0.0, **NOISY).client
 
     @eqx.filter_jit
     def both(sent, data, key):
@@ -177,7 +179,7 @@ def test_one_trace_for_all_rho_and_no_trace_for_later_rounds():
     def loss(model, example, key):
         nonlocal traces
         traces += 1
-        return testing.noisy_loss(model, example, key)
+        return line_loss(model, example, key)
 
     counts = []
     for rho in (0.1, 0.2):

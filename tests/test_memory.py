@@ -16,6 +16,8 @@ import equifed as eqf
 from equifed import _compiled, testing
 from equifed._compiled import compiled, FlatTree
 
+from .shared import line_loss
+
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
 DATASET = testing.ragged_clients((4, 4))
@@ -51,7 +53,7 @@ def test_a_loss_goes_and_its_programs_with_it(use):
     before = set(_compiled._PROGRAMS)
 
     def loss(model, example, key):
-        return (model(example["x"]) - example["y"]) ** 2
+        return line_loss(model, example, key)
 
     USES[use](loss)
     programs = [

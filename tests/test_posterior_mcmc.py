@@ -51,7 +51,7 @@ def loss_without_noise(model, example, key):
 def test_params_of_any_dtype(dtypes, x64, rtol):
     with jax.enable_x64(True) if x64 else contextlib.nullcontext():  # noqa: FBT003
         sampler = eqp.HMC(3, num_warmup=5)
-        algorithm = eqf.FedPA(testing.noisy_loss, sampler, WHOLE, rho=0.1)
+        algorithm = eqf.FedPA(loss_without_noise, sampler, WHOLE, rho=0.1)
         start = model_of(*dtypes)
         data = LOADER(0).client(0)
         round_of = eqx.filter_jit(algorithm.client.round)

@@ -17,6 +17,8 @@ import equifed.posterior as eqp
 from equifed import testing
 from equifed.objectives import FederatedProblem, LeastSquares
 
+from .shared import line_loss
+
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(2, 40, 3)) * np.sqrt([1.0, 2.0, 3.0])
@@ -269,7 +271,7 @@ def test_laplace(curvature):
 def test_clients_side_by_side(sampler, batching):
     """How many clients run side by side does not matter, nor do empty clients."""
     dataset = testing.ragged_clients((5, 0, 9, 6))
-    client = eqf.FedPA(testing.noisy_loss, sampler, batching, rho=0.1).client
+    client = eqf.FedPA(line_loss, sampler, batching, rho=0.1).client
     cohort = eqf.data.Loader(dataset, eqf.data.AllClients(), batching)(0)
     sent = eqf.Broadcast.of(testing.Linear())
     clients = [cohort.client(slot) for slot in range(4)]

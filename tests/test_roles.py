@@ -223,7 +223,7 @@ def test_every_algorithm_keeps_personal_leaves_or_says_that_it_cannot():
     cohort = eqf.data.cohort(DATA, batching)
     keep, refused = set(), {}
     for name, make in ALGORITHMS.items():
-        algorithm = make(testing.noisy_loss, batching)
+        algorithm = make(loss, batching)
         if "frozen" in algorithm.needs:
             continue  # Nothing of this model would be left to send.
         if name == "StreamingDiLoCo":

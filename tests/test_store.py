@@ -35,6 +35,7 @@ from equifed._store.spread import route
 from equifed.data import _placement
 
 from .algorithms import ALGORITHMS
+from .shared import line_loss
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -247,12 +248,9 @@ def test_training_ends_in_the_same_bits_wherever_they_lie(tmp_path, name):
 
 
 def test_debugged_rounds():
-    def loss(model, example, key):
-        return (model(example["x"]) - example["y"]) ** 2
-
     one_step = eqf.data.Steps(1, batch_size=4)  # Operation by operation takes time.
     how: Any = {"executor": eqf.Executor(debug=True), "num_rounds": 1}
-    how["algorithm"] = eqf.Scaffold(loss, optax.sgd(0.1), one_step)
+    how["algorithm"] = eqf.Scaffold(line_loss, optax.sgd(0.1), one_step)
     expected, got = train("device", **how), train("host", **how)
     assert_same(got.state, expected.state)
     assert np.asarray(got.state.clients.weight).any()

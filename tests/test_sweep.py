@@ -18,7 +18,7 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
-from .shared import compilations
+from .shared import compilations, line_loss
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -34,11 +34,6 @@ def loader_of(**kwargs):
 def start(key):
     shape = testing.Linear()
     return eqx.tree_at(lambda m: m.weight, shape, jr.normal(key, shape.weight.shape))
-
-
-def plain(model, example, key):
-    """For what must be compiled anew: noise would be half of the program."""
-    return (model(example["x"]) - example["y"]) ** 2
 
 
 def algorithms(loss=testing.noisy_loss):
@@ -95,7 +90,7 @@ def test_numbers_alone_are_one_program():
         def loss(model, example, key):
             # While a round of several runs is traced, and not while one is looked at.
             rounds.append(type(key).__name__ == "BatchTracer")  # noqa: B023
-            return plain(model, example, key)
+            return line_loss(model, example, key)
 
         some = {str(r): eqf.FedAvg(loss, optax.sgd(r), BATCHING) for r in rates}
         sweep(some, evaluation=None)
@@ -134,7 +129,7 @@ def test_the_same_sweep_is_not_compiled_again():
 
 def test_a_loss_goes_and_its_programs_with_it():
     def loss(model, example, key):
-        return plain(model, example, key)
+        return line_loss(model, example, key)
 
     gone = weakref.ref(loss)
     sweep({"a": eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)}, num_rounds=1)
