@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from .._cohort import Cohort
+from .._cohort import Cohort, NO_ROW
 from .._executor import Executor
 from .._round import State
 from .._round.step import round_step
@@ -21,6 +21,7 @@ from ._claim import assert_same, law
 from ._clients import law_loader, SIZES
 from ._setup import (
     KEY,
+    placed,
     quickly,
     quiet,
     Result,
@@ -190,15 +191,26 @@ def devices(here: Setup) -> None:
     count = min(jax.device_count(), 2)
     mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
     split = law_loader(here.algorithm.batching, mesh=mesh)
-    # Where the round will leave it, or the second would be compiled again.
     assert split.mesh is not None
+    along = NamedSharding(split.mesh, PartitionSpec("clients"))
     everywhere = NamedSharding(split.mesh, PartitionSpec())
-    place = lambda x: jax.device_put(x, everywhere) if eqx.is_array(x) else x  # noqa: E731
+
+    def roomy(number: int) -> Cohort:
+        # As many slots and steps on each as there are on one device alone: what was
+        # compiled for that is what the first of them runs.
+        cohort, steps = here.cohort(number, split), here.cohort(number).order.shape[1]
+        order = np.asarray(cohort.order)
+        fill = ((0, 0), (0, steps - order.shape[1]), (0, 0))
+        order = np.pad(order, fill, constant_values=NO_ROW)
+        cohort = eqx.tree_at(lambda c: c.order, cohort, jnp.asarray(order))
+        return placed(cohort, along)
+
     got = here.run(
         algorithm=here.plain,
         executor=Executor(ordered=True),
-        loader=split,
-        state=jtu.tree_map(place, here.state),
+        loader=roomy,
+        # Where a round will leave it, or the second would be compiled again.
+        place=lambda x: placed(x, everywhere),
         bits=True,
     )
     what = f"On {count} devices"

@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
@@ -35,13 +36,14 @@ from ._clients import law_loader, SIZES
 from ._problems import law_roles, Linear
 
 
+T = TypeVar("T")
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
 LawModel = Callable[[Float[Array, " 3"]], Float[Array, ""]]
 Change = Callable[[Cohort], Cohort]
 Result = tuple[State, dict[str, Any]]
 
 BATCHING = Epochs(2, batch_size=4)
-SPARE = 2  # slots that nobody sits in
+SLOTS = len(SIZES) + 2  # Nobody sits in the last two.
 KEY = 1
 
 
@@ -183,8 +185,14 @@ class Setup:
     @functools.cached_property
     def expected_in_order(self) -> Result:
         """The same where sums are ordered."""
-        executor = Executor(ordered=True)
-        return self.run(algorithm=self.plain, executor=executor, bits=True)
+        device = jax.devices()[0]
+        return self.run(
+            lambda cohort: placed(cohort, device),
+            algorithm=self.plain,
+            executor=Executor(ordered=True),
+            place=lambda x: placed(x, device),
+            bits=True,
+        )
 
     def owner(self, number: int) -> str:
         """The client that has an example."""
@@ -193,10 +201,11 @@ class Setup:
         return dataset.client_ids[int(place)]
 
     def cohort(self, number: int, loader: Loader | None = None) -> Cohort:
-        """The cohort of a round, with some empty slots at its end."""
+        """The cohort of a round, with some empty slots at its end, or at that of each
+        device."""
         cohort = (loader or self.loader)(number)
         *slots, index = (np.asarray(x) for x in slots_of(cohort))
-        wide = ((0, 0), (0, SPARE))
+        wide = ((0, 0), (0, SLOTS - index.shape[1]))
         slots = [np.pad(x, wide) for x in slots]
         slots.append(np.pad(index, wide, constant_values=NO_CLIENT))
         return with_slots(cohort, [jnp.asarray(x) for x in slots])
@@ -210,12 +219,14 @@ class Setup:
         loader: Callable[[int], Cohort] | None = None,
         state: State | None = None,
         start: int = 0,
+        place: Callable[[Any], Any] = lambda x: x,
         bits: bool = False,
     ) -> Result:
         """Two rounds, because what clients and servers keep shows only in the second.
 
         **Arguments:**
 
+        - `place`: puts the algorithm, the state and the key where they are to lie.
         - `bits`: whether the last bits matter, and how they are compiled with them.
         """
         loader = self.cohort if loader is None else loader
@@ -225,11 +236,18 @@ class Setup:
             algorithm, step = self.algorithm, compiled_round
         else:
             step = compiled_round if bits else quickly(round_step)
+        algorithm, state, key = place((algorithm, state, jr.key(KEY)))
         metrics = {}
         for number in range(start, 2):
             cohort = change(loader(number))
-            state, metrics = step(algorithm, state, cohort, jr.key(KEY), executor)
+            state, metrics = step(algorithm, state, cohort, key, executor)
         return state, metrics
+
+
+def placed(tree: T, where: jax.Device | NamedSharding) -> T:
+    """The same with its arrays on a device, or over some."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, where), rest)
 
 
 def compiled_round(
