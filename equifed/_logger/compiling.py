@@ -15,7 +15,7 @@ _TRACED = "/jax/core/compile/jaxpr_trace_duration"
 _PROGRAMS = (
     "one_round",
     "one_round_of_slots",
-    "_several_rounds",
+    "several_rounds",
     "_round",
     "_over_rows",
     "_side_by_side",

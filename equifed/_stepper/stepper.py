@@ -41,7 +41,7 @@ from .._used_up import use_up
 from .compile import compiler_options
 
 
-def _several_rounds(
+def several_rounds(
     fixed: Fixed,
     state: State,
     cohorts: Cohorts,
@@ -79,7 +79,7 @@ def _several_rounds(
 _APART = {
     one_round: one_round_apart,
     one_round_of_slots: one_round_apart,
-    _several_rounds: several_rounds_apart,
+    several_rounds: several_rounds_apart,
 }
 
 
@@ -204,7 +204,7 @@ class Stepper:
         The state after them, their metrics stacked, and how many were run.
         """
         rest = (cohorts, np.int32(count), stop)
-        program = self._prepare(_several_rounds, cohorts, *rest)
+        program = self._prepare(several_rounds, cohorts, *rest)
         return self._run(program, *rest)
 
     def _run(self, program: Callable, *rest: Any) -> Any:

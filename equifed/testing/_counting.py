@@ -4,8 +4,6 @@ what is not there not at all.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,20 +11,15 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
-from .._aggregator import AbstractAggregator
-from .._algorithm import AbstractAlgorithm
-from .._algorithm.around import _AbstractWithItsState
-from .._bits import Bits, DOWN, EACH, UP
-from .._cohort import Cohort, NO_CLIENT, NO_ROW
-from .._executor.blocks import Pass
-from .._executor.mapping import run_pass
-from .._wire import Message
-from ..data import Epochs
+from .._bits import DOWN, EACH, UP
+from .._cohort import Cohort, NO_CLIENT
+from ._at_once import hold_at_once, WIDE, widen
 from ._claim import assert_same, law
 from ._clients import SIZES
-from ._setup import BATCHING, KEY, quiet, quiet_loss, Result, Setup
+from ._setup import KEY, quiet, quiet_loss, Result, Setup
+from ._spoiled import Sent, silence, SILENT, Spoiled
 
 
 @law
@@ -37,27 +30,10 @@ def empty_places(here: Setup) -> None:
     over those alone, `jnp.sum(jnp.where(mask, losses, 0))`, and divide by their number,
     `jnp.maximum(jnp.sum(mask), 1)`; likewise for metrics.
     """
-    # A place at both ends, so that all batches are short.
-    wide = Epochs(BATCHING.num_epochs, batch_size=BATCHING.batch_size + 2)
-    algorithm = here.build(quiet_loss, wide)
-
-    def widen(cohort: Cohort) -> Cohort:
-        order = jnp.pad(cohort.order, ((0, 0),) * 2 + ((1, 1),), constant_values=NO_ROW)
-        return eqx.tree_at(lambda c: c.order, cohort, order)
-
-    got = here.run(widen, algorithm=algorithm)
+    if hold_at_once(here):
+        return
+    got = here.run(widen, algorithm=here.build(quiet_loss, WIDE))
     assert_same(got, here.expected_quiet, what="With more empty places in each batch")
-
-
-# One has no examples; the other has, and no full batch of them.
-SILENT = tuple(i for i, n in enumerate(SIZES) if n in (0, 7))
-
-
-def _silence(cohort: Cohort) -> Cohort:
-    """The cohort in which these take no step."""
-    silent = jnp.isin(cohort.index, jnp.asarray(SILENT))
-    stop = jnp.where(silent, cohort.start, cohort.stop)
-    return eqx.tree_at(lambda c: c.stop, cohort, stop)
 
 
 @law
@@ -83,7 +59,7 @@ def silent_clients(here: Setup) -> None:
         s = dataclasses.replace(s, clients=keep)
         return s, metrics
 
-    got, expected = here.run(_silence), here.run(lambda c: remove(_silence(c)))
+    got, expected = here.run(silence), here.run(lambda c: remove(silence(c)))
     what = "With clients that take no step"
     assert_same(others(got), others(expected), what=what)
 
@@ -96,10 +72,12 @@ def absent_messages(here: Setup) -> None:
     `jnp.where(weight > 0, x, 0)` before anything is multiplied or compared: zero times
     NaN is not zero.
     """
+    if hold_at_once(here):
+        return
     (after, metrics), _ = _spoiled(here)
     got = after, {n: x for n, x in metrics.items() if not n.startswith("ledger_")}
     what = "With NaN in the messages of weight 0"
-    assert_same(got, here.run(lambda c: quiet(_silence(c))), what=what)
+    assert_same(got, here.run(lambda c: quiet(silence(c))), what=what)
 
 
 @law
@@ -109,6 +87,8 @@ def ledger(here: Setup) -> None:
     A step reports the bits of all its passes: `add_bits(last.metrics, first.metrics)`;
     to what it counts by itself it adds `clients.bits(name, each)`.
     """
+    if hold_at_once(here):
+        return
     (_, metrics), counted = _spoiled(here)
     got, number = int(metrics[UP]), counted[1]
     assert got == number, (
@@ -127,71 +107,12 @@ def _spoiled(here: Setup) -> tuple[Result, Counter[int]]:
     """What two laws look at: the result with NaN in the messages of weight 0, and the
     bits that were sent in each round."""
     if here.spoiled is None:
-        sent: Counter[int] = Counter()
-
-        def note(round: Array, digits: Array) -> None:
-            bits = eqx.tree_at(lambda b: b.digits, Bits(0), np.asarray(digits))
-            sent[int(round)] += int(bits)
-
-        algorithm = _Spoiled(here.quiet, note)
-        result = here.run(lambda c: quiet(_silence(c)), algorithm=algorithm)
+        sent = Sent()
+        algorithm = Spoiled(here.quiet, sent)
+        result = here.run(lambda c: quiet(silence(c)), algorithm=algorithm)
         jax.effects_barrier()
-        here.spoiled = result, sent
+        here.spoiled = result, sent.bits
     return here.spoiled
-
-
-class _Spoiled(_AbstractWithItsState):
-    """The same algorithm, whose messages of weight 0 are NaN on their way to the
-    aggregator, in every pass, of each of which it notes the bits."""
-
-    algorithm: AbstractAlgorithm
-    note: Callable[[Array, Array], None]
-
-    def __init__(
-        self, algorithm: AbstractAlgorithm, note: Callable[[Array, Array], None]
-    ):
-        self.algorithm, self.note = algorithm, note
-
-    def begin(self, params, *, num_clients, key):
-        return self.algorithm.begin(params, num_clients=num_clients, key=key)
-
-    def step(self, state, clients, *, key):
-        def run(work: Pass, *rest: Any) -> tuple[PyTree, PyTree]:
-            aggregator = _SpoilsAbsent(work.aggregator)
-            work = dataclasses.replace(work, aggregator=aggregator)
-            (encoded, metrics), states = run_pass(work, *rest)
-            # A pass may lie inside of a loop, which no traced number leaves.
-            jax.debug.callback(self.note, work.round, metrics[UP].digits)
-            return (encoded, metrics), states
-
-        # As a `Ledger` asks.
-        clients = dataclasses.replace(clients, _run=run, _ledger=clients.index)
-        return self.algorithm.step(state, clients, key=key)
-
-
-class _SpoilsAbsent(AbstractAggregator):
-    """Makes NaN of what is in a message of weight 0, before another sees it."""
-
-    aggregator: AbstractAggregator
-
-    @property
-    def gathers(self):
-        return self.aggregator.gathers
-
-    def init(self, payload):
-        return self.aggregator.init(payload)
-
-    def encode(self, message, state, *, key):
-        def spoil(x: Array) -> Array:
-            known = jnp.issubdtype(x.dtype, jnp.inexact)
-            return jnp.where(message.weight > 0, x, jnp.nan) if known else x
-
-        payload, stats = jtu.tree_map(spoil, (message.payload, message.stats))
-        message = Message(payload, message.weight, stats)
-        return self.aggregator.encode(message, state, key=key)
-
-    def decode(self, encoded, state, *, key):
-        return self.aggregator.decode(encoded, state, key=key)
 
 
 @law

@@ -13,10 +13,10 @@ from jaxtyping import Array
 
 from .._cohort import Cohort, NO_ROW
 from .._executor import Executor
-from .._round import State
 from .._round.step import round_step
 from .._training import rounds
 from .._tree import tree_row
+from ._at_once import BLOCKS, hold_at_once, scaled, two_experiments
 from ._claim import assert_same, law
 from ._clients import law_loader, SIZES
 from ._setup import (
@@ -29,10 +29,6 @@ from ._setup import (
     slots_of,
     with_slots,
 )
-
-
-# As many slots as there are clients, and two more that are run and empty.
-BLOCKS = Executor(block_size=4)
 
 
 @law
@@ -70,41 +66,27 @@ def empty_slots(here: Setup) -> None:
 @law
 def block_size(here: Setup) -> None:
     """How many clients run side by side does not matter."""
-    if not _both_hold(here):
-        got = here.run(algorithm=here.quiet, executor=BLOCKS)
-        assert_same(got, here.expected_quiet, what="In blocks of 4")
+    if hold_at_once(here):
+        return
+    got = here.run(algorithm=here.quiet, executor=BLOCKS)
+    assert_same(got, here.expected_quiet, what="In blocks of 4")
 
 
 @law
 def rounds_per_call(here: Setup) -> None:
     """How many rounds one call runs does not matter."""
-    if not _both_hold(here):
-        got = _in_one_call(here, Executor())
-        assert_same(got, here.expected_quiet, what="With two rounds in one call")
-
-
-def _both_hold(here: Setup) -> bool:
-    """Whether the last two laws hold at once: one program says so, and only if not is
-    each tried by itself."""
-    try:
-        got = _in_one_call(here, BLOCKS)
-        assert_same(got, here.expected_quiet, what="")
-    except Exception:  # noqa: BLE001 (it comes again)
-        return False
-    return True
-
-
-def _in_one_call(here: Setup, executor: Executor) -> Result:
+    if hold_at_once(here):
+        return
     ((state, metrics),) = rounds(
         here.quiet,
         here.state,
         here.loader,
         num_rounds=2,
         key=jr.key(KEY),
-        executor=executor,
         rounds_per_call=2,
     )
-    return state, {name: x[-1] for name, x in metrics.items()}
+    got = state, {name: x[-1] for name, x in metrics.items()}
+    assert_same(got, here.expected_quiet, what="With two rounds in one call")
 
 
 @law
@@ -137,11 +119,11 @@ def differentiable(here: Setup) -> None:
 
     @eqx.filter_value_and_grad
     def value_and_slope(scale: Array, algorithm, state, cohort) -> Array:
-        executor, state = Executor(differentiable=True), _scaled(state, scale)
+        executor, state = Executor(differentiable=True), scaled(state, scale)
         return look(round_step(algorithm, state, cohort, jr.key(KEY), executor))
 
     def value(scale: Array) -> Array:
-        state = _scaled(begun, scale)
+        state = scaled(begun, scale)
         return look(here.algorithm.round(state, cohort, key=jr.key(KEY)))
 
     one, step = jnp.asarray(1.0), 1e-2
@@ -250,23 +232,19 @@ def resume(here: Setup) -> None:
 @law
 def sweep(here: Setup) -> None:
     """Many experiments under `eqx.filter_vmap` are those experiments one by one."""
+    if hold_at_once(here):
+        return
     cohort = quiet(here.cohort(0))
-    keys, scales = jr.split(jr.key(KEY)), jnp.asarray([1.0, 0.9])
+    keys, scales = two_experiments()
 
     @eqx.filter_vmap(in_axes=(None, None, None, 0, 0))
     def experiments(algorithm, state, cohort, scale, key):
-        state = _scaled(state, scale)
+        state = scaled(state, scale)
         return round_step(algorithm, state, cohort, key, Executor())
 
     got = quickly(experiments)(here.quiet, here.state, cohort, scales, keys)
     for i in range(2):
         one = tree_row(got, i)
-        state = _scaled(here.state, scales[i])
+        state = scaled(here.state, scales[i])
         expected = here.algorithm.round(state, cohort, key=keys[i])
         assert_same(one, expected, what="Under `eqx.filter_vmap`")
-
-
-def _scaled(state: State, scale: Array) -> State:
-    """The state with its model's params multiplied."""
-    params = jtu.tree_map(lambda x: x * scale.astype(x.dtype), state.params)
-    return eqx.tree_at(lambda s: s.params, state, params)

@@ -106,12 +106,15 @@ class Setup:
     """The key and the number of each example that the loss was given in them."""
     spoiled: tuple[Result, Counter[int]] | None
     """What one law has had computed for another: see `ledger`."""
+    at_once: bool | None
+    """Whether some laws hold at once, if that was tried: see `hold_at_once`."""
 
     def __init__(
         self, make: Make, model: LawModel | None = None, roles: Roles | None = None
     ):
         self.make = make
-        self.traces, self.visits, self.spoiled = [], [], None
+        self.traces, self.visits = [], []
+        self.spoiled, self.at_once = None, None
         self._count, self._listens = 0, False
 
         def visit(key: ArrayLike, number: ArrayLike) -> None:
@@ -219,6 +222,7 @@ class Setup:
         loader: Callable[[int], Cohort] | None = None,
         state: State | None = None,
         start: int = 0,
+        key: PRNGKeyArray | None = None,
         place: Callable[[Any], Any] = lambda x: x,
         bits: bool = False,
     ) -> Result:
@@ -236,7 +240,8 @@ class Setup:
             algorithm, step = self.algorithm, compiled_round
         else:
             step = compiled_round if bits else quickly(round_step)
-        algorithm, state, key = place((algorithm, state, jr.key(KEY)))
+        key = jr.key(KEY) if key is None else key
+        algorithm, state, key = place((algorithm, state, key))
         metrics = {}
         for number in range(start, 2):
             cohort = change(loader(number))
