@@ -10,7 +10,8 @@ import pytest
 
 import equifed as eqf
 from equifed import testing
-from equifed.testing._setup import shared
+from equifed.testing._at_once import AT_ONCE, hold_at_once
+from equifed.testing._setup import setup, shared
 
 from .algorithms import Adapted, ALGORITHMS, OF_ADAPTERS
 from .broken import BROKEN
@@ -117,6 +118,10 @@ def test_law(name, law):
             testing.LAWS[law](ALL[name])
     else:
         testing.LAWS[law](ALL[name])
+    if law == "sweep":
+        # Nor was any of them compiled for by itself.
+        broken = any((name, x) in DOES_NOT_HOLD for x in AT_ONCE)
+        assert hold_at_once(setup(ALL[name])) is not broken
 
 
 # Two passes, compiled as users' programs are; `test_bits.py` has those of one.

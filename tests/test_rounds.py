@@ -89,7 +89,8 @@ def test_going_on_in_the_middle_of_a_call():
     assert first + rest == losses
 
 
-def test_one_trace_for_all_calls():
+def traced(rounds_per_call):
+    """How often the loss has been traced after each call."""
     traces = []
 
     def loss(model, example, key):
@@ -99,13 +100,16 @@ def test_one_trace_for_all_calls():
     algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
     loader = eqf.data.Loader(DATASET, eqf.data.AllClients(), BATCHING)
     state = algorithm.init(testing.Linear(), num_clients=len(DATASET))
-    counts = []
-    for _ in eqf.rounds(
-        algorithm, state, loader, num_rounds=8, key=KEY, rounds_per_call=3
-    ):
-        counts.append(len(traces))
+    how = {"num_rounds": 8, "key": KEY, "rounds_per_call": rounds_per_call}
+    return [len(traces) for _ in eqf.rounds(algorithm, state, loader, **how)]
+
+
+def test_one_trace_for_all_calls():
+    counts = traced(rounds_per_call=3)
     assert len(counts) == 3
     assert len(set(counts)) == 1
+    # Nor is a loop over rounds traced more often than one round.
+    assert counts[0] == traced(rounds_per_call=1)[0]
 
 
 def train(folder, rounds_per_call):

@@ -25,6 +25,7 @@ from .._cohort import Cohort, Cohorts
 from .._compiled import compiled, FlatTree
 from .._executor import Executor
 from .._interrupt import uninterrupted
+from .._loop import traced_once
 from .._round.apart import one_round_apart, runs_apart, several_rounds_apart
 from .._round.check import check_round
 from .._round.state import State
@@ -55,7 +56,7 @@ def several_rounds(
     def one(arrays, cohort):
         return one_round(fixed, start.build(arrays), cohort)
 
-    metrics = jax.eval_shape(one, start.arrays, cohorts[0])[1]
+    one, (_, metrics) = traced_once(one, start.arrays, cohorts[0])
     size = cohorts.num_rounds
     metrics = jtu.tree_map(
         lambda x: jax.ShapeDtypeStruct((size, *x.shape), x.dtype), metrics

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Key
 
 from .._bits import DOWN, EACH, UP
 from .._cohort import Cohort, Cohorts, NO_ROW
@@ -44,14 +45,17 @@ def scaled(state: State, scale: Array) -> State:
     return eqx.tree_at(lambda s: s.params, state, params)
 
 
-def two_experiments() -> tuple[PRNGKeyArray, Array]:
+def two_experiments() -> tuple[Key[Array, " 2"], Float[Array, " 2"]]:
     """The keys of two, and what each multiplies its model by."""
     return jr.split(jr.key(KEY)), jnp.asarray([1.0, 0.9])
 
 
+AT_ONCE = ("empty_places", "absent_messages", "ledger")
+AT_ONCE += ("block_size", "rounds_per_call", "sweep")
+
+
 def hold_at_once(here: Setup) -> bool:
-    """Whether `empty_places`, `absent_messages`, `ledger`, `block_size`,
-    `rounds_per_call` and `sweep` hold."""
+    """Whether all of these hold."""
     if here.at_once is None:
         try:
             _check_at_once(here)
@@ -95,10 +99,7 @@ def _check_at_once(here: Setup) -> None:
 
 
 def _stacked(cohorts: list[Cohort]) -> Cohorts:
-    def stack(name: str) -> Array:
-        return jtu.tree_map(
-            lambda *x: jnp.stack(x), *(getattr(c, name) for c in cohorts)
-        )
-
     names = ("order", "start", "stop", "first", "num_examples", "index", "info")
-    return Cohorts(cohorts[0].examples, pooled=False, **{n: stack(n) for n in names})
+    plans = [{name: getattr(c, name) for name in names} for c in cohorts]
+    plan = jtu.tree_map(lambda *x: jnp.asarray(np.stack(x)), *plans)
+    return Cohorts(cohorts[0].examples, pooled=False, **plan)
