@@ -21,8 +21,8 @@ from equifed import deploy
 from equifed.deploy._arrays import check_arrays, from_wire, to_wire, wire_kind
 from equifed.deploy._memory import FolderMemory
 from equifed.deploy._same import made_of, unlike
+from equifed.testing._losses import plain_loss
 from equifed.testing._problems import law_roles, Linear, ragged_clients
-from equifed.testing._setup import plain_loss
 
 from .algorithms import ALGORITHMS
 from .deployed import InProcess, Node

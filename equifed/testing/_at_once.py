@@ -24,8 +24,9 @@ from .._stepper.stepper import several_rounds
 from .._tree import tree_row
 from ..data import Epochs
 from ._claim import assert_same
-from ._setup import BATCHING, KEY, quickly, quiet, quiet_loss, Setup
-from ._spoiled import Sent, silence, Spoiled
+from ._losses import quiet_loss
+from ._setup import BATCHING, KEY, quickly, quiet, Setup
+from ._spoiled import Sent, silence, spoiled
 
 
 # As many slots as there are clients, and two more that are run and empty.
@@ -77,7 +78,7 @@ def _check_at_once(here: Setup) -> None:
         return dataclasses.replace(after, rest=state.rest), metrics
 
     sent, cohorts = Sent(), [quiet(silence(here.cohort(i))) for i in range(2)]
-    algorithm = Spoiled(here.build(quiet_loss, WIDE), sent)
+    algorithm = spoiled(here.build(quiet_loss, WIDE), sent)
     keys, scales = two_experiments()
     state, metrics = quickly(swept)(
         algorithm, here.state, _stacked([widen(c) for c in cohorts]), scales, keys

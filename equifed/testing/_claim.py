@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._roles import Roles
-from ._setup import LawModel, Make, Setup, setup
+from ._losses import LawModel
+from ._setup import Make, Setup, setup
 
 
 Law = Callable[..., None]  # of `make`, and of a model and its roles

@@ -18,8 +18,9 @@ from .._cohort import Cohort, NO_CLIENT
 from ._at_once import hold_at_once, WIDE, widen
 from ._claim import assert_same, law
 from ._clients import SIZES
-from ._setup import KEY, quiet, quiet_loss, Result, Setup
-from ._spoiled import Sent, silence, SILENT, Spoiled
+from ._losses import quiet_loss
+from ._setup import KEY, quiet, Result, Setup
+from ._spoiled import Sent, silence, SILENT, spoiled
 
 
 @law
@@ -108,7 +109,7 @@ def _spoiled(here: Setup) -> tuple[Result, Counter[int]]:
     bits that were sent in each round."""
     if here.spoiled is None:
         sent = Sent()
-        algorithm = Spoiled(here.quiet, sent)
+        algorithm = spoiled(here.quiet, sent)
         result = here.run(lambda c: quiet(silence(c)), algorithm=algorithm)
         jax.effects_barrier()
         here.spoiled = result, sent.bits

@@ -27,6 +27,7 @@ from ._counting import (
     silent_clients,
 )
 from ._keys import key_reuse, keys
+from ._losses import LawModel
 from ._running import (
     block_size,
     devices,
@@ -40,7 +41,7 @@ from ._running import (
     streamed,
     sweep,
 )
-from ._setup import LawModel, Make, shared
+from ._setup import Make, shared
 
 
 # Those first that can do with one program.

@@ -17,10 +17,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jax.tree_util as jtu
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
 from .._check import check_kind
@@ -33,41 +32,18 @@ from .._types import Loss
 from .._words import shown
 from ..data import AbstractBatching, Epochs, Loader
 from ._clients import law_loader, SIZES
+from ._losses import LawModel, plain_loss, quiet_loss
 from ._problems import law_roles, Linear
 
 
 T = TypeVar("T")
 Make = Callable[[Loss, AbstractBatching], AbstractAlgorithm]
-LawModel = Callable[[Float[Array, " 3"]], Float[Array, ""]]
 Change = Callable[[Cohort], Cohort]
 Result = tuple[State, dict[str, Any]]
 
 BATCHING = Epochs(2, batch_size=4)
 SLOTS = len(SIZES) + 2  # Nobody sits in the last two.
 KEY = 1
-
-
-def quiet_loss(
-    model: LawModel, example: dict[str, Array], key: PRNGKeyArray
-) -> tuple[Array, dict[str, Array]]:
-    """A squared error, and the target as a metric whose mean is known."""
-    del key
-    return _loss(model, example, 0.0)
-
-
-def plain_loss(
-    model: LawModel, example: dict[str, Array], key: PRNGKeyArray
-) -> tuple[Array, dict[str, Array]]:
-    """The same with noise from the key, as much as the example says."""
-    noise = jr.normal(key)
-    return _loss(model, example, example["noise"].astype(noise.dtype) * noise)
-
-
-def _loss(model: LawModel, example: dict[str, Array], noise: Array | float):
-    dtype = jtu.tree_leaves(eqx.filter(model, eqx.is_inexact_array))[0].dtype
-    x, y, noise = (jnp.asarray(z, dtype) for z in (example["x"], example["y"], noise))
-    error = model(x) + noise - y
-    return error**2 / 2, {"y": example["y"]}
 
 
 def same(cohort: Cohort) -> Cohort:

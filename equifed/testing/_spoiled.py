@@ -45,10 +45,15 @@ class Sent:
         self.bits[int(round)] += int(bits)
 
 
-class Spoiled(_AbstractWithItsState):
+def spoiled(
+    algorithm: AbstractAlgorithm, note: Callable[[Array, Array], None]
+) -> AbstractAlgorithm:
     """The same algorithm, whose messages of weight 0 are NaN on their way to the
     aggregator, in every pass, of each of which it notes the bits."""
+    return _Spoiled(algorithm, note)
 
+
+class _Spoiled(_AbstractWithItsState):
     algorithm: AbstractAlgorithm
     note: Callable[[Array, Array], None]
 
