@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding, SingleDeviceSharding
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from .._algorithm import AbstractAlgorithm
@@ -164,7 +164,7 @@ class Setup:
     @functools.cached_property
     def expected_in_order(self) -> Result:
         """The same where sums are ordered."""
-        device = jax.devices()[0]
+        device = SingleDeviceSharding(jax.devices()[0])
         return self.run(
             lambda cohort: placed(cohort, device),
             algorithm=self.plain,
@@ -217,15 +217,15 @@ class Setup:
         else:
             step = compiled_round if bits else quickly(round_step)
         key = jr.key(KEY) if key is None else key
-        algorithm, state, key = place((algorithm, state, key))
+        method, after, root = place((algorithm, state, key))
         metrics = {}
         for number in range(start, 2):
             cohort = change(loader(number))
-            state, metrics = step(algorithm, state, cohort, key, executor)
-        return state, metrics
+            after, metrics = step(method, after, cohort, root, executor)
+        return after, metrics
 
 
-def placed(tree: T, where: jax.Device | NamedSharding) -> T:
+def placed(tree: T, where: Sharding) -> T:
     """The same with its arrays on a device, or over some."""
     arrays, rest = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.device_put(arrays, where), rest)
