@@ -111,6 +111,11 @@ DOES_NOT_HOLD = {
 }
 
 
+# Of these it is known whether six laws hold at once: where they do not, each is tried.
+LOOKED_AT = {"FedAvg-adam", "Scaffold-1", "Mime", "FedNTD", "FedExLoRA", "HetLoRA"}
+LOOKED_AT |= {"FedSophia", "PowerOfChoice", "FLTrust"}
+
+
 @pytest.mark.parametrize("law", testing.LAWS)
 def test_law(name, law):
     if (name, law) in DOES_NOT_HOLD:
@@ -118,7 +123,7 @@ def test_law(name, law):
             testing.LAWS[law](ALL[name])
     else:
         testing.LAWS[law](ALL[name])
-    if law == "sweep":
+    if law == "sweep" and name in LOOKED_AT:
         # Nor was any of them compiled for by itself.
         broken = any((name, x) in DOES_NOT_HOLD for x in AT_ONCE)
         assert hold_at_once(setup(ALL[name])) is not broken
