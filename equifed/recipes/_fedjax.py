@@ -154,8 +154,9 @@ RECIPES = (
         source=_OLD_FLAGS.format("SHAKESPEARE_CHARACTER"),
         sources={"batching": _EPOCH},
         without=_NONE,
-        notes="The ends of texts are not counted in the accuracy, and no character is "
-        "left out of it; FedJAX's model and its data have other numbers for them.",
+        notes="The ends of texts are not counted in `accuracy`, nor are unknown "
+        "characters, which are mistakes in FedJAX's `accuracy_in_vocab`; no character "
+        "is left out of them. FedJAX's model and its data have other numbers for them.",
     ),
     Recipe(
         name="fedjax-stackoverflow-word",
@@ -173,7 +174,9 @@ RECIPES = (
         source=_FLAGS.format("STACKOVERFLOW_WORD", "a94a5761"),
         without=_NONE,
         notes="At most 500 steps of 16 examples are at most 8,000 examples, which are "
-        "here the same ones in every round. The loss is one over a sequence's length.",
+        "here the same ones in every round. The loss of a sentence is divided by 13.3, "
+        "as fedjax/training/tasks.py (62acaf52) has it. Unknown words do not count in "
+        "`accuracy`; in `accuracy_in_vocab` they are mistakes, as in FedJAX's.",
     ),
     Recipe(
         name="fedjax-cifar100-logistic",

@@ -1,59 +1,24 @@
 """The tasks of texts: the next character of Shakespeare, the next word of Stack
 Overflow."""
 
-import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from .._measures import Perplexity, token_accuracy, token_cross_entropy
 from ..data import from_fedjax_sqlite, from_tff_sqlite, sets, Vocabulary
 from ..models import LanguageLSTM, LanguageTransformer
 from ._images import licence_of
+from ._next_token import (
+    as_fedjax,
+    as_fedjax_words,
+    NextToken,
+    of_all,
+    of_known,
+    of_words,
+)
 from ._task import Data, Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NextToken:
-    """The loss of a sequence, over its length, and the metrics of its tokens.
-
-    **Arguments:**
-
-    - `blocked`: tokens that are never foretold, when accuracy is measured.
-    - `masked`: targets that do not count there.
-    """
-
-    masked: tuple[int, ...]
-    blocked: tuple[int, ...]
-
-    def logits(self, model, example, key):
-        return model(example["x"], key=key)
-
-    def loss(self, model, example, key):
-        logits = self.logits(model, example, key)
-        tokens = token_cross_entropy(logits, example["y"])
-        return tokens.total / example["y"].size, {"token_loss": tokens}
-
-    def metrics(self, model, example, key):
-        logits, y = self.logits(model, example, key), example["y"]
-        return {
-            "loss": token_cross_entropy(logits, y),
-            "accuracy": token_accuracy(
-                logits, y, masked=self.masked, blocked=self.blocked
-            ),
-            "perplexity": Perplexity(logits, y),
-            "accuracy_no_eos": token_accuracy(logits, y, masked=self.masked[:2]),
-        }
-
-    def parts(self) -> dict[str, Any]:
-        """What a task has of it; what is said of one label does not fit a sequence."""
-        return {"loss": self.loss, "metrics": self.metrics, "label": "y"}
-
-
-def _next_token(vocabulary: Vocabulary) -> NextToken:
-    v = vocabulary
-    return NextToken(masked=(v.pad, v.eos, *v.oov), blocked=tuple(v.special))
 
 
 def local_files(
@@ -77,14 +42,14 @@ STACKOVERFLOW = ("stackoverflow.sqlite",)
 NUM_WORDS = 10_000
 
 
-def _shakespeare(folder: pathlib.Path | None) -> Data:
-    paths = local_files("shakespeare-character", folder, *_SHAKESPEARE)
+def _shakespeare(task: str, folder: pathlib.Path | None) -> Data:
+    paths = local_files(task, folder, *_SHAKESPEARE)
     train, test = (sets.character_chunks(from_fedjax_sqlite(p)) for p in paths)
     return train, {"test": test}
 
 
-def _stackoverflow(folder: pathlib.Path | None) -> Data:
-    (path,) = local_files("stackoverflow-word", folder, *STACKOVERFLOW)
+def _stackoverflow(task: str, folder: pathlib.Path | None) -> Data:
+    (path,) = local_files(task, folder, *STACKOVERFLOW)
     train, test = (
         from_tff_sqlite(path, split=split, columns=["tokens"])
         for split in ("train", "test")
@@ -106,42 +71,77 @@ def _characters(key: PRNGKeyArray) -> LanguageLSTM:
     return LanguageLSTM.shakespeare(key=key)
 
 
+def _characters_plainly(key: PRNGKeyArray) -> LanguageLSTM:
+    return LanguageLSTM.shakespeare(extra_tanh=False, key=key)
+
+
 def _words(key: PRNGKeyArray) -> LanguageLSTM:
     return LanguageLSTM.stackoverflow(key=key)
+
+
+def _words_plainly(key: PRNGKeyArray) -> LanguageLSTM:
+    return LanguageLSTM.stackoverflow(extra_tanh=False, key=key)
 
 
 def _transformer(key: PRNGKeyArray) -> LanguageTransformer:
     return LanguageTransformer.stackoverflow(key=key)
 
 
-# The numbers of the special ones are the same for every vocabulary of this size.
-_OF_WORDS = NextToken(masked=(0, 2, NUM_WORDS + 3), blocked=(0, 1, 2, NUM_WORDS + 3))
+_UNKNOWN = Vocabulary.shakespeare().oov
+# The same for every vocabulary of this size.
+_UNKNOWN_WORDS = (NUM_WORDS + 3,)
+# What FedJAX's task takes for the length of a sentence: fedjax/training/tasks.py
+# (62acaf52) of google/fedjax.
+EXPECTED_LENGTH = 13.3
+
+
+def _of_shakespeare(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        **licence_of("shakespeare"),
+        "data": "FedJAX's Shakespeare, of LEAF",
+        "partition": "by role",
+        "files": " and ".join(_SHAKESPEARE) + ", of FedJAX",
+        "reads": functools.partial(_shakespeare, name),
+    }
+
+
+def _of_stackoverflow(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        **licence_of("stackoverflow"),
+        "partition": "by user",
+        "files": STACKOVERFLOW[0] + ", of TensorFlow Federated",
+        "reads": functools.partial(_stackoverflow, name),
+    }
+
+
 TASKS = (
     Task(
-        name="shakespeare-character",
         make=_characters,
-        **{**licence_of("shakespeare"), "data": "FedJAX's Shakespeare, of LEAF"},
-        partition="by role",
-        files=" and ".join(_SHAKESPEARE) + ", of FedJAX",
-        reads=_shakespeare,
-        **_next_token(Vocabulary.shakespeare()).parts(),
+        **_of_shakespeare("shakespeare-character"),
+        **NextToken(oov=_UNKNOWN, accuracies=as_fedjax).parts(),
     ),
     Task(
-        name="stackoverflow-word",
+        make=_characters_plainly,
+        **_of_shakespeare("shakespeare-lstm"),
+        **NextToken(oov=_UNKNOWN, accuracies=of_all).parts(),
+    ),
+    Task(
         make=_words,
-        **licence_of("stackoverflow"),
-        partition="by user",
-        files=STACKOVERFLOW[0] + ", of TensorFlow Federated",
-        reads=_stackoverflow,
-        **_OF_WORDS.parts(),
+        **_of_stackoverflow("stackoverflow-word"),
+        **NextToken(
+            oov=_UNKNOWN_WORDS, accuracies=as_fedjax_words, over=EXPECTED_LENGTH
+        ).parts(),
     ),
     Task(
-        name="stackoverflow-transformer",
+        make=_words_plainly,
+        **_of_stackoverflow("stackoverflow-lstm"),
+        **NextToken(oov=_UNKNOWN_WORDS, accuracies=of_words).parts(),
+    ),
+    Task(
         make=_transformer,
-        **licence_of("stackoverflow"),
-        partition="by user",
-        files=STACKOVERFLOW[0] + ", of TensorFlow Federated",
-        reads=_stackoverflow,
-        **_OF_WORDS.parts(),
+        **_of_stackoverflow("stackoverflow-transformer"),
+        **NextToken(oov=_UNKNOWN_WORDS, accuracies=of_known).parts(),
     ),
 )
