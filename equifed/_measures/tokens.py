@@ -73,6 +73,9 @@ def token_accuracy(
         eqf.token_accuracy(logits, y, masked=(v.pad, v.eos, *v.oov), blocked=v.special)
         ```
 
+        FedJAX's `accuracy_in_vocab` is another number: it masks padding and the end
+        alone, `masked=(v.pad, v.eos)`, so that an unknown word is always a mistake.
+
     **Arguments:** as those of [`equifed.token_cross_entropy`][], and
 
     - `blocked`: tokens that are never guessed, whatever their logits.
