@@ -1,5 +1,7 @@
 """The tasks of texts: losses and metrics are those of their sources, in NumPy."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -41,7 +43,7 @@ def foretold(name):
 
 def measured(name):
     logits, y, oov = foretold(name)
-    task = recipes.task(name)
+    task: Any = recipes.task(name)
 
     def of(logits, y):
         def model(x, *, key):
