@@ -137,7 +137,8 @@ class Asynchronous(AbstractAsynchronous):
     A message that is staler than `max_staleness`, or than the server's first version,
     is dropped: its client is not trained, and counts as absent. The metrics gain
     `staleness`, the mean over the messages, and `too_stale`, the number of those
-    dropped. A client is sent one model, whatever the server keeps.
+    dropped, which `bits_up` and `bits_down` do not count. A client is sent one model,
+    whatever the server keeps.
 
     The server keeps `max_staleness` models beside its own. What clients keep (FedVARP's
     last change) is what they had kept when their message arrived.
