@@ -306,11 +306,18 @@ def test_who_takes_an_aggregator_and_who_a_server_optimiser():
     of_adapters = {"FedExLoRA", "FLoRA", "FlexLoRA", "HetLoRA", "RoLoRA"}
     others = {"FedEP", "FedExP", "FedProto", "FLTrust", "LocalOnly", "StreamingDiLoCo"}
     assert none == others | of_adapters
+    # As the README has it: two more take only a mean.
+    readme = PAGES[0].read_text("utf-8")
+    first, second = re.findall(
+        r"All but (`[^:.]*?`)\s+and the five\s+of adapters", readme
+    )
+    assert set(re.findall(r"`(\w+)`", first)) == others | {"IFCA", "HypCluster"}
     server = ("server_optim", "server_learning_rate")
     none = {name for name, x in takes.items() if not any(word in x for word in server)}
     without = {"FedACG", "FedDC", "FedDyn", "FedEP", "FedExP", "FedSpeed", "IFCA"}
     without |= {"FedLin", "FedSMOO", "Scaffnew", "LocalOnly", "FedProto", "QFedAvg"}
     assert none == {"MIFA", "FedAsync"} | without | of_adapters
+    assert set(re.findall(r"`(\w+)`", second)) == none - of_adapters
     # As docs/choosing.md has it.
     weighted = {
         "AFL",

@@ -35,7 +35,7 @@ class FedPer(AbstractOnePass):
 
         ```python
         roles = eqf.roles(model, personal=lambda m: m.layers[-1])
-        eqf.train(eqf.FedPer(loss, optim, batching), model, loader, roles=roles, ...)
+        eqf.train(eqf.FedPer(loss, optim, batching), model, loader, ..., roles=roles)
         ```
 
     ??? cite "Reference"

@@ -110,15 +110,12 @@ def run_device(
     assert size != "auto"
     num_slots = cohort.index.shape[0]
     num_blocks = -(-num_slots // size)
+    # The last block is whole, too: XLA would move one that reached beyond the slots
+    # back, onto slots that were run.
     fill = num_blocks * size - num_slots
-
-    def padded(x: Array, value: int = 0) -> Array:
-        pads = ((0, fill), *[(0, 0)] * (x.ndim - 1))
-        return jnp.pad(x, pads, constant_values=value) if fill else x
-
     plan = (cohort.start, cohort.stop, cohort.first, cohort.num_examples, cohort.info)
-    plan, states = jtu.tree_map(padded, (plan, states))
-    index = padded(cohort.index, NO_CLIENT)
+    plan, states = jtu.tree_map(lambda x: _padded(x, fill), (plan, states))
+    index = _padded(cohort.index, fill, NO_CLIENT)
 
     def one(plan: Any, index: Array, state: ClientState) -> Any:
         start, stop, first, num_examples, info = plan
@@ -147,11 +144,14 @@ def run_device(
         summand, new_states = block(b, states)
         if keep:
             kept = _write(kept, summand, b * size)
-        else:
+        else:  # By itself `sum` widens small integers; a loop's carry keeps its type.
             total = jtu.tree_map(lambda t, x: t + x.sum(0, x.dtype), total, summand)
         return total, kept, _write(states, new_states, b * size)
 
+    # A number of the cohort, not of the program: cohorts of all sizes share that.
     count = (_used(index != NO_CLIENT) + size - 1) // size
+    # The loop begins with zeros of what a block gives, so one is traced before it, and
+    # that trace is what it runs.
     block, (summand, _) = traced_once(block, jnp.zeros_like(count), states)
     carry = (
         None if keep else tree_zeros_like(resized(summand, ())),
@@ -169,6 +169,11 @@ def _used(present: Bool[Array, " slots"]) -> Int[Array, ""]:
     """How many slots there are up to the last that is not empty: as the empty ones come
     last, they are not run at all."""
     return jnp.max(jnp.where(present, jnp.arange(1, present.size + 1), 0))
+
+
+def _padded(x: Array, fill: int, value: int = 0) -> Array:
+    pads = ((0, fill), *[(0, 0)] * (x.ndim - 1))
+    return jnp.pad(x, pads, constant_values=value) if fill else x
 
 
 def only_if(condition: Array, x: PyTree) -> PyTree:

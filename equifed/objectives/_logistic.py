@@ -1,4 +1,4 @@
-r"""Logistic regression, and Newton's method, which finds its minimum.
+r"""Logistic regression, whose minimum Newton's method finds.
 
 With labels $y \in \{0, 1\}$ and the sign $s = 2y - 1$ the loss $\log(1 + e^z) - y z$ is
 $\log(1 + e^{-s z})$. It is computed in the second form: the first is a difference of

@@ -37,7 +37,7 @@ class Audit:
         ```python
         audit = eqf.privacy.Audit(dataset, num_canaries=200)
         plan = eqf.privacy.PrivacyPlan(
-            sampler, mechanism, num_clients=audit.dataset.num_clients, ...
+            sampler, mechanism, ..., num_clients=audit.dataset.num_clients
         )
         algorithm = audit.algorithm(
             eqf.FedAvg(loss, optim, batching, aggregator=plan.mechanism)
