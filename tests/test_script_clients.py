@@ -64,7 +64,11 @@ def test_of_phone_users_and_patients(run, capsys):
     assert "wisdm_har: 3 of 2 clients" in capsys.readouterr().out
     users = read(out / "wisdm_har", "features", "label")
     assert list(users.client_ids) == ["user03", "user12"]
-    assert users.columns["label"].tolist() == [0, 1, 2]  # in the order of their names
+    assert np.asarray(users.columns["label"]).tolist() == [
+        0,
+        1,
+        2,
+    ]  # in the order of their names
     assert np.array_equal(
         users.columns["features"],
         np.array([[0.5, 2075], [0.04, np.nan], [0.11, -0.2]], np.float32),
@@ -73,7 +77,7 @@ def test_of_phone_users_and_patients(run, capsys):
     patients = read(out / "parkinsons_telemonitoring", "features", "total_updrs")
     assert list(patients.client_ids) == ["subject01", "subject40"]
     assert np.allclose(patients.columns["total_updrs"], [34.398, 34.894, 14.5])
-    assert np.allclose(patients.columns["features"][2], [61, 1, -1.5, 0.3])
+    assert np.allclose(np.asarray(patients.columns["features"])[2], [61, 1, -1.5, 0.3])
 
 
 def test_of_hospitals(run):
@@ -87,9 +91,9 @@ def test_of_hospitals(run):
         run(**{"processed.va.data": last}) / "heart_disease", "features", "label"
     )
     assert tuple(found.client_ids) == names
-    assert found.columns["label"].tolist() == [0, 1, 2, 3]
+    assert np.asarray(found.columns["label"]).tolist() == [0, 1, 2, 3]
     assert found.columns["features"].shape == (4, 13)
-    assert np.isnan(found.columns["features"][:, 2]).all()
+    assert np.isnan(np.asarray(found.columns["features"])[:, 2]).all()
 
 
 def test_of_nothing(run):
