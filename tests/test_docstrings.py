@@ -7,6 +7,7 @@ import inspect
 import pathlib
 import re
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def examples():
                 yield pytest.param(textwrap.dedent(text), id=f"{file.stem}.{name}")
 
 
-def thing_of(node, names):
+def thing_of(node, names) -> Any:
     """What a dotted name stands for; `None` if it is not the library's."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
