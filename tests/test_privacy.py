@@ -587,9 +587,9 @@ def same_after_a_resume(mech, sampler, devices, folder):
     )
     saves = eqf.Checkpointer(folder, every=1)
     run = functools.partial(trained, mech, sampler, executor=eqf.Executor(ordered=True))
-    straight = run(num_rounds=4)
-    run(num_rounds=2, checkpointer=saves)
-    resumed = run(num_rounds=4, checkpointer=saves, mesh=mesh)
+    straight = run(num_rounds=6)
+    run(num_rounds=3, checkpointer=saves)
+    resumed = run(num_rounds=6, checkpointer=saves, mesh=mesh)
     same(straight.model, resumed.model)
     assert straight.history == resumed.history
 
