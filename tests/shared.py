@@ -4,8 +4,10 @@ import contextlib
 import importlib.util
 import pathlib
 
+import equinox as eqx
 import jax
 import jax.monitoring
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,6 +48,16 @@ def line_loss(model, example, key):
     x, y = (example[name].astype(model.bias.dtype) for name in ("x", "y"))
     error = model(x) - y
     return error**2 / 2, {"error": error}
+
+
+def only(cohort, client):
+    """A cohort in which the others have no examples: its shape is the same for all."""
+    mine = np.asarray(cohort.index) == client
+    assert mine.any()
+    where = lambda c: (c.stop, c.num_examples)  # noqa: E731
+    stop = np.where(mine, cohort.stop, cohort.start)
+    left = np.where(mine, cohort.num_examples, 0)
+    return eqx.tree_at(where, cohort, (jnp.asarray(stop), jnp.asarray(left)))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
+from .shared import only
+
 
 SGD = optax.sgd(0.1)
 BATCHING = eqf.data.Epochs(2, batch_size=2)
@@ -38,9 +40,10 @@ def fedavg(**kwargs):
     return eqf.FedAvg(loss, SGD, BATCHING, **kwargs)
 
 
-def one_round(algorithm, clients, model=MODEL, mesh=None, **kwargs):
+def one_round(algorithm, clients, model=MODEL, mesh=None, alone=None, **kwargs):
     state = algorithm.init(model, num_clients=len(SIZES))
     cohort = eqf.data.cohort(DATASET, BATCHING, clients=clients, mesh=mesh)
+    cohort = cohort if alone is None else only(cohort, alone)
     return algorithm.round(state, cohort, key=KEY, **kwargs)
 
 
@@ -48,7 +51,7 @@ def changes(clients):
     """Each client's own, from a round of it alone."""
     rows = []
     for client in clients:
-        state, _ = one_round(fedavg(), [client])
+        state, _ = one_round(fedavg(), clients, alone=client)
         pairs = zip(
             *map(jax.tree.leaves, (state.params, testing.Linear())), strict=True
         )

@@ -16,6 +16,7 @@ from equifed import testing
 from equifed._algorithm.fltrust import _TrustedMean
 from equifed._tree import params_of
 
+from .shared import only
 from .test_stateful import DATA, PAIR, STATEFUL
 
 
@@ -34,10 +35,13 @@ def loss(model, example, key):
 FLTRUST = eqf.FLTrust(loss, SGD, BATCHING, root=ROOT)
 
 
-def one_round(algorithm, clients=None, dataset=DATASET, model=None, **kwargs):
+def one_round(
+    algorithm, clients=None, dataset=DATASET, model=None, *, alone=None, **kwargs
+):
     model = testing.Linear() if model is None else model
     state = algorithm.init(model, num_clients=len(dataset))
     cohort = eqf.data.cohort(dataset, algorithm.batching, clients=clients)
+    cohort = cohort if alone is None else only(cohort, alone)
     return algorithm.round(state, cohort, key=KEY, **kwargs)
 
 
@@ -58,7 +62,7 @@ def trusted(g, root):
 @functools.cache
 def alone(i):
     """What one client would send: FedAvg with nobody else."""
-    return moved(one_round(eqf.FedAvg(loss, SGD, BATCHING), [i])[0])
+    return moved(one_round(eqf.FedAvg(loss, SGD, BATCHING), alone=i)[0])
 
 
 def test_a_round_is_the_papers():
@@ -229,15 +233,16 @@ def test_a_root_beyond_the_population_is_refused():
 
 
 def test_statistics_are_averaged_by_trust():
-    def after(algorithm, clients=None):
+    def after(algorithm, alone=None):
         state = algorithm.init(PAIR, num_clients=4, key=KEY)
-        cohort = eqf.data.cohort(DATA, algorithm.batching, clients=clients)
+        cohort = eqf.data.cohort(DATA, algorithm.batching)
+        cohort = cohort if alone is None else only(cohort, alone)
         state, _ = algorithm.round(state, cohort, key=KEY)
         before, now = (ravel_pytree(x)[0] for x in (params_of(PAIR), state.params))
         numbers = [np.ravel(x) for x in jax.tree.leaves(state.statistics)]
         return now - before, np.concatenate(numbers)
 
-    own = [after(eqf.FedAvg(STATEFUL, SGD, BATCHING), [i]) for i in (0, 1, 3)]
+    own = [after(eqf.FedAvg(STATEFUL, SGD, BATCHING), i) for i in (0, 1, 3)]
     g, statistics = (np.stack(x).astype(np.float64) for x in zip(*own, strict=True))
     got = after(eqf.FLTrust(STATEFUL, SGD, BATCHING, root=0))
     change, trust = trusted(g[1:], g[0])
