@@ -113,7 +113,7 @@ def test_corners(name):
             x, compressor.init(x), key=KEY, round=jnp.asarray(ROUND)
         )
         good = {k: x for k, x in tree.items() if k != "bad"}
-        return run(good), run(tree)
+        return run(good), run({"bad": tree["bad"]})
 
     tree = jtu.tree_map(jnp.asarray, TREE)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
@@ -158,10 +158,10 @@ BITS = {
 @pytest.mark.parametrize("name", BITS)
 def test_bits_by_hand(name):
     compressor, size, bits = BITS[name]
-    x = np.random.default_rng(0).normal(size=size)
-    _, sent = jax.eval_shape(lambda: _once(compressor, jnp.asarray(x), KEY, ROUND))
-    _, sent = once(compressor, x)
-    assert int(sent.bits) == bits
+    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    # They hang on shapes alone: nothing is left to compile.
+    sent = jax.jit(lambda: once(compressor, x)[1].bits)()
+    assert int(sent) == bits
 
 
 def test_bits_of_a_low_rank_matrix():

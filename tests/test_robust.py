@@ -1,6 +1,5 @@
 """Robust aggregators: the papers' equations in NumPy, and what f clients can do."""
 
-import functools
 import itertools
 
 import equinox as eqx
@@ -164,7 +163,7 @@ def test_it_is_the_paper(name):
 
 @pytest.mark.parametrize("name", RULES)
 def test_without_messages_there_is_no_change(name):
-    out, _, _, got = aggregate(RULES[name][0], np.full((9, 5), NAN), np.zeros(9))
+    out, _, _, got = aggregate(RULES[name][0], np.full((10, 5), NAN), np.zeros(10))
     np.testing.assert_array_equal(got, 0.0)
     assert out.count == out.weight == 0
     assert not out.accept
@@ -173,15 +172,15 @@ def test_without_messages_there_is_no_change(name):
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("bad", (NAN, np.inf, -np.inf, 1e30))
 def test_what_cannot_be_measured_counts_as_absent(name, bad):
-    x = messages(9, seed=1)
+    x = messages(10, seed=1)
     x[4, 2] = bad
-    weights = np.where(np.arange(9) == 4, 0.0, np.arange(1.0, 10.0))
+    weights = np.where(np.arange(10) == 4, 0.0, np.arange(1.0, 11.0))
     _, _, _, expected = aggregate(RULES[name][0], x, weights)
-    out, _, _, got = aggregate(RULES[name][0], x, np.arange(1.0, 10.0))
+    out, _, _, got = aggregate(RULES[name][0], x, np.arange(1.0, 11.0))
     np.testing.assert_array_equal(got, expected)
     assert np.isfinite(got).all()
     if name != "DropLarge":
-        assert out.count == 8
+        assert out.count == 9
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_what_cannot_be_measured_counts_as_absent(name, bad):
 )
 def test_a_round_with_too_few_messages_is_rejected(aggregator, least):
     for count in (least, least - 1):
-        out, _, metrics, _ = aggregate(aggregator, messages(9), np.arange(9.0) < count)
+        out, _, metrics, _ = aggregate(aggregator, messages(10), np.arange(10) < count)
         assert bool(out.accept) == (count == least)
         assert bool(metrics["rejected"].compute()) == (count != least)
 
@@ -345,9 +344,9 @@ def test_there_is_no_second_copy_of_the_messages(rule, most):
 
 
 def test_rules_in_pieces(monkeypatch):
+    # Of a shape that no other test has: no program of larger pieces is known for it.
     monkeypatch.setattr(columns, "PIECE", 3)
     x = messages(9, size=11)
-    eqx.clear_caches()
     for rule, expected in (
         (eqr.Bulyan(1), bulyan(x, 1)),
         (eqr.Krum(2), krum(x, 2)),
@@ -358,9 +357,13 @@ def test_rules_in_pieces(monkeypatch):
         np.testing.assert_allclose(aggregate(rule, x)[3], expected, rtol=1e-4)
 
 
-def encoded(rule, state, x):
-    message = eqf.Message(x, jnp.asarray(1.0))
-    return rule.encode(message, state, key=jr.key(0))[0]
+@eqx.filter_jit
+def in_half(rule, state, x):
+    def encode(x):
+        message = eqf.Message(x, jnp.asarray(1.0))
+        return rule.encode(message, state, key=jr.key(0))[0]
+
+    return rule.decode(jax.vmap(encode)(x), state, key=jr.key(0))
 
 
 def test_half_precision():
@@ -375,8 +378,7 @@ def test_half_precision():
         eqr.Bucketing(eqf.UniformMean(), 2),
     ):
         state = rule.init(x[0])
-        encode = functools.partial(encoded, rule, state)
-        out, new, _ = rule.decode(jax.vmap(encode)(x), state, key=jr.key(0))
+        out, new, _ = in_half(rule, state, x)
         assert np.isfinite(np.asarray(out.payload, np.float32)).all()
         assert eqx.tree_equal(*(jtu.tree_map(jnp.zeros_like, s) for s in (new, state)))
 
@@ -435,11 +437,10 @@ def test_clipping_bounds_what_each_can_move(seed, scale):
 # In whole rounds.
 
 
-@pytest.mark.parametrize("count", (1, 2, 4))
-def test_the_same_bits_on_any_number_of_devices(count):
+def test_the_same_bits_on_several_devices():
     rules = (eqr.Bulyan(1), eqr.Bucketing(eqr.GeometricMedian(2), 2))
     problem = testing.Quadratics((1.0,) * 8, tuple(np.arange(8.0).tolist()), (2,) * 8)
-    mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
+    mesh = jax.make_mesh((4,), ("clients",))
     for rule in rules:
         algorithm = eqf.FedAvg(testing.quadratic_loss, SGD, BATCHING, aggregator=rule)
         state = algorithm.init(testing.Point(0.3), num_clients=8)
@@ -460,34 +461,35 @@ SWEPT = {
 
 @pytest.mark.parametrize("name", SWEPT)
 def test_a_sweep_over_their_numbers_is_the_loop(name):
-    x, values = messages(9), np.array([0.5, 1.5, 2.5], np.float32)
+    x, values = messages(10), np.array([0.5, 1.5, 2.5], np.float32)
     state = eqr.CentredClipping(1.0).init({"w": x[0, :-1], "b": x[0, -1]})
 
     def value(number):
-        ones = jnp.ones(9, jnp.float32)
+        ones = jnp.ones(10, jnp.float32)
         rule = SWEPT[name](number)
         kept = state if name == "CentredClipping" else None
         return _aggregate(rule, jnp.asarray(x), ones, kept, jr.key(0))[0].payload["w"]
 
     each = [aggregate(SWEPT[name](number), x)[3][:-1] for number in values]
-    np.testing.assert_allclose(jax.vmap(value)(values), each, rtol=1e-5, atol=1e-6)
+    swept = jax.jit(jax.vmap(value))(values)
+    np.testing.assert_allclose(swept, each, rtol=1e-5, atol=1e-6)
     assert not np.allclose(each[0], each[2])
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_it_has_a_derivative(name):
-    x = jnp.asarray(messages(9, seed=5))
+    x = jnp.asarray(messages(10, seed=5))
     rule = RULES[name][0]
     state = rule.init({"w": x[0, :-1], "b": x[0, -1]})
 
     def value(x):
-        out, _, _ = _aggregate(rule, x, jnp.ones(9, jnp.float32), state, jr.key(0))
+        out, _, _ = _aggregate(rule, x, jnp.ones(10, jnp.float32), state, jr.key(0))
         return jnp.sum(out.payload["w"] ** 2)
 
     grad = jax.jit(jax.grad(value))(x)
     assert np.isfinite(grad).all()
     assert (grad != 0).any()
-    step = 1e-3 * np.asarray(messages(9, seed=6))
+    step = 1e-3 * np.asarray(messages(10, seed=6))
     numeric = (value(x + step) - value(x - step)) / 2
     np.testing.assert_allclose(numeric, jnp.sum(grad * step), rtol=2e-2, atol=1e-5)
 
