@@ -96,6 +96,15 @@ def carried(bits: Bits) -> Bits:
     return eqx.tree_at(lambda b: b.digits, bits, jnp.stack(parts, -1))
 
 
+def lesser(x: Bits, y: Bits) -> Bits:
+    """The lesser number of both, for each of an array `x`."""
+    other = jnp.broadcast_to(y.digits, x.digits.shape)
+    difference = carried(eqx.tree_at(lambda b: b.digits, x, x.digits - other))
+    is_less = difference.digits[..., 2:] < 0  # the digit that has the sign
+    digits = jnp.where(is_less, x.digits, other)
+    return carried(eqx.tree_at(lambda b: b.digits, x, digits))
+
+
 def payload_bits(tree: PyTree) -> int:
     """How many bits the arrays of a tree have, as they are."""
     return sum(map(_array_bits, filter(eqx.is_array, jtu.tree_leaves(tree))))
@@ -108,7 +117,7 @@ def _array_bits(x: Any) -> int:
 
 
 UP, DOWN = "bits_up", "bits_down"
-SENT = (UP, DOWN, "bits_up_entropy", "bits_up_arithmetic")
+SENT = (UP, DOWN, *(f"{x}_{y}" for x in (UP, DOWN) for y in ("entropy", "arithmetic")))
 # The same by the slots of a round, where a `Ledger` asks.
 EACH = {name: name.replace("bits", "ledger") for name in SENT}
 

@@ -125,7 +125,8 @@ class Sum(AbstractMetric):
 
 
 RESERVED = ("loss", "round", "clients", "nonfinite", "nonfinite_model")
-RESERVED += ("bits_up", "bits_down", "bits_up_entropy", "bits_up_arithmetic")
+RESERVED += ("bits_up", "bits_up_entropy", "bits_up_arithmetic")
+RESERVED += ("bits_down", "bits_down_entropy", "bits_down_arithmetic")
 
 
 def as_metrics(loss: Array | None, values: dict[str, Any]) -> dict[str, AbstractMetric]:

@@ -1,5 +1,6 @@
 """Compressed changes of the model, from the server to the clients."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -97,3 +98,50 @@ def test_what_a_message_loses_is_in_a_later_one():
         rounds_per_call=20,
     )
     np.testing.assert_allclose(solution.model, target, atol=1e-3)
+
+
+def test_symbols_are_counted_coded_too():
+    # 40 signs a round, of which the metrics tell nothing: they are read off the model.
+    size, everyone = 40, [0, 1, 2, 3]
+    target = np.linspace(-1, 2, size, dtype=np.float32)
+
+    def loss(x, example, key):
+        return jnp.sum((x - target * (1 + example["y"])) ** 2) / 2
+
+    algorithm = eqf.CompressDown(
+        eqf.FedAvg(loss, optax.sgd(0.2), BATCHING, aggregator=eqf.UniformMean()),
+        eqc.Sign(),
+    )
+    state = algorithm.init(jnp.zeros(size), num_clients=4)
+    owed = {name: np.full(4, 32.0 * size) for name in ("", "_entropy", "_arithmetic")}
+    for clients in ([0, 1], [0], [0], [1, 2], everyone, [3], [0, 3], everyone):
+        cohort = eqf.data.cohort(DATA, BATCHING, clients=clients)
+        before = np.asarray(state.model)
+        state, metrics = algorithm.round(state, cohort, key=KEY)
+        for name, bits in owed.items():
+            got = float(metrics["bits_down" + name])
+            np.testing.assert_allclose(got, bits[clients].sum(), rtol=1e-6)
+        up = int((np.asarray(state.model) > before).sum())
+        entropy = sum(n * np.log2(size / n) for n in (up, size - up) if n)
+        arithmetic = float(eqc.arithmetic_bits(jnp.asarray([up, size - up])))
+        message = {"": size, "_entropy": entropy, "_arithmetic": arithmetic}
+        for name, bits in owed.items():
+            bits[clients] = 0
+            # A scale goes along, and the model itself is never longer.
+            bits[:] = np.minimum(bits + message[name] + 32, 32 * size)
+    assert len({float(bits[0]) for bits in owed.values()}) == 3
+
+
+def test_a_round_that_is_rejected_sends_no_message():
+    def loss(x, example, key):
+        return jnp.sum(x * example["y"] * jnp.where(x[0] > 0, jnp.nan, 1.0))
+
+    algorithm = eqf.CompressDown(eqf.FedAvg(loss, SGD, BATCHING), eqc.Sign())
+    state = algorithm.init(jnp.full(40, -1.0), num_clients=4)
+    cohort = eqf.data.cohort(DATA, BATCHING, clients=[0])
+    state, _ = algorithm.round(state, cohort, key=KEY)
+    bad = dataclasses.replace(state, params=state.params.at[0].set(1.0))
+    bad, _ = algorithm.round(bad, cohort, key=KEY)
+    bad = dataclasses.replace(bad, params=state.params)
+    _, metrics = algorithm.round(bad, cohort, key=KEY)
+    assert int(metrics["bits_down"]) == 40 + 32

@@ -24,6 +24,8 @@ EACH = {
     "bits_down": "ledger_down",
     "bits_up_entropy": "ledger_up_entropy",
     "bits_up_arithmetic": "ledger_up_arithmetic",
+    "bits_down_entropy": "ledger_down_entropy",
+    "bits_down_arithmetic": "ledger_down_arithmetic",
 }
 
 
