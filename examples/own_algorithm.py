@@ -1,5 +1,6 @@
-"""An algorithm of one's own: FedLin, from outside the package.
+"""An algorithm of one's own: FedLin, written as from outside the package.
 
+The package has it too (`equifed.FedLin`); here nothing of that is used.
 FedLin (Mitra et al., 2021, arXiv 2102.07053) removes client drift without memory over
 rounds. All clients send their gradients at the server's model x, whose mean is g. Then
 client i takes its t_i local steps, of a size of its own,

@@ -22,7 +22,8 @@ class Ledger(_AbstractWithItsState):
     The metrics of a round have as well `ledger_clients`, the numbers of its clients in
     ascending order, and of each of them, in all passes, `ledger_up` and `ledger_down`,
     whose sums are `bits_up` and `bits_down`, exactly. Where messages are compressed
-    they have `ledger_up_entropy` and `ledger_up_arithmetic` too. There are as many
+    they have `ledger_up_entropy` and `ledger_up_arithmetic` too, or those of
+    `ledger_down`. There are as many
     entries as the cohort has places: in what is left the numbers are -1, the bits 0.
 
     One that was asked and sent nothing, because it has no examples, was sent its part
