@@ -104,7 +104,7 @@ ALGORITHMS = {
             loss, optax.sgd(rate), BATCHING, lam=lam, rho=0.05
         ),
         (RATES, (1.0, 10.0)),
-        (0.1, 10.0),
+        (0.3, 10.0),
     ),
 }
 

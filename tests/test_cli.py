@@ -259,6 +259,16 @@ COMPRESSED = {
             and isinstance(a.aggregator, eqf.WeightedMean)
         ),
     ),
+    "one rotation of all": (
+        "fedavg --compress sign --compress.rotated True --compress.seed 0 "
+        "--compress-down drive --compress-down.seed 3",
+        lambda a: (
+            eqx.tree_equal(a.compressor, eqc.DRIVE(seed=3))
+            and eqx.tree_equal(
+                a.algorithm.aggregator.compressor, eqc.Rotated(eqc.Sign(), seed=0)
+            )
+        ),
+    ),
     "what remembers by itself": (
         "fedavg --compress powersgd --compress.rank 2",
         lambda a: eqx.tree_equal(a.client.compressor, eqc.PowerSGD(2)),

@@ -61,8 +61,9 @@ class FedLESAM(AbstractOnePass):
     x}{\lVert x_i - x \rVert}\right),$$
 
     with the norm of all leaves together, as in the paper. (The authors' program divides
-    by the sum of the leaves' norms, which is more: its steps uphill are shorter.) Where $x_i = x$ nothing is added. The metrics
-    are those of the loss at $\theta$, which is computed without its gradient.
+    by the sum of the leaves' norms, which is more: its steps uphill are shorter.) Where
+    $x_i = x$ nothing is added. The metrics are those of the loss at $\theta$, which is
+    computed without its gradient.
 
     **Arguments:**
 

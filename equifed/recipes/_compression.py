@@ -48,6 +48,7 @@ _FEEDBACK = {"error-feedback": compress.ErrorFeedback, "ef21": compress.EF21}
 _LEFT = ("bounds", "seed", "aggregator")
 # The scale for a vector that was rotated before: with it the sign is DRIVE.
 _NOT_OF = {"sign": ("rotated",)}
+_ROTATE = ("drive", "eden")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class Compression:
         `num_columns`, `num_kept`, `momentum`: the numbers of the kind, as its class has
         them; its defaults if not given.
     - `rotated`: whether each array is rotated at random before.
+    - `seed`: of a rotation (`rotated`, `"drive"` or `"eden"`): the number that all
+        clients of a round have theirs from, which is one; each has its own by default.
     - `whole`: whether all arrays of a message are compressed as one.
     - `feedback`: what becomes of that which a message loses: it is added to the next
         one by `"error-feedback"` or `"ef21"`, and lost by default.
@@ -80,6 +83,7 @@ class Compression:
     num_kept: int | None = None
     momentum: float | None = None
     rotated: bool = False
+    seed: int | None = None
     whole: bool = False
     feedback: Feedback | None = None
 
@@ -101,6 +105,11 @@ class Compression:
                     f"`{name}` is of a compressor that takes each array for itself, "
                     f"and {self.kind!r} does not. Leave it out."
                 )
+        if self.seed is not None and not (self.rotated or self.kind in _ROTATE):
+            raise ValueError(
+                f"`seed` is of a rotation, and {self.kind!r} has none, got "
+                f"seed={self.seed}. Say `rotated=True`, or leave `seed` out."
+            )
         if self.feedback is None:
             return
         if self.kind == "count-sketch":
@@ -122,8 +131,10 @@ class Compression:
 
     def build(self) -> AbstractCompressor | CountSketch:
         """The compressor, or the aggregator of sketches."""
-        made: Any = KINDS[self.kind](**given(self, numbers_of(self.kind)))
-        made = compress.Rotated(made) if self.rotated else made
+        seed = given(self, ("seed",))
+        own = seed if self.kind in _ROTATE else {}
+        made: Any = KINDS[self.kind](**given(self, numbers_of(self.kind)), **own)
+        made = compress.Rotated(made, **seed) if self.rotated else made
         made = compress.Whole(made) if self.whole else made
         return made if self.feedback is None else _FEEDBACK[self.feedback](made)
 
@@ -134,7 +145,7 @@ class Compression:
         return {name: x for name, x in values.items() if x != defaults[name]}
 
 
-_AROUND = ("rotated", "whole", "feedback")
+_AROUND = ("rotated", "seed", "whole", "feedback")
 _OF_KINDS = tuple(
     field.name
     for field in dataclasses.fields(Compression)

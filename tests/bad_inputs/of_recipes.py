@@ -195,6 +195,14 @@ TABLE = {
             ValueError,
             "Say `scaled=False`, or leave `feedback` out",
         ),
+        "a seed of no rotation": (
+            lambda: recipes.Compression(kind="sign", seed=0),
+            ValueError,
+            (
+                "`seed` is of a rotation, and 'sign' has none, got seed=0",
+                "rotated=True",
+            ),
+        ),
         "another feedback": (
             lambda: recipes.Compression(kind="sign", feedback="ef22"),
             ValueError,

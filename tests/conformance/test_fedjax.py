@@ -1,10 +1,10 @@
-"""The numbers that FedJAX's own tests have of its algorithms and of evaluation, from its
-batches, given row by row.
+"""The numbers that FedJAX's own tests have of its algorithms and of evaluation, from
+its batches, given row by row.
 
-Of its algorithms none is left out; those of AgnosticFedAvg's exponentiated gradient alone
-are in `test_agnostic.py`. Those of compressed messages that depend on no draw are in
-`test_compress.py`; the others (what DRIVE or a quantiser makes of three clients from one
-key of JAX) are nowhere, as all keys are folded otherwise here.
+Of its algorithms none is left out; those of AgnosticFedAvg's exponentiated gradient
+alone are in `test_agnostic.py`. Those of compressed messages that depend on no draw are
+in `test_compress.py`; the others (what DRIVE or a quantiser makes of three clients from
+one key of JAX) are nowhere, as all keys are folded otherwise here.
 """
 
 import equinox as eqx
