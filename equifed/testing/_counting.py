@@ -55,7 +55,7 @@ def silent_clients(here: Setup) -> None:
         """What a client keeps for itself is its own affair; the model was sent to it
         all the same."""
         s, metrics = result
-        metrics = {name: x for name, x in metrics.items() if name != DOWN}
+        metrics = {name: x for name, x in metrics.items() if not name.startswith(DOWN)}
         keep = jtu.tree_map(lambda x: jnp.delete(x, numbers, axis=0), s.clients)
         s = dataclasses.replace(s, clients=keep)
         return s, metrics
