@@ -1,16 +1,18 @@
 """Texts as packed tokens: nothing is lost, documents stay apart."""
 
+import functools
 import json
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 
 import equifed as eqf
 from equifed import models
 from equifed.data import FederatedDataset, sets, Vocabulary
+
+from .shared import drawn
 
 
 LETTERS = Vocabulary("abcdefgh")
@@ -224,17 +226,20 @@ def loss(model, example, key):
     return tokens.total / example["y"].size, {"perplexity": perplexity}
 
 
-def make():
-    return models.Llama(CONFIG, key=jr.key(0))
+@functools.cache
+def llama(config=CONFIG):
+    return drawn(lambda key: models.Llama(config, key=key), 0, 0.5)
 
 
 def test_perplexity_is_exact_however_texts_are_packed():
     texts = ("abcdef", "gh", "c", "hgfedcb")
-    model = eqx.filter_jit(make)()
+    model = llama()
+    encoded = [LETTERS.encode(text) for text in texts]
+    # One document at a time, without padding.
+    alone = eqx.filter_jit(lambda model, all_ids: [model(ids) for ids in all_ids])
     losses = []
-    for text in texts:  # One document at a time, without padding.
-        ids = LETTERS.encode(text)
-        logits = np.asarray(model(jnp.asarray(ids)), np.float64)
+    for ids, logits in zip(encoded, alone(model, encoded), strict=True):
+        logits = np.asarray(logits, np.float64)
         targets = np.append(ids[1:], END)
         sums = np.log(np.exp(logits).sum(-1))
         losses.append(sums - logits[np.arange(len(ids)), targets])
@@ -249,7 +254,7 @@ def test_perplexity_is_exact_however_texts_are_packed():
 
 def test_perplexity_of_each_client():
     texts, by = ("abcdef", "gh", "c"), ["x", "y", "x"]
-    model = eqx.filter_jit(make)()
+    model = llama()
     dataset = chunked(*texts, by=by, length=8)
     rows = eqf.evaluate(model, dataset, loss, per_client=True)
     for name in ("x", "y"):
@@ -270,7 +275,7 @@ def test_tokens_beyond_the_vocabulary_are_named():
     # One that was not asked is found where it is read at the latest.
     first = chunked("ab", "ha", by=["x", "y"], length=2)
     config = models.LlamaConfig(**{**vars(CONFIG), "vocab_size": known})
-    small = models.Llama(config, key=jr.key(0))
+    small = llama(config)
     with pytest.raises(ValueError, match="'x' of client 'y' holds 10 in row 0"):
         eqf.evaluate(small, first, loss)
     # Also one that is to be predicted as well, whose cost is no number.
@@ -282,7 +287,7 @@ def test_tokens_beyond_the_vocabulary_are_named():
 def test_sequences_longer_than_the_model_takes():
     dataset = chunked("abcdefgha", by=["x"], length=9)
     with pytest.raises(ValueError, match="at most 8 tokens, got one of 9"):
-        eqf.evaluate(make(), dataset, loss)
+        eqf.evaluate(llama(), dataset, loss)
 
 
 def test_the_speakers_of_shakespeare(shared_data):
