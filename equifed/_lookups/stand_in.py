@@ -33,24 +33,30 @@ def matters(
     another column asks for the same row, as of tokens the one that is to be predicted:
     then there are others in place of what that one asks for.
 
-    It runs number by number, as a program of its own would have to be compiled.
+    Both are one program, compiled once: two programs might differ in the last bit.
     """
     columns = [name for name in program.columns if name is not None]
 
-    def one(rows: list[Array]) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-        first, second = (
-            _run(program.closed, [*given, *rows], _Other(sites, shift))
-            for shift in (0, 1)
-        )
-        known = [_finite(a) for a in first]
-        pairs = zip(first, second, known, strict=True)
-        differ = [jnp.any((a != b) & k) for a, b, k in pairs if k is not None]
-        unknown = [jnp.any(~k) for k in known if k is not None]
-        return _some(differ), _some(unknown)
+    @jax.jit
+    def run(given: list[Array], rows: list[Array], other: Bool[Array, ""]) -> list[Any]:
+        def one(rows: list[Array]) -> list[Any]:
+            return _run(program.closed, [*given, *rows], _Other(sites, other))
+
+        return jax.vmap(one)(rows)
 
     def tried(examples: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        found = jax.vmap(one)([jnp.asarray(examples[n]) for n in columns])
-        return np.asarray(found[0]), np.asarray(found[1])
+        rows = [jnp.asarray(examples[name]) for name in columns]
+        first, second = (run([*given], rows, np.bool_(x)) for x in (False, True))
+        none = np.zeros(len(rows[0]), bool)
+        differ, unknown = [none], [none]
+        for x, y in zip(first, second, strict=True):
+            if not jnp.issubdtype(x.dtype, jax.dtypes.extended):
+                a, b = (np.asarray(z).reshape(len(z), -1) for z in (x, y))
+                inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+                known = np.isfinite(a) if inexact else np.ones(a.shape, bool)
+                differ.append(np.any((a != b) & known, 1))
+                unknown.append(np.any(~known, 1))
+        return np.any(differ, 0), np.any(unknown, 0)
 
     differ, unknown = tried(examples)
     if not unknown.any():
@@ -62,17 +68,6 @@ def matters(
     return differ | (unknown & tried(others)[0])
 
 
-def _some(found: list[Array]) -> Bool[Array, ""]:
-    return jnp.any(jnp.stack([jnp.zeros((), bool), *found]))
-
-
-def _finite(a: Array) -> Bool[Array, "..."] | None:
-    if jnp.issubdtype(a.dtype, jax.dtypes.extended):
-        return None
-    inexact = jnp.issubdtype(a.dtype, jnp.inexact)
-    return jnp.isfinite(a) if inexact else jnp.ones(a.shape, bool)
-
-
 def _inside(x: np.ndarray, size: int) -> np.ndarray:
     """Whole numbers with 0 for those that are too large for so many rows."""
     whole = np.issubdtype(x.dtype, np.integer)
@@ -80,10 +75,10 @@ def _inside(x: np.ndarray, size: int) -> np.ndarray:
 
 
 class _Other:
-    """Reads at some sites, with other numbers where there is no such row."""
+    """Reads at some sites, if asked with other numbers where there is no such row."""
 
-    def __init__(self, sites: frozenset[Site], shift: int):
-        self._sites, self._shift = sites, shift
+    def __init__(self, sites: frozenset[Site], asked: Bool[Array, ""]):
+        self._sites, self._asked = sites, asked
         self._equations = {site.equation for site in sites}
 
     def __contains__(self, equation: JaxprEqn) -> bool:
@@ -92,7 +87,7 @@ class _Other:
     def __call__(
         self, equation: JaxprEqn, inputs: list[Array | np.ndarray], out: Array
     ) -> Array:
-        if self._shift == 0 or out.dtype == bool:
+        if out.dtype == bool:
             return out
         shape, params = inputs[0].shape, equation.params
         sizes = params["slice_sizes"]
@@ -113,7 +108,8 @@ class _Other:
         other = jnp.cos(jnp.arange(out.size, dtype=float)).reshape(out.shape)
         if not jnp.issubdtype(out.dtype, jnp.inexact):
             other = jnp.ones_like(other)
-        return jnp.where(missing, out + other.astype(out.dtype), out)
+        changed = out + other.astype(out.dtype)
+        return jnp.where(missing & self._asked, changed, out)
 
 
 def _run(closed: ClosedJaxpr, inputs: Sequence[Any], other: _Other) -> list[Any]:
