@@ -1,12 +1,11 @@
 """From files of conversations and posts to a round of training and its perplexity."""
 
+import functools
 import json
-from typing import Any
 
 import datasets
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
@@ -15,6 +14,8 @@ import pytest
 import equifed as eqf
 from equifed.data import FederatedDataset, sets
 from equifed.nn import adapters, lora
+
+from .shared import drawn
 
 
 KEY = jr.key(0)
@@ -29,7 +30,13 @@ SAID = [
     ("bob", [("user", "when"), ("assistant", "now")]),
     ("cid", [("user", "x"), ("assistant", "yes")]),
 ]
-POSTS = [("u2", "to be"), ("u10", "or not"), ("u2", "that is"), ("u10", "be")]
+POSTS = [
+    ("u2", "to be"),
+    ("u10", "or not"),
+    ("u2", "that is"),
+    ("u10", "be"),
+    ("u7", "me"),
+]
 CONVERSATIONS = {
     "user": [user for user, _ in SAID],
     "messages": [
@@ -39,7 +46,7 @@ CONVERSATIONS = {
 STACK_OVERFLOW = {
     "client_id": [user for user, _ in POSTS],
     "tokens": [text for _, text in POSTS],
-    "type": ["question", "answer"] * 2,
+    "type": ["question", "answer", "question", "answer", "question"],
 }
 
 
@@ -50,8 +57,12 @@ def loss(model, example, key):
     return tokens.total / example["y"].size, {"perplexity": perplexity}
 
 
-@eqx.filter_jit
+BATCHING = eqf.data.Epochs(2, batch_size=2)
+
+
+@functools.cache
 def model():
+    """Its adapters begin with nothing, as they do."""
     config = eqf.models.LlamaConfig(
         vocab_size=LETTERS.size,
         dim=8,
@@ -61,7 +72,8 @@ def model():
         mlp_size=8,
         max_length=LENGTH,
     )
-    return lora(eqf.models.Llama(config, key=KEY), 2, key=KEY)
+    llama = drawn(lambda key: eqf.models.Llama(config, key=key), 0, 0.3)
+    return eqx.filter_jit(lora)(llama, 2, key=KEY)
 
 
 @pytest.fixture(params=["parquet", "json"])
@@ -105,12 +117,12 @@ def told(rows):
     )
 
 
-def written(rows):
+def written(rows, length=8):
     """Posts by user, as rows of tokens."""
     clients = FederatedDataset.from_huggingface(
         rows, by="client_id", columns=["tokens"]
     )
-    return sets.token_chunks(clients, LETTERS, length=8, end=END, column="tokens")
+    return sets.token_chunks(clients, LETTERS, length=length, end=END, column="tokens")
 
 
 def asked(client):
@@ -134,7 +146,7 @@ def test_conversations(load):
 
 def test_posts(load):
     clients = written(load(STACK_OVERFLOW))
-    assert set(clients.client_ids) == {"u2", "u10"}
+    assert set(clients.client_ids) == {"u2", "u10", "u7"}
     for name, own in clients.items():
         texts = [text for user, text in POSTS if user == name]
         read = own["x"][own["document"] > 0]
@@ -145,30 +157,38 @@ def test_posts(load):
         assert (own["y"] == END).sum() == len(texts)
 
 
-@pytest.mark.parametrize("make", [told, written])
-def test_a_round(make):
-    """It is learnt from, and the base stays."""
-    rows = CONVERSATIONS if make is told else STACK_OVERFLOW
-    clients = make(datasets.Dataset.from_dict(rows))
-    start, batching = model(), eqf.data.Epochs(2, batch_size=2)
+def test_a_round():
+    """Of clients who talk and clients who write: each is learnt from, and the base
+    stays."""
+    both = (
+        told(datasets.Dataset.from_dict(CONVERSATIONS)),
+        written(datasets.Dataset.from_dict(STACK_OVERFLOW), LENGTH),
+    )
+    columns = ("x", "y", "document")
+    clients = FederatedDataset.from_mapping(
+        {name: {c: own[c] for c in columns} for x in both for name, own in x.items()}
+    )
+    assert clients.num_clients == 6
+    start = model()
     roles = eqf.roles(start, shared=adapters)
     solution = eqf.train(
-        eqf.FedAvg(loss, optax.adam(0.02), batching),
+        eqf.FedAvg(loss, optax.adam(0.05), BATCHING),
         start,
-        eqf.data.Loader(clients, eqf.data.AllClients(), batching),
+        eqf.data.Loader(clients, eqf.data.AllClients(), BATCHING),
         num_rounds=1,
         key=KEY,
         roles=roles,
     )
     before, after = (
-        eqf.evaluate(x, clients, loss)["perplexity"] for x in (start, solution.model)
+        eqf.evaluate(x, clients, loss, per_client=True).values["perplexity"]
+        for x in (start, solution.model)
     )
-    assert after < 0.99 * before
+    assert (after < 0.99 * before).all()
     assert eqx.tree_equal(roles.split(solution.model)[2], roles.split(start)[2])
 
 
 def test_perplexity_over_devices_and_clients():
-    """Of 1, 2 and 3 devices the same, and what that of all tokens is: clients differ in
+    """Of 1 device and of 2 the same, and what that of all tokens is: clients differ in
     how many they have, so that a mean over clients is another number."""
     clients = written(datasets.Dataset.from_dict(STACK_OVERFLOW))
     totals, counts = [], []
@@ -181,7 +201,7 @@ def test_perplexity_over_devices_and_clients():
             totals.append((log_sums[there] - logits[there, y[there]]).sum())
             counts.append(len(there))
     expected = np.exp(sum(totals) / sum(counts))
-    for count in (1, 2, 3):
+    for count in (1, 2):
         mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
         found = eqf.evaluate(model(), clients, loss, mesh=mesh, batch_size=1)
         np.testing.assert_allclose(found["perplexity"], expected, rtol=1e-6)
@@ -197,19 +217,25 @@ def test_perplexities_merge_exactly():
     """However they are grouped: cost and number are sums over tokens."""
     rng = np.random.default_rng(0)
     lengths = (1, 7, 2, 5)
-    logits = [jnp.asarray(rng.normal(0, 4, (n, 6)), jnp.float32) for n in lengths]
+    logits = [rng.normal(0, 4, (n, 6)).astype(np.float32) for n in lengths]
     targets = [rng.integers(0, 6, n).astype(np.int32) for n in lengths]
-    parts = [eqf.Perplexity(x, y) for x, y in zip(logits, targets, strict=True)]
     y = np.concatenate(targets)
-    x = np.concatenate(logits).astype(np.float64)
-    costs = np.log(np.exp(x).sum(-1)) - x[np.arange(len(y)), y]
+    x = np.concatenate(logits)
+    costs = np.log(np.exp(x.astype(np.float64)).sum(-1)) - x[np.arange(len(y)), y]
     expected = np.exp(costs[y != 0].mean())
-    a, b, c, d = parts
-    wholes: list[Any] = [
-        a.merge(b).merge(c).merge(d),
-        d.merge(b).merge(a.merge(c)),
-        eqf.Perplexity(jnp.concatenate(logits), y),
-    ]
+
+    @jax.jit
+    def run(logits, targets, x, y):
+        parts = [eqf.Perplexity(x, y) for x, y in zip(logits, targets, strict=True)]
+        a, b, c, d = parts
+        wholes = [
+            a.merge(b).merge(c).merge(d),
+            d.merge(b).merge(a.merge(c)),
+            eqf.Perplexity(x, y),
+        ]
+        return parts, wholes
+
+    parts, wholes = run(logits, targets, x, y)
     for whole in wholes:
         np.testing.assert_allclose(whole.compute(), expected, rtol=1e-5)
         assert float(whole.weight) == (y != 0).sum()

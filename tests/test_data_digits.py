@@ -10,6 +10,8 @@ import pytest
 
 import equifed.data as eqd
 
+from .shared import script
+
 
 def test_digits_is_what_it_says():
     dataset = eqd.digits()
@@ -41,11 +43,11 @@ def test_digits_names_its_authors_and_licence():
         assert name in (eqd.digits.__doc__ or "")
 
 
-def test_digits_are_scikit_learns(tmp_path):
+def test_digits_are_scikit_learns(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    script = pathlib.Path(__file__).parents[1] / "scripts" / "make_digits.py"
     output = tmp_path / "digits.parquet"
-    subprocess.run([sys.executable, script, "--output", output], check=True)
+    monkeypatch.setattr(sys, "argv", ["make_digits.py", "--output", str(output)])
+    script("make_digits").main()
     shipped = pathlib.Path(eqd.__file__).parent / "digits.parquet"
     assert pq.read_table(output).equals(pq.read_table(shipped), check_metadata=True)
 

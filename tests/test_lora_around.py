@@ -1,6 +1,8 @@
 """Adapters under what stands around a training: a promise of privacy, attackers, and a
 clock. Each method trains there, or says why it cannot."""
 
+import functools
+
 import equinox as eqx
 import jax.random as jr
 import numpy as np
@@ -104,24 +106,48 @@ def test_of_products_no_promise_is_known(name):
         trained(make(loss, SGD, BATCHING), kinds, plan.sampler, privacy=plan)
 
 
+def timed(algorithm, kinds):
+    """A clock that waits for five of the six, and what it counts."""
+    loader = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING)
+    work = clock.Work.of(algorithm, MODEL, loader, roles=eqf.roles(MODEL, **kinds))
+    system = clock.SystemModel(speed=1e9, downlink=1e3, uplink=1e2, seed=0)
+    return clock.SynchronousClock(system, work, goal=5)
+
+
+@functools.cache
+def attacked(name):
+    """After a round by the clock in which one client sends much noise, after one in
+    which it sends next to nothing, and the clock: one program for both."""
+    make, kinds = METHODS[name]
+    plain = make(loss, SGD, BATCHING)
+    by_clock = timed(plain, kinds)
+    much, little = (
+        trained(
+            attacks.Attacked(plain, attacks.Noise(std), [1]),
+            kinds,
+            timed=by_clock,
+            num_rounds=1,
+        )
+        for std in (3.0, 1e-6)
+    )
+    return much, little, by_clock.work
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_who_attacks_moves_what_travels_and_nothing_else(name):
-    make, kinds = METHODS[name]
-    attacked = attacks.Attacked(make(loss, SGD, BATCHING), attacks.Noise(3.0), [1])
-    plain = trained(make(loss, SGD, BATCHING), kinds, num_rounds=1).model
-    solution = trained(attacked, kinds, num_rounds=1)
-    assert solution.history[0]["byzantine"] == 1
-    paths = {".a": "a", ".b": "b", ".base.weight": "w", ".base.bias": "bias"}
-    parts = {
-        paths[path]: np.abs(x - y).max()
-        for path, x, y in zip(
-            paths,
-            (solution.model.a, solution.model.b, *arrays(solution.model.base)),
-            (plain.a, plain.b, *arrays(plain.base)),
-            strict=True,
-        )
+    much, little, _ = attacked(name)
+    assert much.history[0]["byzantine"] == 1
+    paths = {
+        "a": lambda m: m.a,
+        "b": lambda m: m.b,
+        "w": lambda m: m.base.weight,
+        "bias": lambda m: m.base.bias,
     }
-    moved = {part for part, size in parts.items() if size > 1e-2}
+    parts = {
+        name: np.abs(np.asarray(part(much.model)) - np.asarray(part(little.model)))
+        for name, part in paths.items()
+    }
+    moved = {part for part, change in parts.items() if change.max() > 1e-2}
     expected = {
         "FFA-LoRA": {"b"},
         "FedSA-LoRA": {"a"},
@@ -132,23 +158,11 @@ def test_who_attacks_moves_what_travels_and_nothing_else(name):
     assert moved == expected.get(name, {"a", "b"})
 
 
-def arrays(layer):
-    return layer.weight, layer.bias
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_the_clock_counts_what_travels(name):
-    make, kinds = METHODS[name]
-    algorithm = make(loss, SGD, BATCHING)
-    sampler = eqf.data.UniformSampler(4, seed=0)
-    loader = eqf.data.Loader(DATA, sampler, BATCHING)
-    roles = eqf.roles(MODEL, **kinds)
-    work = clock.Work.of(algorithm, MODEL, loader, roles=roles)
-    system = clock.SystemModel(speed=1e9, downlink=1e3, uplink=1e2, seed=0)
-    timed = clock.SynchronousClock(system, work, goal=3)
-    solution = trained(algorithm, kinds, sampler, timed, num_rounds=1)
+    solution, _, work = attacked(name)
     [row] = solution.history
-    assert row["clients"] == 3
+    assert row["clients"] == 5
     both, a, b, dense = 8 + 6, 8, 6, 12
     up = {"FFA-LoRA": b, "FedSA-LoRA": a, "RoLoRA": b}.get(name, both)
     down = {"FFA-LoRA": b, "FedSA-LoRA": a}.get(name, both)
