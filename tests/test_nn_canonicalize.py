@@ -4,6 +4,8 @@ Compared in float64, as in `test_nn.py`; inputs are random, so that no maxima ti
 for the test that ties them.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 
 from equifed.nn import canonicalize, Conv2d
+
+from .shared import drawn
 
 
 # Arguments of a layer that takes 4 channels, of an image of 9 x 10 pixels.
@@ -63,29 +67,28 @@ def _assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def _assert_same(theirs, *shape, x=None):
-    """The same value and gradients for a batch of images, by the converted model."""
-    x = np.random.default_rng(0).normal(size=shape) if x is None else x
-
+def _value_and_grad(model, x):
     def loss(both):
         model, x = both
         out = jax.vmap(model)(x)
         return jnp.sum(jnp.sin(out)), out
 
+    return eqx.filter_value_and_grad(loss, has_aux=True)((model, x))
+
+
+def _assert_same(theirs, *shape, x=None):
+    """The same value and gradients for a batch of images, by the converted model."""
+    x = np.random.default_rng(0).normal(size=shape) if x is None else x
     ours = canonicalize(theirs)
-    f = eqx.filter_value_and_grad(loss, has_aux=True)
-    got, expected = eqx.filter_jit(lambda *models: [f((m, x)) for m in models])(
+    got, expected = eqx.filter_jit(lambda *ms: [_value_and_grad(m, x) for m in ms])(
         ours, theirs
     )
     _assert_close(got, expected)
-    if isinstance(ours, eqx.nn.Conv | eqx.nn.Pool):
-        # A layer that is not compiled as a whole.
-        _assert_close(ours(jnp.asarray(x[0])), expected[0][1][0])
 
 
 def _made(make):
-    """A model that is made in one program."""
-    return eqx.filter_jit(make)(jr.key(0))
+    """A model of NumPy's numbers, for which nothing is compiled."""
+    return drawn(make, 0, 0.3)
 
 
 def _kinds(model):
@@ -98,18 +101,47 @@ def _kinds(model):
     return [type(x).__name__ for x in leaves if is_layer(x)]
 
 
+@functools.cache
+def _layers():
+    def convolution(options):
+        options = {"kernel_size": 3, **options}
+        return _made(lambda key: eqx.nn.Conv2d(4, 8, **options, key=key))
+
+    return {name: convolution(options) for name, options in convs.items()} | pools
+
+
+@functools.cache
+def _by_both():
+    """What each layer and the converted one give, in one program; and the images."""
+    x = np.random.default_rng(0).normal(size=(3, 4, 9, 10))
+
+    @eqx.filter_jit
+    def run(layers, x):
+        return {
+            name: [_value_and_grad(m, x) for m in (canonicalize(layer), layer)]
+            for name, layer in layers.items()
+        }
+
+    return run(_layers(), x), x
+
+
 @pytest.mark.parametrize("name", convs)
 def test_convolution(name):
-    options = {"kernel_size": 3, **convs[name]}
-    layer = _made(lambda key: eqx.nn.Conv2d(4, 8, **options, key=key))
-    assert _kinds(canonicalize(layer)) == ["CanonicalConv2d"]
-    _assert_same(layer, 3, 4, 9, 10)
+    assert _kinds(canonicalize(_layers()[name])) == ["CanonicalConv2d"]
+    _assert_close(*_by_both()[0][name])
 
 
 @pytest.mark.parametrize("name", pools)
 def test_pooling(name):
     assert _kinds(canonicalize(pools[name]))[0].startswith("Canonical")
-    _assert_same(pools[name], 3, 4, 9, 10)
+    _assert_close(*_by_both()[0][name])
+
+
+@pytest.mark.parametrize("name", ["plain", "circular", "groups", "max", "average"])
+def test_a_layer_that_is_not_compiled_as_a_whole(name):
+    both, images = _by_both()
+    out = canonicalize(_layers()[name])(jnp.asarray(images[0]))
+    _assert_close(out, both[name][1][0][1][0])
 
 
 @pytest.mark.parametrize("name", left_alone)
@@ -142,8 +174,12 @@ def test_other_convolutions_are_left_alone():
 
 @pytest.mark.parametrize("name", ["max", "average"])
 def test_an_image_smaller_than_the_window(name):
-    x = jnp.ones((4, 1, 6))
-    _assert_close(canonicalize(pools[name])(x), pools[name](x))
+    both = [
+        jax.eval_shape(f, np.ones((4, 1, 6)))
+        for f in (canonicalize(pools[name]), pools[name])
+    ]
+    assert both[0] == both[1]
+    assert 0 in both[0].shape
 
 
 class CNN(eqx.Module):
@@ -210,13 +246,13 @@ def test_parameters_stay_what_they_were(getkey):
     assert _kinds(canonicalize(shapes)) == _kinds(ours)
 
 
-def test_checkpoint_of_the_other_model(getkey, tmp_path):
-    model, other = (eqx.filter_jit(CNN)(getkey()) for _ in range(2))
+def test_checkpoint_of_the_other_model(tmp_path):
+    model, other = (drawn(CNN, mean, 0.3) for mean in (0, 0.1))
     eqx.tree_serialise_leaves(tmp_path / "model.eqx", model)
     loaded = eqx.tree_deserialise_leaves(tmp_path / "model.eqx", canonicalize(other))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 10)))
-    # A whole model, not compiled as one.
-    _assert_close(loaded(x), eqx.filter_jit(model)(x))
+    # What that computes is what `model` does: see above.
+    assert eqx.tree_equal(loaded, canonicalize(model))
+    assert not eqx.tree_equal(loaded, canonicalize(other))
 
 
 def test_converting_twice():
@@ -273,35 +309,39 @@ def test_tied_maxima():
     _assert_close(grad(np.ones((1, 3, 3))), expected)
 
 
+_SMALL = [
+    jax.jit(canonicalize(pool)) for pool in (pools["max"], eqx.nn.AvgPool2d(2, 2))
+]
+
+
 @pytest.mark.parametrize("place", range(4))
 def test_a_nan_is_not_pooled_away(place):
     x = np.arange(4.0)
     x[place] = np.nan
-    for pool in pools["max"], eqx.nn.AvgPool2d(2, 2):
-        assert np.isnan(canonicalize(pool)(jnp.asarray(x.reshape(1, 2, 2)))).all()
+    for pool in _SMALL:
+        assert np.isnan(pool(x.reshape(1, 2, 2))).all()
 
 
-def test_an_image_of_another_shape(getkey):
-    layer = canonicalize(eqx.nn.Conv2d(1, 2, 3, key=getkey()))
+def test_an_image_of_another_shape():
+    layer = canonicalize(_made(lambda key: eqx.nn.Conv2d(1, 2, 3, key=key)))
     with pytest.raises(ValueError, match="rank 3"):
         layer(jnp.ones((2, 1, 8, 8)))
     with pytest.raises(AssertionError, match="spatial"):
         canonicalize(pools["max"])(jnp.ones((2, 1, 8, 8)))
 
 
-def test_dtype(getkey):
-    model = eqx.nn.Conv2d(2, 3, 3, dtype=jnp.bfloat16, key=getkey())
+def test_dtype():
+    model = _made(lambda key: eqx.nn.Conv2d(2, 3, 3, dtype=jnp.bfloat16, key=key))
 
-    @eqx.filter_jit
     def run(x):
         x = canonicalize(model)(x)
         return [canonicalize(pool)(x) for pool in pools.values()]
 
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        for out in run(np.ones((2, 8, 8), jnp.bfloat16)):
+        for out in jax.eval_shape(run, np.ones((2, 8, 8), jnp.bfloat16)):
             assert out.dtype == jnp.bfloat16
 
 
-def test_bad_lowering(getkey):
+def test_bad_lowering():
     with pytest.raises(Exception, match="lowering"):
-        canonicalize(CNN(getkey()), lowering="fast")  # pyright: ignore
+        canonicalize(_made(CNN), lowering="fast")  # pyright: ignore

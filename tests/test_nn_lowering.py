@@ -18,6 +18,8 @@ from jax.sharding import AxisType, PartitionSpec as P
 from equifed.nn import Conv2d
 from equifed.nn._lowering import grouped, im2col, one_by_one
 
+from .shared import drawn
+
 
 LOWERINGS = ["auto", "grouped", "one-by-one", "im2col"]
 WAYS = [grouped, im2col, one_by_one]
@@ -130,10 +132,13 @@ def _equinox(name):
     """Equinox's layer, one for each client, and images of each."""
 
     def make(key):
-        return eqx.nn.Conv2d(4, 8, **convs[name], key=key)
+        keys = jr.split(key, CLIENTS)
+        return eqx.filter_vmap(lambda k: eqx.nn.Conv2d(4, 8, **convs[name], key=k))(
+            keys
+        )
 
-    layers = eqx.filter_jit(eqx.filter_vmap(make))(jr.split(jr.key(0), CLIENTS))
-    return layers, np.random.default_rng(0).normal(size=(CLIENTS, EXAMPLES, 9, 10, 4))
+    images = np.random.default_rng(0).normal(size=(CLIENTS, EXAMPLES, 9, 10, 4))
+    return drawn(make, 0, 0.2), images
 
 
 def _ours(layers, lowering):
@@ -149,7 +154,7 @@ def _in_our_layout(tree):
         if not isinstance(x, _First):
             return x
         weight, bias = x.conv.weight, x.conv.bias
-        weight = jnp.moveaxis(weight, (-2, -1, -3, -4), (-4, -3, -2, -1))
+        weight = np.moveaxis(np.asarray(weight), (-2, -1, -3, -4), (-4, -3, -2, -1))
         return weight, None if bias is None else bias[..., 0, 0]
 
     return jtu.tree_map(convert, tree, is_leaf=lambda x: isinstance(x, _First))

@@ -3,6 +3,7 @@ its derivatives, in whatever order they are mapped, differentiated and compiled.
 """
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -67,7 +68,7 @@ def _all_layers():
     return make(jr.key(0))
 
 
-def _layers(use_bias=True, dtype="float64"):  # noqa: FBT002
+def _layers(use_bias=True, dtype="float64") -> Any:  # noqa: FBT002
     return _all_layers()[use_bias, dtype]
 
 
