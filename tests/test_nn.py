@@ -423,7 +423,7 @@ def _numpy(weight, x, stride, padding, dilation, groups):
             x.shape[1:3], dilation, (height, width), stride, strict=True
         )
     )
-    out: Any = 0
+    out = np.zeros((len(x), rows, columns, weight.shape[3]))
     for i in range(height):
         for j in range(width):
             top, side = i * dilation[0], j * dilation[1]
