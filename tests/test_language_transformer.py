@@ -3,13 +3,14 @@
 import math
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
 from equifed import models
+
+from .shared import drawn
 
 
 TOKENS = np.array([3, 0, 6, 6, 1], np.int32)
@@ -20,13 +21,7 @@ def made(**kwargs):
     def make(key):
         return models.LanguageTransformer(7, **{**SIZES, **kwargs}, key=key)
 
-    model = eqx.filter_jit(make)(jr.key(0))
-    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
-    rng = np.random.default_rng(0)
-    arrays = jax.tree.map(
-        lambda x: jnp.asarray(rng.normal(0.1, 0.5, x.shape), jnp.float32), arrays
-    )
-    return eqx.combine(arrays, rest)
+    return drawn(make, 0.1, 0.5)
 
 
 def affine(layer, x):

@@ -314,7 +314,9 @@ def _expected(name):
     kernels = _truth(name, params, np.broadcast_to(x[:1, :1], x.shape))[1]
     kernels = jtu.tree_map(lambda g: g[:, 0], kernels)
     pairs = zip(jtu.tree_leaves(grads), jtu.tree_leaves(cos), strict=True)
-    changes = sum(np.sum((g * c).reshape(CLIENTS, EXAMPLES, -1), 2) for g, c in pairs)
+    changes: Any = sum(
+        np.sum((g * c).reshape(CLIENTS, EXAMPLES, -1), 2) for g, c in pairs
+    )
 
     def at(tree, *index):
         return jtu.tree_map(lambda a: a[index], tree)
