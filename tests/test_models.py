@@ -314,7 +314,7 @@ def test_a_vocabulary_other_than_the_models():
     def evaluated(size, targets):
         columns = {"x": text[None, :-1], "y": targets[None]}
         clients = eqf.data.FederatedDataset.from_mapping({"anna": columns})
-        sizes = {"embed_size": 2, "hidden_size": 2}
+        sizes: Any = {"embed_size": 2, "hidden_size": 2}
         model = drawn(lambda key: models.LanguageLSTM(size, **sizes, key=key), 0, 0.5)
         return eqf.evaluate(model, clients, loss)["token_loss"]
 
