@@ -63,6 +63,33 @@ def test_legends_cover_no_neighbour(layout, nested):
     check_legends(figure)
 
 
+@pytest.mark.parametrize("layout", [None, "constrained"])
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [
+        (
+            (1, 2),
+            ["a first name of thirty-four letters", "another of thirty-one letters"],
+        ),
+        ((2, 2), [f"run {i}" for i in range(20)]),
+        ((1, 3), ["a name that is wider than any of the axes here can ever be made"]),
+    ],
+)
+def test_a_legend_without_room_is_inside_and_no_larger_than_its_axes(
+    layout, shape, names
+):
+    figure, axes = pyplot.subplots(*shape, layout=layout)  # of Matplotlib's own size
+    runs = {name: run([3, i + 1]) for i, name in enumerate(names)}
+    runs.setdefault("b", run([1, 2]))
+    for ax in axes.flat:
+        plot.learning_curves(runs, "loss", ax=ax)
+    figure.canvas.draw()
+    for ax in axes.flat:
+        inside, own = ax.get_legend().get_window_extent(), ax.get_window_extent()
+        assert own.x0 <= inside.x0 < inside.x1 <= own.x1
+        assert own.y0 <= inside.y0 < inside.y1 <= own.y1
+
+
 def test_a_legend_is_made_anew_in_the_same_room():
     _, (ax, _) = pyplot.subplots(1, 2, figsize=(12, 4))
     before = ax.get_position().x0, ax.get_position().x1

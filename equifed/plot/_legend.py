@@ -3,16 +3,21 @@
 A legend stands to the right of its axes. Where the figure has a layout engine, that
 makes the room. A figure without one leaves each of the axes where it is, and what
 stands beside one may stand on another: there the axes give up a part of their own
-room.
+room. Where that would leave too little of them, the legend goes inside, in lines and
+letters that are small enough for it.
 """
 
 import math
+import textwrap
 from typing import Any
 
 
 _BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "frameon": False}
 # Of their room the axes keep at least so much; with less the legend goes inside.
 _KEPT = 0.35
+# A legend inside takes at most so much of their width, and of their height: less where
+# a layout engine may yet make them smaller.
+_OF_AXES, _OF_LAID_OUT = 0.9, 0.8
 
 
 def legend(ax: Any, *, reverse: bool = False, **options: Any) -> None:
@@ -38,21 +43,44 @@ def legend(ax: Any, *, reverse: bool = False, **options: Any) -> None:
     if high > most > 0:
         options["ncols"] = min(math.ceil(high / most), len(names))
         made = ax.legend(handles, names, **options)
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        if ax.get_aspect() != "auto" and len(root.axes) > 1:
-            # Axes of a fixed shape find their place in steps, one for each drawing.
-            for _ in range(3):
-                engine.execute(root)
-        return
     extent = made.get_window_extent(renderer)
     wide = (extent.x1 - ax.get_window_extent().x1) / figure.bbox.width
+    engine = figure.get_layout_engine()
     if room.width - wide < _KEPT * room.width:
-        ax.set_position(room)
-        inside = {"loc": "best", "bbox_to_anchor": None, "frameon": True}
-        ax.legend(handles, names, **{**options, **inside})
-        return
-    ax.set_position([room.x0, room.y0, room.width - wide, room.height])
+        if engine is None:
+            ax.set_position(room)
+        _inside(ax, handles, names, options)
+    elif engine is None:
+        ax.set_position([room.x0, room.y0, room.width - wide, room.height])
+    elif ax.get_aspect() != "auto" and len(root.axes) > 1:
+        # Axes of a fixed shape find their place in steps, one for each drawing.
+        for _ in range(3):
+            engine.execute(root)
+
+
+def _inside(ax: Any, handles: list, names: list[str], options: dict[str, Any]) -> None:
+    """Draws the legend where it covers least of its axes, and no larger than they."""
+    inside = {"loc": "best", "bbox_to_anchor": None, "frameon": True}
+    options = {**options, **inside}
+    made = ax.legend(handles, names, **options)
+    made.set_in_layout(False)  # It needs no room beside that of the axes.
+    ax.get_figure(root=True).draw_without_rendering()  # Then that is known.
+    figure, most = ax.get_figure(), ax.get_window_extent()
+    part = _OF_AXES if figure.get_layout_engine() is None else _OF_LAID_OUT
+    wide = made.get_window_extent().width
+    if wide > part * most.width and options.get("ncols", 1) == 1:
+        # Long names have several lines, of as many letters as there is room for.
+        letters = int(max(map(len, names)) * part * most.width / wide) - 4
+        names = [textwrap.fill(name, max(letters, 12)) for name in names]
+        made = ax.legend(handles, names, **options)
+    for _ in range(3):  # Letters have whole sizes: it may need more than one time.
+        taken = made.get_window_extent()
+        share = part * min(most.width / taken.width, most.height / taken.height)
+        if not 0 < share < 1:
+            break
+        size = share * made.get_texts()[0].get_fontsize()
+        made = ax.legend(handles, names, **{**options, "fontsize": size})
+    made.set_in_layout(False)
 
 
 def _room(ax: Any, figure: Any, renderer: Any) -> Any:
