@@ -708,7 +708,7 @@ REFUSED = {
     ),
     "a family of tasks": (
         "--task digits --algorithm fedavg",
-        "Did you mean 'digits-dense' or 'digits-cnn'? There are: digits-dense,",
+        "Did you mean 'digits-dense' or 'digits-cnn'? There are: digits-..., emnist-...,",
     ),
     "an attack that is out of bounds": (
         "--recipe digits-fedavg --attack ipm --attack.epsilon 0 --attackers 2",
@@ -760,7 +760,7 @@ REFUSED = {
     ),
     "an unknown task": (
         "--task digits-dens --algorithm fedavg",
-        "Did you mean 'digits-dense'? There are: digits-dense, digits-cnn, emnist-conv",
+        "Did you mean 'digits-dense'? There are: digits-..., emnist-..., cifar10-...",
     ),
     "an unknown algorithm": (
         "--task digits-dense --algorithm fedadm",
@@ -955,7 +955,7 @@ REFUSED = {
     "a task misspelt": (
         "--taks digits-dense --algorithm fedavg",
         "`--task` must be given, or a `--recipe`, or a `--config`. Did you mean it by "
-        "`--taks`? There are: digits-dense",
+        "`--taks`? There are: digits-",
     ),
     "a word too many": (
         "--recipe digits-fedavg --rounds 3 4",
