@@ -708,7 +708,7 @@ REFUSED = {
     ),
     "a family of tasks": (
         "--task digits --algorithm fedavg",
-        "Did you mean 'digits-dense' or 'digits-cnn'? There are: digits-..., emnist-...,",
+        "Did you mean 'digits-dense' or 'digits-cnn'? There are: digits-..., emnist",
     ),
     "an attack that is out of bounds": (
         "--recipe digits-fedavg --attack ipm --attack.epsilon 0 --attackers 2",
