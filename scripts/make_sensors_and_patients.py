@@ -22,7 +22,7 @@ WISDM = "WISDM_ar_v1.1_transformed.arff"
 
 
 def rows_of(path: pathlib.Path) -> list[list[str]]:
-    """The fields of each line of an unquoted, comma-separated file."""
+    """The fields of each line that is not empty, without the quotes around them."""
     lines = path.read_text("utf-8").splitlines()
     return [[x.strip(' "') for x in line.split(",")] for line in lines if line.strip()]
 
@@ -39,10 +39,8 @@ def written(folder: pathlib.Path, who: list[str], **columns: np.ndarray) -> None
 
 
 def phone_users(source: pathlib.Path, output: pathlib.Path) -> None:
-    text = (source / WISDM).read_text("utf-8").splitlines()
-    begin = [line.strip().lower() for line in text].index("@data") + 1
-    lines = [line.split(",") for line in text[begin:] if line.strip()]
-    rows = [[x.strip(' "') for x in line] for line in lines]
+    rows = rows_of(source / WISDM)
+    rows = rows[[row[0].lower() for row in rows].index("@data") + 1 :]
     activity = [row[-1] for row in rows]
     names = sorted(set(activity))
     written(

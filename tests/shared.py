@@ -1,5 +1,5 @@
-"""What several test files use: the repository's scripts, models of NumPy's numbers, and
-a count of programs."""
+"""What several test files use: the repository's scripts, models of NumPy's numbers,
+transformations, and a count of programs."""
 
 import contextlib
 import importlib.util
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec as P
 
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -60,6 +61,43 @@ def only(cohort, client):
     stop = np.where(mine, cohort.stop, cohort.start)
     left = np.where(mine, cohort.num_examples, 0)
     return eqx.tree_at(where, cohort, (jnp.asarray(stop), jnp.asarray(left)))
+
+
+def descent(f):
+    """Some steps of gradient descent on the mean loss, as a function of the params and
+    the examples."""
+
+    def mean_loss(params, x):
+        return jnp.mean(jax.vmap(f, (None, 0))(params, x))
+
+    def descend(params, x):
+        def body(_, params):
+            grads = jax.grad(mean_loss)(params, x)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+
+        return jax.lax.fori_loop(0, 3, body, params)
+
+    return descend
+
+
+def over_two_devices(f, *, check_vma):
+    """`f(params, x)` of each client's `x`, compiled, with clients on two devices."""
+    mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
+
+    def local(params, x):
+        if check_vma:
+            params = jax.lax.pcast(params, "clients", to="varying")
+        return jax.vmap(f, (None, 0))(params, x)
+
+    return jax.jit(
+        jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), P("clients")),
+            out_specs=P("clients"),
+            check_vma=check_vma,
+        )
+    )
 
 
 def drawn(make, mean, scale):

@@ -19,7 +19,7 @@ from jaxtyping import TypeCheckError
 
 from equifed.nn import AvgPool2d, Conv2d, MaxPool2d
 
-from .shared import drawn
+from .shared import descent, drawn, over_two_devices
 
 
 # in_channels, out_channels, kernel_size, then keyword options.
@@ -209,22 +209,6 @@ def _grad_of_grad(f):
     return jax.grad(inner, (0, 1))
 
 
-def _in_loop(f):
-    """Some steps of gradient descent on the mean loss."""
-
-    def mean_loss(params, x):
-        return jnp.mean(jax.vmap(f, (None, 0))(params, x))
-
-    def descend(params, x):
-        def body(_, params):
-            grads = jax.grad(mean_loss)(params, x)
-            return jtu.tree_map(lambda p, g: p - 0.1 * g, params, grads)
-
-        return jax.lax.fori_loop(0, 3, body, params)
-
-    return descend
-
-
 transforms = {
     "linearize": lambda f: lambda *a: jax.linearize(f, *a)[1](*_cos(a)),
     "grad-of-grad": _grad_of_grad,
@@ -238,7 +222,7 @@ transforms = {
     "kernels-vmap-grad": lambda f: jax.vmap(jax.grad(f, (0, 1)), (0, None)),
     "clients-grad-vmap": lambda f: jax.vmap(_sum_over((None, 0))(f)),
     "clients-vmap-grad": lambda f: jax.vmap(jax.vmap(jax.grad(f, (0, 1)), (None, 0))),
-    "clients-loop": lambda f: jax.vmap(_in_loop(f)),
+    "clients-loop": lambda f: jax.vmap(descent(f)),
 }
 
 
@@ -296,7 +280,7 @@ def _each(params):
 
 
 def _descent(name, params, x):
-    """Where `_in_loop` must end."""
+    """Where `descent` must end."""
     for _ in range(3):
         grads = _truth(name, params, x)[1][0]
         params = jtu.tree_map(lambda p, g: p - 0.1 * g.mean(1), params, grads)
@@ -378,22 +362,9 @@ def test_jacobians(name):
 def test_shard_map(check_vma, name):
     pair = _Pair(name)
     x = pair.image(CLIENTS, EXAMPLES)
-    mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
-
-    def local(params, x):
-        if check_vma:
-            params = jax.lax.pcast(params, "clients", to="varying")
-        return jax.vmap(_in_loop(pair.losses()[0]), (None, 0))(params, x)
-
-    sharded = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(P(), P("clients")),
-        out_specs=P("clients"),
-        check_vma=check_vma,
-    )
+    sharded = over_two_devices(descent(pair.losses()[0]), check_vma=check_vma)
     same = jtu.tree_map(lambda p: np.stack([p] * CLIENTS), pair.params)
-    _assert_close(jax.jit(sharded)(pair.params, x), _descent(name, same, x))
+    _assert_close(sharded(pair.params, x), _descent(name, same, x))
 
 
 def test_shard_map_with_a_replicated_kernel():

@@ -18,6 +18,8 @@ from jaxtyping import TypeCheckError
 
 from equifed.nn import LSTM
 
+from .shared import descent, over_two_devices
+
 
 INPUT, HIDDEN, LENGTH = 3, 5, 7
 CLIENTS, EXAMPLES = 4, 2
@@ -147,7 +149,7 @@ def _truth(params, data):
 
 
 def _descent(params, data):
-    """Where `_in_loop` must end."""
+    """Where `descent` must end."""
     for _ in range(3):
         grad = _truth(params, data)[1][..., : params.shape[-1]]
         params = params - 0.1 * grad.mean(1)
@@ -173,21 +175,6 @@ def _grad_of_grad(f):
     return _grad(inner)
 
 
-def _in_loop(f):
-    """Some steps of gradient descent on the mean loss."""
-
-    def mean_loss(params, data):
-        return jnp.mean(jax.vmap(f, (None, 0))(params, data))
-
-    def descend(params, data):
-        def body(_, params):
-            return params - 0.1 * jax.grad(mean_loss)(params, data)
-
-        return jax.lax.fori_loop(0, 3, body, params)
-
-    return descend
-
-
 # Those that are nowhere else inside another: a Hessian maps products with it, and
 # `test_outputs` has values, gradients and changes alone.
 transforms = {
@@ -203,7 +190,7 @@ transforms = {
     "weights-vmap-grad": lambda f: jax.vmap(_grad(f), (0, None)),
     "clients-grad-vmap": lambda f: jax.vmap(_sum_over((None, 0))(f)),
     "clients-vmap-grad": lambda f: jax.vmap(jax.vmap(_grad(f), (None, 0))),
-    "clients-loop": lambda f: jax.vmap(_in_loop(f)),
+    "clients-loop": lambda f: jax.vmap(descent(f)),
 }
 
 
@@ -355,21 +342,8 @@ def test_no_gradient_of_the_weight_inside_the_time_loop():
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_shard_map(check_vma):
     losses, params = _losses()
-    mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Auto,))
-
-    def local(params, data):
-        if check_vma:
-            params = jax.lax.pcast(params, "clients", to="varying")
-        return jax.vmap(_in_loop(losses[0]), (None, 0))(params, data)
-
-    sharded = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(P(), P("clients")),
-        out_specs=P("clients"),
-        check_vma=check_vma,
-    )
-    _assert_close(jax.jit(sharded)(params, _data()), _descent(params[None], _data()))
+    sharded = over_two_devices(descent(losses[0]), check_vma=check_vma)
+    _assert_close(sharded(params, _data()), _descent(params[None], _data()))
 
 
 def test_shard_map_from_the_zero_state():

@@ -64,9 +64,11 @@ def _inside(ax: Any, handles: list, names: list[str], options: dict[str, Any]) -
     options = {**options, **inside}
     made = ax.legend(handles, names, **options)
     made.set_in_layout(False)  # It needs no room beside that of the axes.
-    ax.get_figure(root=True).draw_without_rendering()  # Then that is known.
-    figure, most = ax.get_figure(), ax.get_window_extent()
-    part = _OF_AXES if figure.get_layout_engine() is None else _OF_LAID_OUT
+    part = _OF_AXES
+    if ax.get_figure().get_layout_engine() is not None:
+        part = _OF_LAID_OUT
+        ax.get_figure(root=True).draw_without_rendering()  # It gives the axes theirs.
+    most = ax.get_window_extent()
     wide = made.get_window_extent().width
     if wide > part * most.width and options.get("ncols", 1) == 1:
         # Long names have several lines, of as many letters as there is room for.
