@@ -182,8 +182,17 @@ AGGREGATORS = {
 
 
 @pytest.mark.exact
+@pytest.mark.parametrize("name", ["mean", "quantized"])
+def test_without_attackers_it_is_the_ordered_round_as_users_compile_it(name):
+    without_attackers(name)
+
+
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_without_attackers_it_is_the_ordered_round(name):
+    without_attackers(name)
+
+
+def without_attackers(name):
     executor = eqf.Executor(ordered=True)
     base = fedavg(AGGREGATORS[name])
     plain, metrics = one_round(base, executor=executor)

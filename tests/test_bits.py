@@ -176,7 +176,7 @@ def assert_alike(x, y):
     ("name", "block_size", "count", "resident"),
     [
         ("noise", 1, 1, False),
-        ("noise", 1, 4, True),
+        ("noise", 1, 2, True),
         ("noise", 2, 2, False),
         ("FedPA", 4, 4, False),
         ("CNN", 1, 2, False),
@@ -241,7 +241,7 @@ jax.config.update("jax_enable_x64", True)
 from tests.test_bits import assert_same_bits, on_no_mesh, two_rounds
 expected = on_no_mesh("Scaffold", 2)
 assert expected[0].model.layers[0].weight.dtype == "float64"
-got = two_rounds("Scaffold", 4, resident=False, block_size=2)
+got = two_rounds("Scaffold", 2, resident=False, block_size=2)
 assert_same_bits(got, expected)
 """
 
