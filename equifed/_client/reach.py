@@ -7,6 +7,7 @@ decay or noise. Which leaves these are is known from the loss's derivative as a
 program, before any number is computed: their tangents are not used in it.
 """
 
+import functools
 import weakref
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -43,15 +44,7 @@ def reached(loss: Loss, at: Broadcast, example: Example) -> PyTree[bool]:
     shapes = _shapes(leaves), _shapes([others[i] for i in arrays])
     fixed = [None if _has_shape(x) else x for x in others]
 
-    def value(leaves: list[Array], given: list[Array]) -> Array:
-        whole = list(fixed)
-        for i, x in zip(arrays, given, strict=True):
-            whole[i] = x
-        rest, example = jtu.tree_unflatten(static, whole)
-        model = eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
-        out: Any = alone(loss)(model, example, jr.key(0))
-        return out[0] if isinstance(out, tuple) else out
-
+    value = functools.partial(_value, alone(loss), treedef, static, fixed, arrays)
     try:
         known = _KNOWN.setdefault(loss, {})
         what = (Static(fixed), static, treedef, *map(_key, shapes))
@@ -61,6 +54,25 @@ def reached(loss: Loss, at: Broadcast, example: Example) -> PyTree[bool]:
     except TypeError:  # A loss that is not hashable, as one that holds arrays.
         answer = _reached(value, *shapes)
     return jtu.tree_unflatten(treedef, answer)
+
+
+def _value(
+    loss: Callable,
+    treedef: Any,
+    static: Any,
+    fixed: list[Any],
+    places: list[int],
+    leaves: list[Array],
+    given: list[Array],
+) -> Array:
+    """The loss, with the params and what else has a shape where they belong."""
+    whole = list(fixed)
+    for i, x in zip(places, given, strict=True):
+        whole[i] = x
+    rest, example = jtu.tree_unflatten(static, whole)
+    model = eqx.combine(jtu.tree_unflatten(treedef, leaves), rest)
+    out = loss(model, example, jr.key(0))
+    return out[0] if isinstance(out, tuple) else out
 
 
 def _reached(value: Callable, params: list[Any], given: list[Any]) -> tuple[bool, ...]:

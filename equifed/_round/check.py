@@ -18,7 +18,7 @@ from .._roles import Roles
 from .._store import ClientRows
 from .._tree import difference, is_here, leaves_by_path, wide_dtype
 from .._types import ClientState, Model, Params
-from .state import begin, Beginning, State
+from .state import begin, State
 
 
 def check_round(algorithm: Any, cohort: Cohort, executor: Executor) -> None:
@@ -107,16 +107,15 @@ def check_state(algorithm: Any, state: State, *, axes: int = 1) -> None:
     kept = kept_in(clients)
     personal = None if kept is None else kept.personal
 
-    def begun(num_clients: int) -> Beginning:
-        return eqx.filter_eval_shape(
-            begin,
-            algorithm,
-            state.params,
-            personal,
-            num_clients=num_clients,
-            key=jr.key(0),
-        )
-
+    # A lambda: a function would be made ready for its checks again and again.
+    begun = lambda num_clients: eqx.filter_eval_shape(  # noqa: E731
+        begin,
+        algorithm,
+        state.params,
+        personal,
+        num_clients=num_clients,
+        key=jr.key(0),
+    )
     try:
         wanted, other = begun(2), begun(3)
     except jax.errors.JAXTypeError:

@@ -50,18 +50,21 @@ def slots_of(
     """
     if info is None:
         return None
+    of_each = info(round, clients.copy())
+    return jax.tree.map(lambda x: _spread(x, round, clients, plan), of_each)
+
+
+def _spread(
+    x: Any, round: int, clients: Int[np.ndarray, " clients"], plan: Plan
+) -> Shaped[np.ndarray, "devices slots ..."]:
+    x = np.asarray(x)
+    if x.shape[:1] != clients.shape or x.dtype.kind not in "biufc":
+        raise ValueError(
+            f"`info` must return arrays of numbers with an entry for each of the "
+            f"{len(clients)} clients of round {round}, got {shown(x)}. Write "
+            "`info=lambda round, clients: domains[clients]`, for example."
+        )
     seated = plan.place >= 0
-
-    def spread(x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        if x.shape[:1] != clients.shape or x.dtype.kind not in "biufc":
-            raise ValueError(
-                f"`info` must return arrays of numbers with an entry for each of the "
-                f"{len(clients)} clients of round {round}, got {shown(x)}. Write "
-                "`info=lambda round, clients: domains[clients]`, for example."
-            )
-        out = np.zeros((*plan.place.shape, *x.shape[1:]), x.dtype)
-        out[seated] = x[plan.place[seated]]
-        return out.astype(jax.dtypes.canonicalize_dtype(x.dtype))
-
-    return jax.tree.map(spread, info(round, clients.copy()))
+    out = np.zeros((*plan.place.shape, *x.shape[1:]), x.dtype)
+    out[seated] = x[plan.place[seated]]
+    return out.astype(jax.dtypes.canonicalize_dtype(x.dtype))

@@ -25,7 +25,7 @@ from .._mesh import clients_each
 from .._words import shown
 from ._arrays import as_numbers
 from ._batching import AbstractBatching
-from ._random import generators, ORDER
+from ._random import Generators, ORDER
 from ._room import Needs, raised
 from ._whose import failed, Whose
 
@@ -178,7 +178,7 @@ def _orders(
     # than to lay out a client.
     lay_out, batch_size = type(batching).order, batching.batch_size
     orders = []
-    rng, rows = generators(seed, ORDER), (clients, sizes, steps)
+    rng, rows = Generators(seed, ORDER), (clients, sizes, steps)
     for client, size, expected in zip(*(x.tolist() for x in rows), strict=True):
         try:
             order = np.asarray(lay_out(batching, size, rng(client, round)))

@@ -9,7 +9,7 @@ from NumPy, and the few distributions that are needed are written here.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -49,21 +49,20 @@ def generator(seed: int, purpose: int, *counter: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key, counter=place))
 
 
-def generators(seed: int, purpose: int) -> Callable[..., np.random.Generator]:
+class Generators:
     """`generator(seed, purpose, *counter)` as a function of the counter, faster: it is
     one generator that is put elsewhere, so that each is used before the next is asked
     for."""
-    rng = generator(seed, purpose)
-    bits = rng.bit_generator
-    state: Any = bits.state
-    place = state["state"]["counter"]
 
-    def at(*counter: int) -> np.random.Generator:
-        place[:] = (0, *counter, 0, 0, 0)[:4]
-        bits.state = state
-        return rng
+    def __init__(self, seed: int, purpose: int):
+        self._rng = generator(seed, purpose)
+        self._state: Any = self._rng.bit_generator.state
+        self._place = self._state["state"]["counter"]
 
-    return at
+    def __call__(self, *counter: int) -> np.random.Generator:
+        self._place[:] = (0, *counter, 0, 0, 0)[:4]
+        self._rng.bit_generator.state = self._state
+        return self._rng
 
 
 def counter_of(client_id: str) -> int:

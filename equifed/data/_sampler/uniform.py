@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..._check import check_count, check_seed, checked
-from .._random import generator, generators, integers, permutation, SAMPLE
+from .._random import generator, Generators, integers, permutation, SAMPLE
 from .base import AbstractSampler, Among, check_cohort_size
 from .participation import FixedSizeParticipation
 
@@ -42,7 +42,7 @@ class UniformSampler(AbstractSampler):
         # Where few places are free, those beyond would be drawn in vain: the first of
         # `among` are drawn alone. What is read of a module once is read here, as that
         # takes longer than to draw one client.
-        size, rng = self.cohort_size, generators(self.seed, SAMPLE)
+        size, rng = self.cohort_size, Generators(self.seed, SAMPLE)
 
         def draws(round, there, most):
             clients = np.flatnonzero(there)
