@@ -154,7 +154,17 @@ def rowwise(values: Array, x: Array) -> Array:
 
 def tree_row(x: PyTree, i: int | Array) -> PyTree:
     """One of several trees that are stacked along a leading axis of their arrays."""
-    return jtu.tree_map(lambda leaf: leaf[i] if eqx.is_array(leaf) else leaf, x)
+    arrays, rest = eqx.partition(x, eqx.is_array)
+    traced = any(isinstance(a, jax.core.Tracer) for a in (*jtu.tree_leaves(arrays), i))
+    return eqx.combine((_row if traced else _row_of_all)(arrays, i), rest)
+
+
+def _row(arrays: PyTree[Array], i: int | Array) -> PyTree[Array]:
+    return jtu.tree_map(lambda a: a[i], arrays)
+
+
+# One program, where two for each array would be compiled.
+_row_of_all = jax.jit(_row)
 
 
 def tree_merge_axes(x: PyTree[Array]) -> PyTree[Array]:

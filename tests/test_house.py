@@ -37,7 +37,7 @@ PARTS |= {"equifed.deploy.nvflare": eqf.deploy.nvflare}
 LAYERS = (
     (
         *("_types", "_words", "_warn", "_interrupt", "_used_up", "_tree", "_check"),
-        *("_overrides", "_linalg", "_debug", "_extras"),
+        *("_overrides", "_linalg", "_debug", "_extras", "_copy"),
         *("_files", "_history", "_json", "_compiled", "_loop", "_mesh", "_processes"),
         *("_role_table", "_selected"),
     ),

@@ -443,7 +443,7 @@ def test_moved_to_a_round_and_back(store):
         begun(
             ONE,
             SIZE,
-            lambda x, n: jnp.repeat(jnp.asarray(x)[None], n, 0),
+            lambda one, n: jtu.tree_map(lambda x: jnp.asarray(np.stack([x] * n)), one),
             "device",
             None,
         ),

@@ -40,7 +40,7 @@ class OldModels(eqx.Module):
 
     @classmethod
     def none(cls, params: Params, size: int) -> "OldModels":
-        models = jtu.tree_map(lambda x: repeat(x, size), params)
+        models = repeat(params, size)
         versions = jnp.full(size, NO_VERSION, jnp.int32)
         return cls(models, versions, jnp.zeros((), jnp.int32))
 

@@ -2,7 +2,6 @@
 have in common, which is there once."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -76,15 +75,18 @@ class Maker:
 
     def __call__(self, numbers: np.ndarray) -> Own:
         """The models of clients by their numbers in the training, -1 for newcomers."""
-        rows = jtu.tree_map(
-            lambda all, new: _rows(all, new, numbers),
-            self._state.clients,
-            self._newcomer,
+        seen = numbers >= 0
+        at = np.where(seen, numbers, 0)
+        on_device = jtu.tree_map(
+            lambda all: isinstance(all, jax.Array), self._state.clients
         )
+        all, elsewhere = eqx.partition(self._state.clients, on_device)
+        rows = jtu.tree_map(lambda all: jax.device_put(all[at]), elsewhere)
         # Those of all clients may be too many for a device.
         rest = dataclasses.replace(self._state, clients=None)
-        places = jnp.arange(len(numbers))
-        stacked = _stacked(self._algorithm, rest, rows, places, self._is_own)
+        kept = (all, rows, None if seen.all() else self._newcomer)
+        places = jax.device_put((at, seen))
+        stacked = _stacked(self._algorithm, rest, kept, *places, self._is_own)
         return Own(stacked, self._common)
 
 
@@ -92,24 +94,27 @@ class Maker:
 def _stacked(
     algorithm: AbstractAlgorithm,
     state: State,
-    rows: ClientState,
-    places: Array,
+    kept: tuple[ClientState, ClientState, ClientState | None],
+    at: Array,
+    seen: Array,
     is_own: PyTree[bool],
 ) -> Model:
+    """**Arguments:**
+
+    - `kept`: what all clients keep that is on the device, the rows of what is not, and
+        what one keeps that has not been seen, if there are any.
+    """
+    all, rows, newcomer = kept
+    rows = eqx.combine(jtu.tree_map(lambda x: x[at], all), rows)
+    if newcomer is not None:
+        rows = jtu.tree_map(lambda x, new: _where(seen, x, new), rows, newcomer)
+
     def one(kept: ClientState, place: Array) -> Model:
         del place  # It is mapped over, as there may be nothing that is kept.
         return eqx.filter(algorithm.own_model(state, kept), is_own)
 
-    return jax.vmap(one)(rows, places)
+    return jax.vmap(one)(rows, at)
 
 
-def _rows(all: Any, new: Any, numbers: np.ndarray) -> jax.Array:
-    """Rows of what the clients keep, wherever it lies."""
-    seen = numbers >= 0
-    at = np.where(seen, numbers, 0)
-    on_device = isinstance(all, jax.Array)
-    rows = all[jnp.asarray(at)] if on_device else jnp.asarray(all[at])
-    if seen.all():
-        return rows
-    wide = jnp.asarray(seen).reshape(-1, *[1] * (rows.ndim - 1))
-    return jnp.where(wide, rows, jnp.asarray(new)[None])
+def _where(seen: Array, x: Array, new: Array) -> Array:
+    return jnp.where(jnp.reshape(seen, (-1, *[1] * (x.ndim - 1))), x, new[None])

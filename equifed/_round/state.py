@@ -1,6 +1,7 @@
 """What is carried from round to round, and where it comes from."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -77,11 +78,21 @@ class State(eqx.Module):
         raise AttributeError(f"A `State` has no `{name}`.")
 
 
-def repeat(x: Array, count: int) -> Array:
-    """Stacks copies of `x`, each spread over devices as `x` is."""
-    stacked = jnp.broadcast_to(x, (count, *x.shape)).copy()
+def repeat(x: PyTree[Array], count: int) -> PyTree[Array]:
+    """Stacks copies of each array, each spread over devices as the array is."""
+    arrays, treedef = jtu.tree_flatten(x)
+    stacked = map(_spread_as, _repeated(arrays, count), arrays)
+    return jtu.tree_unflatten(treedef, stacked)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _repeated(arrays: list[Array], count: int) -> list[Array]:
+    return [jnp.broadcast_to(x, (count, *x.shape)) for x in arrays]
+
+
+def _spread_as(stacked: Array, x: Array) -> Array:
     sharding = getattr(x, "sharding", None)  # what is traced by `jax.jit` has none
-    if isinstance(sharding, NamedSharding):
-        place = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-        stacked = jax.device_put(stacked, place)
-    return stacked
+    if not isinstance(sharding, NamedSharding):
+        return stacked
+    place = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    return jax.device_put(stacked, place)

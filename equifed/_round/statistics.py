@@ -4,11 +4,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._client import Stateful
+from .._copy import tree_copy
 from .._tree import split_statistics
 from .._types import Model
 
@@ -35,8 +35,7 @@ def averaged(algorithm: Any, statistics: PyTree, own: PyTree) -> PyTree | None:
 
 def copied(model: Model) -> Model:
     """A copy, with a state's arrays as rounds return them: of a strong type."""
-    model = jtu.tree_map(lambda x: jnp.array(x) if eqx.is_array(x) else x, model)
-    statistics, rest = split_statistics(model)
+    statistics, rest = split_statistics(tree_copy(model))
     strong = jtu.tree_map(
         lambda x: jax.lax.convert_element_type(x, x.dtype), statistics
     )

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort, Cohorts
 from .._compiled import compiled, FlatTree
+from .._copy import tree_copy
 from .._executor import Executor
 from .._interrupt import uninterrupted
 from .._loop import traced_once
@@ -128,13 +129,13 @@ class Stepper:
         if jtu.tree_leaves(state.clients) and not several:
             clients = state.clients
             if self._store is None:
-                clients = jtu.tree_map(lambda x: _copied(x, mesh), clients)
+                clients = _placed(tree_copy(clients), mesh)
             self._moving = mover(clients, mesh, writes=keeps, donate=True)
             state = dataclasses.replace(state, clients=None)
-        self._rest = jtu.tree_map(lambda x: _placed(x, mesh), state.rest)
+        self._rest = _placed(state.rest, mesh)
         state = dataclasses.replace(state, rest=self._rest)
         self._fixed, self._state = taken_apart(algorithm, state, key, executor, mesh)
-        arrays = [_copied(x, mesh) for x in self._state.arrays]
+        arrays = _placed(tree_copy(self._state.arrays), mesh)
         self._state.arrays = []  # The caller may let go of them.
         # The result of the last call: it takes the place of the one before.
         self._given: State | None = None
@@ -263,12 +264,10 @@ class Stepper:
         return program
 
 
-def _copied(x: Array, mesh: Mesh | None) -> Array:
-    return _placed(jnp.array(x, copy=True), mesh)
-
-
-def _placed(x: Any, mesh: Mesh | None) -> Any:
-    """An array where the rounds want it. On devices that have it, it is not copied."""
-    if not eqx.is_array(x) or mesh is None:
+def _placed(x: PyTree, mesh: Mesh | None) -> PyTree:
+    """Arrays where the rounds want them. On devices that have one, it is not copied."""
+    if mesh is None:
         return x
-    return jax.device_put(x, sharding_over(mesh, x))
+    return jtu.tree_map(
+        lambda a: jax.device_put(a, sharding_over(mesh, a)) if eqx.is_array(a) else a, x
+    )

@@ -60,14 +60,14 @@ def begun(
     **Arguments:**
 
     - `one`: what every client begins with.
-    - `repeat`: repeats an array of it on the device.
+    - `repeat`: repeats its arrays on the device.
     """
     place = check_place(where)
     if not jtu.tree_leaves(one):
         return one
     place = _by_size(one, num_clients, mesh) if place is None else place
     if place == "device":
-        return jtu.tree_map(lambda x: repeat(x, num_clients), one)
+        return repeat(one, num_clients)
     return rows_of(_made(one, num_clients, place, mesh))
 
 

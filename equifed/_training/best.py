@@ -6,13 +6,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._check import check_choice, check_kind
 from .._checkpoint.fingerprint import Fingerprint, outlined
 from .._client.keeping import kept_in
+from .._copy import tree_copy
 from .._evaluate import Personal
 from .._evaluate.made import gives_own
 from .._history import check_known, names_in, ROUND, Row
@@ -188,8 +188,8 @@ class Best:
 def _copied(model: Model | None, state: State) -> Model | None:
     """Of a model what the next round uses up the memory of, `None` elsewhere."""
     stays = {id(x) for x in jtu.tree_leaves(state.rest)}
-    return jtu.tree_map(
-        lambda x: jnp.copy(x) if eqx.is_array(x) and id(x) not in stays else None, model
+    return tree_copy(
+        eqx.filter(model, lambda x: eqx.is_array(x) and id(x) not in stays)
     )
 
 
