@@ -85,8 +85,8 @@ class Maker:
         # Those of all clients may be too many for a device.
         rest = dataclasses.replace(self._state, clients=None)
         kept = (all, rows, None if seen.all() else self._newcomer)
-        places = jax.device_put((at, seen))
-        stacked = _stacked(self._algorithm, rest, kept, *places, self._is_own)
+        at, seen = jax.device_put((at, seen))
+        stacked = _stacked(self._algorithm, rest, kept, at, seen, self._is_own)
         return Own(stacked, self._common)
 
 
