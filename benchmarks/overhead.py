@@ -133,9 +133,9 @@ def seconds(f: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(name, model, dataset, batch_size, repeats) -> dict:
+def measure(name, model, dataset, batch_size, repeats, kind=eqf.FedAvg) -> dict:
     batching = eqf.data.Epochs(1, batch_size=batch_size, last="fill")
-    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), batching)
+    algorithm = kind(loss, optax.sgd(0.1), batching)
     loader = eqf.data.Loader(dataset, eqf.data.AllClients(), batching)
     cohort, key = loader(0), jr.key(0)
     executor = eqf.Executor()
@@ -184,16 +184,20 @@ def main():
     key = jr.key(0)
     rows = [
         measure("digits MLP", MLP(key), eqf.data.digits(), 16, 5 * args.repeats),
+        measure(
+            *("digits MLP, SCAFFOLD", MLP(key), eqf.data.digits(), 16),
+            *(5 * args.repeats, eqf.Scaffold),
+        ),
         measure("digits CNN", SmallCNN(key), eqf.data.digits(), 8, 2 * args.repeats),
         measure("MNIST CNN", CNN(key), mnist_like(), 20, args.repeats),
     ]
     print(
-        f"{'work':12} {'clients':>7} {'steps':>6} {'round':>10} {'bare':>10} ratio "
+        f"{'work':20} {'clients':>7} {'steps':>6} {'round':>10} {'bare':>10} ratio "
         "rounds/s"
     )
     for r in rows:
         print(
-            f"{r['work']:12} {r['clients']:7} {r['steps']:6} "
+            f"{r['work']:20} {r['clients']:7} {r['steps']:6} "
             f"{r['round_ms']:7.2f} ms {r['bare_ms']:7.2f} ms {r['ratio']:5.2f} "
             f"{r['rounds_per_s']:8.1f}"
         )

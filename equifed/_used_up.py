@@ -43,10 +43,16 @@ def check_not_used_up(name: str, tree: Any) -> None:
     What is frozen, the `rest` of a state, is the user's own array, which no round
     takes: somebody else has deleted it.
     """
+    if not any(map(_is_deleted, jtu.tree_leaves(tree))):
+        return  # The paths of the leaves take longer.
     for path, x in jtu.tree_leaves_with_path(tree):
-        if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
-            if x.is_deleted():
-                at = f"{name}{jtu.keystr(path)}"
-                if at.startswith("state.rest"):
-                    raise UsedUpError(f"`{at}` {DELETED}")
-                raise UsedUpError(f"`{at}` {MESSAGE.format(name)}")
+        if _is_deleted(x):
+            at = f"{name}{jtu.keystr(path)}"
+            if at.startswith("state.rest"):
+                raise UsedUpError(f"`{at}` {DELETED}")
+            raise UsedUpError(f"`{at}` {MESSAGE.format(name)}")
+
+
+def _is_deleted(x: Any) -> bool:
+    here = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    return here and x.is_deleted()

@@ -46,7 +46,7 @@ def check_lookups(
     loss: Loss,
     numbered: Sequence[Numbered],
     model: Callable[[], Model],
-    state: FlatTree,
+    parts: Sequence[FlatTree],
     cohort: Cohort,
 ) -> None:
     """Refuses a cohort whose examples hold numbers that have no row in a table which
@@ -56,7 +56,7 @@ def check_lookups(
 
     - `numbered`: what the algorithm reads beside the loss.
     - `model`: gives it, if what it reads is not known yet.
-    - `state`: the model's, taken apart: models of one structure read alike.
+    - `parts`: of what the model is in, taken apart: models of one structure read alike.
     """
     pool = cohort.examples
     if not isinstance(pool, dict) or not all(map(is_here, pool.values())):
@@ -64,8 +64,9 @@ def check_lookups(
     if not any(jnp.issubdtype(x.dtype, jnp.integer) for x in pool.values()):
         return
     kinds = [(name, x.shape[2:], x.dtype) for name, x in pool.items()]
-    shapes = [(x.shape, x.dtype) for x in state.arrays]
-    key = (state.treedef, tuple(kinds), tuple(shapes), tuple(numbered))
+    shapes = tuple((x.shape, x.dtype) for flat in parts for x in flat.arrays)
+    treedefs = tuple(flat.treedef for flat in parts)
+    key = (treedefs, tuple(kinds), shapes, tuple(numbered))
     try:
         hash(key)
         seen = _KNOWN.setdefault(loss, {})

@@ -85,6 +85,8 @@ def taken_apart(
     key: PRNGKeyArray,
     executor: Executor,
     mesh: Mesh | None = None,
+    *,
+    brought: bool = False,
 ) -> tuple[FlatTree, FlatTree]:
     """What is the same in all rounds, and what a round changes of the state.
 
@@ -94,8 +96,11 @@ def taken_apart(
     **Arguments:**
 
     - `mesh`: over which rounds are to leave what they change as it lies.
+    - `brought`: whether clients' states are brought to rounds, and not in the state.
     """
-    flat, shardings = FlatTree(dataclasses.replace(state, rest=None)), None
+    clients = None if brought else state.clients
+    flat = FlatTree(dataclasses.replace(state, rest=None, clients=clients))
+    shardings = None
     if mesh is not None:
         shardings = tuple(sharding_over(mesh, x) for x in flat.arrays)
     return FlatTree((algorithm, key, executor, shardings, state.rest)), flat

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
-from .._compiled import compiled
+from .._compiled import compiled, FlatTree
 from .._executor import Executor
 from .._store import ClientRows, moved, mover, rows_of, store_of
 from .._types import ClientState
 from .apart import one_round_apart, runs_apart
 from .debugged import debugged_slots
 from .state import State
-from .step import one_round_of_slots, taken_apart
+from .step import one_round_of_slots
 
 
 def are_brought(algorithm: Any, state: State, cohort: Cohort, key: PyTree) -> bool:
@@ -45,6 +45,8 @@ def round_of_slots(
     cohort: Cohort,
     key: PRNGKeyArray,
     executor: Executor,
+    fixed: FlatTree,
+    carried: FlatTree,
 ) -> tuple[State, dict[str, Any]]:
     """One round. The state that was given stays as it is.
 
@@ -61,16 +63,15 @@ def round_of_slots(
         )
         kept = (cohort.index, after.clients, accept)
     else:
-        without = dataclasses.replace(state, clients=None)
-        fixed, carried = taken_apart(algorithm, without, key, executor)
         if runs_apart(executor, mesh):
             program = one_round_apart(fixed, carried)
         else:
             program = compiled(one_round_of_slots, fixed, carried)
         arrays, metrics, kept = program(fixed.arrays, carried.arrays, cohort, slots)
-        after = dataclasses.replace(carried.build(arrays), rest=state.rest)
+        after = carried.build(arrays)
     moving.put(*kept)
-    return dataclasses.replace(after, clients=moving.states), metrics
+    states = moving.states
+    return dataclasses.replace(after, rest=state.rest, clients=states), metrics
 
 
 def _beside(states: ClientState, cohort: Cohort) -> ClientState:

@@ -62,7 +62,7 @@ class MissingRows:
             one = model()
             if one is not None:
                 read = (self._loss, self._numbered)
-                check_lookups(*read, lambda: one, FlatTree(one), cohort())
+                check_lookups(*read, lambda: one, [FlatTree(one)], cohort())
             return
         if self._whole or (self._lookups is not None and not self._lookups):
             return

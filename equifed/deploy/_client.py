@@ -142,7 +142,7 @@ class Client:
         check_lookups(
             *(self.algorithm.loss, self.algorithm._numbered),
             lambda: next(iter(self.algorithm.models(state)), None),
-            FlatTree(state),
+            [FlatTree(state)],
             cohort,
         )
         return self._train(parts, state, cohort, arrays, config, memory)
