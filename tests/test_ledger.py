@@ -11,6 +11,8 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
+from .shared import line_loss
+
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
 # One client has no example: it is asked, and sends nothing.
@@ -48,10 +50,6 @@ def trained(algorithm, **kwargs):
     return eqf.train(algorithm, testing.Linear(), loader, **kwargs).history
 
 
-def loss(model, example, key):
-    return testing.noisy_loss(model, example, key)
-
-
 def shape(model, example, key):
     return model.weight * example["x"]
 
@@ -60,46 +58,47 @@ def sign(example):
     return example["y"] > 0
 
 
+# What all clients send in a round, and are sent: `test_ledger_of_each.py` holds it.
 ALGORITHMS = {
     # Its params down; up the change and a weight.
     "FedAvg": (
-        lambda: eqf.FedAvg(loss, SGD, BATCHING),
+        lambda: eqf.FedAvg(testing.noisy_loss, SGD, BATCHING),
         3 * (PARAMS + WEIGHT),
         4 * PARAMS,
     ),
     # The control variate too, both ways.
     "Scaffold": (
-        lambda: eqf.Scaffold(loss, SGD, BATCHING),
+        lambda: eqf.Scaffold(line_loss, SGD, BATCHING),
         3 * (2 * PARAMS + WEIGHT),
         4 * 2 * PARAMS,
     ),
     # Twice the params down, and the mean gradient; twice a tree up.
     "Mime": (
-        lambda: eqf.Mime(loss, SGD, BATCHING),
+        lambda: eqf.Mime(line_loss, SGD, BATCHING),
         3 * 2 * (PARAMS + WEIGHT),
         4 * (2 * PARAMS + PARAMS),
     ),
     "FedLin": (
-        lambda: eqf.FedLin(loss, 0.1, BATCHING),
+        lambda: eqf.FedLin(line_loss, 0.1, BATCHING),
         3 * 2 * (PARAMS + WEIGHT),
         4 * (2 * PARAMS + PARAMS),
     ),
     # A perturbation too, both ways, and its length down.
     "FedSMOO": (
-        lambda: eqf.FedSMOO(loss, SGD, BATCHING, alpha=0.1, rho=0.1),
+        lambda: eqf.FedSMOO(line_loss, SGD, BATCHING, alpha=0.1, rho=0.1),
         3 * (2 * PARAMS + WEIGHT),
         4 * (2 * PARAMS + 32),
     ),
     # All are measured, one number each, and two train.
     "PowerOfChoice": (
-        lambda: eqf.PowerOfChoice(eqf.FedAvg(loss, SGD, BATCHING), num_chosen=2),
+        lambda: eqf.PowerOfChoice(eqf.FedAvg(line_loss, SGD, BATCHING), num_chosen=2),
         3 * (32 + WEIGHT) + 2 * (PARAMS + WEIGHT),
         (4 + 2) * PARAMS,
     ),
     # Two are chosen, and say how high their losses are at the model that they are sent.
     "Oort": (
         lambda: eqf.Oort(
-            eqf.FedAvg(loss, SGD, BATCHING), 2, preferred_seconds=None, window=1
+            eqf.FedAvg(line_loss, SGD, BATCHING), 2, preferred_seconds=None, window=1
         ),
         2 * (PARAMS + WEIGHT) + 2 * (32 + WEIGHT),
         2 * PARAMS,
@@ -108,7 +107,7 @@ ALGORITHMS = {
     # whether there is a prototype.
     "FedProto": (
         lambda: eqf.FedProto(
-            *(loss, SGD, BATCHING),
+            *(line_loss, SGD, BATCHING),
             representation=shape,
             label=sign,
             num_classes=2,
@@ -119,19 +118,11 @@ ALGORITHMS = {
     ),
     # Three models down; up one, its number, and a weight.
     "IFCA": (
-        lambda: eqf.IFCA(loss, SGD, BATCHING, num_clusters=3, spread=0.1),
+        lambda: eqf.IFCA(line_loss, SGD, BATCHING, num_clusters=3, spread=0.1),
         3 * (PARAMS + WEIGHT + 32),
         4 * 3 * PARAMS,
     ),
 }
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_every_pass_is_counted(name):
-    make, up, down = ALGORITHMS[name]
-    for row in trained(make()):
-        assert (row["bits_up"], row["bits_down"]) == (up, down)
-        assert type(row["bits_up"]) is int
 
 
 def test_in_64_bits():
@@ -148,7 +139,7 @@ def test_in_64_bits():
 
 @pytest.mark.parametrize("rounds_per_call", (1, 2))
 def test_they_are_logged_and_kept(rounds_per_call, tmp_path):
-    algorithm = eqf.FedAvg(loss, SGD, BATCHING)
+    algorithm = eqf.FedAvg(line_loss, SGD, BATCHING)
     lines = tmp_path / "rows.jsonl"
     history = trained(
         algorithm,
@@ -166,7 +157,7 @@ def test_they_are_logged_and_kept(rounds_per_call, tmp_path):
 
 def test_a_message_that_is_not_finite_was_sent():
     def nan(model, example, key):
-        return loss(model, example, key)[0] * jnp.where(example["y"] > 0, jnp.nan, 1)
+        return line_loss(model, example, key)[0] * jnp.where(example["y"] > 0, jnp.nan, 1)
 
     aggregator = eqf.DropNonfinite(eqf.WeightedMean())
     algorithm = eqf.FedAvg(nan, SGD, BATCHING, aggregator=aggregator)
@@ -195,7 +186,7 @@ def test_whoever_compresses_says_how_many_are_left():
         def decode(self, encoded, state, *, key):
             return eqf.WeightedMean().decode(encoded, None, key=key)
 
-    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=Halves())
+    algorithm = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=Halves())
     assert [row["bits_up"] for row in trained(algorithm)] == [240, 240]
 
 
@@ -209,7 +200,7 @@ def test_whoever_compresses_says_how_many_are_left():
 )
 def test_what_the_server_makes_of_messages_is_not_sent(inner):
     aggregator = eqf.robust.Bucketing(inner, 2)
-    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=aggregator)
+    algorithm = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=aggregator)
     for row in trained(algorithm):
         assert (row["bits_up"], row["bits_down"]) == (3 * (PARAMS + WEIGHT), 4 * PARAMS)
         assert "bits_up_entropy" not in row

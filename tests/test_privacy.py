@@ -23,6 +23,8 @@ import equifed.privacy as eqp
 from equifed import testing
 from equifed.privacy.accounting import _by_count
 
+from .shared import line_loss
+
 
 dpa = pytest.importorskip("dp_accounting")
 
@@ -57,7 +59,7 @@ def plan(sampler=None, *, noise=1.0, num_rounds=ROUNDS, **kwargs):
 
 
 def trained(aggregator, sampler, *, algorithm=eqf.FedAvg, mesh=None, **kwargs):
-    algorithm = algorithm(testing.noisy_loss, SGD, BATCHING, aggregator=aggregator)
+    algorithm = algorithm(line_loss, SGD, BATCHING, aggregator=aggregator)
     loader = eqf.data.Loader(DATASET, sampler, BATCHING, mesh=mesh)
     kwargs = {"num_rounds": ROUNDS, "key": jr.key(1), **kwargs}
     return eqf.train(algorithm, testing.Linear(), loader, **kwargs)
@@ -364,7 +366,7 @@ def test_a_delta_beyond_double_precision():
 
 def test_a_loss_may_not_say_what_epsilon_is():
     def loss(model, example, key):
-        return testing.noisy_loss(model, example, key)[0], {"epsilon": jnp.array(0.0)}
+        return line_loss(model, example, key)[0], {"epsilon": jnp.array(0.0)}
 
     made = plan(unprotected=("epsilon",))
     algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=made.mechanism)
@@ -615,7 +617,7 @@ def test_every_round_says_the_epsilon_up_to_it():
 def test_runs_of_a_sweep_are_held_against_their_plans():
     plans = {str(z): plan(noise=z) for z in (0.5, 2.0)}
     algorithms = {
-        label: eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+        label: eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=made.mechanism)
         for label, made in plans.items()
     }
     loader = eqf.data.Loader(DATASET, plans["0.5"].sampler, BATCHING)
@@ -648,7 +650,7 @@ class _Tells(eqx.Module):
     """A loss with a metric that has the form of an evaluation's name."""
 
     def __call__(self, model, example, key):
-        value, _ = testing.noisy_loss(model, example, key)
+        value, _ = line_loss(model, example, key)
         return value, {"test/of_clients": value}
 
 
@@ -659,7 +661,7 @@ def test_only_an_evaluation_is_shown_as_one():
     more = {
         "num_rounds": 2,
         "evaluation": {"test": DATASET},
-        "metrics": testing.noisy_loss,
+        "metrics": line_loss,
         "privacy": made,
     }
     one = eqf.train(algorithm, testing.Linear(), loader, key=jr.key(0), **more)
@@ -677,7 +679,7 @@ def other_clients(*, sizes=(3, 4)):
 
 def test_no_evaluation_on_clients_who_train_that_is_not_asked_for():
     made, start = plan(), lambda key: testing.Linear()
-    algorithm = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+    algorithm = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=made.mechanism)
     loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
     # A test set of theirs is theirs as well.
     _, test = DATASET.split_examples(0.5)
@@ -721,7 +723,7 @@ class _Many(eqx.Module):
     """A loss with many metrics."""
 
     def __call__(self, model, example, key):
-        value, _ = testing.noisy_loss(model, example, key)
+        value, _ = line_loss(model, example, key)
         return value, {f"metric_{i}": value for i in range(12)}
 
 
@@ -748,7 +750,7 @@ def test_no_name_is_unprotected_that_is_no_metric():
                 *(made.mechanism, made.sampler), privacy=made, evaluation=evaluation
             )
         algorithm = eqf.FedAvg(
-            testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism
+            line_loss, SGD, BATCHING, aggregator=made.mechanism
         )
         loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
         start, keys = lambda key: testing.Linear(), jr.split(jr.key(0), 1)
@@ -766,7 +768,7 @@ class _Lost(eqx.Module):
     """A loss that is not finite while its gradient is."""
 
     def __call__(self, model, example, key):
-        value, more = testing.noisy_loss(model, example, key)
+        value, more = line_loss(model, example, key)
         return value + jax.lax.stop_gradient(jnp.inf), more
 
 
@@ -799,7 +801,7 @@ def test_no_word_of_who_sent_what():
     assert runs[""][0].result == eqf.RESULTS.successful
     infinite = optax.sgd(jnp.inf)
     big = eqf.FedAvg(
-        testing.noisy_loss,
+        line_loss,
         SGD,
         BATCHING,
         server_optim=infinite,
@@ -933,7 +935,7 @@ def test_a_server_that_reads_what_no_noise_covers_is_refused(name, words):
 @pytest.mark.parametrize("name", ("FedAvg", "FedAdam", "FedYogi"))
 def test_a_server_that_reads_the_payload_alone_is_not(name):
     made, kind = plan(), getattr(eqf, name)
-    algorithm = kind(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+    algorithm = kind(line_loss, SGD, BATCHING, aggregator=made.mechanism)
     state = algorithm.init(testing.Linear(), num_clients=COUNT)
     loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
     assert "loss" in made.check(algorithm, state, loader, num_rounds=1)
@@ -986,7 +988,7 @@ class _Own(eqf.AbstractOnePass):
 )
 def test_an_algorithm_of_one_s_own_is_held_to_it(more, words):
     made = plan()
-    like = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=made.mechanism)
+    like = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=made.mechanism)
     own = _Own(like, more)
     state = own.init(testing.Linear(), num_clients=COUNT)
     loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
