@@ -27,11 +27,11 @@ COUNT = 8
 
 
 def noises():
-    # To find the buffers takes seconds: those of one more test, for more rounds.
+    # To find the buffers takes seconds: all tests have those that are known.
     return {
         "tree": eqp.TreeNoise(),
         "banded": eqp.BandedNoise(4, ROUNDS),
-        "buffered": eqp.BufferedToeplitzNoise(2, 64, min_separation=16),
+        "buffered": eqp.BufferedToeplitzNoise(2, 100_000, min_separation=100_000),
     }
 
 
@@ -182,9 +182,32 @@ def test_a_toeplitz_sensitivity_is_the_library_s(name, apart, rounds):
 def test_the_library_s_stored_buffers():
     """Two, for one participation in 100,000 rounds, as the tests of jax-privacy have
     them (`buffered_toeplitz_test.py`)."""
-    noise = eqp.BufferedToeplitzNoise(2, 100_000, min_separation=100_000)
+    noise = noises()["buffered"]
+    assert isinstance(noise, eqp.BufferedToeplitzNoise)
     np.testing.assert_allclose(noise.scales, (0.0122853238, 0.1878393665), rtol=1e-5)
     np.testing.assert_allclose(noise.decays, (0.9999528892, 0.9857068667), rtol=1e-5)
+
+
+def test_the_library_is_asked_for_the_rounds_and_clients_that_there_are(monkeypatch):
+    from jax_privacy.matrix_factorization import buffered_toeplitz
+
+    asked = []
+
+    def optimize(**kwargs):
+        asked.append(kwargs)
+        return buffered_toeplitz.BufferedToeplitz(
+            buf_decay=np.array([0.9, 0.5]), output_scale=np.array([0.1, 0.2])
+        )
+
+    monkeypatch.setattr(buffered_toeplitz, "optimize", optimize)
+    buffers = {"min_buffers": 2, "max_buffers": 2}
+    for most, times in ((None, 4), (3, 3)):  # of no other test, and not known yet
+        noise = eqp.BufferedToeplitzNoise(
+            2, 61, min_separation=16, max_participations=most
+        )
+        wanted = {"n": noise.num_rounds, "min_sep": 16, "max_participations": times}
+        assert asked.pop(0) == {**wanted, **buffers}
+        assert (noise.decays, noise.scales) == ((0.9, 0.5), (0.1, 0.2))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +285,7 @@ def test_correlated_noise_hurts_sums_less_at_equal_privacy():
 
     alone = error(None)
     banded = error(eqp.BandedNoise(16, rounds))
-    buffered = error(eqp.BufferedToeplitzNoise(2, rounds, min_separation=16))
+    buffered = error(noises()["buffered"])  # made for one participation
     assert banded < 0.6 * alone
     assert buffered < 0.6 * alone
 
