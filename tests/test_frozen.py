@@ -5,7 +5,7 @@ No two arrays of the base have one shape, nor has anything else in these trainin
 """
 
 import collections
-import gc
+import functools
 import json
 from typing import Any
 
@@ -41,12 +41,19 @@ def arrays(tree):
     return [x for x in jtu.tree_leaves(tree) if eqx.is_array(x)]
 
 
-def bytes_on_devices(shapes):
-    """Of all arrays of these shapes, what lies at one place counted once."""
+def lying(shapes):
+    """All arrays of these shapes."""
+    return [x for x in jax.live_arrays() if x.shape in shapes and not x.is_deleted()]
+
+
+def bytes_on_devices(shapes, before):
+    """Of all arrays of these shapes, what lies at one place counted once, but for what
+    was there before."""
+    others = set(map(id, before))
     places = {
         (shard.device, shard.data.unsafe_buffer_pointer()): shard.data.nbytes
-        for x in jax.live_arrays()
-        if x.shape in shapes and not x.is_deleted()
+        for x in lying(shapes)
+        if id(x) not in others
         for shard in x.addressable_shards
     }
     count = collections.Counter()
@@ -58,17 +65,27 @@ def bytes_on_devices(shapes):
 class Watch(eqf.AbstractLogger):
     """Looks after each call."""
 
-    def __init__(self, shapes):
-        self.shapes, self.seen = shapes, []
+    def __init__(self, shapes, before):
+        self.about, self.seen = (shapes, before), []
 
     def start(self, num_rounds, first_round):
         pass
 
     def log(self, round, metrics):
-        self.seen.append(bytes_on_devices(self.shapes))
+        self.seen.append(bytes_on_devices(*self.about))
 
     def close(self):
         pass
+
+
+@functools.cache
+def mlp():
+    return lora(eqx.nn.MLP(17, 19, 31, 1, key=KEY), 2, where=lambda m: m, key=KEY)
+
+
+@functools.cache
+def linear():
+    return lora(eqx.nn.Linear(17, 19, key=KEY), 2, key=KEY)
 
 
 STOP = eqf.Target("all/loss", -1.0, mode="min")
@@ -95,20 +112,22 @@ def test_the_base_is_on_each_device_once(name, tmp_path):
         kwargs["executor"] = eqf.Executor(**EXECUTORS[kwargs["executor"]])
     if "stop" in kwargs:
         kwargs["checkpointer"] = eqf.Checkpointer(tmp_path)
-    gc.collect()  # Other tests may have left arrays of such shapes.
-    model = lora(eqx.nn.MLP(17, 19, 31, 1, key=KEY), 2, where=lambda m: m, key=KEY)
+    model = mlp()
     kinds = {"shared": adapters}
     if make is eqf.FedPer:
         kinds = {"shared": lora_a, "personal": lora_b}
     roles = eqf.roles(model, **kinds)
     *_, base = roles.split(model)
     shapes, size = {x.shape for x in arrays(base)}, sum(x.nbytes for x in arrays(base))
+    # Other tests may have left arrays of such shapes; to look for garbage takes long.
+    ours = set(map(id, arrays(base)))
+    before = [x for x in lying(shapes) if id(x) not in ours]
     mesh = jax.make_mesh((count,), ("clients",), devices=jax.devices()[:count])
     loader = eqf.data.Loader(
         DATA, eqf.data.AllClients(), BATCHING, mesh=mesh if count > 1 else None
     )
     once = dict.fromkeys(jax.devices()[:count], size)
-    watch = Watch(shapes)
+    watch = Watch(shapes, before)
     solution = eqf.train(
         make(loss, optax.adam(1e-2), BATCHING),
         model,
@@ -120,7 +139,7 @@ def test_the_base_is_on_each_device_once(name, tmp_path):
         **kwargs,
     )
     assert watch.seen == [once] * 4
-    assert bytes_on_devices(shapes) == once
+    assert bytes_on_devices(shapes, before) == once
     # The trained one is another, and the user's is as it was.
     for x, y in zip(lora_a(solution.model), lora_a(model), strict=True):
         assert np.abs(x - y).max() > 1e-4
@@ -132,7 +151,7 @@ def test_the_base_is_on_each_device_once(name, tmp_path):
 def test_a_best_model_goes_on_without_its_base(tmp_path):
     """What a checkpoint has of the best model is what was trained; resumed, it is on
     the base that there is."""
-    model = lora(eqx.nn.Linear(17, 19, key=KEY), 2, key=KEY)
+    model = linear()
     kwargs: Any = {
         "key": KEY,
         "roles": eqf.roles(model, shared=adapters),
@@ -158,7 +177,7 @@ def test_a_best_model_goes_on_without_its_base(tmp_path):
 
 
 def test_a_round_is_given_what_is_frozen_and_returns_what_is_trained():
-    model = lora(eqx.nn.Linear(17, 19, key=KEY), 2, key=KEY)
+    model = linear()
     algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
     roles = eqf.roles(model, shared=adapters)
     state = algorithm.init(model, num_clients=4, roles=roles)

@@ -31,8 +31,8 @@ class Wide(eqx.Module):
     weight: jnp.ndarray
     bias: jnp.ndarray
 
-    def __init__(self):
-        self.weight, self.bias = jnp.zeros((64, SIZE // 64)), jnp.zeros(())
+    def __init__(self, size=SIZE):
+        self.weight, self.bias = jnp.zeros((64, size // 64)), jnp.zeros(())
 
 
 def loss(model, example, key):
@@ -115,14 +115,15 @@ class Silent(eqp.DistributedDiscreteGaussian):
 
 @pytest.mark.parametrize("kind", (eqp.DistributedDiscreteGaussian, Silent))
 def test_noise_of_the_clients_is_audited_as_well(kind):
-    audit = eqp.Audit(DATASET, num_canaries=CANARIES, seed=3)
+    audit = eqp.Audit(DATASET, num_canaries=150, seed=3)
+    size = 1536  # To draw whole numbers takes long.
     count, everyone = audit.dataset.num_clients, eqf.data.AllClients()
     mechanism = kind(
         *(1.0,),
         noise_multiplier=1.0,
         expected_clients=count,
         step=0.01,
-        num_params=SIZE + 1,
+        num_params=size + 1,
     )
     plan = eqp.PrivacyPlan(
         everyone, mechanism, num_clients=count, num_rounds=1, delta=1e-5
@@ -130,7 +131,7 @@ def test_noise_of_the_clients_is_audited_as_well(kind):
     algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING, aggregator=plan.mechanism)
     solution = eqf.train(
         audit.algorithm(algorithm),
-        model := Wide(),
+        model := Wide(size),
         audit.loader(everyone, BATCHING),
         num_rounds=1,
         key=jr.key(2),
