@@ -11,25 +11,31 @@ import pytest
 import equifed as eqf
 from equifed import testing
 
+from .shared import line_loss
+
 
 BATCHING = eqf.data.Epochs(1, batch_size=4, last="drop")
-DATASET = testing.ragged_clients((5, 2, 4, 8, 6, 7))
+DATASET = testing.ragged_clients((5, 2, 4, 8, 6, 7, 9))
 KRUM = eqf.robust.Krum(1)  # of five
-ENOUGH, TOO_FEW = [0, 2, 3, 4, 5], [0, 1, 3, 4, 5]  # client 1 has no full batch
-KEY = jr.key(0)
+# Client 1 has no full batch, and both have six batches, so that one program runs them.
+ENOUGH, TOO_FEW = [0, 2, 3, 4, 5], [6, 1, 3, 4, 5]
+KEY, SGD = jr.key(0), optax.sgd(0.1)
 
 
 def fedlin(aggregator, gradient_aggregator):
     return eqf.FedLin(
-        *(testing.noisy_loss, 0.1, BATCHING),
+        *(line_loss, 0.1, BATCHING),
         aggregator=aggregator,
         gradient_aggregator=gradient_aggregator,
     )
 
 
+MOMENTUM = optax.sgd(0.1, momentum=0.9)
+
+
 def mime(kind):
     return lambda aggregator, gradient_aggregator: kind(
-        *(testing.noisy_loss, optax.sgd(0.1, momentum=0.9), BATCHING),
+        *(line_loss, MOMENTUM, BATCHING),
         aggregator=aggregator,
         gradient_aggregator=gradient_aggregator,
     )
@@ -59,7 +65,7 @@ def cohort(clients):
 def test_a_round_is_rejected_by_either_pass(name):
     for rules in ((eqf.UniformMean(), KRUM), (KRUM, eqf.UniformMean())):
         algorithm = TWO_PASSES[name](*rules)
-        state = algorithm.init(testing.Linear(), num_clients=6)
+        state = algorithm.init(testing.Linear(), num_clients=7)
         before = jax.tree.map(np.array, (state.params, state.server))
         state, metrics = algorithm.round(state, cohort(TOO_FEW), key=KEY)
         assert metrics["rejected"] == 1
@@ -71,9 +77,7 @@ def test_a_round_is_rejected_by_either_pass(name):
 
 
 def trained(num_rounds, sampler):
-    algorithm = eqf.FedAvg(
-        testing.noisy_loss, optax.sgd(0.1), BATCHING, aggregator=KRUM
-    )
+    algorithm = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=KRUM)
     loader = eqf.data.Loader(DATASET, sampler, BATCHING)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
