@@ -157,7 +157,8 @@ def test_they_are_logged_and_kept(rounds_per_call, tmp_path):
 
 def test_a_message_that_is_not_finite_was_sent():
     def nan(model, example, key):
-        return line_loss(model, example, key)[0] * jnp.where(example["y"] > 0, jnp.nan, 1)
+        factor = jnp.where(example["y"] > 0, jnp.nan, 1)
+        return line_loss(model, example, key)[0] * factor
 
     aggregator = eqf.DropNonfinite(eqf.WeightedMean())
     algorithm = eqf.FedAvg(nan, SGD, BATCHING, aggregator=aggregator)

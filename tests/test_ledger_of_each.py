@@ -17,8 +17,8 @@ import equifed.privacy as eqp
 from equifed import testing
 
 from .deployed import InProcess, Node
-from .test_ledger import ALGORITHMS, BATCHING, DATASET, PARAMS, SGD, WEIGHT
 from .shared import line_loss
+from .test_ledger import ALGORITHMS, BATCHING, DATASET, PARAMS, SGD, WEIGHT
 
 
 EACH = {
@@ -80,12 +80,16 @@ MORE = {
     ),
     "sketch": lambda: averaged(eqc.CountSketch(num_rows=3, num_columns=2, num_kept=2)),
     "attacked": lambda: eqf.attacks.Attacked(
-        eqf.Mime(line_loss, SGD, BATCHING, aggregator=QUANTISED), eqf.attacks.ALIE(), [0]
+        eqf.Mime(line_loss, SGD, BATCHING, aggregator=QUANTISED),
+        eqf.attacks.ALIE(),
+        [0],
     ),
     "shown": lambda: eqf.Diagnose(eqf.Mime(line_loss, SGD, BATCHING)),
     "root": lambda: eqf.FLTrust(line_loss, SGD, BATCHING, root=0),
     "decaying": lambda: eqf.OverRounds(
-        lambda n: eqf.FedAvg(line_loss, optax.sgd(jnp.where(n < 2, 0.1, 0.05)), BATCHING)
+        lambda n: eqf.FedAvg(
+            line_loss, optax.sgd(jnp.where(n < 2, 0.1, 0.05)), BATCHING
+        )
     ),
 }
 
@@ -128,8 +132,8 @@ def test_every_pass_is_counted(name):
             assert type(row["bits_up"]) is int
 
 
-# Of each algorithm the law `ledger` says so too, for the state as well. (FLTrust rejects
-# rounds of clients whom its server does not trust.)
+# Of each algorithm the law `ledger` says so too, and of its state. FLTrust rejects
+# rounds of clients whom its server does not trust.
 @pytest.mark.filterwarnings("ignore:Round . was rejected")
 @pytest.mark.parametrize("name", ("FedAvg", "Mime", "PowerOfChoice", *MORE))
 def test_they_add_up_and_nothing_else_changes(name):

@@ -749,9 +749,7 @@ def test_no_name_is_unprotected_that_is_no_metric():
             trained(
                 *(made.mechanism, made.sampler), privacy=made, evaluation=evaluation
             )
-        algorithm = eqf.FedAvg(
-            line_loss, SGD, BATCHING, aggregator=made.mechanism
-        )
+        algorithm = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=made.mechanism)
         loader = eqf.data.Loader(DATASET, made.sampler, BATCHING)
         start, keys = lambda key: testing.Linear(), jr.split(jr.key(0), 1)
         with pytest.raises(ValueError, match=words):
