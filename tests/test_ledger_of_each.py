@@ -108,7 +108,7 @@ class Given(eqf.data.AbstractSampler):
 
 
 # All in two rounds; then one place is empty.
-SOME = Given(((0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3), (3, 0, 2)))
+SOME = Given(rounds=((0, 1, 2, 3), (0, 1, 2, 3), (1, 2, 3), (3, 0, 2)))
 
 
 def made(name):
@@ -163,7 +163,7 @@ def test_who_was_away_for_long_is_sent_the_model():
     _, _, sent = top.compress(model, top.init(model), key=jr.key(0), round=zero)
     change = int(sent.bits)
     assert PARAMS < 2 * change < 2 * PARAMS
-    sampler = Given(((0, 1, 3), (0,), (0, 1), (0, 3)))
+    sampler = Given(rounds=((0, 1, 3), (0,), (0, 1), (0, 3)))
     algorithm = eqf.Ledger(eqf.CompressDown(averaged(eqf.WeightedMean()), top))
     found = []
     rows = trained(algorithm, sampler, rounds_per_call=4)

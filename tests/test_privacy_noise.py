@@ -196,7 +196,7 @@ def test_the_library_is_asked_for_the_rounds_and_clients_that_there_are(monkeypa
     def optimize(**kwargs):
         asked.append(kwargs)
         return buffered_toeplitz.BufferedToeplitz(
-            buf_decay=np.array([0.9, 0.5]), output_scale=np.array([0.1, 0.2])
+            buf_decay=jnp.array([0.5, 0.25]), output_scale=jnp.array([0.25, 0.125])
         )
 
     monkeypatch.setattr(buffered_toeplitz, "optimize", optimize)
@@ -207,7 +207,7 @@ def test_the_library_is_asked_for_the_rounds_and_clients_that_there_are(monkeypa
         )
         wanted = {"n": noise.num_rounds, "min_sep": 16, "max_participations": times}
         assert asked.pop(0) == {**wanted, **buffers}
-        assert (noise.decays, noise.scales) == ((0.9, 0.5), (0.1, 0.2))
+        assert (noise.decays, noise.scales) == ((0.5, 0.25), (0.25, 0.125))
 
 
 @pytest.mark.parametrize(
