@@ -99,6 +99,7 @@ class Client:
         self.metrics: Measure = algorithm.loss if metrics is None else metrics
         self.roles = roles
         self._form: Any = None
+        self._about: dict[str, Any] | None = None
 
     def answer(
         self,
@@ -124,15 +125,15 @@ class Client:
         if kind == EVALUATE:
             return self._evaluate(arrays, state, node)
         if kind == QUERY:
-            about = {
-                "client": number,
-                "examples": dataset.num_examples,
-                "model": digits_of_model(state),
-                "passes": digits_of_passes(parts),
-                "columns": json.dumps(columns),
-                "made_of": made_of(self.algorithm, state),
-            }
-            return Answer({}, {}, about)
+            if self._about is None:
+                self._about = {
+                    "model": digits_of_model(state),
+                    "passes": digits_of_passes(parts),
+                    "columns": json.dumps(columns),
+                    "made_of": made_of(self.algorithm, state),
+                }
+            about = {"client": number, "examples": dataset.num_examples}
+            return Answer({}, {}, about | self._about)
         if config["passes"] != digits_of_passes(parts):
             raise ValueError(
                 "The server trains by another algorithm or version of it than this "
@@ -158,7 +159,7 @@ class Client:
                 self.algorithm, self.model, num_clients=num_clients, roles=self.roles
             )
             self._made = (state, cut(self.algorithm, state, columns, *how))
-            self._form = form
+            self._form, self._about = form, None
         return self._made
 
     def _train(

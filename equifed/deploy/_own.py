@@ -2,14 +2,12 @@
 clients' examples would plan it.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Shaped
 
 from .._algorithm import AbstractAlgorithm
 from .._check import check_kind
@@ -17,7 +15,7 @@ from .._cohort import Cohort, NO_CLIENT
 from .._words import shown
 from ..data import FederatedDataset
 from ..data._placement import check_numeric, make_cohort, on_device_dtype, Placement
-from ..data._plan import ladder, make_plan
+from ..data._plan import ladder, make_plan, Plan
 from ._plan import Columns
 
 
@@ -79,10 +77,11 @@ def cohort_of(
         max_slots=1,
         whose=lambda _: f"client {number}",
     )
+    if config["slots"] > 1:
+        plan = _with_empty_slot(plan)
     placement = Placement(None)
     pools = {n: placement.replicate(_pool(n, x)) for n, x in dataset.columns.items()}
-    cohort = make_cohort(plan, pools, placement, None)
-    return cohort if config["slots"] == 1 else _with_empty_slot(cohort)
+    return make_cohort(plan, pools, placement, None)
 
 
 def _pool(name: str, column: Any) -> np.ndarray:
@@ -94,18 +93,12 @@ def _pool(name: str, column: Any) -> np.ndarray:
     return out
 
 
-def _with_empty_slot(cohort: Cohort) -> Cohort:
+def _with_empty_slot(plan: Plan) -> Plan:
     """Beside the client's. XLA drops axes of one element, and then fuses, and rounds,
     in another way than in a round of several clients."""
-
-    def padded(x: Array, fill: int = 0) -> Array:
-        return jnp.pad(x, ((0, 0), (0, 1)), constant_values=fill)
-
-    return dataclasses.replace(
-        cohort,
-        start=padded(cohort.start),
-        stop=padded(cohort.stop),
-        first=padded(cohort.first),
-        num_examples=padded(cohort.num_examples),
-        index=padded(cohort.index, NO_CLIENT),
-    )
+    empty = {"start": 0, "stop": 0, "first": 0, "num_examples": 0, "index": NO_CLIENT}
+    filled = {
+        name: np.pad(getattr(plan, name), ((0, 0), (0, 1)), constant_values=fill)
+        for name, fill in empty.items()
+    }
+    return plan._replace(**filled)
