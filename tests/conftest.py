@@ -11,9 +11,13 @@ import pathlib  # noqa: E402
 import signal  # noqa: E402
 
 import jax.random as jr  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
+from . import typechecks  # noqa: E402
 
+
+jaxtyping.jaxtyped = typechecks.jaxtyped
 TESTS = itertools.count()
 
 
