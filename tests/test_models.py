@@ -104,52 +104,47 @@ def test_number_of_parameters(name):
 
 
 def small(key):
-    """A small one of each, and what it is called on."""
-    image, colour = jnp.ones((6, 6, 1)), jnp.ones((8, 8, 2))
-    text = jnp.array([0, 4, 2, 4], jnp.uint8)
+    """A small one of each."""
     sizes: Any = {"embed_size": 3, "hidden_size": 4}
     return {
-        "conv": (models.ConvNet((6, 6, 1), 3, key=key), image),
-        "logistic": (models.LogisticRegression((6, 6, 1), 3, key=key), image),
-        "mlp": (models.MLP((6, 6, 1), 3, hidden_sizes=(20, 20), key=key), image),
-        "lenet": (models.LeNet5((12, 12, 1), 3, key=key), jnp.ones((12, 12, 1))),
-        "resnet": (models.ResNet((2, 4), (1, 1), 3, in_channels=2, key=key), colour),
-        "vit": (
-            models.ViT((8, 8, 2), 3, dim=6, num_layers=1, num_heads=2, key=key),
-            colour,
-        ),
-        "lstm": (models.LanguageLSTM(5, **sizes, num_layers=2, key=key), text),
-        "tied": (
-            models.LanguageLSTM(5, **sizes, project=True, tied=True, key=key),
-            text,
-        ),
-        "transformer": (models.LanguageTransformer(5, **TRANSFORMER, key=key), text),
-        "llama": (models.Llama(LLAMA, key=key), text),
-        "toy": (models.ToyRegression(0.5), jnp.arange(3.0)),
+        "conv": models.ConvNet((6, 6, 1), 3, key=key),
+        "logistic": models.LogisticRegression((6, 6, 1), 3, key=key),
+        "mlp": models.MLP((6, 6, 1), 3, hidden_sizes=(20, 20), key=key),
+        "lenet": models.LeNet5((12, 12, 1), 3, key=key),
+        "resnet": models.ResNet((2, 4), (1, 1), 3, in_channels=2, key=key),
+        "vit": models.ViT((8, 8, 2), 3, dim=6, num_layers=1, num_heads=2, key=key),
+        "lstm": models.LanguageLSTM(5, **sizes, num_layers=2, key=key),
+        "tied": models.LanguageLSTM(5, **sizes, project=True, tied=True, key=key),
+        "transformer": models.LanguageTransformer(5, **TRANSFORMER, key=key),
+        "llama": models.Llama(LLAMA, key=key),
+        "toy": models.ToyRegression(0.5),
     }
 
 
-def noisy(image, key):
-    """An image is not all ones: a normalisation makes nothing of those."""
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        return image
-    return image + jr.normal(key, image.shape)
+def inputs():
+    """What they are called on. An image is not all ones: a normalisation makes nothing
+    of those."""
+    rng = np.random.default_rng(0)
+    shapes = dict.fromkeys(("conv", "logistic", "mlp"), (6, 6, 1))
+    shapes |= {"lenet": (12, 12, 1), "resnet": (8, 8, 2), "vit": (8, 8, 2), "toy": (3,)}
+    images = {n: rng.normal(1, 1, x).astype(np.float32) for n, x in shapes.items()}
+    return images | dict.fromkeys(TEXTS, np.array([0, 4, 2, 4], np.uint8))
 
 
 def test_all_parameters_are_used():
-    @jax.jit
-    def run(key):
+    @eqx.filter_jit
+    def run(made, given, key):
         out = {}
-        for name, (model, x) in small(key).items():
+        for name, model in made.items():
 
-            def value(model, x=x):
-                logits = model(noisy(x, key), key=key)
+            def value(model, x=given[name]):
+                logits = model(x, key=key)
                 return jnp.sum(jnp.sin(3 * logits)), logits.shape
 
             out[name] = eqx.filter_grad(value, has_aux=True)(model)
         return out
 
-    for name, (gradient, shape) in run(KEY).items():
+    for name, (gradient, shape) in run(drawn(small, 0.1, 0.3), inputs(), KEY).items():
         expected = {**TEXTS, "toy": ()}.get(name, (3,))
         assert tuple(map(int, shape)) == expected, name
         for path, x in jax.tree_util.tree_leaves_with_path(gradient):
@@ -160,15 +155,15 @@ def test_all_parameters_are_used():
 
 
 def test_models_compute_in_the_dtype_of_their_parameters():
-    def run(key):
+    def run(given, key):
         out = {}
-        for name, (model, x) in small(key).items():
+        for name, model in small(key).items():
             arrays, rest = eqx.partition(model, eqx.is_array)
             half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), arrays)
-            out[name] = eqx.combine(half, rest)(x, key=key)
+            out[name] = eqx.combine(half, rest)(given[name], key=key)
         return out
 
-    shapes = jax.eval_shape(run, KEY)
+    shapes = jax.eval_shape(run, inputs(), KEY)
     assert {name: x.dtype for name, x in shapes.items() if x.dtype != "bfloat16"} == {}
 
 
