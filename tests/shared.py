@@ -63,6 +63,17 @@ def only(cohort, client):
     return eqx.tree_at(where, cohort, (jnp.asarray(stop), jnp.asarray(left)))
 
 
+@eqx.filter_jit
+def settled(algorithm, state, cohort, num_rounds):
+    """The state after many rounds of one cohort: to plan one takes longer than a small
+    round, and another of the same clients has another order of their examples only."""
+
+    def one(_, state):
+        return algorithm.round(state, cohort, key=jr.key(0))[0]
+
+    return jax.lax.fori_loop(0, num_rounds, one, state)
+
+
 def descent(f):
     """Some steps of gradient descent on the mean loss, as a function of the params and
     the examples."""

@@ -11,6 +11,7 @@ import equifed as eqf
 from equifed import testing
 from equifed._algorithm.afl import onto_simplex
 
+from ..shared import settled
 from .test_papers import check, COHORTS, ETA, local, N, PROBLEM
 
 
@@ -23,8 +24,11 @@ def losses(x, problem=PROBLEM):
     return a / 2 * (x - b) ** 2
 
 
-def last_of(make, num_rounds, **kwargs):
-    return testing.run(make, TWO, num_rounds=num_rounds, batching=ALL, **kwargs)[-1]
+def last_of(make, num_rounds=300):
+    algorithm = make(testing.quadratic_loss, ALL)
+    state = algorithm.init(testing.Point(3.0), num_clients=2)
+    cohort = eqf.data.cohort(TWO.dataset(), ALL)
+    return float(settled(algorithm, state, cohort, num_rounds).model.x)
 
 
 def where_losses_are_equal():
@@ -70,7 +74,7 @@ def test_q_ffl_has_its_optimum(q):
     (a, c), (b, d) = TWO.curvatures, TWO.centres
     ratio = (c / a) ** ((q + 1) / (2 * q + 1))
     optimum = (b + ratio * d) / (1 + ratio)
-    got = last_of(lambda f, b: eqf.QFedAvg(f, 0.2, b, q=q), 200)
+    got = last_of(lambda f, b: eqf.QFedAvg(f, 0.2, b, q=float(q)))
     np.testing.assert_allclose(got, optimum, rtol=1e-4)
     # From the mean towards the fairest of all.
     fairest = where_losses_are_equal()
@@ -139,7 +143,7 @@ def test_at_t_0_it_is_fedavg():
 
 @pytest.mark.parametrize("t", (-0.05, 0.1, 1.0))
 def test_term_has_its_optimum(t):
-    got = last_of(lambda f, b: eqf.TERM(f, optax.sgd(0.05), b, t=t), 300)
+    got = last_of(lambda f, b: eqf.TERM(f, optax.sgd(0.05), b, t=t))
     grid = np.linspace(0, 3, 300_001)
     f, n = losses(grid[:, None], TWO), np.array(TWO.num_examples)
     objective = np.log((n * np.exp(t * f)).sum(1)) / t
@@ -156,7 +160,7 @@ def test_a_large_t_is_the_highest_loss_and_a_very_negative_one_the_lowest():
         a, b = TWO.curvatures[k], TWO.centres[k]
         np.testing.assert_allclose(state.model.x, 0.5 - 0.1 * a * (0.5 - b), rtol=1e-6)
         assert metrics["clients"] == 1
-    got = last_of(lambda f, b: eqf.TERM(f, optax.sgd(0.02), b, t=40.0), 300)
+    got = last_of(lambda f, b: eqf.TERM(f, optax.sgd(0.02), b, t=40.0))
     np.testing.assert_allclose(got, where_losses_are_equal(), atol=0.1)
 
 
