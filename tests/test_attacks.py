@@ -14,7 +14,7 @@ import equifed.attacks as eqa
 import equifed.robust as eqr
 from equifed import testing
 
-from .shared import only
+from .shared import line_loss, only
 
 
 SGD = optax.sgd(0.1)
@@ -28,8 +28,8 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(7, 5)) + 1.0
 
 
-def fedavg(aggregator=None):
-    return eqf.FedAvg(testing.noisy_loss, SGD, BATCHING, aggregator=aggregator)
+def fedavg(aggregator=None, loss=line_loss):
+    return eqf.FedAvg(loss, SGD, BATCHING, aggregator=aggregator)
 
 
 def one_round(algorithm, clients=None, mesh=None, alone=None, **kwargs):
@@ -194,7 +194,7 @@ def test_without_attackers_it_is_the_ordered_round(name):
 
 def without_attackers(name):
     executor = eqf.Executor(ordered=True)
-    base = fedavg(AGGREGATORS[name])
+    base = fedavg(AGGREGATORS[name], testing.noisy_loss)
     plain, metrics = one_round(base, executor=executor)
     state, more = one_round(eqa.Attacked(base, eqa.IPM(9.0), []), executor=executor)
     assert eqx.tree_equal(plain, state)
@@ -275,7 +275,7 @@ def test_what_attackers_send_that_is_not_finite_is_counted():
     assert metrics["clients"] == len(THERE) - 2
     assert np.isfinite(moved(state)).all()
     # Around a rule that trusts one client it is the same, and the root's pass has none.
-    trusting = eqf.FLTrust(testing.noisy_loss, SGD, BATCHING, root=0)
+    trusting = eqf.FLTrust(line_loss, SGD, BATCHING, root=0)
     around = eqa.Attacked(trusting, SendsNothingFinite(), ATTACKERS)
     assert one_round(around)[1]["nonfinite"] == 2
 

@@ -187,7 +187,7 @@ def test_most_clients_may_attack():
 
 def test_a_training_says_why_rounds_are_rejected():
     """It is nobody's trust that is missing, and not a number of messages."""
-    algorithm = eqf.FLTrust(testing.noisy_loss, SGD, BATCHING, root=3)  # it has nothing
+    algorithm = eqf.FLTrust(loss, SGD, BATCHING, root=3)  # it has nothing
     sampler = eqf.data.UniformSampler(2, seed=1)
     assert not {3} & {int(i) for round in (0, 1) for i in sampler(round, 8)}
     for around in (algorithm, eqa.Attacked(algorithm, eqa.Mimic(), [0])):

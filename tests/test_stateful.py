@@ -555,8 +555,9 @@ def test_a_spectral_norm_is_evaluated_with_the_vectors_that_it_has(personal):
     assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("personal", (False, True), ids=("averaged", "personal"))
-@pytest.mark.parametrize("statistics", (jnp.float32, jnp.bfloat16))
+@pytest.mark.parametrize(
+    ("statistics", "personal"), ((jnp.float32, True), (jnp.bfloat16, False)), ids=str
+)
 def test_in_half_the_precision(statistics, personal):
     """All keeps its dtype, and comes near to what it is in full precision."""
 

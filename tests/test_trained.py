@@ -20,6 +20,7 @@ from equifed import testing
 from equifed._client.reach import reached
 
 from .collect import Collect
+from .shared import line_loss
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -46,7 +47,7 @@ SENT = eqf.Broadcast.of(MODEL)
 
 def plain(model, example, key):
     scaled = {**example, "x": example["x"] * jax.lax.stop_gradient(model.frozen)}
-    return testing.noisy_loss(model.head, scaled, key)[0]
+    return line_loss(model.head, scaled, key)[0]
 
 
 def inside(wrap):
@@ -181,7 +182,7 @@ def stateful_loss(layers, *, inference):
         x = example["x"]
         for name in layers:
             x, state = getattr(model, name)(x, state)
-        return testing.noisy_loss(model.layer, {**example, "x": x}, key)[0]
+        return line_loss(model.layer, {**example, "x": x}, key)[0]
 
     return loss
 
