@@ -19,7 +19,7 @@ _CONF = BeartypeConf(violation_type=jaxtyping.TypeCheckError)
 
 
 def names_axes(annotation):
-    """Whether it names an axis or a structure, or may: one that is text is not known."""
+    """Whether it names an axis or a structure, or may: text is not looked into."""
     if isinstance(annotation, str):
         return True
     if annotation is jaxtyping.PyTree or get_origin(annotation) is Literal:
