@@ -63,7 +63,8 @@ class FlatTree:
         """Without arrays, and with references for what can go."""
         new = object.__new__(FlatTree)
         new.treedef, new._places, new.arrays = self.treedef, self._places, []
-        new.rest = [_weak(x, key) for x in self.rest]
+        # In the places of arrays, which are most, there is nothing.
+        new.rest = [x if x is None else _weak(x, key) for x in self.rest]
         return new
 
     def strong(self) -> "FlatTree":

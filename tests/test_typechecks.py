@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from beartype import beartype
+from beartype.door import is_bearable
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, TypeCheckError
 
 from equifed import _tree, _warn
@@ -80,6 +81,20 @@ def test_wrong_types_are_refused(monkeypatch):
         half(6, other=7)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     assert half(6, name="what comes back") == "what comes back"
+
+
+@checked
+def fits(x: Array) -> bool:
+    return is_bearable(x, Float[Array, " n"])
+
+
+@checked
+def asks(x: Float[Array, " n"], y: Array) -> bool:
+    return fits(y)
+
+
+def test_who_looks_at_axes_has_names_of_its_own():
+    assert asks(jnp.ones(2), jnp.ones(3))
 
 
 def test_the_package_is_checked_in_this_way():

@@ -42,6 +42,7 @@ def jaxtyped(fn=None, *, typechecker):
     if (
         not isinstance(fn, types.FunctionType)
         or inspect.isgeneratorfunction(fn)  # whose arguments would be looked at later
+        or "is_bearable" in fn.__code__.co_names  # which looks at axes by itself
         or any(map(names_axes, fn.__annotations__.values()))
     ):
         return _WHOLE(fn, typechecker=typechecker)
