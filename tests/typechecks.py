@@ -48,13 +48,12 @@ def jaxtyped(fn=None, *, typechecker):
         return _WHOLE(fn, typechecker=typechecker)
     checked = typechecker(fn, conf=_CONF)
 
-    @functools.wraps(fn)
     def wrapper(*args, **kwargs):
         called = fn if jaxtyping.config.jaxtyping_disable else checked
         return called(*args, **kwargs)
 
     wrapper.__code__ = _of_a_decorator(wrapper.__code__)
-    return wrapper
+    return functools.update_wrapper(wrapper, fn)
 
 
 @functools.cache
