@@ -6,6 +6,7 @@ What follows `--` is given on: `nox -s tests -- tests/test_laws.py -k permuting`
 import os
 import pathlib
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import nox
 from nox.command import CommandFailed
@@ -75,17 +76,22 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """The examples that need no download and less than a minute."""
+    """The examples that need no download and less than a minute, two at a time."""
     session.install(".[examples]")
-    with tempfile.TemporaryDirectory() as directory:
-        session.run("python", "examples/quickstart.py", "--output", directory)
-        session.run("python", "examples/own_algorithm.py")
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(2) as pool:
         run = str(pathlib.Path(directory) / "run")
         small = ("--recipe", "flsim-fedspeed-dir0.1", "--small", "--output", run)
-        session.run("equifed", "run", *small)
-        session.run("equifed", "table", run)
         tiny = ("--rounds", "2", "--output", directory)
-        session.run("python", "examples/lora.py", *tiny)
+        several = [
+            [("python", "examples/quickstart.py", "--output", directory)],
+            [("python", "examples/lora.py", *tiny)],
+            [("equifed", "run", *small), ("equifed", "table", run)],
+            [("python", "examples/own_algorithm.py")],
+        ]
+        for output in pool.map(
+            lambda commands: [session.run(*x, silent=True) for x in commands], several
+        ):
+            print(*output, sep="\n")
 
 
 @nox.session(venv_backend="uv", python="3.11")
