@@ -155,8 +155,8 @@ def plain_form(cls: Any, given: Any = None) -> type:
             continue
         default = field.default if given is None else getattr(given, field.name)
         if field.type is Decay:
-            hint: Any = plain_form(Decay, default)
-            made.append((field.name, hint))
+            form = plain_form(Decay, default)
+            made.append((field.name, form, field_of(form)))
         elif default is MISSING:
             made.append((field.name, named(field.type, words.get(field.name, ""))))
         else:
@@ -165,6 +165,15 @@ def plain_form(cls: Any, given: Any = None) -> type:
     form = dataclasses.make_dataclass(cls.__name__, made, frozen=True, kw_only=True)
     form.__doc__ = (cls.__doc__ or "").split("\n\n")[0]
     return form
+
+
+def field_of(hint: Any, default: Any = MISSING) -> Any:
+    """A field of a form. That of another form has its words as help: without one tyro
+    looks for a comment in the source of each form, which has none."""
+    about = {}
+    if dataclasses.is_dataclass(hint):
+        about["help"] = " ".join((hint.__doc__ or "").split())
+    return dataclasses.field(default=default, metadata=about)
 
 
 def named(hint: Any, words: str, name: str | None = None) -> Any:

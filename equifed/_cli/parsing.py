@@ -19,7 +19,14 @@ from ..recipes._arguments import Argument, arguments_of, MISSING
 from ..recipes._helps import helps
 from ..recipes._names import check_name
 from .asked import check_words, known_args
-from .forms import fields_of, filled_in, named, named_argument, plain_form
+from .forms import (
+    field_of,
+    fields_of,
+    filled_in,
+    named,
+    named_argument,
+    plain_form,
+)
 from .saved import from_json_dict, of_recipe
 from .settings import NAMED, Settings
 
@@ -151,12 +158,7 @@ def _form(
             fields.append((field.name, hint, default))
     help_ = "the folder to keep the run in; one is named after the run if not given."
     fields.append(("output", named(str | None, help_), None))
-    made = [
-        (name, hint)
-        if default is MISSING
-        else (name, hint, dataclasses.field(default=default))
-        for name, hint, default in fields
-    ]
+    made = [(name, hint, field_of(hint, default)) for name, hint, default in fields]
     return dataclasses.make_dataclass("Settings", made, frozen=True, kw_only=True)
 
 

@@ -1,7 +1,9 @@
 """What a docstring says of each argument, in plain words: a command line's help."""
 
+import functools
 import inspect
 import re
+from collections.abc import Mapping
 
 
 _ITEM = re.compile(r"^- ((?:`\w+`(?:, )?)+): (.*?)(?=^- `|^\S(?<!-)|\Z)", re.M | re.S)
@@ -10,7 +12,8 @@ _ELSEWHERE = re.compile(r"as in equifed\.(\w+)\.")
 _LINK = re.compile(r"\[`?([^]`]*)`?\]\[[^]]*\]")
 
 
-def helps(cls: type) -> dict[str, str]:
+@functools.lru_cache(256)
+def helps(cls: type) -> Mapping[str, str]:
     """The words on each argument in the **Arguments:** of a class."""
     texts = [inspect.getdoc(cls) or ""]
     init = vars(cls).get("__init__")
