@@ -47,26 +47,27 @@ USES = {
 }
 
 
-@pytest.mark.parametrize("use", USES)
-def test_a_loss_goes_and_its_programs_with_it(use):
-    gc.collect()
+def used(use):
+    """References to a loss of its own, and to the programs that `use` compiles for
+    it."""
     before = set(_compiled._PROGRAMS)
 
     def loss(model, example, key):
         return line_loss(model, example, key)
 
     USES[use](loss)
-    programs = [
-        weakref.ref(program)
-        for key, program in _compiled._PROGRAMS.items()
-        if key not in before
-    ]
+    programs = [x for key, x in _compiled._PROGRAMS.items() if key not in before]
     assert programs
-    reference = weakref.ref(loss)
-    del loss
+    return [weakref.ref(x) for x in (loss, *programs)]
+
+
+def test_a_loss_goes_and_its_programs_with_it():
+    # To look for garbage takes a second where many tests have run before.
     gc.collect()
-    assert reference() is None
-    assert [program() for program in programs] == [None] * len(programs)
+    references = {use: used(use) for use in USES}
+    gc.collect()
+    alive = {use: [x() for x in of_use] for use, of_use in references.items()}
+    assert alive == {use: [None] * len(x) for use, x in references.items()}
 
 
 def scaled(fixed, x):
