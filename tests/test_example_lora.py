@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from equifed.data import FederatedDataset, Steps
+from equifed.models import Llama
 
-from .shared import script
+from .shared import drawn, script
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +19,13 @@ def example():
 
 @pytest.fixture(scope="module")
 def setting(example):
-    """The tiny one, with a model that is not trained and a round of one step."""
+    """The tiny one, with a round of one step, and a model of one layer that is not
+    trained: each that there is more is compiled in eleven programs."""
     setting = example.tiny(None, num_steps=1)
-    return dataclasses.replace(setting, num_rounds=1, batching=Steps(1, batch_size=4))
+    config = dataclasses.replace(setting.base.config, num_layers=1)
+    base = drawn(lambda key: Llama(config, key=key), 0.0, 0.1)
+    batching = Steps(1, batch_size=4)
+    return dataclasses.replace(setting, base=base, num_rounds=1, batching=batching)
 
 
 def test_who_trains_and_who_is_never_seen(setting):
