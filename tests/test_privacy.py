@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 import equifed as eqf
 import equifed.privacy as eqp
 from equifed import testing
-from equifed.privacy.accounting import _by_count
+from equifed.privacy.accounting import _by_count, Accounted, least_noise
 
 from .shared import line_loss
 
@@ -288,6 +288,27 @@ def test_the_least_noise_for_an_epsilon(sampler, epsilon):
     made = plan(sampler).for_epsilon(epsilon)
     assert 0.995 * epsilon < made.epsilon() <= epsilon
     assert made.epsilon(3) < made.epsilon()
+
+
+@pytest.mark.parametrize("epsilon", (0.1, 3.0, 1000.0))
+def test_the_least_noise_is_found_by_few_epsilons(epsilon):
+    """As halving finds it, to the bit, which takes 16 to 21 of them."""
+    asked = []
+
+    def account(noise):
+        asked.append(noise)
+        return Accounted(dpa.GaussianDpEvent(noise), "zero out one", "PLD")
+
+    got = least_noise(account, epsilon, 1e-3)
+    low, high = 0.0, 1.0
+    while dpa.get_epsilon_gaussian(high, 1e-3) > epsilon:
+        low, high = high, 2 * high
+    while high - low > 1e-4 * high:
+        middle = (low + high) / 2
+        enough = dpa.get_epsilon_gaussian(middle, 1e-3) <= epsilon
+        low, high = (low, middle) if enough else (middle, high)
+    assert got == high
+    assert len(set(asked)) <= 11
 
 
 @pytest.mark.parametrize("name", ("PoissonSampler", "UniformSampler", "AllClients"))

@@ -203,22 +203,51 @@ def least_noise(
 
     - `account`: what there is to account for with a noise multiplier.
     """
+
+    def found(multiplier: float) -> float:
+        return epsilon_of(account(multiplier), delta)
+
     low, high = 0.0, 1.0
-    while epsilon_of(account(high), delta) > epsilon:
+    while found(high) > epsilon:
         low, high = high, 2 * high
         if high > 2**40:
             raise ValueError(
                 f"No noise was found for which `epsilon` is {epsilon:g} at a `delta` "
                 f"of {delta:g}. Ask for a larger one of either."
             )
-    # What hides without noise needs next to none.
-    while high - low > 1e-4 * high and high > 2**-40:
-        middle = (low + high) / 2
-        if epsilon_of(account(middle), delta) > epsilon:
+    # An epsilon may take a second, and to halve the interval until it is short fourteen
+    # of them. So it is guessed where that would end, and looked whether it does.
+    start, turn = (low, high), 0
+    while True:
+        turn += 1
+        guess = (low + high) / 2
+        if low > 0 and turn % 5:  # Where guesses are bad, it is halved all the same.
+            guess = _crossing(low, high, found(low), found(high), epsilon)
+        left, right = _halved(*start, guess)
+        if (left, right) == (low, high):
+            return high
+        middle = left if right == high else right
+        if found(middle) > epsilon:
             low = middle
         else:
             high = middle
-    return high
+
+
+def _halved(low: float, high: float, root: float) -> tuple[float, float]:
+    """Where halving the interval ends, if a root is there."""
+    # What hides without noise needs next to none.
+    while high - low > 1e-4 * high and high > 2**-40:
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle < root else (low, middle)
+    return low, high
+
+
+def _crossing(x: float, y: float, at_x: float, at_y: float, level: float) -> float:
+    """Where a power of what lies between has a value."""
+    if not 0 < at_y < at_x < math.inf:
+        return (x + y) / 2
+    part = math.log(at_x / level) / math.log(at_x / at_y)
+    return x * (y / x) ** part
 
 
 def rounded_up(multiplier: float) -> float:
