@@ -19,6 +19,8 @@ import equifed.privacy as eqp
 from equifed import testing
 from equifed.data._random import generator, permutation, PLACE
 
+from .shared import line_loss
+
 
 BATCHING = eqd.Epochs(1, batch_size=2)
 DATASET = testing.ragged_clients((5, 3, 0, 8, 12, 7, 2, 9))
@@ -44,7 +46,7 @@ CLOCKS = {
 }
 KEY = jr.key(0)
 SGD = optax.sgd(0.1)
-FEDBUFF = eqf.FedBuff(testing.noisy_loss, SGD, BATCHING, max_staleness=4)
+FEDBUFF = eqf.FedBuff(line_loss, SGD, BATCHING, max_staleness=4)
 
 
 def clock(name):
@@ -249,7 +251,7 @@ def test_the_same_bits_on_any_devices():
 def test_what_the_clock_lets_through_the_algorithm_has():
     """With one `max_staleness` for both nothing is left to drop."""
     it = loader("losses")
-    algorithm = eqf.FedBuff(testing.noisy_loss, SGD, BATCHING, max_staleness=2)
+    algorithm = eqf.FedBuff(line_loss, SGD, BATCHING, max_staleness=2)
     state = algorithm.init(testing.Linear(), num_clients=8)
     for r in range(8):
         state, metrics = algorithm.round(state, it(r), key=KEY)
@@ -275,9 +277,7 @@ def test_delays_and_rates_are_swept_over():
     ]
 
     def final(cohorts, rate):
-        algorithm = eqf.FedBuff(
-            testing.noisy_loss, optax.sgd(rate), steps, max_staleness=8
-        )
+        algorithm = eqf.FedBuff(line_loss, optax.sgd(rate), steps, max_staleness=8)
         state = algorithm.init(testing.Linear(), num_clients=8)
         for cohort in cohorts:
             state, _ = algorithm.round(state, cohort, key=KEY)
@@ -340,10 +340,8 @@ def test_who_comes_back_is_there():
 def test_a_private_buffer_of_secure_aggregation():
     """The messages are integers, summed in a modulus: the same bits on any devices."""
     mean = eqp.ModularMean(step=1e-3, num_bits=20, expected_clients=2.0)
-    algorithm = eqf.FedBuff(
-        testing.noisy_loss, SGD, BATCHING, max_staleness=4, aggregator=mean
-    )
-    plain = eqf.FedBuff(testing.noisy_loss, SGD, BATCHING, max_staleness=4)
+    algorithm = eqf.FedBuff(line_loss, SGD, BATCHING, max_staleness=4, aggregator=mean)
+    plain = eqf.FedBuff(line_loss, SGD, BATCHING, max_staleness=4)
 
     def run(algorithm, mesh=None):
         it = loader("plain", mesh=mesh)
@@ -359,9 +357,7 @@ def test_a_private_mean_clips_what_is_weighted():
     mean = eqp.PrivateMean(
         eqp.FlatClip(1e-3), noise_multiplier=0.5, expected_clients=2.0
     )
-    algorithm = eqf.FedBuff(
-        testing.noisy_loss, SGD, BATCHING, max_staleness=4, aggregator=mean
-    )
+    algorithm = eqf.FedBuff(line_loss, SGD, BATCHING, max_staleness=4, aggregator=mean)
     it = loader("plain")
     solution = eqf.train(algorithm, testing.Linear(), it, num_rounds=4, key=KEY)
     moved = np.asarray(solution.model.weight) - np.asarray(testing.Linear().weight)
@@ -456,7 +452,7 @@ def test_a_clock_and_an_algorithm_that_do_not_fit_are_refused(name):
     around = AROUND[name]
     with pytest.raises(ValueError, match="`max_staleness` of 5 .*keeps 4 old models"):
         under_way(around(FEDBUFF), max_staleness=5)
-    fedavg = around(eqf.FedAvg(testing.noisy_loss, SGD, BATCHING))
+    fedavg = around(eqf.FedAvg(line_loss, SGD, BATCHING))
     trains = f"`{type(fedavg).__name__}` trains every client from the newest"
     with pytest.raises(ValueError, match=trains):
         under_way(fedavg)
@@ -493,7 +489,7 @@ class OwnStep(eqf.AbstractAlgorithm):
 
 
 def test_a_step_of_ones_own_may_look_at_the_staleness_itself():
-    fedavg = eqf.FedAvg(testing.noisy_loss, SGD, BATCHING)
+    fedavg = eqf.FedAvg(line_loss, SGD, BATCHING)
     under_way(OwnStep(algorithm=fedavg, loss=fedavg.loss, batching=BATCHING))
 
 

@@ -20,7 +20,7 @@ from equifed import testing
 from equifed.clock.operations import flops_of
 from equifed.clock.tries import tries, whole
 
-from .shared import compilations
+from .shared import compilations, line_loss
 
 
 BATCHING = eqd.Epochs(1, batch_size=2)
@@ -57,7 +57,7 @@ CLOCKS = {
     "less": (RATES | {"completeness": eqt.Uniform(0, 1, each="round")}, {}),
 }
 KEY = jr.key(0)
-FEDAVG = eqf.FedAvg(testing.noisy_loss, optax.sgd(0.1), BATCHING)
+FEDAVG = eqf.FedAvg(line_loss, optax.sgd(0.1), BATCHING)
 
 
 def clock(name):
@@ -346,9 +346,9 @@ def test_samplers_draw_from_those_that_are_there():
             assert len(nobody) == 0
     assert len(samplers[0].among(0, there)) == 3
     assert sorted(samplers[1].among(0, there)) == [0, 2, 3, 6, 7]
-    counts = np.zeros(8)
+    one, counts = eqd.WeightedSampler(1, sizes), np.zeros(8)
     for r in range(3000):
-        counts[eqd.WeightedSampler(1, sizes).among(r, there)] += 1
+        counts[one.among(r, there)] += 1
     np.testing.assert_allclose(counts / 3000, there * sizes / 14, atol=0.03)
 
 
@@ -449,9 +449,7 @@ def test_a_privacy_plan_refuses_a_clock_by_which_clients_depend_on_each_other():
         eqp.FlatClip(1.0), noise_multiplier=1.0, expected_clients=5.0
     )
     plan = eqp.PrivacyPlan(sampler, mechanism, num_clients=8, num_rounds=9, delta=0.1)
-    private = eqf.FedAvg(
-        testing.noisy_loss, optax.sgd(0.1), BATCHING, aggregator=mechanism
-    )
+    private = eqf.FedAvg(line_loss, optax.sgd(0.1), BATCHING, aggregator=mechanism)
     state = private.init(testing.Linear(), num_clients=8)
     plan.check(private, state, loader("deadline"), num_rounds=9)
     for name in ("goal", "days", "adapted"):
