@@ -99,9 +99,10 @@ def test_per_client(batch_size):
             continue
         rows = expected(OWNER == i)
         check(got[client], rows)
-        # And it is what evaluating on that client alone gives.
-        alone = eqf.evaluate(MODEL, DATASET.select([client]), loss_and_more)
-        check(alone, rows)
+        if batch_size == 4:
+            # And it is what evaluating on that client alone gives.
+            alone = eqf.evaluate(MODEL, DATASET.select([client]), loss_and_more)
+            check(alone, rows)
     with pytest.raises(ValueError, match="'nobody'"):
         got["nobody"]
 

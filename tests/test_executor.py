@@ -17,7 +17,7 @@ from equifed import testing
 from equifed._round.step import round_step
 
 from .collect import Collect
-from .shared import line_loss
+from .shared import drawn, line_loss
 
 
 SIZES = (5, 0, 1, 12, 3, 5, 2)
@@ -224,7 +224,7 @@ def test_a_key_of_either_kind():
 
 @functools.cache
 def perceptron():
-    return eqx.filter_jit(eqx.nn.MLP)(3, "scalar", 64, 2, key=jr.key(0))
+    return drawn(lambda key: eqx.nn.MLP(3, "scalar", 64, 2, key=key), 0, 0.1)
 
 
 def square_loss(model, example, key):

@@ -233,20 +233,28 @@ RUN = {
 }
 
 
+TWO_EPOCHS = eqf.data.Epochs(2, batch_size=4)
+
+
+@functools.cache
+def given(dtype):
+    """A cohort and a model, where 64 bits are as the test has them."""
+    cohort = eqf.data.cohort(testing.ragged_clients((5, 0, 3)), TWO_EPOCHS)
+    info = {"staleness": jnp.zeros_like(cohort.index)}
+    model = jtu.tree_map(lambda x: x.astype(dtype), testing.Linear())
+    return dataclasses.replace(cohort, info=info), model
+
+
 @pytest.mark.parametrize("dtype", ("bfloat16", "float64"))
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_round_is_strict(name, dtype):
-    batching = eqf.data.Epochs(2, batch_size=4)
     with contextlib.ExitStack() as stack:
         if dtype == "float64":
             stack.enter_context(enable_x64())
         stack.enter_context(jax.numpy_dtype_promotion("strict"))
         stack.enter_context(jax.numpy_rank_promotion("raise"))
-        cohort = eqf.data.cohort(testing.ragged_clients((5, 0, 3)), batching)
-        info = {"staleness": jnp.zeros_like(cohort.index)}
-        cohort = dataclasses.replace(cohort, info=info)
-        algorithm = ALGORITHMS[name](line_loss, batching)
-        model = jtu.tree_map(lambda x: x.astype(dtype), testing.Linear())
+        cohort, model = given(dtype)
+        algorithm = ALGORITHMS[name](line_loss, TWO_EPOCHS)
         init, run = eqx.filter_jit(algorithm.init), algorithm.round
         if name not in RUN[dtype]:
             init = functools.partial(eqx.filter_eval_shape, algorithm.init)

@@ -24,7 +24,7 @@ from equifed._stepper.compile import (
 )
 from equifed._stepper.stepper import Stepper
 
-from .shared import line_loss
+from .shared import drawn, line_loss
 
 
 BATCHING = eqf.data.Epochs(1, batch_size=4)
@@ -204,6 +204,10 @@ def options_for(model, *, several=False):
     return compiler_options(loss, None, cohort, lambda: stepper._trace(cohort))
 
 
+def conv_of(channels):
+    return drawn(lambda key: eqf.nn.Conv2d(1, channels, 3, key=key), 0, 1)
+
+
 class Image(eqx.Module):
     """A layer, given the image in floating point and with its channel."""
 
@@ -215,7 +219,7 @@ class Image(eqx.Module):
 
 def test_only_large_convolutions_are_compiled_otherwise():
     small, large = (
-        Image(eqx.filter_jit(eqf.nn.Conv2d)(1, channels, 3, key=KEY))
+        Image(conv_of(channels))
         for channels in (2, math.ceil(_LARGE / (6 * 6 * 3 * 3)))
     )
     # A version of XLA that does not have the option is not asked for it.
@@ -259,5 +263,4 @@ def test_what_is_computed_again_takes_no_memory_before():
 def test_a_convolution_counts_for_the_whole_batch():
     # None of the four examples of a batch is large alone.
     channels = math.ceil(_LARGE / (4 * 6 * 6 * 3 * 3))
-    conv = eqx.filter_jit(eqf.nn.Conv2d)(1, channels, 3, key=KEY)
-    assert options_for(Image(conv)) == (_NO_YNN if _known(_NO_YNN) else {})
+    assert options_for(Image(conv_of(channels))) == (_NO_YNN if _known(_NO_YNN) else {})
