@@ -23,6 +23,7 @@ from equifed.clock.tries import tries, whole
 from .shared import compilations, line_loss
 
 
+SGD = optax.sgd(0.1)
 BATCHING = eqd.Epochs(1, batch_size=2)
 DATASET = testing.ragged_clients((5, 3, 0, 8, 12, 7, 2, 9))
 SIZES = DATASET.client_sizes
@@ -57,7 +58,7 @@ CLOCKS = {
     "less": (RATES | {"completeness": eqt.Uniform(0, 1, each="round")}, {}),
 }
 KEY = jr.key(0)
-FEDAVG = eqf.FedAvg(line_loss, optax.sgd(0.1), BATCHING)
+FEDAVG = eqf.FedAvg(line_loss, SGD, BATCHING)
 
 
 def clock(name):
@@ -362,7 +363,7 @@ def test_work_is_counted():
         return jnp.sum(model(example["x"]) ** 2)
 
     batching = eqd.Epochs(1, batch_size=64)
-    fedavg = eqf.FedAvg(loss, optax.sgd(0.1), batching)
+    fedavg = eqf.FedAvg(loss, SGD, batching)
     under = eqd.Loader(data, eqd.AllClients(), batching)
     work = eqt.Work.of(fedavg, dense, under)
     # Forward and the gradient of the matrix: two products of 2 * 64 * 30 * 20.
@@ -407,7 +408,7 @@ def flops_of_layers(scan, in_parts):
 
     batching = eqd.Epochs(1, batch_size=8)
     made = eqf.Microbatched(loss, size=2) if in_parts else loss
-    fedavg = eqf.FedAvg(made, optax.sgd(0.1), batching)
+    fedavg = eqf.FedAvg(made, SGD, batching)
     under = eqd.Loader(data, eqd.AllClients(), batching)
     return eqt.Work.of(fedavg, jnp.ones((4, 20, 20)), under).flops
 
@@ -449,7 +450,7 @@ def test_a_privacy_plan_refuses_a_clock_by_which_clients_depend_on_each_other():
         eqp.FlatClip(1.0), noise_multiplier=1.0, expected_clients=5.0
     )
     plan = eqp.PrivacyPlan(sampler, mechanism, num_clients=8, num_rounds=9, delta=0.1)
-    private = eqf.FedAvg(line_loss, optax.sgd(0.1), BATCHING, aggregator=mechanism)
+    private = eqf.FedAvg(line_loss, SGD, BATCHING, aggregator=mechanism)
     state = private.init(testing.Linear(), num_clients=8)
     plan.check(private, state, loader("deadline"), num_rounds=9)
     for name in ("goal", "days", "adapted"):

@@ -30,6 +30,7 @@ DATA = eqf.data.FederatedDataset.from_arrays(
     },
     by=np.arange(24) % 4,
 )
+SGD = optax.sgd(0.1)
 BATCHING = eqf.data.Epochs(1, batch_size=3)
 
 
@@ -160,7 +161,7 @@ def test_a_best_model_goes_on_without_its_base(tmp_path):
         # The first round's is the largest.
         "stop": eqf.Patience("all/loss", rounds=9, mode="max"),
     }
-    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING)
     loader = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING)
     whole = eqf.train(algorithm, model, loader, num_rounds=3, **kwargs)
     assert whole.best_round == 1
@@ -178,7 +179,7 @@ def test_a_best_model_goes_on_without_its_base(tmp_path):
 
 def test_a_round_is_given_what_is_frozen_and_returns_what_is_trained():
     model = linear()
-    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING)
     roles = eqf.roles(model, shared=adapters)
     state = algorithm.init(model, num_clients=4, roles=roles)
     assert state.rest.base.weight is model.base.weight
@@ -195,7 +196,7 @@ def test_a_round_is_given_what_is_frozen_and_returns_what_is_trained():
 
 def test_a_frozen_array_that_is_deleted_is_not_said_to_be_used_up():
     model = lora(eqx.nn.Linear(17, 19, key=KEY), 2, key=KEY)
-    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING)
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING)
     roles = eqf.roles(model, shared=adapters)
     loader = eqf.data.Loader(DATA, eqf.data.AllClients(), BATCHING)
     state = algorithm.init(model, num_clients=4, roles=roles)

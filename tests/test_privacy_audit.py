@@ -19,6 +19,7 @@ from equifed.privacy.estimates import epsilon_of_normals, report
 
 dpa = pytest.importorskip("dp_accounting")
 
+SGD = optax.sgd(0.1)
 BATCHING = eqf.data.Epochs(1, batch_size=2)
 DATASET = testing.ragged_clients((3, 2, 4, 1))
 SIZE = 4096
@@ -71,7 +72,7 @@ def audited(fault="none", sampler=None, num_rounds=2):
     plan = eqp.PrivacyPlan(
         sampler, mechanism, num_clients=count, num_rounds=num_rounds, delta=1e-5
     ).for_epsilon(1.5)
-    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING, aggregator=plan.mechanism)
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=plan.mechanism)
     solution = eqf.train(
         audit.algorithm(algorithm),
         model := Wide(),
@@ -128,7 +129,7 @@ def test_noise_of_the_clients_is_audited_as_well(kind):
     plan = eqp.PrivacyPlan(
         everyone, mechanism, num_clients=count, num_rounds=1, delta=1e-5
     ).for_epsilon(1.5)
-    algorithm = eqf.FedAvg(loss, optax.sgd(0.1), BATCHING, aggregator=plan.mechanism)
+    algorithm = eqf.FedAvg(loss, SGD, BATCHING, aggregator=plan.mechanism)
     solution = eqf.train(
         audit.algorithm(algorithm),
         model := Wide(size),
@@ -192,7 +193,7 @@ def test_a_canary_sends_its_direction_or_nothing():
 
 def test_canaries_are_told_by_the_loader_of_their_audit():
     audit = eqp.Audit(DATASET, num_canaries=4)
-    algorithm = audit.algorithm(eqf.FedAvg(loss, optax.sgd(0.1), BATCHING))
+    algorithm = audit.algorithm(eqf.FedAvg(loss, SGD, BATCHING))
     loader = eqf.data.Loader(audit.dataset, eqf.data.AllClients(), BATCHING)
     with pytest.raises(ValueError, match=r"Train it with `audit.loader\(...\)`"):
         eqf.train(algorithm, Wide(), loader, num_rounds=1, key=jr.key(0))
@@ -209,7 +210,7 @@ def test_canaries_are_told_by_the_loader_of_their_audit():
 )
 def test_a_training_without_canaries_has_no_report(kind, sampler):
     audit = eqp.Audit(DATASET, num_canaries=6, seed=1)
-    plain = kind(loss, optax.sgd(0.1), BATCHING)
+    plain = kind(loss, SGD, BATCHING)
 
     def after(algorithm, num_rounds):
         loader = audit.loader(sampler, BATCHING)
@@ -228,7 +229,7 @@ def test_a_training_without_canaries_has_no_report(kind, sampler):
 
 def test_canaries_that_are_never_drawn_have_no_report():
     audit = eqp.Audit(DATASET, num_canaries=6, seed=1)
-    algorithm = audit.algorithm(eqf.FedAvg(loss, optax.sgd(0.1), BATCHING))
+    algorithm = audit.algorithm(eqf.FedAvg(loss, SGD, BATCHING))
     seeds = range(100)
     drawn = (set(eqf.data.UniformSampler(2, seed=s)(0, 10)) for s in seeds)
     none = next(s for s, who in zip(seeds, drawn, strict=True) if max(who) < 4)
