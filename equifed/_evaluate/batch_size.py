@@ -6,7 +6,7 @@ still in the cache when the next one reads it. So it is found from the sizes of 
 computed from one example, without computing anything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +14,7 @@ import jax
 import jax.random as jr
 import numpy as np
 from jax.core import ShapedArray
-from jax.extend.core import Jaxpr, jaxprs_in_params
+from jax.extend.core import Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 from .._tree import tree_shapes
 from .._types import Example, Measure, Model
@@ -32,25 +32,37 @@ def choose_batch_size(metrics: Measure, model: Model, example: Example) -> int:
     if jax.default_backend() != "cpu":
         return _MOST
     # What grows with the batch: not the weights, nor anything made of them alone.
-    two, three = (_batch_sizes(metrics, model, example, n) for n in (2, 3))
+    sizes_of = _batch_sizes(metrics, model, example)
+    two, three = sizes_of(2), sizes_of(3)
     largest = max((y - x for x, y in zip(two, three, strict=True)), default=1)
     fitting = max(_CACHE // max(largest, 1), 1)
     return min(max(2 ** (fitting.bit_length() - 1), _LEAST), _MOST)
 
 
 def _batch_sizes(
-    metrics: Measure, model: Model, example: Example, count: int
-) -> list[int]:
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), example
-    )
-    model = tree_shapes(model)
+    metrics: Measure, model: Model, example: Example
+) -> Callable[[int], list[int]]:
+    """The bytes of every array that is computed for so many examples. The metrics are
+    traced once, for one of them."""
 
-    def batched(model, batch):
-        return jax.vmap(lambda x: metrics_of(metrics, model, x, jr.key(0)))(batch)
+    def one(model: Model, example: Example) -> Any:
+        return metrics_of(metrics, model, example, jr.key(0))
 
-    closed, _, _ = eqx.filter_make_jaxpr(batched)(model, batch)
-    return list(_sizes(closed.jaxpr))
+    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
+    closed, _, _ = eqx.filter_make_jaxpr(one)(tree_shapes(model), example)
+    # The example's columns come last.
+    num_given = len(closed.in_avals) - len(jax.tree.leaves(example))
+    axes = [None if i < num_given else 0 for i in range(len(closed.in_avals))]
+    batched = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(closed), axes))
+
+    def sizes_of(count: int) -> list[int]:
+        inputs: list[Any] = [
+            jax.ShapeDtypeStruct((count, *x.shape) if axis == 0 else x.shape, x.dtype)
+            for x, axis in zip(closed.in_avals, axes, strict=True)
+        ]
+        return list(_sizes(batched(*inputs).jaxpr))
+
+    return sizes_of
 
 
 def _sizes(jaxpr: Jaxpr) -> Iterator[int]:
