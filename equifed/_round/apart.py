@@ -30,7 +30,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from .._cohort import Cohort, Cohorts, NO_CLIENT
 from .._compiled import compiled, FlatTree
 from .._executor import Executor
-from .._executor.blocks import Pass, run_device
+from .._executor.blocks import Pass
 from .._executor.in_order import in_order
 from .._mesh import AXIS
 from .._store.device import gather, scatter
@@ -38,7 +38,7 @@ from .._tree import tree_merge_axes, tree_zeros_like
 from .._types import ClientState
 from ..data._plan import ladder
 from .places import along, everywhere, first, gathered, joined, on
-from .record import recorded
+from .record import clients_of_device, recorded
 from .segments import CannotCut
 from .step import changed, Kept, one_round, one_round_of_slots
 
@@ -156,16 +156,6 @@ def _pass(
     gathers = work.aggregator.gathers
     total = total_of(kept, cohort.index, mesh, capacity if gathers else None)
     return total, states
-
-
-def clients_of_device(
-    work: Pass, cohort: Cohort, states: ClientState, executor: Executor
-) -> tuple[PyTree, ClientState]:
-    """What a device's clients say, and their new states."""
-    cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
-    _, *out = run_device(work, executor, cohort, states, keep=True)
-    kept, states = jtu.tree_map(lambda x: x[None], out)
-    return kept, states
 
 
 def total_of(

@@ -25,9 +25,9 @@ from .._compiled import FlatTree
 from .._executor import Executor
 from .._types import Example
 from ..data._plan import ladder
-from .apart import clients_of_device, Options, side_by_side, total_of
+from .apart import Options, side_by_side, total_of
 from .places import first
-from .record import recorded
+from .record import clients_of_device, recorded
 from .segments import Call, CannotCut
 from .state import State
 from .travels import (

@@ -1,15 +1,15 @@
 """A round is traced once, with its passes left open, and kept for all rounds alike."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
-from .._compiled import FlatTree, kept, Key
+from .._compiled import compiled, FlatTree, kept, Key
 from .._executor import Executor, Participants
 from .._executor.blocks import Pass, resized, run_device
 from .._types import ClientState
@@ -32,7 +32,8 @@ class Recorded:
         capacity: int,
         options: tuple[tuple[str, str], ...],
     ):
-        self._key, self._executor, self._capacity = key, executor, capacity
+        self._key, self._executor = key, executor
+        self._capacity, self._options = capacity, options
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _arrays(flats)]
         self._flats, self.result = [f.weak(key) for f in flats], FlatTree(None)
         self.segments = Segments(self._round, shapes, options)
@@ -69,26 +70,50 @@ class Recorded:
         self, work: Pass, executor: Executor, cohort: Cohort, states: ClientState
     ) -> tuple[PyTree, ClientState]:
         """Stands for a pass: what goes in, and the shapes of what comes out."""
-        shapes = pass_shapes(work, executor, cohort, states, self._capacity)
+        given = (work, executor, cohort, states)
+        shapes = pass_shapes(*given, self._capacity, self._options)
         given = FlatTree((work, cohort, states))
         call = Call(given.weak(self._key), shapes)
         return jtu.tree_unflatten(call.structure, call(*given.arrays))
 
 
+def clients_of_device(
+    work: Pass, cohort: Cohort, states: ClientState, executor: Executor
+) -> tuple[PyTree, ClientState]:
+    """What a device's clients say, and their new states."""
+    cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
+    _, *out = run_device(work, executor, cohort, states, keep=True)
+    kept, states = jtu.tree_map(lambda x: x[None], out)
+    return kept, states
+
+
 def pass_shapes(
-    work: Pass, executor: Executor, cohort: Cohort, states: ClientState, capacity: int
+    work: Pass,
+    executor: Executor,
+    cohort: Cohort,
+    states: ClientState,
+    capacity: int,
+    options: tuple[tuple[str, str], ...] = (),
 ) -> tuple[tuple[PyTree, PyTree], ClientState]:
     """The shapes of what a pass gives: what was encoded, summed or so many of it, and
     the metrics; and the slots' states, which are like those that it is given."""
-
-    def one_device(work: Pass, cohort: Cohort, states: ClientState) -> PyTree:
-        cohort, states = jtu.tree_map(lambda x: x[0], (cohort, states))
-        return run_device(work, executor, cohort, states, keep=True)[1]
-
-    encoded, metrics = eqx.filter_eval_shape(one_device, work, cohort, states)
+    # The trace is the one that a device's program is compiled from.
+    share = (work, dataclasses.replace(cohort, mesh=None), states, executor)
+    flats = [FlatTree(x) for x in share]
+    of_work, *of_slots = [[_shape(x) for x in flat.arrays] for flat in flats[:3]]
+    of_slots = [[x.update(shape=(1, *x.shape[1:])) for x in y] for y in of_slots]
+    program: Any = compiled(clients_of_device, *flats, options=options)
+    (encoded, metrics), _ = jtu.tree_map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
+        program.eval_shape(of_work, *of_slots, []),
+    )
     axes = (capacity,) if work.aggregator.gathers else ()
     like = jtu.tree_map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), states)
     return (resized(encoded, axes), resized(metrics, ())), like
+
+
+def _shape(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
 
 
 def recorded(
