@@ -28,7 +28,7 @@ def fedavg(loss, batching):
     return eqf.FedAvg(loss, SGD, batching)
 
 
-def last_of(make, num_rounds, batching=EPOCH):
+def last_of(make, num_rounds, batching: eqf.data.AbstractBatching = EPOCH):
     """Of the unequal clients, where a round is an epoch."""
     algorithm = make(testing.quadratic_loss, batching)
     state = algorithm.init(testing.Point(3.0), num_clients=3)
