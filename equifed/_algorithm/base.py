@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from .._check import check_count, checked
 from .._client.keeping import kept_in
 from .._cohort import Cohort, NO_CLIENT
-from .._compiled import compiled
+from .._compiled import compiled, FlatTree
 from .._executor import Executor, Participants
 from .._lookups import Numbered
 from .._metrics import AbstractMetric
@@ -277,15 +277,17 @@ class AbstractAlgorithm(eqx.Module):
         check_not_used_up("state", state)
         check_population(state.clients, cohort)
         brought = are_brought(self, state, cohort, key)
-        parts = fixed, old = taken_apart(self, state, key, executor, brought=brought)
+        fixed, old = taken_apart(self, state, key, executor, brought=brought)
         if not executor.debug:
-            # Of several that are alike one tells what is read of all.
+            # Of several that are alike one tells what is read of all. (Not `fixed`,
+            # which would keep the functions that are in the algorithm.)
+            parts = [old, FlatTree(state.rest)]
             check_lookups(
                 *(self.loss, self._numbered),
                 *(lambda: next(iter(self.models(state)), None), parts, cohort),
             )
         if brought:
-            return round_of_slots(self, state, cohort, key, executor, *parts)
+            return round_of_slots(self, state, cohort, key, executor, fixed, old)
         if executor.debug:
             return debugged_round(self, state, cohort, key, executor)
         if runs_apart(executor, cohort.mesh, self, state, cohort, key):

@@ -70,8 +70,8 @@ class Recorded:
         self, work: Pass, executor: Executor, cohort: Cohort, states: ClientState
     ) -> tuple[PyTree, ClientState]:
         """Stands for a pass: what goes in, and the shapes of what comes out."""
-        given = (work, executor, cohort, states)
-        shapes = pass_shapes(*given, self._capacity, self._options)
+        how = (self._capacity, self._options)
+        shapes = pass_shapes(work, executor, cohort, states, *how)
         given = FlatTree((work, cohort, states))
         call = Call(given.weak(self._key), shapes)
         return jtu.tree_unflatten(call.structure, call(*given.arrays))

@@ -203,10 +203,7 @@ def least_noise(
 
     - `account`: what there is to account for with a noise multiplier.
     """
-
-    def found(multiplier: float) -> float:
-        return epsilon_of(account(multiplier), delta)
-
+    found = functools.cache(lambda multiplier: epsilon_of(account(multiplier), delta))
     low, high = 0.0, 1.0
     while found(high) > epsilon:
         low, high = high, 2 * high
