@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._roles import Roles
-from .content import content, is_here
+from .content import content, has_all_numbers
 
 
 FROZEN = "model, frozen"  # in a fingerprint
@@ -23,7 +23,7 @@ def base_of(leaves: dict[str, Any], roles: Roles | None) -> dict[str, Any]:
     frozen = () if roles is None else roles.of("frozen")
     found = {f"{REST}{path}" for path in frozen} & leaves.keys()
     base = {path: x for path, x in leaves.items() if path in found}
-    return base if all(map(is_here, base.values())) else {}
+    return base if all(map(has_all_numbers, base.values())) else {}
 
 
 def about_base(

@@ -22,14 +22,14 @@ def content(arrays: Mapping[str, Any]) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, x in arrays.items():
         total.update(f"{name} {x.dtype} {x.shape}\n".encode())
-        if is_here(x):
+        if has_all_numbers(x):
             # One after the other, so that the host has no more than one of them.
             numbers = np.ascontiguousarray(x).reshape(-1)
             total.update(numbers.view(np.uint8).data)
     return total.hexdigest()[:12]
 
 
-def is_here(x: Any) -> bool:
+def has_all_numbers(x: Any) -> bool:
     """Whether this process has all numbers of an array."""
     return not isinstance(x, jax.Array) or (
         x.is_fully_addressable or x.is_fully_replicated

@@ -32,7 +32,7 @@ from .._warn import warn
 from ..data import AbstractLoader, FederatedDataset, Loader, StreamLoader
 from .base import FROZEN, other_base
 from .code import held
-from .content import content, is_here
+from .content import content, has_all_numbers
 from .digest import digest, fields_of
 
 
@@ -140,7 +140,7 @@ def _model(model: Model, frozen: Sequence[str]) -> Iterator[tuple[str, Any]]:
         name = f"model{path}"
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             yield name, _text(x)
-        elif is_here(x) and x.size > 0:
+        elif has_all_numbers(x) and x.size > 0:
             numbers = np.abs(np.asarray(x).astype(np.complex128)) * np.where(
                 np.real(np.asarray(x)) < 0, -1, 1
             )

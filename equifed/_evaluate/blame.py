@@ -15,7 +15,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from .._tree import tree_isfinite
+from .._tree import canonical, tree_isfinite
 from .._types import Measure, Model
 from ..data._plan import ladder
 from .over_rows import metrics_of
@@ -100,10 +100,6 @@ def _is_far(model: Model) -> bool:
     )
 
 
-def _canonical(rows: np.ndarray) -> np.ndarray:
-    return rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype), copy=False)
-
-
 class _Finder:
     """Finds a client's first example whose metrics are not finite."""
 
@@ -128,7 +124,7 @@ class _Finder:
             size = min(ladder(stop - start), _ROWS)
             rows = np.minimum(start + np.arange(size), count - 1)
             examples = {
-                name: _canonical(np.asarray(column)[rows])
+                name: canonical(np.asarray(column)[rows])
                 for name, column in columns.items()
             }
             found = np.asarray(self._bad(self._arrays, examples))

@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
-import jax
-import jax.core
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from .._tree import is_here
+from .._tree import canonical, is_here
 from .._types import Model
 from ..data import FederatedDataset
 from ..data._whose import read_rows
@@ -144,7 +142,7 @@ class Lookups:
     ) -> _Suspect | None:
         """The first whose number matters, if there is one."""
         examples = {
-            name: np.concatenate([_canonical(s.example[name]) for s in suspects])
+            name: np.concatenate([canonical(s.example[name]) for s in suspects])
             for name in suspects[0].example
         }
         given = arrays_of(self._given(_lively(model)))
@@ -182,10 +180,6 @@ def _extremes(dataset: FederatedDataset, name: str) -> tuple[int, int]:
         ends = [(int(x.min()), int(x.max())) for x in pieces if x.size > 0] or [(0, 0)]
         known[name] = min(a for a, _ in ends), max(b for _, b in ends)
     return known[name]
-
-
-def _canonical(rows: np.ndarray) -> np.ndarray:
-    return rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype), copy=False)
 
 
 def _lively(model: Model) -> Model:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
+from .._tree import canonical
 from .._words import shown
 from ._clock import ClockedRound
 from ._plan import Plan
@@ -67,4 +68,4 @@ def _spread(
     seated = plan.place >= 0
     out = np.zeros((*plan.place.shape, *x.shape[1:]), x.dtype)
     out[seated] = x[plan.place[seated]]
-    return out.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+    return canonical(out)
