@@ -113,7 +113,8 @@ def pass_shapes(
 
 
 def _shape(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=x.weak_type)
+    is_weak = getattr(x, "weak_type", False)  # of which keys know nothing
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, weak_type=is_weak)
 
 
 def recorded(

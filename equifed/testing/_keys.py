@@ -62,6 +62,8 @@ def _place(trace: TracebackType | None) -> str:
     names = [f.filename for f in frames]
     # What is further out has called the law.
     begin = max((i for i, n in enumerate(names) if n == __file__), default=-1) + 1
-    frames = [f for f in frames[begin:] if "site-packages" not in f.filename]
+    # The code that a decorator makes has a name such as `<@beartype(...)>`.
+    between = ("site-packages", "<@")
+    frames = [f for f in frames[begin:] if not any(x in f.filename for x in between)]
     own = [f for f in frames if not f.filename.startswith(PACKAGE)] or frames
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
