@@ -113,11 +113,6 @@ def tree_there(params: PyTree) -> PyTree[bool]:
     return jtu.tree_map(lambda x: x is not None, params, is_leaf=lambda x: x is None)
 
 
-def canonical(rows: np.ndarray) -> np.ndarray:
-    """Of the dtype that JAX will give it."""
-    return rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype), copy=False)
-
-
 def is_here(x: Any) -> bool:
     """Whether it is an array whose numbers are known, all of them in this process."""
     known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)

@@ -15,8 +15,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from .._tree import canonical, tree_isfinite
+from .._tree import tree_isfinite
 from .._types import Measure, Model
+from ..data._arrays import canonical
 from ..data._plan import ladder
 from .over_rows import metrics_of
 

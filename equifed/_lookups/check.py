@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 
-from .._tree import canonical, is_here
+from .._tree import is_here
 from .._types import Model
 from ..data import FederatedDataset
+from ..data._arrays import canonical
 from ..data._whose import read_rows
 from .follow import Read, reads, Site
 from .numbered import Among

@@ -7,6 +7,7 @@ text, a string taken for a list of letters) is refused here.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from .._check import check_kind
@@ -95,3 +96,8 @@ def as_numbers(values: Any) -> np.ndarray | None:
     elif isinstance(values, list | tuple) and any(isinstance(v, bool) for v in values):
         return None  # Beside a number, NumPy takes True for 1.
     return numbers.astype(np.int64, copy=False)
+
+
+def canonical(rows: np.ndarray) -> np.ndarray:
+    """Of the dtype that JAX will give it."""
+    return rows.astype(jax.dtypes.canonicalize_dtype(rows.dtype), copy=False)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, PyTree, Shaped
 
-from .._tree import canonical
 from .._words import shown
+from ._arrays import canonical
 from ._clock import ClockedRound
 from ._plan import Plan
 
