@@ -29,6 +29,8 @@ from ._words import shown
 
 
 Thing = TypeVar("Thing")
+Options = tuple[tuple[str, str], ...]
+"""What else to tell the compiler."""
 
 # So many programs are kept, those last used.
 _MOST = 32
@@ -118,7 +120,7 @@ def compiled(
     function: Callable,
     *flats: FlatTree,
     donate: tuple[int, ...] = (),
-    options: tuple[tuple[str, str], ...] = (),
+    options: Options = (),
 ) -> Callable:
     """`function(*trees, *more)`, compiled.
 
@@ -145,7 +147,7 @@ def _jitted(
     function: Callable,
     weak: list[FlatTree],
     donate: tuple[int, ...],
-    options: tuple[tuple[str, str], ...],
+    options: Options,
 ) -> Callable:
     def traced(*args: Any) -> Any:
         trees = [

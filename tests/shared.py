@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec as P
 
+import equifed as eqf
+from equifed import testing
+
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -72,6 +75,15 @@ def settled(algorithm, state, cohort, num_rounds):
         return algorithm.round(state, cohort, key=jr.key(0))[0]
 
     return jax.lax.fori_loop(0, num_rounds, one, state)
+
+
+def settled_at(make, problem, batching, num_rounds):
+    """Where a method is after many rounds of quadratics, which begin at 3."""
+    dataset = problem.dataset()
+    algorithm = make(testing.quadratic_loss, batching)
+    state = algorithm.init(testing.Point(3.0), num_clients=dataset.num_clients)
+    cohort = eqf.data.cohort(dataset, batching)
+    return float(settled(algorithm, state, cohort, num_rounds).model.x)
 
 
 def descent(f):

@@ -16,7 +16,7 @@ import equifed as eqf
 import equifed.compress as eqc
 from equifed import testing
 
-from .shared import line_loss
+from .shared import line_loss, settled
 
 
 KEY = jr.key(0)
@@ -367,9 +367,7 @@ def test_with_feedback_a_biased_compressor_arrives():
         client = eqc.CompressedClient(made.client, compressor)
         made = eqx.tree_at(lambda a: a.client, made, client)
         state = made.init(jnp.zeros(3), num_clients=2)
-        one = lambda _, state: made.round(state, cohort, key=KEY)[0]  # noqa: B023, E731
-        state = jax.jit(lambda s: jax.lax.fori_loop(0, 400, one, s))(state)  # noqa: B023
-        found[name] = np.asarray(state.model)
+        found[name] = np.asarray(settled(made, state, cohort, 400).model)
     np.testing.assert_array_equal(found["plain"], 0)
     np.testing.assert_allclose(found["feedback"], [0, 0, 1], atol=0.6)
     assert found["feedback"][2] > 0.5

@@ -15,7 +15,7 @@ from .._algorithm import AbstractAlgorithm
 from .._client.keeping import kept_in
 from .._round import State
 from .._round.state import begin
-from .._tree import tree_there
+from .._tree import rowwise, tree_there
 from .._types import ClientState, Model
 from .fine_tune import FineTune
 from .own import Own
@@ -107,14 +107,12 @@ def _stacked(
     all, rows, newcomer = kept
     rows = eqx.combine(jtu.tree_map(lambda x: x[at], all), rows)
     if newcomer is not None:
-        rows = jtu.tree_map(lambda x, new: _where(seen, x, new), rows, newcomer)
+        rows = jtu.tree_map(
+            lambda x, new: jnp.where(rowwise(seen, x), x, new[None]), rows, newcomer
+        )
 
     def one(kept: ClientState, place: Array) -> Model:
         del place  # It is mapped over, as there may be nothing that is kept.
         return eqx.filter(algorithm.own_model(state, kept), is_own)
 
     return jax.vmap(one)(rows, at)
-
-
-def _where(seen: Array, x: Array, new: Array) -> Array:
-    return jnp.where(jnp.reshape(seen, (-1, *[1] * (x.ndim - 1))), x, new[None])

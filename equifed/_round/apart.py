@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .._cohort import Cohort, Cohorts, NO_CLIENT
-from .._compiled import compiled, FlatTree
+from .._compiled import compiled, FlatTree, Options
 from .._executor import Executor
 from .._executor.blocks import Pass
 from .._executor.in_order import in_order
@@ -44,7 +44,6 @@ from .step import changed, Kept, one_round, one_round_of_slots
 
 
 T = TypeVar("T")
-Options = tuple[tuple[str, str], ...]
 
 
 def runs_apart(executor: Executor, mesh: Mesh | None, *trees: PyTree) -> bool:

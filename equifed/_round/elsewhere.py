@@ -21,11 +21,11 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
-from .._compiled import FlatTree
+from .._compiled import FlatTree, Options
 from .._executor import Executor
 from .._types import Example
 from ..data._plan import ladder
-from .apart import Options, side_by_side, total_of
+from .apart import side_by_side, total_of
 from .places import first
 from .record import clients_of_device, recorded
 from .segments import Call, CannotCut

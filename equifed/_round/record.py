@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cohort import Cohort
-from .._compiled import compiled, FlatTree, kept, Key
+from .._compiled import compiled, FlatTree, kept, Key, Options
 from .._executor import Executor, Participants
 from .._executor.blocks import Pass, resized, run_device
 from .._types import ClientState
@@ -30,7 +30,7 @@ class Recorded:
         flats: tuple[FlatTree, ...],
         executor: Executor,
         capacity: int,
-        options: tuple[tuple[str, str], ...],
+        options: Options,
     ):
         self._key, self._executor = key, executor
         self._capacity, self._options = capacity, options
@@ -93,7 +93,7 @@ def pass_shapes(
     cohort: Cohort,
     states: ClientState,
     capacity: int,
-    options: tuple[tuple[str, str], ...] = (),
+    options: Options = (),
 ) -> tuple[tuple[PyTree, PyTree], ClientState]:
     """The shapes of what a pass gives: what was encoded, summed or so many of it, and
     the metrics; and the slots' states, which are like those that it is given."""
@@ -124,7 +124,7 @@ def recorded(
     key: PRNGKeyArray,
     executor: Executor,
     capacity: int,
-    options: tuple[tuple[str, str], ...],
+    options: Options,
 ) -> Recorded:
     """The trace of such a round.
 

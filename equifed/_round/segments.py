@@ -13,6 +13,8 @@ from jax.core import ShapedArray
 from jax.extend import core as jex
 from jaxtyping import Array, PyTree
 
+from .._compiled import Options
+
 
 Shapes = Sequence[jax.ShapeDtypeStruct]
 
@@ -53,7 +55,7 @@ class Segments:
         self,
         function: Callable[..., list[Array]],
         shapes: Shapes,
-        options: tuple[tuple[str, str], ...] = (),
+        options: Options = (),
     ):
         closed = jax.make_jaxpr(function)(*shapes)
         jaxpr = closed.jaxpr

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from .._algorithm import AbstractAlgorithm
 from .._cohort import Cohort, Cohorts
-from .._compiled import compiled, FlatTree
+from .._compiled import compiled, FlatTree, Options
 from .._copy import tree_copy
 from .._executor import Executor
 from .._interrupt import uninterrupted
@@ -119,7 +119,7 @@ class Stepper:
         self._algorithm, self._executor = algorithm, executor
         self._apart = runs_apart(executor, mesh, algorithm, state, key)
         self._model = eqx.filter_eval_shape(algorithm.model, state)
-        self._options: tuple[tuple[str, str], ...] | None = None
+        self._options: Options | None = None
         self._programs: dict[Hashable, Callable] = {}
         self._store = store_of(state.clients)
         self._moving: AbstractMover | None = None

@@ -11,7 +11,7 @@ import equifed as eqf
 from equifed import testing
 from equifed._algorithm.afl import onto_simplex
 
-from ..shared import settled
+from ..shared import settled_at
 from .test_papers import check, COHORTS, ETA, local, N, PROBLEM
 
 
@@ -25,10 +25,7 @@ def losses(x, problem=PROBLEM):
 
 
 def last_of(make, num_rounds=300):
-    algorithm = make(testing.quadratic_loss, ALL)
-    state = algorithm.init(testing.Point(3.0), num_clients=2)
-    cohort = eqf.data.cohort(TWO.dataset(), ALL)
-    return float(settled(algorithm, state, cohort, num_rounds).model.x)
+    return settled_at(make, TWO, ALL, num_rounds)
 
 
 def where_losses_are_equal():

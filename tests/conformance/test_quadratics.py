@@ -8,7 +8,7 @@ import equifed as eqf
 import equifed.posterior as eqp
 from equifed import testing
 
-from ..shared import settled
+from ..shared import settled_at
 
 
 ETA = 0.05
@@ -30,10 +30,7 @@ def fedavg(loss, batching):
 
 def last_of(make, num_rounds, batching: eqf.data.AbstractBatching = EPOCH):
     """Of the unequal clients, where a round is an epoch."""
-    algorithm = make(testing.quadratic_loss, batching)
-    state = algorithm.init(testing.Point(3.0), num_clients=3)
-    cohort = eqf.data.cohort(UNEQUAL.dataset(), batching)
-    return float(settled(algorithm, state, cohort, num_rounds).model.x)
+    return settled_at(make, UNEQUAL, batching, num_rounds)
 
 
 def test_fedavg_settles_at_its_biased_fixed_point():
